@@ -1,0 +1,230 @@
+package storage
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// opBytes is more than what an operation takes in a batch besides its keys and value.
+const opBytes = 16 + 2*prefixBytes
+
+// Batch is a list of writes to any trees of one store, done together or not at all. It
+// is for one goroutine. Close it when it is no longer needed.
+type Batch struct {
+	s         *Store
+	b         *pebble.Batch // nil once closed
+	drops     []*Tree
+	committed bool
+}
+
+// NewBatch returns an empty batch. Of a store that is closed or dead, it is one whose
+// methods return errors.
+func (s *Store) NewBatch() *Batch { return &Batch{s: s, b: s.db.NewBatch()} }
+
+// Set stores value at key, replacing what is there. Both are copied. It returns
+// nexusraft.ErrTooLarge if a limit is passed; the batch is unchanged then.
+func (b *Batch) Set(t *Tree, key, value []byte) error {
+	if err := b.usable(t); err != nil {
+		return err
+	}
+	return b.set(t.id, key, value)
+}
+
+func (b *Batch) set(tree uint32, key, value []byte) error {
+	if err := checkSize(len(key), len(value)); err != nil {
+		return err
+	}
+	if err := b.room(len(key) + len(value)); err != nil {
+		return err
+	}
+	op := b.b.SetDeferred(prefixBytes+len(key), len(value))
+	appendKey(op.Key[:0], tree, key)
+	copy(op.Value, value)
+	return op.Finish()
+}
+
+// Delete removes key; a key that is absent is no error. It is copied.
+func (b *Batch) Delete(t *Tree, key []byte) error {
+	if err := b.usable(t); err != nil {
+		return err
+	}
+	if err := checkSize(len(key), 0); err != nil {
+		return err
+	}
+	return b.remove(t.id, key)
+}
+
+func (b *Batch) remove(tree uint32, key []byte) error {
+	if err := b.room(len(key)); err != nil {
+		return err
+	}
+	op := b.b.DeleteDeferred(prefixBytes + len(key))
+	appendKey(op.Key[:0], tree, key)
+	return op.Finish()
+}
+
+// DeleteRange removes all keys with start <= key < end; a nil end is the tree's end.
+func (b *Batch) DeleteRange(t *Tree, start, end []byte) error {
+	if err := b.usable(t); err != nil {
+		return err
+	}
+	if err := errors.Join(checkSize(len(start), 0), checkSize(len(end), 0)); err != nil {
+		return err
+	}
+	lower, upper := bounds(t.id, start, end)
+	if bytes.Compare(lower, upper) >= 0 {
+		return nil
+	}
+	if err := b.room(len(lower) + len(upper)); err != nil {
+		return err
+	}
+	return b.b.DeleteRange(lower, upper, nil)
+}
+
+// DropTree removes the tree with all its keys, those that this batch has set included.
+// Once the batch is committed the tree can't be used any more. Nobody else may write to
+// it meanwhile: keys that are committed after the drop would stay unseen, on the disk.
+func (b *Batch) DropTree(t *Tree) error {
+	if err := b.usable(t); err != nil {
+		return err
+	}
+	if err := b.DeleteRange(t, nil, nil); err != nil {
+		return err
+	}
+	if err := b.remove(registry, []byte(keyTree+t.name)); err != nil {
+		return err
+	}
+	b.drops = append(b.drops, t)
+	return nil
+}
+
+// Len returns the number of writes in the batch; a dropped tree counts as two.
+func (b *Batch) Len() int {
+	if b.b == nil {
+		return 0
+	}
+	return int(b.b.Count())
+}
+
+// Empty reports whether there is nothing to commit.
+func (b *Batch) Empty() bool { return b.Len() == 0 }
+
+// Commit does all the writes of the batch, atomically. With sync it returns when they,
+// and all that was committed before them, are on the disk, which holds for an empty
+// batch too. Without, they are visible at once and survive the end of the process
+// after a while, in the order of their commits.
+//
+// An error means that the store is dead (nexusraft.ErrClosed) and that the outcome is
+// unknown until it is opened again, except where it says that nothing was written. A
+// committed batch can be used again after Reset.
+func (b *Batch) Commit(sync bool) error {
+	if err := b.usable(nil); err != nil {
+		return err
+	}
+	if err := b.s.enter(); err != nil {
+		return err
+	}
+	defer b.s.gate.exit()
+	if len(b.drops) == 0 {
+		return b.apply(sync)
+	}
+	b.s.mu.Lock()
+	defer b.s.mu.Unlock()
+	for _, t := range b.drops {
+		if err := t.gone(); err != nil {
+			return fmt.Errorf("commit batch, nothing was written: %w", err)
+		}
+	}
+	if err := b.apply(sync); err != nil {
+		return err
+	}
+	for _, t := range b.drops {
+		t.dropped.Store(true)
+		delete(b.s.trees, t.name)
+	}
+	return nil
+}
+
+// apply hands the batch to Pebble. That there is no cause of death afterwards shows that
+// Pebble's writes were real (see fence).
+func (b *Batch) apply(sync bool) (err error) {
+	defer b.s.guard(&err)
+	b.committed = true
+	options := pebble.NoSync
+	if sync {
+		options = pebble.Sync
+		if b.Empty() {
+			// Pebble skips an empty batch, and its sync too.
+			if err := b.b.LogData(nil, nil); err != nil {
+				return fmt.Errorf("commit batch: %w", err)
+			}
+		}
+	}
+	if err := b.b.Commit(options); err != nil {
+		return fmt.Errorf("commit batch: %w", err)
+	}
+	return b.s.dead()
+}
+
+// Reset empties the batch.
+func (b *Batch) Reset() {
+	if b.b == nil {
+		return
+	}
+	b.b.Reset()
+	b.drops, b.committed = nil, false
+}
+
+// Close gives the batch's memory back. What is not committed is forgotten.
+func (b *Batch) Close() {
+	if b.b == nil {
+		return
+	}
+	_ = b.b.Close() // it only lets go
+	b.b = nil
+}
+
+// usable returns why the batch can't be written, or written to t, at the moment.
+func (b *Batch) usable(t *Tree) error {
+	switch {
+	case b.b == nil:
+		return errors.New("use batch: it is closed")
+	case b.committed:
+		return errors.New("use batch: it is committed, reset it first")
+	case t == nil:
+		return b.s.dead()
+	case t.s != b.s:
+		return fmt.Errorf("use batch: tree %q is of store %s, the batch of %s", t.name, t.s.dir, b.s.dir)
+	case slices.Contains(b.drops, t):
+		return fmt.Errorf("use batch: it drops tree %q", t.name)
+	}
+	if err := t.gone(); err != nil {
+		return err
+	}
+	return b.s.dead()
+}
+
+// room makes sure that Pebble's batch, which panics when it is full, never is.
+func (b *Batch) room(n int) error {
+	if int64(b.b.Len())+int64(n)+opBytes > MaxBatchBytes {
+		return fmt.Errorf("%w: batch of more than %d bytes", nexusraft.ErrTooLarge, int64(MaxBatchBytes))
+	}
+	return nil
+}
+
+// checkSize returns nexusraft.ErrTooLarge if the length of a key or value passes its limit.
+func checkSize(key, value int) error {
+	if key > MaxKeyBytes {
+		return fmt.Errorf("%w: key of %d bytes, limit %d", nexusraft.ErrTooLarge, key, MaxKeyBytes)
+	}
+	if value > MaxValueBytes {
+		return fmt.Errorf("%w: value of %d bytes, limit %d", nexusraft.ErrTooLarge, value, MaxValueBytes)
+	}
+	return nil
+}

@@ -1,0 +1,98 @@
+package storage
+
+import (
+	"fmt"
+	"iter"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// Snapshot is the store, all trees of it, as of one moment. It keeps what is deleted
+// later on the disk, so close it soon. It is for one goroutine.
+type Snapshot struct {
+	s      *Store
+	snap   *pebble.Snapshot // nil if the store was closed or dead
+	closed atomic.Bool
+}
+
+// NewSnapshot returns a snapshot of all that is committed. Of a store that is closed or
+// dead, it is one whose methods return errors.
+func (s *Store) NewSnapshot() *Snapshot {
+	x := &Snapshot{s: s}
+	if s.enter() != nil {
+		return x
+	}
+	defer s.gate.exit()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x.snap = s.db.NewSnapshot()
+	s.snapshots[x] = struct{}{}
+	return x
+}
+
+// Tree returns a view of the tree that had the name at the snapshot's moment, and
+// whether there was one. It may be used until the snapshot is closed.
+func (x *Snapshot) Tree(name string) (nexusraft.Reader, bool, error) {
+	own := x.view(registry, "registry")
+	value, ok, err := own.get([]byte(keyTree + name))
+	if err != nil || !ok {
+		return nil, false, err
+	}
+	id, ok := decodeID(value)
+	if !ok {
+		return nil, false, fmt.Errorf("%w: registry of store %s: tree %q has ID %x", nexusraft.ErrCorrupt, x.s.dir, name, value)
+	}
+	return snapshotReader{x.view(id, name)}, true, nil
+}
+
+// Reader returns a view of a tree at the snapshot's moment; a tree that was created
+// later is empty, and one that was dropped later is not. It may be used until the
+// snapshot is closed.
+func (x *Snapshot) Reader(t *Tree) nexusraft.Reader { return snapshotReader{x.view(t.id, t.name)} }
+
+// Close lets go of the snapshot. Its views return errors from then on. A second Close
+// does nothing.
+func (x *Snapshot) Close() {
+	x.closed.Store(true)
+	x.s.mu.Lock()
+	defer x.s.mu.Unlock()
+	x.release()
+}
+
+// release gives Pebble's snapshot back, once. The caller holds s.mu.
+func (x *Snapshot) release() {
+	if _, open := x.s.snapshots[x]; !open {
+		return
+	}
+	delete(x.s.snapshots, x)
+	if !x.s.poisoned.Load() {
+		_ = x.snap.Close() // it only lets go
+	}
+}
+
+func (x *Snapshot) view(id uint32, name string) view {
+	return view{s: x.s, src: x.snap, id: id, name: name, gone: x.gone}
+}
+
+func (x *Snapshot) gone() error {
+	if x.closed.Load() {
+		return fmt.Errorf("%w: snapshot of store %s", nexusraft.ErrClosed, x.s.dir)
+	}
+	return nil
+}
+
+// snapshotReader is the exported face of a view.
+type snapshotReader struct{ view }
+
+func (r snapshotReader) Get(key []byte) ([]byte, bool, error) { return r.get(key) }
+
+func (r snapshotReader) Scan(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
+	return r.scan(start, end, false)
+}
+
+func (r snapshotReader) ScanReverse(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
+	return r.scan(start, end, true)
+}

@@ -1,0 +1,285 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// closeTimeout is how long Close waits for calls that are still running.
+const closeTimeout = 10 * time.Second
+
+// Store is an open store. All its methods, and those of its trees, may be called from
+// any goroutine.
+type Store struct {
+	dir   string
+	fence *fence
+	lock  *pebble.Lock
+	db    *pebble.DB
+	gate  gate
+
+	// poisoned says that Pebble panicked: its locks may be held, so it is left alone.
+	poisoned atomic.Bool
+
+	mu        sync.Mutex // guards what follows
+	trees     map[string]*Tree
+	nextID    uint32 // the next new tree's; stored under keyNextID
+	snapshots map[*Snapshot]struct{}
+}
+
+// Open opens the store in dir, which is created if it is absent (readable by its owner
+// only). o may be nil. One opener at a time has a store; another, in this process or any
+// other one, gets an error. It returns nexusraft.ErrCorrupt if the stored data fails its
+// checks, and an error that names both versions if it is of another format.
+func Open(dir string, o *Options) (*Store, error) {
+	c, err := o.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", dir, err)
+	}
+	if o == nil || o.FS == nil {
+		// Locks are kept by name: two names for one directory must not be two locks.
+		if dir, err = canonical(dir); err != nil {
+			return nil, fmt.Errorf("open store: %w", err)
+		}
+	}
+	s := &Store{
+		dir:       dir,
+		fence:     newFence(c.FS, c.Logger),
+		trees:     make(map[string]*Tree),
+		snapshots: make(map[*Snapshot]struct{}),
+	}
+	if err := s.open(c); err != nil {
+		return nil, fmt.Errorf("open store %s: %w", dir, err)
+	}
+	return s, nil
+}
+
+// open takes the lock, starts Pebble and reads the registry, or leaves nothing behind.
+func (s *Store) open(c Options) (err error) {
+	if err := makeDir(c.FS, s.dir); err != nil {
+		return fmt.Errorf("create the directory: %w", err)
+	}
+	if s.lock, err = pebble.LockDirectory(s.dir, c.FS); err != nil {
+		return fmt.Errorf("take its lock (is it open in another process, or twice in this one?): %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.shut())
+		}
+	}()
+	if err := s.start(c); err != nil {
+		return err
+	}
+	if err := s.loadRegistry(); err != nil {
+		return err
+	}
+	return s.fence.cause()
+}
+
+func (s *Store) start(c Options) (err error) {
+	defer s.guard(&err)
+	db, err := pebble.Open(s.dir, c.engine(s.fence, s.lock))
+	if pebble.IsCorruptionError(err) {
+		return fmt.Errorf("%w: %w", nexusraft.ErrCorrupt, err)
+	}
+	s.db = db
+	return err
+}
+
+// Exists reports whether there is a store in dir, without opening it; it may be open
+// elsewhere, and nothing is said about its health. o may be nil; only FS is looked at.
+func Exists(dir string, o *Options) (bool, error) {
+	c, err := o.withDefaults()
+	if err != nil {
+		return false, fmt.Errorf("look for a store in %s: %w", dir, err)
+	}
+	desc, err := pebble.Peek(dir, c.FS)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for a store in %s: %w", dir, err)
+	}
+	return desc.Exists, nil
+}
+
+// Close syncs what was written and closes the store. Calls that begin later return
+// nexusraft.ErrClosed; for those that are running (a loop over a Scan is one) it waits,
+// but not longer than ten seconds, after which it gives up with an error and leaves the
+// store to them. Open snapshots are closed. It returns the reason if the store was dead.
+// A second Close does nothing.
+func (s *Store) Close() error {
+	idle, first := s.gate.close()
+	if !first {
+		return nil
+	}
+	s.fence.release()
+	select {
+	case <-idle:
+	case <-time.After(closeTimeout):
+		return fmt.Errorf("close store %s: calls are still running after %v; end them first", s.dir, closeTimeout)
+	}
+	if err := errors.Join(s.shut(), s.fence.cause()); err != nil {
+		return fmt.Errorf("close store %s: %w", s.dir, err)
+	}
+	return nil
+}
+
+// errPoisoned is why a store can't be closed once Pebble has panicked.
+var errPoisoned = errors.New("the storage engine has panicked, this process must end")
+
+// shut closes snapshots, Pebble and lock, in this order. No calls may be running.
+func (s *Store) shut() error {
+	if s.poisoned.Load() {
+		return errPoisoned
+	}
+	s.mu.Lock()
+	for x := range s.snapshots {
+		x.release()
+	}
+	s.mu.Unlock()
+	err := s.stopEngine()
+	if s.poisoned.Load() {
+		return errPoisoned
+	}
+	return errors.Join(err, s.lock.Close())
+}
+
+func (s *Store) stopEngine() (err error) {
+	defer s.guard(&err)
+	if s.db == nil {
+		return nil
+	}
+	return s.db.Close()
+}
+
+// DiskBytes returns how much of the disk the store uses, including what waits to be
+// removed, in bytes; 0 if it is closed.
+func (s *Store) DiskBytes() int64 {
+	if s.enter() != nil {
+		return 0
+	}
+	defer s.gate.exit()
+	return int64(s.db.Metrics().DiskSpaceUsage())
+}
+
+// enter begins a call; if it returns nil, gate.exit must follow.
+func (s *Store) enter() error {
+	if !s.gate.enter() {
+		return fmt.Errorf("%w: store %s", nexusraft.ErrClosed, s.dir)
+	}
+	if err := s.dead(); err != nil {
+		s.gate.exit()
+		return err
+	}
+	return nil
+}
+
+// dead returns nil while the store lives, and otherwise what its callers get.
+func (s *Store) dead() error {
+	cause := s.fence.cause()
+	if cause == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: store %s has stopped for good and must be opened again: %w", nexusraft.ErrClosed, s.dir, cause)
+}
+
+// guard, deferred around a call of Pebble, turns its panic into a dead store and err.
+func (s *Store) guard(err *error) {
+	r := recover()
+	if r == nil {
+		return
+	}
+	s.poisoned.Store(true)
+	s.fence.stop(fmt.Errorf("storage engine panicked: %v", r))
+	*err = s.dead()
+}
+
+// canonical returns the one absolute name, without symbolic links, of a directory that
+// may not exist yet.
+func canonical(dir string) (string, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	real, err := filepath.EvalSymlinks(abs)
+	if errors.Is(err, fs.ErrNotExist) && filepath.Dir(abs) != abs {
+		parent, err := canonical(filepath.Dir(abs))
+		return filepath.Join(parent, filepath.Base(abs)), err
+	}
+	return real, err
+}
+
+// makeDir creates a directory with its parents so that it outlives a crash.
+func makeDir(f FS, dir string) error {
+	if _, err := f.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	parent := f.PathDir(dir)
+	if parent == dir {
+		return nil
+	}
+	if err := makeDir(f, parent); err != nil {
+		return err
+	}
+	if err := f.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	d, err := f.OpenDir(parent)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// gate counts the calls that are running and keeps new ones out once it is closed.
+// Unlike a read lock, it can be entered again by a goroutine that is inside.
+type gate struct {
+	mu     sync.Mutex // guards all
+	users  int
+	closed bool
+	idle   chan struct{} // made by close; closed when the last user has left
+}
+
+func (g *gate) enter() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return false
+	}
+	g.users++
+	return true
+}
+
+func (g *gate) exit() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.users--
+	if g.closed && g.users == 0 {
+		close(g.idle)
+	}
+}
+
+// close lets nobody in any more. It reports whether it is the first to do so, and the
+// channel that is closed when everyone has left.
+func (g *gate) close() (idle <-chan struct{}, first bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return g.idle, false
+	}
+	g.closed = true
+	g.idle = make(chan struct{})
+	if g.users == 0 {
+		close(g.idle)
+	}
+	return g.idle, true
+}

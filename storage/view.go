@@ -1,0 +1,142 @@
+package storage
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// prefixBytes is the length of the tree ID in front of each key.
+const prefixBytes = 4
+
+// view reads one tree, of the store as it is or of a snapshot.
+type view struct {
+	s    *Store
+	src  pebble.Reader
+	id   uint32
+	name string       // for errors
+	gone func() error // why it can't be read any more, else nil
+}
+
+// appendKey appends the stored form of a tree's key.
+func appendKey(b []byte, tree uint32, key []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(b, tree), key...)
+}
+
+// bounds returns the stored form of a range. A nil end is the tree's end, which is the
+// beginning of the next tree: hence the largest ID is never given out.
+func bounds(tree uint32, start, end []byte) (lower, upper []byte) {
+	lower = appendKey(nil, tree, start)
+	if end == nil {
+		return lower, appendKey(nil, tree+1, nil)
+	}
+	return lower, appendKey(nil, tree, end)
+}
+
+func (v view) enter() error {
+	if err := v.s.enter(); err != nil {
+		return err
+	}
+	if err := v.gone(); err != nil {
+		v.s.gate.exit()
+		return err
+	}
+	return nil
+}
+
+func (v view) get(key []byte) (value []byte, ok bool, err error) {
+	if err := v.enter(); err != nil {
+		return nil, false, err
+	}
+	defer v.s.gate.exit()
+	value, ok, err = v.s.get(v.src, appendKey(nil, v.id, key))
+	return value, ok, v.failed(err)
+}
+
+// get returns a copy of the value at a stored key.
+func (s *Store) get(src pebble.Reader, stored []byte) (value []byte, ok bool, err error) {
+	defer s.guard(&err)
+	borrowed, closer, err := src.Get(stored)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	value = append([]byte{}, borrowed...) // not nil, even if empty
+	return value, true, closer.Close()
+}
+
+// scan yields the pairs of a range, in descending order if reverse is set.
+func (v view) scan(start, end []byte, reverse bool) iter.Seq2[nexusraft.Pair, error] {
+	start, end = slices.Clone(start), slices.Clone(end)
+	return func(yield func(nexusraft.Pair, error) bool) {
+		if err := v.walk(start, end, reverse, yield); err != nil {
+			yield(nexusraft.Pair{}, err)
+		}
+	}
+}
+
+// walk is the loop of scan. It returns nil if the consumer has stopped it.
+func (v view) walk(start, end []byte, reverse bool, yield func(nexusraft.Pair, error) bool) error {
+	if err := v.enter(); err != nil {
+		return err
+	}
+	defer v.s.gate.exit()
+	lower, upper := bounds(v.id, start, end)
+	if bytes.Compare(lower, upper) >= 0 {
+		return nil
+	}
+	it, err := v.s.newIter(v.src, lower, upper)
+	if err != nil {
+		return v.failed(err)
+	}
+	defer func() { _ = it.Close() }() // its error is that of the last step
+	first, next := it.First, it.Next
+	if reverse {
+		first, next = it.Last, it.Prev
+	}
+	for move := first; ; move = next {
+		p, ok, err := v.s.step(it, move)
+		if err != nil {
+			return v.failed(err)
+		}
+		if !ok || !yield(p, nil) {
+			return nil
+		}
+	}
+}
+
+func (s *Store) newIter(src pebble.Reader, lower, upper []byte) (it *pebble.Iterator, err error) {
+	defer s.guard(&err)
+	return src.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+}
+
+// step moves an iterator and returns the pair where it is then, without the tree's ID.
+func (s *Store) step(it *pebble.Iterator, move func() bool) (p nexusraft.Pair, ok bool, err error) {
+	defer s.guard(&err)
+	if !move() {
+		return p, false, it.Error()
+	}
+	value, err := it.ValueAndErr()
+	return nexusraft.Pair{Key: it.Key()[prefixBytes:], Value: value}, err == nil, err
+}
+
+// failed says where a read failed, and that damage is damage.
+func (v view) failed(err error) error {
+	switch {
+	case err == nil || errors.Is(err, nexusraft.ErrClosed):
+		return err
+	case pebble.IsCorruptionError(err):
+		return fmt.Errorf("%w: read tree %q of store %s: %w", nexusraft.ErrCorrupt, v.name, v.s.dir, err)
+	default:
+		return fmt.Errorf("read tree %q of store %s: %w", v.name, v.s.dir, err)
+	}
+}
