@@ -1,0 +1,233 @@
+package zone
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/confchange"
+	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
+	"google.golang.org/protobuf/proto"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// ConfChange is one change of a zone's replicas. More than one replica at once makes it a
+// joint change, which raft leaves by itself.
+type ConfChange struct {
+	Set    []nexusraft.Member    // admitted, or given another role (a learner becomes a member)
+	Remove []nexusraft.ReplicaID // gone for ever: a tombstone stays (I12)
+}
+
+// confContext is what our conf changes carry besides raft's own fields: the records, so
+// that whoever applies the change knows node and address of each replica.
+type confContext struct {
+	Proposal ProposalID         `json:"proposal"`
+	Set      []nexusraft.Member `json:"set,omitempty"`
+}
+
+type confChange struct {
+	raft    *pb.ConfChangeV2
+	context confContext
+}
+
+// ProposeConfChange proposes one change of the zone's replicas. It returns ErrNotLeader,
+// ErrOverloaded, or ErrRefused with the reason: the change was not appended. (For one that
+// is refused because another is under way raft appends an empty entry.)
+func (r *Replica) ProposeConfChange(id ProposalID, c ConfChange) error {
+	if err := r.checkConfChange(c); err != nil {
+		return err
+	}
+	e, err := encodeConfChange(id, c)
+	if err != nil {
+		return err
+	}
+	entries := []*pb.Entry{e}
+	term, err := r.propose(entries)
+	if err != nil {
+		return err
+	}
+	// raft puts an empty normal entry in the place of a change that it refuses, and says
+	// nothing. The slice is ours, so the swap can be seen.
+	if entries[0].GetType() != pb.EntryConfChangeV2 {
+		return fmt.Errorf("%w: another change of the zone's replicas is under way", nexusraft.ErrRefused)
+	}
+	r.proposals.fresh[id] = term
+	return nil
+}
+
+// checkConfChange refuses what must never be: a removed replica that comes back, a node
+// with two replicas, a replica that moves to another node, one that begins or ceases to be
+// a witness (I11), witnesses that are half of the voters or more.
+func (r *Replica) checkConfChange(c ConfChange) error {
+	if len(c.Set)+len(c.Remove) == 0 {
+		return fmt.Errorf("%w: the change is empty", nexusraft.ErrRefused)
+	}
+	next := r.members
+	for _, m := range c.Set {
+		if r.members.IsRemoved(m.Replica) || r.members.IsRemovedNode(m.Node) {
+			return fmt.Errorf("%w: replica %v of node %v was removed, and identities are never used again", nexusraft.ErrRefused, m.Replica, m.Node)
+		}
+		if old, ok := r.members.Replica(m.Replica); ok && old.Node != m.Node {
+			return fmt.Errorf("%w: replica %v belongs to node %v", nexusraft.ErrRefused, m.Replica, old.Node)
+		} else if ok && (old.Role == nexusraft.RoleWitness) != (m.Role == nexusraft.RoleWitness) {
+			return fmt.Errorf("%w: %v is a %s; only a new replica can be a %s", nexusraft.ErrRefused, m.Replica, old.Role, m.Role)
+		}
+		next = next.With(m)
+	}
+	for _, id := range c.Remove {
+		if _, ok := r.members.Replica(id); !ok {
+			return fmt.Errorf("%w: the zone has no replica %v", nexusraft.ErrRefused, id)
+		}
+		next = next.Without(id)
+	}
+	if err := next.Validate(); err != nil {
+		return fmt.Errorf("%w: %w", nexusraft.ErrRefused, err)
+	}
+	witnesses, voters := next.Count(nexusraft.RoleWitness), next.Count(nexusraft.RoleWitness)+next.Count(nexusraft.RoleMember)
+	if witnesses*2 >= voters {
+		return fmt.Errorf("%w: %d of %d voters would be witnesses; they must be fewer than half", nexusraft.ErrRefused, witnesses, voters)
+	}
+	return nil
+}
+
+func encodeConfChange(id ProposalID, c ConfChange) (*pb.Entry, error) {
+	context, err := json.Marshal(confContext{Proposal: id, Set: c.Set})
+	if err != nil {
+		return nil, fmt.Errorf("encode conf change: %w", err)
+	}
+	cc := &pb.ConfChangeV2{Context: context}
+	for _, m := range c.Set {
+		typ := pb.ConfChangeAddNode
+		if m.Role == nexusraft.RoleLearner {
+			typ = pb.ConfChangeAddLearnerNode
+		}
+		cc.Changes = append(cc.Changes, &pb.ConfChangeSingle{Type: typ.Enum(), NodeId: new(uint64(m.Replica))})
+	}
+	for _, id := range c.Remove {
+		cc.Changes = append(cc.Changes, &pb.ConfChangeSingle{Type: pb.ConfChangeRemoveNode.Enum(), NodeId: new(uint64(id))})
+	}
+	data, err := proto.Marshal(cc)
+	if err != nil {
+		return nil, fmt.Errorf("encode conf change: %w", err)
+	}
+	return &pb.Entry{Type: pb.EntryConfChangeV2.Enum(), Data: data}, nil
+}
+
+// decodeConfChange reads the conf change of an entry. An empty one leaves a joint
+// configuration; raft proposes it by itself.
+func decodeConfChange(e *pb.Entry) (confChange, error) {
+	var out confChange
+	if e.GetType() != pb.EntryConfChangeV2 {
+		return out, fmt.Errorf("%w: entry %d is a %v, not a conf change of ours", nexusraft.ErrCorrupt, e.GetIndex(), e.GetType())
+	}
+	out.raft = &pb.ConfChangeV2{}
+	if err := proto.Unmarshal(e.GetData(), out.raft); err != nil {
+		return out, fmt.Errorf("%w: conf change at %d: %w", nexusraft.ErrCorrupt, e.GetIndex(), err)
+	}
+	if len(out.raft.GetContext()) == 0 {
+		return out, nil
+	}
+	if err := json.Unmarshal(out.raft.GetContext(), &out.context); err != nil {
+		return out, fmt.Errorf("%w: records of the conf change at %d: %w", nexusraft.ErrCorrupt, e.GetIndex(), err)
+	}
+	return out, nil
+}
+
+// ApplyConfChange applies a committed conf change, between Ready and Advance, and returns
+// what to store with the applied index. It returns ErrCorrupt if the entry can't be read;
+// the zone must then stop.
+func (r *Replica) ApplyConfChange(e *pb.Entry) (*pb.ConfState, nexusraft.Membership, error) {
+	c, err := decodeConfChange(e)
+	if err != nil {
+		return nil, nexusraft.Membership{}, err
+	}
+	cs, err := r.switchConf(c.raft)
+	if err != nil {
+		return nil, nexusraft.Membership{}, fmt.Errorf("%w: conf change at %d: %w", nexusraft.ErrCorrupt, e.GetIndex(), err)
+	}
+	next := r.members
+	for _, m := range c.context.Set {
+		next = next.With(m)
+	}
+	// A record lives as long as raft still sends to its replica: an outgoing voter keeps
+	// it until the joint configuration is left.
+	for _, m := range next.Members {
+		if !inConf(cs, uint64(m.Replica)) {
+			next = next.Without(m.Replica)
+		}
+	}
+	r.members, r.conf = next, cs
+	r.unchecked = true
+	return cs, next, nil
+}
+
+// switchConf has raft switch to another configuration. raft answers a change that the
+// configuration does not allow by a panic, before anything is switched.
+func (r *Replica) switchConf(c *pb.ConfChangeV2) (cs *pb.ConfState, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("raft can't apply it: %v", p)
+		}
+	}()
+	return r.rn.ApplyConfChange(c), nil
+}
+
+// installMembership takes over the records and the configuration of a snapshot.
+func (r *Replica) installMembership(s *pb.Snapshot) error {
+	m, err := nexusraft.DecodeMembership(s.GetData())
+	if err != nil {
+		return fmt.Errorf("records of the snapshot at %d: %w", s.GetMetadata().GetIndex(), err)
+	}
+	r.members, r.conf = m, s.GetMetadata().GetConfState()
+	return nil
+}
+
+// checkSnapshot refuses a snapshot whose configuration raft would panic on, or that does
+// not know this replica.
+func checkSnapshot(self nexusraft.ReplicaID, msg *pb.Message) error {
+	s := msg.GetSnapshot()
+	meta := s.GetMetadata()
+	cs := meta.GetConfState()
+	if meta.GetIndex() == 0 || meta.GetTerm() == 0 || len(cs.GetVoters()) == 0 {
+		return errors.New("snapshot without index, term or voters")
+	}
+	if meta.GetTerm() > msg.GetTerm() {
+		return fmt.Errorf("snapshot of term %d in a message of term %d", meta.GetTerm(), msg.GetTerm())
+	}
+	m, err := nexusraft.DecodeMembership(s.GetData())
+	if err != nil {
+		return err
+	}
+	for _, id := range slices.Concat(cs.GetVoters(), cs.GetLearners(), cs.GetVotersOutgoing(), cs.GetLearnersNext()) {
+		if _, ok := m.Replica(nexusraft.ReplicaID(id)); !ok {
+			return fmt.Errorf("snapshot's configuration names replica %x and has no record of it", id)
+		}
+	}
+	if !inConf(cs, uint64(self)) {
+		return fmt.Errorf("snapshot's configuration has no replica %v", self)
+	}
+	return checkConfState(cs)
+}
+
+// checkConfState refuses a configuration that contradicts itself: raft takes it apart into
+// changes, and panics if these don't make the same configuration again.
+func checkConfState(cs *pb.ConfState) error {
+	cfg, _, err := confchange.Restore(confchange.Changer{Tracker: tracker.MakeProgressTracker(1, 0), LastIndex: 1}, cs)
+	if err != nil {
+		return fmt.Errorf("snapshot's configuration: %w", err)
+	}
+	restored := tracker.ProgressTracker{Config: cfg}
+	if restored.ConfState().Equivalent(cs) != nil {
+		return fmt.Errorf("snapshot's configuration contradicts itself: %s", raft.DescribeConfState(cs))
+	}
+	return nil
+}
+
+func inConf(cs *pb.ConfState, id uint64) bool {
+	return slices.Contains(cs.GetVoters(), id) || slices.Contains(cs.GetLearners(), id) ||
+		slices.Contains(cs.GetVotersOutgoing(), id) || slices.Contains(cs.GetLearnersNext(), id)
+}

@@ -1,0 +1,145 @@
+package zone
+
+import (
+	"errors"
+	"fmt"
+
+	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// Outcome is the end of a proposal that will not show up in Work.Committed.
+type Outcome struct {
+	Proposal ProposalID
+	Err      error // ErrNotLeader: it never commits. ErrUncertain: it may.
+}
+
+// proposals pairs this process's proposals with their entries (invariant I8).
+//
+// A proposal is fresh from the moment raft takes it until its entry shows up in a Ready;
+// from then on it is paired with (term, index). It ends when an entry of that index is
+// applied: done if the term is the same, else its own entry can never commit. Losing the
+// leadership ends nothing: the entry may still commit.
+type proposals struct {
+	fresh  map[ProposalID]nexusraft.Term
+	paired []pairing // ascending by index
+}
+
+type pairing struct {
+	id    ProposalID
+	term  nexusraft.Term
+	index nexusraft.Index
+}
+
+func newProposals() proposals {
+	return proposals{fresh: make(map[ProposalID]nexusraft.Term)}
+}
+
+// observe pairs fresh proposals with the entries that a Ready appends. What is still
+// fresh afterwards was overwritten before it was stored; appends with it may have left.
+func (p *proposals) observe(entries []*pb.Entry) []Outcome {
+	if len(p.fresh) == 0 {
+		return nil
+	}
+	for _, e := range entries {
+		id, ok := proposalOf(e)
+		if term, mine := p.fresh[id]; ok && mine && term == nexusraft.Term(e.GetTerm()) {
+			p.paired = append(p.paired, pairing{id, term, nexusraft.Index(e.GetIndex())})
+			delete(p.fresh, id)
+		}
+	}
+	var out []Outcome
+	for id := range p.fresh {
+		out = append(out, Outcome{id, nexusraft.ErrUncertain})
+	}
+	clear(p.fresh)
+	return out
+}
+
+// settle ends every pairing up to index, which is applied with an entry of term.
+func (p *proposals) settle(index nexusraft.Index, term nexusraft.Term) (done ProposalID, ok bool, lost []Outcome) {
+	keep := p.paired[:0]
+	for _, x := range p.paired {
+		switch {
+		case x.index > index:
+			keep = append(keep, x)
+		case x.index == index && x.term == term:
+			done, ok = x.id, true
+		default:
+			lost = append(lost, Outcome{x.id, nexusraft.ErrNotLeader})
+		}
+	}
+	p.paired = keep
+	return done, ok, lost
+}
+
+// skipTo ends every pairing that a snapshot at index jumps over: nobody here saw what
+// became of it.
+func (p *proposals) skipTo(index nexusraft.Index) (lost []Outcome) {
+	keep := p.paired[:0]
+	for _, x := range p.paired {
+		if x.index > index {
+			keep = append(keep, x)
+			continue
+		}
+		lost = append(lost, Outcome{x.id, nexusraft.ErrUncertain})
+	}
+	p.paired = keep
+	return lost
+}
+
+// proposalOf returns the ID of the proposal behind an entry, if there is one.
+func proposalOf(e *pb.Entry) (ProposalID, bool) {
+	if len(e.GetData()) == 0 {
+		return ProposalID{}, false
+	}
+	if e.GetType() != pb.EntryNormal {
+		c, err := decodeConfChange(e)
+		return c.context.Proposal, err == nil
+	}
+	env, err := DecodeEnvelope(e.GetData())
+	return env.Proposal, err == nil
+}
+
+// Propose hands commands to raft, all or none. The caller numbers them: Proposal.Sequence
+// must be new in this incarnation. Errors are returned before anything is appended:
+// ErrNotLeader, ErrOverloaded, ErrTooLarge.
+func (r *Replica) Propose(envelopes []Envelope) error {
+	if len(envelopes) == 0 {
+		return nil // raft panics on an empty proposal
+	}
+	entries := make([]*pb.Entry, len(envelopes))
+	for i, e := range envelopes {
+		if len(e.Command) > MaxCommandBytes {
+			return fmt.Errorf("%w: command of %d bytes, limit %d", nexusraft.ErrTooLarge, len(e.Command), MaxCommandBytes)
+		}
+		entries[i] = &pb.Entry{Type: pb.EntryNormal.Enum(), Data: e.Encode()}
+	}
+	term, err := r.propose(entries)
+	if err != nil {
+		return err
+	}
+	for _, e := range envelopes {
+		r.proposals.fresh[e.Proposal] = term
+	}
+	return nil
+}
+
+func (r *Replica) propose(entries []*pb.Entry) (nexusraft.Term, error) {
+	st := r.rn.BasicStatus()
+	if st.RaftState != raft.StateLeader {
+		return 0, nexusraft.ErrNotLeader
+	}
+	err := r.rn.Step(&pb.Message{Type: pb.MsgProp.Enum(), From: new(uint64(r.cfg.Replica)), Entries: entries})
+	switch {
+	case errors.Is(err, raft.ErrProposalDropped) && st.LeadTransferee != 0:
+		return 0, nexusraft.ErrNotLeader // it will be, in a moment
+	case errors.Is(err, raft.ErrProposalDropped):
+		return 0, nexusraft.ErrOverloaded
+	case err != nil:
+		return 0, fmt.Errorf("propose: %w", err)
+	}
+	return nexusraft.Term(st.GetTerm()), nil
+}

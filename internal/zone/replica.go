@@ -1,0 +1,243 @@
+package zone
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// Config says what a replica is and where it starts. The zero value of each optional
+// field is the documented default.
+type Config struct {
+	Zone        nexusraft.ZoneID
+	Replica     nexusraft.ReplicaID
+	Incarnation nexusraft.Incarnation
+	Witness     bool // votes, holds no data, never leads (I11)
+
+	Storage    raft.Storage // the durable log
+	Applied    nexusraft.Index
+	Membership nexusraft.Membership // as of Applied
+
+	ElectionTicks  int // 6: silence before a member campaigns, randomised by raft up to twice that
+	HeartbeatTicks int // 1
+	HoldTicks      int // 6: how long an entry may wait for both members before the witness gets it
+
+	MaxAppendBytes      uint64 // 1 MiB: entries in one append
+	MaxCommittedBytes   uint64 // 8 MiB: entries applied in one round
+	MaxUncommittedBytes uint64 // 64 MiB: beyond it proposals are refused as ErrOverloaded
+	MaxInflight         int    // 256: appends on their way to one replica
+
+	Logger raft.Logger // discards by default
+}
+
+func (c Config) withDefaults() (Config, error) {
+	setDefault(&c.ElectionTicks, 6)
+	setDefault(&c.HeartbeatTicks, 1)
+	setDefault(&c.HoldTicks, 6)
+	setDefault(&c.MaxAppendBytes, 1<<20)
+	setDefault(&c.MaxCommittedBytes, 8<<20)
+	setDefault(&c.MaxUncommittedBytes, 64<<20)
+	setDefault(&c.MaxInflight, 256)
+	if c.Logger == nil {
+		c.Logger = NewLogger(slog.New(slog.DiscardHandler), c.Zone)
+	}
+	var errs []error
+	if c.Storage == nil {
+		errs = append(errs, errors.New("a Storage is required"))
+	}
+	if c.Replica == 0 || c.Replica >= ^nexusraft.ReplicaID(0)-1 {
+		errs = append(errs, fmt.Errorf("replica ID %v is reserved", c.Replica))
+	}
+	if c.ElectionTicks <= c.HeartbeatTicks || c.ElectionTicks > maxElectionTicks {
+		errs = append(errs, fmt.Errorf("ElectionTicks %d is not in (%d, %d]", c.ElectionTicks, c.HeartbeatTicks, maxElectionTicks))
+	}
+	if c.HeartbeatTicks < 1 || c.HoldTicks < 1 {
+		errs = append(errs, errors.New("HeartbeatTicks and HoldTicks are at least 1"))
+	}
+	return c, errors.Join(errs...)
+}
+
+// raft computes with twice the election timeout; a huge one overflows and campaigns at once.
+const maxElectionTicks = 10_000
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// Replica is one node's part in a zone. See the package comment for how it is driven.
+type Replica struct {
+	cfg     Config
+	rn      *raft.RawNode
+	members nexusraft.Membership // as of the last applied conf change
+	conf    *pb.ConfState        // the same moment, as raft sees it
+
+	hard    hardState       // as of the last Ready
+	applied nexusraft.Index // as of the last Advance
+	last    nexusraft.Index // last index of the log as of the last Ready
+	reach   nexusraft.Index // the log reaches at least here after what was stepped since
+	asked   uint64          // as leader: how many reads raft has asked the others to confirm
+	state   raft.StateType  // as of the last Ready
+	lead    nexusraft.ReplicaID
+
+	inRound   bool             // between Ready and Advance
+	applyTo   nexusraft.Index  // applied once this round is advanced
+	unchecked bool             // the gate must be looked at though raft has nothing to say
+	told      []snapshotReport // for raft, at the next Advance
+
+	proposals proposals
+	gate      gate
+	silence   silence
+}
+
+type hardState struct {
+	term   nexusraft.Term
+	vote   nexusraft.ReplicaID
+	commit nexusraft.Index
+}
+
+type snapshotReport struct {
+	to nexusraft.ReplicaID
+	ok bool
+}
+
+// New starts a replica from what its log holds. It returns what is wrong with the
+// configuration, ErrRefused if it makes a witness of a full replica or the other way
+// round, or ErrCorrupt if raft can't start from the log.
+func New(c Config) (r *Replica, err error) {
+	if c, err = c.withDefaults(); err != nil {
+		return nil, fmt.Errorf("start replica %v of zone %v: %w", c.Replica, c.Zone, err)
+	}
+	if m, ok := c.Membership.Replica(c.Replica); ok && (m.Role == nexusraft.RoleWitness) != c.Witness {
+		return nil, fmt.Errorf("%w: replica %v of zone %v is a %s by its record", nexusraft.ErrRefused, c.Replica, c.Zone, m.Role)
+	}
+	hs, cs, err := c.Storage.InitialState()
+	if err != nil {
+		return nil, fmt.Errorf("read initial state of zone %v: %w", c.Zone, err)
+	}
+	last, err := c.Storage.LastIndex()
+	if err != nil {
+		return nil, fmt.Errorf("read last index of zone %v: %w", c.Zone, err)
+	}
+	r = &Replica{
+		cfg: c, members: c.Membership, conf: cs,
+		hard:    hardState{nexusraft.Term(hs.GetTerm()), nexusraft.ReplicaID(hs.GetVote()), nexusraft.Index(hs.GetCommit())},
+		applied: c.Applied, last: nexusraft.Index(last), reach: nexusraft.Index(last),
+		proposals: newProposals(),
+		gate:      newGate(c.HoldTicks, c.HeartbeatTicks),
+	}
+	// raft answers a log it can't work with by a panic.
+	defer func() {
+		if p := recover(); p != nil {
+			r, err = nil, fmt.Errorf("%w: raft can't start zone %v from its log: %v", nexusraft.ErrCorrupt, c.Zone, p)
+		}
+	}()
+	r.rn, err = raft.NewRawNode(&raft.Config{
+		ID: uint64(c.Replica), Storage: c.Storage, Applied: uint64(c.Applied),
+		ElectionTick: c.ElectionTicks, HeartbeatTick: c.HeartbeatTicks,
+		MaxSizePerMsg: c.MaxAppendBytes, MaxCommittedSizePerReady: c.MaxCommittedBytes,
+		MaxUncommittedEntriesSize: c.MaxUncommittedBytes, MaxInflightMsgs: c.MaxInflight,
+		CheckQuorum: true, PreVote: true, DisableProposalForwarding: true, StepDownOnRemoval: true,
+		ReadOnlyOption: raft.ReadOnlySafe, Logger: c.Logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start raft of zone %v: %w", c.Zone, err)
+	}
+	return r, nil
+}
+
+// Tick advances time by one tick.
+func (r *Replica) Tick() {
+	if r.cfg.Witness {
+		r.tickWitness()
+		return
+	}
+	r.rn.Tick()
+	if r.leads() {
+		r.gate.tick(r.last)
+		r.unchecked = true
+	}
+}
+
+// Campaign makes a member stand for election at once. A witness never does (I11).
+func (r *Replica) Campaign() error {
+	if r.cfg.Witness {
+		return fmt.Errorf("%w: a witness never leads", nexusraft.ErrRefused)
+	}
+	return r.rn.Campaign()
+}
+
+// Read asks for the index from which a linearizable read may be served; the answer comes
+// in some Work.Reads, or never (no leader, a message lost): ask again after a while. The
+// context is copied, and must be unique in the zone: it travels to the leader and back.
+func (r *Replica) Read(context []byte) {
+	if r.readsTooEarly() {
+		return
+	}
+	r.rn.ReadIndex(append([]byte(nil), context...))
+}
+
+// readsTooEarly reports whether a read would be answered from a commit index that may miss
+// acknowledged writes. A restart may bring back an old one, for a commit index alone is not
+// synced; a leader's is right once an entry of its own term is committed. raft waits for
+// that, but not where the leader is the only voter.
+func (r *Replica) readsTooEarly() bool {
+	st := r.rn.BasicStatus()
+	if st.RaftState != raft.StateLeader || len(r.conf.GetVoters()) > 1 {
+		return false
+	}
+	return r.gate.term != nexusraft.Term(st.GetTerm()) || nexusraft.Index(st.GetCommit()) < r.gate.opens
+}
+
+// TransferLeader asks the leader to hand over to a member. It returns ErrNotLeader, or
+// ErrRefused with the reason; a witness is refused here, before raft would stop taking
+// proposals for an election timeout (I11).
+func (r *Replica) TransferLeader(to nexusraft.ReplicaID) error {
+	m, ok := r.members.Replica(to)
+	switch {
+	case !r.leads():
+		return nexusraft.ErrNotLeader
+	case !ok:
+		return fmt.Errorf("%w: the zone has no replica %v", nexusraft.ErrRefused, to)
+	case m.Role == nexusraft.RoleWitness:
+		return fmt.Errorf("%w: %v is a witness, and a witness never leads", nexusraft.ErrRefused, to)
+	case m.Role != nexusraft.RoleMember:
+		return fmt.Errorf("%w: %v is a %s; only members lead", nexusraft.ErrRefused, to, m.Role)
+	}
+	r.rn.TransferLeader(uint64(to))
+	return nil
+}
+
+// ReportUnreachable tells raft that messages to a replica may be lost.
+func (r *Replica) ReportUnreachable(to nexusraft.ReplicaID) { r.rn.ReportUnreachable(uint64(to)) }
+
+// ReportLeaving says that a replica is shutting down in order: nothing more is held back
+// for its sake until it is heard of again.
+func (r *Replica) ReportLeaving(to nexusraft.ReplicaID) {
+	if r.leads() {
+		r.gate.leaving(to)
+		r.rn.ReportUnreachable(uint64(to))
+		r.unchecked = true
+	}
+}
+
+// ReportSnapshot tells raft how the snapshot to a replica ended. Each one is reported.
+func (r *Replica) ReportSnapshot(to nexusraft.ReplicaID, ok bool) {
+	status := raft.SnapshotFinish
+	if !ok {
+		status = raft.SnapshotFailure
+	}
+	r.rn.ReportSnapshot(uint64(to), status)
+}
+
+// leads reports whether this replica was the leader at the last Ready and still is.
+func (r *Replica) leads() bool {
+	return r.state == raft.StateLeader && r.rn.BasicStatus().RaftState == raft.StateLeader
+}
