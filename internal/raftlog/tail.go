@@ -1,0 +1,78 @@
+package raftlog
+
+import (
+	"slices"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// Bounds of a tail, reached by whichever comes first.
+const (
+	maxTailEntries = 1024
+	maxTailBytes   = 4 << 20
+)
+
+// tail is a cache of a log's newest entries: a leader sends, and every replica applies,
+// what it has just written.
+//
+// It is trimmed before entries are added, not after. So the entries that were added last
+// are all there, however many they are, until more are added: that covers those that are
+// staged in a batch and not on disk yet.
+type tail struct {
+	entries    []*raftpb.Entry // contiguous; if there are any, the last is the log's last
+	bytes      int             // sum of their weight
+	maxEntries int
+	maxBytes   int
+}
+
+// first returns the index from which on the tail has every entry, given the log's last.
+func (t *tail) first(last nexusraft.Index) nexusraft.Index {
+	return last + 1 - nexusraft.Index(len(t.entries))
+}
+
+// trim drops the oldest entries until the bounds are kept.
+func (t *tail) trim() {
+	n, bytes := 0, t.bytes
+	for ; len(t.entries)-n > t.maxEntries || bytes > t.maxBytes; n++ {
+		bytes -= weight(t.entries[n])
+	}
+	t.drop(0, n)
+}
+
+func (t *tail) append(e *raftpb.Entry) {
+	t.entries = append(t.entries, e)
+	t.bytes += weight(e)
+}
+
+// truncate drops the entries from index on.
+func (t *tail) truncate(index nexusraft.Index) {
+	t.drop(t.position(index), len(t.entries))
+}
+
+// compact drops the entries up to and including index.
+func (t *tail) compact(index nexusraft.Index) {
+	t.drop(0, t.position(index+1))
+}
+
+// position returns how many of the entries are below index.
+func (t *tail) position(index nexusraft.Index) int {
+	if len(t.entries) == 0 {
+		return 0
+	}
+	first := nexusraft.Index(t.entries[0].GetIndex())
+	if index <= first {
+		return 0
+	}
+	return int(min(index-first, nexusraft.Index(len(t.entries))))
+}
+
+func (t *tail) drop(from, to int) {
+	for _, e := range t.entries[from:to] {
+		t.bytes -= weight(e)
+	}
+	t.entries = slices.Delete(t.entries, from, to)
+}
+
+// weight is about what an entry takes in memory.
+func weight(e *raftpb.Entry) int { return len(e.GetData()) + 128 }
