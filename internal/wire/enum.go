@@ -1,0 +1,51 @@
+package wire
+
+import (
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+)
+
+// An enum lists a string type's values at the numbers that the generated type gives them;
+// 0 is the empty string, and so is every number beyond.
+type enum[S ~string, E ~int32] []S
+
+func (t enum[S, E]) toProto(s S) E {
+	for i, x := range t {
+		if x == s {
+			return E(i)
+		}
+	}
+	return 0
+}
+
+func (t enum[S, E]) fromProto(e E) S {
+	if e < 0 || int(e) >= len(t) {
+		return ""
+	}
+	return t[e]
+}
+
+var (
+	roles = enum[nexusraft.Role, pb.Role]{
+		pb.Role_ROLE_MEMBER:  nexusraft.RoleMember,
+		pb.Role_ROLE_LEARNER: nexusraft.RoleLearner,
+		pb.Role_ROLE_WITNESS: nexusraft.RoleWitness,
+	}
+	raftStates = enum[nexusraft.RaftState, pb.RaftState]{
+		pb.RaftState_RAFT_STATE_FOLLOWER:      nexusraft.Follower,
+		pb.RaftState_RAFT_STATE_PRE_CANDIDATE: nexusraft.PreCandidate,
+		pb.RaftState_RAFT_STATE_CANDIDATE:     nexusraft.Candidate,
+		pb.RaftState_RAFT_STATE_LEADER:        nexusraft.Leader,
+	}
+	syncStates = enum[nexusraft.SyncState, pb.SyncState]{
+		pb.SyncState_SYNC_STATE_IN_SYNC:  nexusraft.InSync,
+		pb.SyncState_SYNC_STATE_CLOSING:  nexusraft.Closing,
+		pb.SyncState_SYNC_STATE_DEGRADED: nexusraft.Degraded,
+	}
+)
+
+// RoleToProto converts a role; one that is unknown becomes ROLE_UNSPECIFIED.
+func RoleToProto(r nexusraft.Role) pb.Role { return roles.toProto(r) }
+
+// RoleFromProto converts a role; one that is unknown becomes "".
+func RoleFromProto(r pb.Role) nexusraft.Role { return roles.fromProto(r) }

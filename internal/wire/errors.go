@@ -1,0 +1,105 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+)
+
+// kinds lists the sentinels in the order in which they are looked for. An error may match
+// several; the one that promises least comes first, so that an unknown outcome is never
+// reported as "nothing was written".
+var kinds = []struct {
+	kind     pb.ErrorKind
+	sentinel error
+}{
+	{pb.ErrorKind_ERROR_KIND_UNCERTAIN, nexusraft.ErrUncertain},
+	{pb.ErrorKind_ERROR_KIND_CORRUPT, nexusraft.ErrCorrupt},
+	{pb.ErrorKind_ERROR_KIND_CLOSED, nexusraft.ErrClosed},
+	{pb.ErrorKind_ERROR_KIND_DISK_FULL, nexusraft.ErrDiskFull},
+	{pb.ErrorKind_ERROR_KIND_NO_QUORUM, nexusraft.ErrNoQuorum},
+	{pb.ErrorKind_ERROR_KIND_NOT_LEADER, nexusraft.ErrNotLeader},
+	{pb.ErrorKind_ERROR_KIND_OVERLOADED, nexusraft.ErrOverloaded},
+	{pb.ErrorKind_ERROR_KIND_ZONE_NOT_FOUND, nexusraft.ErrZoneNotFound},
+	{pb.ErrorKind_ERROR_KIND_TOO_LARGE, nexusraft.ErrTooLarge},
+	{pb.ErrorKind_ERROR_KIND_REFUSED, nexusraft.ErrRefused},
+	{pb.ErrorKind_ERROR_KIND_UNKNOWN_SESSION, nexusraft.ErrUnknownSession},
+	{pb.ErrorKind_ERROR_KIND_NOT_FOUNDED, nexusraft.ErrNotFounded},
+}
+
+// maxErrorText bounds an error's text on the wire, in bytes.
+const maxErrorText = 4 << 10
+
+// ErrorToProto converts an error; nil becomes nil. One that ended because a context did is
+// an unknown outcome. One that matches no sentinel is an application's.
+func ErrorToProto(err error) *pb.Error {
+	if err == nil {
+		return nil
+	}
+	m := &pb.Error{Kind: kindOf(err), Text: clip(err.Error())}
+	if nl, ok := errors.AsType[*nexusraft.NotLeaderError](err); ok && m.Kind == pb.ErrorKind_ERROR_KIND_NOT_LEADER {
+		m.Zone, m.LeaderNodeId, m.LeaderAddress = uint64(nl.Zone), uint64(nl.Leader), clip(nl.Address)
+	}
+	return m
+}
+
+// kindOf returns the kind of the first sentinel that err matches.
+func kindOf(err error) pb.ErrorKind {
+	for _, k := range kinds {
+		if errors.Is(err, k.sentinel) {
+			return k.kind
+		}
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return pb.ErrorKind_ERROR_KIND_UNCERTAIN
+	}
+	return pb.ErrorKind_ERROR_KIND_APPLICATION
+}
+
+// ErrorFromProto is the inverse of ErrorToProto: the result matches the same sentinel with
+// errors.Is and has the same text; a NotLeaderError is one again. An application's error
+// matches ErrApplication, an unknown kind ErrUncertain. nil becomes nil.
+func ErrorFromProto(m *pb.Error) error {
+	if m == nil {
+		return nil
+	}
+	if m.GetKind() == pb.ErrorKind_ERROR_KIND_APPLICATION {
+		return &remoteError{text: m.GetText(), sentinel: ErrApplication}
+	}
+	if m.GetKind() == pb.ErrorKind_ERROR_KIND_NOT_LEADER && m.GetZone() != 0 {
+		return &nexusraft.NotLeaderError{
+			Zone:    nexusraft.ZoneID(m.GetZone()),
+			Leader:  nexusraft.NodeID(m.GetLeaderNodeId()),
+			Address: m.GetLeaderAddress(),
+		}
+	}
+	for _, k := range kinds {
+		if k.kind == m.GetKind() {
+			return &remoteError{text: m.GetText(), sentinel: k.sentinel}
+		}
+	}
+	return &remoteError{text: m.GetText(), sentinel: nexusraft.ErrUncertain}
+}
+
+// ErrApplication is matched by a state machine's own error that came over the wire.
+var ErrApplication = errors.New("nexusraft: refused by the state machine")
+
+// remoteError is another node's error: its text, and what the caller may do.
+type remoteError struct {
+	text     string
+	sentinel error
+}
+
+func (e *remoteError) Error() string { return e.text }
+func (e *remoteError) Unwrap() error { return e.sentinel }
+
+// clip bounds a text and makes it what a proto string must be, valid UTF-8.
+func clip(s string) string {
+	if len(s) > maxErrorText {
+		s = s[:maxErrorText]
+	}
+	return strings.ToValidUTF8(s, "?")
+}

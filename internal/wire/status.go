@@ -1,0 +1,175 @@
+// Package wire converts between the root package's values and their generated messages.
+//
+// What comes from the wire is another node's word: the conversions from it never panic,
+// keep no reference to the message, and leave unknown enum values empty. They check
+// nothing else; who relies on a value checks it.
+package wire
+
+import (
+	"math"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+)
+
+// NodeStatusToProto converts a node's status.
+func NodeStatusToProto(s nexusraft.NodeStatus) *pb.NodeStatus {
+	return &pb.NodeStatus{
+		ClusterId:   uint64(s.Cluster),
+		NodeId:      uint64(s.Node),
+		Name:        s.Name,
+		Address:     s.Address,
+		Witness:     s.Witness,
+		Incarnation: uint64(s.Incarnation),
+		Healthy:     s.Healthy,
+		Problem:     s.Problem,
+		DiskBytes:   s.DiskBytes,
+		Zones:       convert(s.Zones, ZoneStatusToProto),
+	}
+}
+
+// NodeStatusFromProto is the inverse of NodeStatusToProto.
+func NodeStatusFromProto(m *pb.NodeStatus) nexusraft.NodeStatus {
+	return nexusraft.NodeStatus{
+		Cluster:     nexusraft.ClusterID(m.GetClusterId()),
+		Node:        nexusraft.NodeID(m.GetNodeId()),
+		Name:        m.GetName(),
+		Address:     m.GetAddress(),
+		Witness:     m.GetWitness(),
+		Incarnation: nexusraft.Incarnation(m.GetIncarnation()),
+		Healthy:     m.GetHealthy(),
+		Problem:     m.GetProblem(),
+		DiskBytes:   m.GetDiskBytes(),
+		Zones:       convert(m.GetZones(), ZoneStatusFromProto),
+	}
+}
+
+// ZoneStatusToProto converts a replica's view of its zone.
+func ZoneStatusToProto(s nexusraft.ZoneStatus) *pb.ZoneStatus {
+	m := &pb.ZoneStatus{
+		Zone:       uint64(s.Zone),
+		Replica:    uint64(s.Replica),
+		Role:       RoleToProto(s.Role),
+		State:      raftStates.toProto(s.State),
+		Leader:     uint64(s.Leader),
+		Term:       uint64(s.Term),
+		Commit:     uint64(s.Commit),
+		Applied:    uint64(s.Applied),
+		FirstIndex: uint64(s.FirstIndex),
+		LastIndex:  uint64(s.LastIndex),
+		Sync:       syncStates.toProto(s.Sync),
+		SyncIndex:  uint64(s.SyncIndex),
+		Membership: MembershipToProto(s.Membership),
+		Replicas:   convert(s.Replicas, replicaToProto),
+	}
+	if !s.SyncSince.IsZero() {
+		m.SyncSince = timestamppb.New(s.SyncSince)
+	}
+	return m
+}
+
+// ZoneStatusFromProto is the inverse of ZoneStatusToProto; times come back in UTC.
+func ZoneStatusFromProto(m *pb.ZoneStatus) nexusraft.ZoneStatus {
+	s := nexusraft.ZoneStatus{
+		Zone:       nexusraft.ZoneID(m.GetZone()),
+		Replica:    nexusraft.ReplicaID(m.GetReplica()),
+		Role:       RoleFromProto(m.GetRole()),
+		State:      raftStates.fromProto(m.GetState()),
+		Leader:     nexusraft.ReplicaID(m.GetLeader()),
+		Term:       nexusraft.Term(m.GetTerm()),
+		Commit:     nexusraft.Index(m.GetCommit()),
+		Applied:    nexusraft.Index(m.GetApplied()),
+		FirstIndex: nexusraft.Index(m.GetFirstIndex()),
+		LastIndex:  nexusraft.Index(m.GetLastIndex()),
+		Sync:       syncStates.fromProto(m.GetSync()),
+		SyncIndex:  nexusraft.Index(m.GetSyncIndex()),
+		Membership: MembershipFromProto(m.GetMembership()),
+		Replicas:   convert(m.GetReplicas(), replicaFromProto),
+	}
+	if t := m.GetSyncSince(); t.IsValid() {
+		s.SyncSince = t.AsTime()
+	}
+	return s
+}
+
+func replicaToProto(s nexusraft.ReplicaStatus) *pb.ReplicaStatus {
+	return &pb.ReplicaStatus{
+		Member: memberToProto(s.Member),
+		Match:  uint64(s.Match),
+		Active: s.Active,
+		State:  s.State,
+	}
+}
+
+func replicaFromProto(m *pb.ReplicaStatus) nexusraft.ReplicaStatus {
+	return nexusraft.ReplicaStatus{
+		Member: memberFromProto(m.GetMember()),
+		Match:  nexusraft.Index(m.GetMatch()),
+		Active: m.GetActive(),
+		State:  m.GetState(),
+	}
+}
+
+// MembershipToProto converts a zone's membership. Counts of its shape below zero or beyond
+// 32 bits become the nearest that fits.
+func MembershipToProto(m nexusraft.Membership) *pb.Membership {
+	return &pb.Membership{
+		Shape:   &pb.Shape{Members: count(m.Shape.Members), Witnesses: count(m.Shape.Witnesses)},
+		Members: convert(m.Members, memberToProto),
+		Removed: convert(m.Removed, func(t nexusraft.Tombstone) *pb.Tombstone {
+			return &pb.Tombstone{Replica: uint64(t.Replica), Node: uint64(t.Node)}
+		}),
+	}
+}
+
+// MembershipFromProto is the inverse of MembershipToProto. The result is not validated.
+func MembershipFromProto(m *pb.Membership) nexusraft.Membership {
+	return nexusraft.Membership{
+		Shape: nexusraft.Shape{
+			Members:   int(min(m.GetShape().GetMembers(), math.MaxInt32)),
+			Witnesses: int(min(m.GetShape().GetWitnesses(), math.MaxInt32)),
+		},
+		Members: convert(m.GetMembers(), memberFromProto),
+		Removed: convert(m.GetRemoved(), func(t *pb.Tombstone) nexusraft.Tombstone {
+			return nexusraft.Tombstone{Replica: nexusraft.ReplicaID(t.GetReplica()), Node: nexusraft.NodeID(t.GetNode())}
+		}),
+	}
+}
+
+func memberToProto(m nexusraft.Member) *pb.Member {
+	return &pb.Member{
+		Replica: uint64(m.Replica),
+		Node:    uint64(m.Node),
+		Name:    m.Name,
+		Address: m.Address,
+		Role:    RoleToProto(m.Role),
+	}
+}
+
+func memberFromProto(m *pb.Member) nexusraft.Member {
+	return nexusraft.Member{
+		Replica: nexusraft.ReplicaID(m.GetReplica()),
+		Node:    nexusraft.NodeID(m.GetNode()),
+		Name:    m.GetName(),
+		Address: m.GetAddress(),
+		Role:    RoleFromProto(m.GetRole()),
+	}
+}
+
+func count(n int) uint32 {
+	return uint32(min(max(n, 0), math.MaxInt32))
+}
+
+// convert maps a slice and keeps nil.
+func convert[A, B any](in []A, f func(A) B) []B {
+	if in == nil {
+		return nil
+	}
+	out := make([]B, len(in))
+	for i, x := range in {
+		out[i] = f(x)
+	}
+	return out
+}

@@ -1,0 +1,11 @@
+// Package proto holds the protocol's definition; api holds the Go code generated from it.
+//
+// After a change, run
+//
+//	go generate ./proto
+//
+// It needs nothing but Go: buf and both code generators are built from pinned versions.
+package proto
+
+//go:generate go run github.com/bufbuild/buf/cmd/buf@v1.75.0 lint ..
+//go:generate go run github.com/bufbuild/buf/cmd/buf@v1.75.0 generate --template ../buf.gen.yaml --output .. ..

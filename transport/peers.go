@@ -1,0 +1,244 @@
+package transport
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// PeersOptions configures Peers; the zero value is the documented default.
+type PeersOptions struct {
+	// Logger is told of connections made and lost; nil discards.
+	Logger *slog.Logger
+
+	// Dialer opens a connection; nil dials TCP.
+	Dialer func(ctx context.Context, addr string) (net.Conn, error)
+
+	// QueueMessages and QueueBytes bound what waits for one peer, in each class by itself;
+	// 0 for 4096 messages and 16 MiB.
+	QueueMessages int
+	QueueBytes    int
+
+	// VoteTimeout is one election timeout: the deadline of a RequestVote call, and how
+	// long Propose waits for a connection; 0 for 300 ms.
+	VoteTimeout time.Duration
+
+	// OnUnreachable is told that messages to a peer were lost: its stream broke, or its
+	// queue was full. It is called from inside Send too, so it must not block and must
+	// not call back into Peers. nil is told nothing.
+	OnUnreachable func(nexusraft.NodeID)
+
+	// OnPeer is told, for each new stream and each Join, what the answering node says of
+	// itself. Its incarnation is not below any that was seen of it here.
+	// It must not block and must not call back into Peers. nil is told nothing.
+	OnPeer func(Identity)
+}
+
+func (o PeersOptions) withDefaults() PeersOptions {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	o.QueueMessages = cmp.Or(o.QueueMessages, 4096)
+	o.QueueBytes = cmp.Or(o.QueueBytes, 16<<20)
+	o.VoteTimeout = cmp.Or(o.VoteTimeout, 300*time.Millisecond)
+	if o.OnUnreachable == nil {
+		o.OnUnreachable = func(nexusraft.NodeID) {}
+	}
+	if o.OnPeer == nil {
+		o.OnPeer = func(Identity) {}
+	}
+	return o
+}
+
+// PeerStats is what Peers knows of one peer.
+type PeerStats struct {
+	Peer      nexusraft.NodeID
+	Address   string
+	Connected bool   // an Exchange stream is open
+	Queued    int    // messages waiting
+	Sent      uint64 // messages handed to a stream since the peer was added
+	Dropped   uint64 // messages lost before that
+}
+
+// Peers sends to other nodes. A peer is added by SetAddress, and a connection to it is kept
+// up from then on. The methods may be called from many goroutines.
+type Peers struct {
+	id     func() Identity
+	o      PeersOptions
+	ctx    context.Context // ends with Close
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup // every goroutine of every peer
+	leave  chan struct{}  // closed by Close: say good-bye and end
+	said   sync.WaitGroup // senders that have not said it yet
+	seen   incarnations
+
+	mu    sync.Mutex
+	peers map[nexusraft.NodeID]*peer // nil after Close
+}
+
+// NewPeers returns Peers without any peer. It speaks for the node that id describes; id is
+// called for each handshake and must not call into Peers.
+func NewPeers(id func() Identity, o PeersOptions) *Peers {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	return &Peers{
+		id:     id,
+		o:      o.withDefaults(),
+		ctx:    ctx,
+		cancel: cancel,
+		leave:  make(chan struct{}),
+		peers:  make(map[nexusraft.NodeID]*peer),
+	}
+}
+
+// SetAddress says where a node is reached, host:port, and adds it if it is new. A changed
+// address breaks the old connection. Any call ends a pause between two attempts, so calling
+// it for each handshake that comes in reconnects to a peer as soon as it is back.
+func (p *Peers) SetAddress(node nexusraft.NodeID, addr string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.peers == nil {
+		return
+	}
+	if known, ok := p.peers[node]; ok {
+		known.setAddress(addr)
+		return
+	}
+	x := newPeer(p, node, addr)
+	p.peers[node] = x
+	p.said.Add(1)
+	p.wg.Go(x.send)
+	p.wg.Go(x.callVotes)
+}
+
+// Remove forgets a node: what waits for it is dropped, its connection closed. It doesn't
+// wait for the end of its goroutines; Close does.
+func (p *Peers) Remove(node nexusraft.NodeID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if x, ok := p.peers[node]; ok {
+		x.cancel(errRemoved)
+		delete(p.peers, node)
+	}
+}
+
+// Send queues a message and never blocks. It takes over m.Data. A message to an unknown
+// peer, over MaxMessageBytes or beyond a full queue is dropped and reported unreachable.
+func (p *Peers) Send(to nexusraft.NodeID, class Class, m Message) {
+	x := p.peer(to)
+	if (x == nil || !x.enqueue(class, m)) && p.ctx.Err() == nil {
+		p.o.OnUnreachable(to)
+	}
+}
+
+// RequestVote asks a peer for votes of several zones, at most MaxVotes. It doesn't block,
+// and takes over the slice.
+//
+// One call at a time is under way to a peer; what arrives meanwhile waits and goes out
+// together. A call whose every zone was asked for again is superseded: it doesn't go out, or
+// is cancelled, and ends with ErrSuperseded. A call's deadline is VoteTimeout from when it
+// goes out.
+//
+// Done is called exactly once and must not block: from the peer's vote caller, or before
+// RequestVote returns if the call is not even queued (ErrUnreachable: unknown peer;
+// ErrClosed; ErrTooLarge; ErrOverloaded). Results are this call's, in any order; votes
+// without one were ignored.
+func (p *Peers) RequestVote(to nexusraft.NodeID, votes []Vote, done func([]VoteResult, error)) {
+	x := p.peer(to)
+	switch {
+	case x == nil:
+		done(nil, p.errUnknown(to))
+	case len(votes) > MaxVotes:
+		done(nil, fmt.Errorf("%w: request %d votes, limit %d", nexusraft.ErrTooLarge, len(votes), MaxVotes))
+	default:
+		if err := x.votes.add(&voteCall{votes: votes, done: done}); err != nil {
+			done(nil, fmt.Errorf("request votes of node %v: %w", to, err))
+		}
+	}
+}
+
+// Stats returns a row for each peer, ascending by node.
+func (p *Peers) Stats() []PeerStats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	rows := make([]PeerStats, 0, len(p.peers))
+	for _, x := range p.peers {
+		rows = append(rows, x.stats())
+	}
+	slices.SortFunc(rows, func(a, b PeerStats) int { return cmp.Compare(a.Peer, b.Peer) })
+	return rows
+}
+
+// goodbyeTimeout bounds how long Close waits for peers to hear that this node leaves.
+const goodbyeTimeout = 200 * time.Millisecond
+
+// Close sends what is queued and tells every peer that is connected that this node leaves
+// (PeerHandler.Leaving), for a moment at most; then it breaks all connections, ends all
+// calls and waits for every goroutine of Peers. What is called afterwards fails with
+// ErrClosed. Only the first call does anything.
+func (p *Peers) Close() {
+	p.mu.Lock()
+	peers := p.peers
+	p.peers = nil
+	p.mu.Unlock()
+	if peers == nil {
+		return
+	}
+	for _, x := range peers {
+		if !x.stats().Connected {
+			x.cancel(nexusraft.ErrClosed)
+		}
+	}
+	close(p.leave)
+	timer := time.AfterFunc(goodbyeTimeout, func() { p.cancel(nexusraft.ErrClosed) })
+	defer timer.Stop()
+	p.said.Wait()
+	p.cancel(nexusraft.ErrClosed)
+	p.wg.Wait()
+}
+
+func (p *Peers) peer(node nexusraft.NodeID) *peer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.peers[node]
+}
+
+// errUnknown is why there is no such peer.
+func (p *Peers) errUnknown(node nexusraft.NodeID) error {
+	if p.ctx.Err() != nil {
+		return nexusraft.ErrClosed
+	}
+	return fmt.Errorf("%w: no address is known of node %v", ErrUnreachable, node)
+}
+
+// dial prepares a connection; the first call on it connects. The address is resolved at
+// each attempt, so that a name may move.
+func (p *Peers) dial(addr string) (*grpc.ClientConn, error) {
+	opts := DialOptions()
+	if p.o.Dialer != nil {
+		opts = append(opts, grpc.WithContextDialer(p.o.Dialer))
+	}
+	conn, err := grpc.NewClient("passthrough:///"+addr, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", addr, err)
+	}
+	return conn, nil
+}
+
+// bound returns a context that also ends with Close.
+func (p *Peers) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(p.ctx, func() { cancel(nexusraft.ErrClosed) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+	}
+}

@@ -1,0 +1,255 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/wire"
+)
+
+// Server takes what other nodes send, checks who they are and hands it to its handlers.
+// It starts no goroutine and needs no Close: stop the grpc.Server it is registered with.
+// That must be Stop, not GracefulStop, since peers never end their Exchange streams.
+type Server struct {
+	id     func() Identity
+	peer   PeerHandler
+	member MemberHandler // nil on a witness
+	seen   incarnations
+}
+
+// NewServer returns a server of the node that id describes; id is called for each
+// handshake, because a node learns its cluster late. Until then every peer is refused. A
+// nil mh makes it a witness's server: what only a full node does is answered Unimplemented.
+func NewServer(id func() Identity, ph PeerHandler, mh MemberHandler) *Server {
+	return &Server{id: id, peer: ph, member: mh}
+}
+
+// Register adds the services to r, which should be a grpc.Server with ServerOptions.
+func (s *Server) Register(r grpc.ServiceRegistrar) {
+	pb.RegisterRaftTransportServer(r, raftService{s: s})
+	pb.RegisterClusterServer(r, clusterService{s: s})
+	pb.RegisterZonesServer(r, zonesService{s: s})
+}
+
+// greet accepts a handshake or says why not.
+func (s *Server) greet(h *pb.Hello, joining bool) (Identity, error) {
+	peer, err := checkCaller(s.id(), h, joining)
+	if err != nil {
+		return Identity{}, err
+	}
+	if err := s.seen.check(peer); err != nil {
+		return Identity{}, err
+	}
+	if err := s.peer.Hello(peer); err != nil {
+		return Identity{}, refused(err)
+	}
+	s.seen.record(peer)
+	return peer, nil
+}
+
+// hello is this node's answer to the node that h claims to be.
+func (s *Server) hello(h *pb.Hello) *pb.Hello {
+	return hello(s.id(), nexusraft.NodeID(h.GetNodeId()))
+}
+
+// raftService is pb.RaftTransportServer.
+type raftService struct {
+	pb.UnimplementedRaftTransportServer
+	s *Server
+}
+
+// RequestVote implements pb.RaftTransportServer.
+func (r raftService) RequestVote(ctx context.Context, req *pb.RequestVoteRequest) (*pb.RequestVoteResponse, error) {
+	peer, err := r.s.greet(req.GetHello(), false)
+	if err != nil {
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
+	}
+	votes, err := votesFromProto(req.GetVotes())
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	results, err := r.s.peer.RequestVote(ctx, peer.Node, votes)
+	if err != nil {
+		return nil, callError(err)
+	}
+	return &pb.RequestVoteResponse{Hello: r.s.hello(req.GetHello()), Results: resultsToProto(results)}, nil
+}
+
+// Exchange implements pb.RaftTransportServer.
+func (r raftService) Exchange(stream grpc.BidiStreamingServer[pb.ExchangeRequest, pb.ExchangeResponse]) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return endOfStream(err)
+	}
+	peer, err := r.s.greet(first.GetHello(), false)
+	if err != nil {
+		return status.Error(codes.FailedPrecondition, err.Error())
+	}
+	if err := stream.Send(&pb.ExchangeResponse{Hello: r.s.hello(first.GetHello())}); err != nil {
+		return err
+	}
+	for {
+		req, err := stream.Recv()
+		if errors.Is(err, io.EOF) && r.s.seen.check(peer) == nil {
+			r.s.peer.Leaving(peer.Node)
+		}
+		if err != nil {
+			return endOfStream(err)
+		}
+		msgs, err := messagesFromProto(req.GetFrame())
+		if err != nil {
+			return status.Error(codes.InvalidArgument, err.Error())
+		}
+		// The same node may have come back since: what its former life still sends is void.
+		if err := r.s.seen.check(peer); err != nil {
+			return status.Error(codes.FailedPrecondition, err.Error())
+		}
+		r.s.peer.Receive(peer.Node, msgs)
+	}
+}
+
+// endOfStream is how a receiving method ends: well, if its client did.
+func endOfStream(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// clusterService is pb.ClusterServer.
+type clusterService struct {
+	pb.UnimplementedClusterServer
+	s *Server
+}
+
+// Join implements pb.ClusterServer.
+func (c clusterService) Join(ctx context.Context, req *pb.JoinRequest) (*pb.JoinResponse, error) {
+	if c.s.member == nil {
+		return nil, errWitness
+	}
+	resp := &pb.JoinResponse{}
+	result, err := c.s.join(ctx, req)
+	if err != nil {
+		resp.Result = &pb.JoinResponse_Error{Error: wire.ErrorToProto(err)}
+	} else {
+		resp.Result = &pb.JoinResponse_Admission{Admission: &pb.Admission{
+			ClusterId:  uint64(result.Cluster),
+			Zone:       uint64(result.Zone),
+			Replica:    uint64(result.Replica),
+			Membership: wire.MembershipToProto(result.Membership),
+		}}
+	}
+	resp.Hello = c.s.hello(req.GetHello())
+	return resp, nil
+}
+
+func (s *Server) join(ctx context.Context, req *pb.JoinRequest) (JoinResult, error) {
+	peer, err := s.greet(req.GetHello(), true)
+	if err != nil {
+		return JoinResult{}, err
+	}
+	r := JoinRequest{Peer: peer, Role: wire.RoleFromProto(req.GetRole())}
+	if err := checkJoinRole(r); err != nil {
+		return JoinResult{}, err
+	}
+	return s.member.Join(ctx, r)
+}
+
+// checkJoinRole refuses a role in which no node can join, and one that contradicts what
+// the node says of itself.
+func checkJoinRole(r JoinRequest) error {
+	if r.Role != nexusraft.RoleMember && r.Role != nexusraft.RoleWitness {
+		return fmt.Errorf("%w: join as %q: only %q and %q can join", nexusraft.ErrRefused, r.Role, nexusraft.RoleMember, nexusraft.RoleWitness)
+	}
+	if r.Peer.Witness != (r.Role == nexusraft.RoleWitness) {
+		return fmt.Errorf("%w: join as %q: node %v says of itself witness=%t", nexusraft.ErrRefused, r.Role, r.Peer.Node, r.Peer.Witness)
+	}
+	return nil
+}
+
+// Status implements pb.ClusterServer.
+func (c clusterService) Status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusResponse, error) {
+	st, err := c.s.peer.Status(ctx)
+	if err != nil {
+		return nil, callError(err)
+	}
+	return &pb.StatusResponse{Status: wire.NodeStatusToProto(st)}, nil
+}
+
+// zonesService is pb.ZonesServer.
+type zonesService struct {
+	pb.UnimplementedZonesServer
+	s *Server
+}
+
+// Propose implements pb.ZonesServer.
+func (z zonesService) Propose(ctx context.Context, req *pb.ProposeRequest) (*pb.ProposeResponse, error) {
+	if z.s.member == nil {
+		return nil, errWitness
+	}
+	resp := &pb.ProposeResponse{}
+	result, err := z.s.propose(ctx, req)
+	if err != nil {
+		resp.Result = &pb.ProposeResponse_Error{Error: wire.ErrorToProto(err)}
+	} else {
+		resp.Result = &pb.ProposeResponse_Ok{Ok: &pb.ProposeResult{
+			Data:   result.Data,
+			Index:  uint64(result.Index),
+			Copies: uint32(max(result.Copies, 0)),
+		}}
+	}
+	resp.Hello = z.s.hello(req.GetHello())
+	return resp, nil
+}
+
+func (s *Server) propose(ctx context.Context, req *pb.ProposeRequest) (nexusraft.Result, error) {
+	if _, err := s.greet(req.GetHello(), false); err != nil {
+		return nexusraft.Result{}, err
+	}
+	if err := checkCommand(req.GetCommand()); err != nil {
+		return nexusraft.Result{}, err
+	}
+	id := nexusraft.RequestID{Session: req.GetRequest().GetSession(), Sequence: req.GetRequest().GetSequence()}
+	return s.member.Propose(ctx, nexusraft.ZoneID(req.GetZone()), id, req.GetCommand())
+}
+
+func checkCommand(command []byte) error {
+	if len(command) > MaxCommandBytes {
+		return fmt.Errorf("%w: a command of %d bytes, limit %d", nexusraft.ErrTooLarge, len(command), MaxCommandBytes)
+	}
+	return nil
+}
+
+// Checksum implements pb.ZonesServer.
+func (z zonesService) Checksum(ctx context.Context, req *pb.ChecksumRequest) (*pb.ChecksumResponse, error) {
+	if z.s.member == nil {
+		return nil, errWitness
+	}
+	resp := &pb.ChecksumResponse{Hello: hello(z.s.id(), 0)}
+	sum, err := z.s.member.Checksum(ctx, nexusraft.ZoneID(req.GetZone()))
+	if err != nil {
+		resp.Result = &pb.ChecksumResponse_Error{Error: wire.ErrorToProto(err)}
+	} else {
+		resp.Result = &pb.ChecksumResponse_Checksum{Checksum: wire.ChecksumToProto(sum)}
+	}
+	return resp, nil
+}
+
+// errWitness answers what only a full node does.
+var errWitness = status.Error(codes.Unimplemented, "this node is a witness: it holds no data and never leads")
+
+// callError gives a handler's error a code, for methods whose response has no room for it.
+func callError(err error) error {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return status.FromContextError(err).Err()
+	}
+	return status.Error(codes.Unavailable, err.Error())
+}

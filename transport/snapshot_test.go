@@ -1,0 +1,300 @@
+package transport
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"hash/crc32"
+	"io"
+	"iter"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/wire"
+)
+
+var testHeader = SnapshotHeader{Zone: 1, From: 11, To: 12, Index: 100, Term: 4, Message: []byte("MsgSnap")}
+
+// pieces yields each piece from the same memory, as a body may.
+func pieces(all ...[]byte) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		var buf []byte
+		for _, p := range all {
+			buf = append(buf[:0], p...)
+			if !yield(buf, nil) {
+				return
+			}
+		}
+	}
+}
+
+// collect is an InstallSnapshot handler that keeps what it gets.
+func collect(into *bytes.Buffer, header *SnapshotHeader) func(context.Context, nexusraft.NodeID, SnapshotHeader, iter.Seq2[[]byte, error]) error {
+	return func(_ context.Context, _ nexusraft.NodeID, h SnapshotHeader, chunks iter.Seq2[[]byte, error]) error {
+		*header = h
+		for data, err := range chunks {
+			if err != nil {
+				return err
+			}
+			into.Write(data)
+		}
+		return nil
+	}
+}
+
+func TestSendSnapshot(t *testing.T) {
+	random := make([]byte, 3*MaxChunkBytes+5)
+	rng := rand.NewChaCha8([32]byte{1})
+	_, _ = rng.Read(random)
+	for name, body := range map[string][][]byte{
+		"empty":       nil,
+		"one byte":    {{7}},
+		"one chunk":   {random[:MaxChunkBytes]},
+		"large piece": {random},
+		"many pieces": slices.Collect(slices.Chunk(random, 1000)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got bytes.Buffer
+			var header SnapshotHeader
+			addr, _ := serve(t, identityB, &fakeNode{install: collect(&got, &header)})
+			p := peersOf(t, identityA, PeersOptions{})
+			p.SetAddress(nodeB, addr)
+			if err := p.SendSnapshot(t.Context(), nodeB, testHeader, pieces(body...)); err != nil {
+				t.Fatalf("SendSnapshot: %v", err)
+			}
+			if diff := cmp.Diff(testHeader, header); diff != "" {
+				t.Errorf("header (-want +got):\n%s", diff)
+			}
+			if !bytes.Equal(got.Bytes(), bytes.Join(body, nil)) {
+				t.Errorf("body: got %d bytes that differ from the %d sent", got.Len(), len(bytes.Join(body, nil)))
+			}
+		})
+	}
+}
+
+func TestSendSnapshotReturnsWhyNot(t *testing.T) {
+	errBody := errors.New("the disk is on fire")
+	started := make(chan struct{})
+	failing := func(yield func([]byte, error) bool) {
+		if yield(make([]byte, MaxChunkBytes), nil) {
+			<-started // or the receiver may never hear of the snapshot
+			yield(nil, errBody)
+		}
+	}
+	endless := func(yield func([]byte, error) bool) {
+		for yield(make([]byte, MaxChunkBytes), nil) {
+		}
+	}
+	ended := make(chan error, 1)
+	collectEnd := func(_ context.Context, _ nexusraft.NodeID, _ SnapshotHeader, chunks iter.Seq2[[]byte, error]) error {
+		close(started)
+		var last error
+		for _, err := range chunks {
+			last = err
+		}
+		ended <- last
+		return last
+	}
+	refuse := func(context.Context, nexusraft.NodeID, SnapshotHeader, iter.Seq2[[]byte, error]) error {
+		return nexusraft.ErrDiskFull
+	}
+	negligent := func(context.Context, nexusraft.NodeID, SnapshotHeader, iter.Seq2[[]byte, error]) error { return nil }
+
+	send := func(t *testing.T, f *fakeNode, h SnapshotHeader, body iter.Seq2[[]byte, error]) error {
+		addr, _ := serve(t, identityB, f)
+		p := peersOf(t, identityA, PeersOptions{})
+		p.SetAddress(nodeB, addr)
+		return p.SendSnapshot(t.Context(), nodeB, h, body)
+	}
+	t.Run("body fails", func(t *testing.T) {
+		if err := send(t, &fakeNode{install: collectEnd}, testHeader, failing); !errors.Is(err, errBody) {
+			t.Errorf("got %v, want the body's error", err)
+		}
+		if err := await(t, "the receiver's end", ended); err == nil {
+			t.Error("the receiver took a snapshot whose sender gave up")
+		}
+	})
+	t.Run("receiver refuses midway", func(t *testing.T) {
+		if err := send(t, &fakeNode{install: refuse}, testHeader, endless); !errors.Is(err, nexusraft.ErrDiskFull) {
+			t.Errorf("got %v, want ErrDiskFull", err)
+		}
+	})
+	t.Run("receiver accepts unread", func(t *testing.T) {
+		if err := send(t, &fakeNode{install: negligent}, testHeader, pieces([]byte("x"))); err == nil || !strings.Contains(err.Error(), "trailer") {
+			t.Errorf("got %v, want an error about the trailer", err)
+		}
+	})
+	t.Run("header too large", func(t *testing.T) {
+		h := testHeader
+		h.Message = make([]byte, MaxSnapshotMessageBytes+1)
+		if err := send(t, &fakeNode{}, h, pieces()); !errors.Is(err, nexusraft.ErrTooLarge) {
+			t.Errorf("got %v, want ErrTooLarge", err)
+		}
+	})
+	t.Run("unknown peer", func(t *testing.T) {
+		err := peersOf(t, identityA, PeersOptions{}).SendSnapshot(t.Context(), nodeB, testHeader, pieces())
+		if !errors.Is(err, ErrUnreachable) {
+			t.Errorf("got %v, want ErrUnreachable", err)
+		}
+	})
+}
+
+func TestCloseEndsSnapshot(t *testing.T) {
+	started := make(chan struct{})
+	addr, _ := serve(t, identityB, &fakeNode{install: func(ctx context.Context, _ nexusraft.NodeID, _ SnapshotHeader, _ iter.Seq2[[]byte, error]) error {
+		close(started)
+		<-ctx.Done()
+		return ctx.Err()
+	}})
+	p := peersOf(t, identityA, PeersOptions{})
+	p.SetAddress(nodeB, addr)
+	ended := make(chan error, 1)
+	go func() { ended <- p.SendSnapshot(context.WithoutCancel(t.Context()), nodeB, testHeader, pieces()) }()
+	await(t, "the receiver", started)
+	p.Close()
+	if err := await(t, "the sender's end", ended); !errors.Is(err, nexusraft.ErrClosed) {
+		t.Errorf("got %v, want ErrClosed", err)
+	}
+}
+
+// steps are a good snapshot of two chunks.
+func steps() []*pb.InstallSnapshotRequest {
+	var all []*pb.InstallSnapshotRequest
+	w := &snapshotWriter{send: func(r *pb.InstallSnapshotRequest) error { all = append(all, r); return nil }}
+	_ = w.write(headerToProto(hello(identityA, nodeB), testHeader), pieces(make([]byte, MaxChunkBytes), []byte("rest")))
+	return all
+}
+
+func TestReceiverRefusesBadSnapshots(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		spoil func([]*pb.InstallSnapshotRequest) []*pb.InstallSnapshotRequest
+		text  string
+	}{
+		{"flipped bit", func(s []*pb.InstallSnapshotRequest) []*pb.InstallSnapshotRequest {
+			s[1].GetChunk().Data[99] ^= 1
+			return s
+		}, "checksum mismatch"},
+		{"cut off", func(s []*pb.InstallSnapshotRequest) []*pb.InstallSnapshotRequest { return s[:3] }, "without a trailer"},
+		{"missing chunk", func(s []*pb.InstallSnapshotRequest) []*pb.InstallSnapshotRequest { return slices.Delete(s, 1, 2) }, "chunk for offset"},
+		{"missing last chunk", func(s []*pb.InstallSnapshotRequest) []*pb.InstallSnapshotRequest { return slices.Delete(s, 2, 3) }, "the trailer says"},
+		{"repeated chunk", func(s []*pb.InstallSnapshotRequest) []*pb.InstallSnapshotRequest { return slices.Insert(s, 2, s[1]) }, "chunk for offset"},
+		{"second header", func(s []*pb.InstallSnapshotRequest) []*pb.InstallSnapshotRequest { return slices.Insert(s, 2, s[0]) }, "neither chunk nor trailer"},
+		{"other data, own checksum", func(s []*pb.InstallSnapshotRequest) []*pb.InstallSnapshotRequest {
+			c := s[2].GetChunk()
+			c.Data = []byte("bent")
+			c.Crc32C = crc32.Checksum(c.Data, castagnoli)
+			return s
+		}, "the trailer says"},
+		{"empty chunk", func(s []*pb.InstallSnapshotRequest) []*pb.InstallSnapshotRequest {
+			s[1].GetChunk().Data = nil
+			return s
+		}, "has 0 bytes"},
+		{"large chunk", func(s []*pb.InstallSnapshotRequest) []*pb.InstallSnapshotRequest {
+			s[1].GetChunk().Data = make([]byte, MaxChunkBytes+1)
+			return s
+		}, "bytes, limits"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var got bytes.Buffer
+			var header SnapshotHeader
+			addr, _ := serve(t, identityB, &fakeNode{install: collect(&got, &header)})
+			stream, err := pb.NewRaftTransportClient(dialTest(t, addr)).InstallSnapshot(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range tt.spoil(steps()) {
+				if stream.Send(s) != nil {
+					break // refused already
+				}
+			}
+			resp, err := stream.CloseAndRecv()
+			if err != nil {
+				t.Fatalf("CloseAndRecv: %v", err)
+			}
+			if err := wire.ErrorFromProto(resp.GetError()); !errors.Is(err, nexusraft.ErrCorrupt) || !strings.Contains(err.Error(), tt.text) {
+				t.Errorf("got %v, want ErrCorrupt with %q", err, tt.text)
+			}
+		})
+	}
+}
+
+func TestSnapshotWithoutHeaderIsInvalid(t *testing.T) {
+	addr, _ := serve(t, identityB, &fakeNode{})
+	stream, err := pb.NewRaftTransportClient(dialTest(t, addr)).InstallSnapshot(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = stream.Send(steps()[1])
+	if _, err := stream.CloseAndRecv(); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("got %v, want InvalidArgument", err)
+	}
+}
+
+// A snapshot far larger than what may be held in memory passes through.
+func TestBigSnapshotInBoundedMemory(t *testing.T) {
+	const total, limit = 64 << 20, 24 << 20
+	var most uint64
+	addr, _ := serve(t, identityB, &fakeNode{install: func(_ context.Context, _ nexusraft.NodeID, _ SnapshotHeader, chunks iter.Seq2[[]byte, error]) error {
+		received := 0
+		for data, err := range chunks {
+			if err != nil {
+				return err
+			}
+			if received += len(data); received%(16<<20) == 0 {
+				most = max(most, liveHeap())
+			}
+		}
+		if received != total {
+			return errors.New("bytes are missing")
+		}
+		return nil
+	}})
+	p := peersOf(t, identityA, PeersOptions{})
+	p.SetAddress(nodeB, addr)
+	before := liveHeap()
+	err := p.SendSnapshot(t.Context(), nodeB, testHeader, func(yield func([]byte, error) bool) {
+		piece := make([]byte, 64<<10)
+		for range total / len(piece) {
+			if !yield(piece, nil) {
+				return
+			}
+		}
+	})
+	if err != nil {
+		t.Fatalf("SendSnapshot: %v", err)
+	}
+	if most == 0 || most > before+limit {
+		t.Errorf("heap: got %d MiB at most, %d before; want at most %d more", most>>20, before>>20, limit>>20)
+	}
+}
+
+func liveHeap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+func TestSnapshotReaderEndsOnce(t *testing.T) {
+	errLink := errors.New("the link broke")
+	r := &snapshotReader{recv: func() (*pb.InstallSnapshotRequest, error) { return nil, errLink }}
+	for range 2 {
+		var got []error
+		for _, err := range r.chunks() {
+			got = append(got, err)
+		}
+		if len(got) != 1 || !errors.Is(got[0], errLink) || errors.Is(got[0], io.EOF) {
+			t.Errorf("chunks: got %v, want the link's error, once", got)
+		}
+	}
+}
