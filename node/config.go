@@ -1,0 +1,84 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"google.golang.org/grpc"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/storage"
+)
+
+// Config configures a node. The zero value of an optional field is the default given.
+type Config struct {
+	Dir string // the data directory; created by Init, or by Open if Join is given
+
+	// StateMachine applies the commands of every zone.
+	StateMachine nexusraft.StateMachine
+
+	Name      string   // what people call the node; default: none
+	Advertise string   // where peers reach this node, host:port; default: the listener's address
+	Join      []string // members of a cluster; used while the directory belongs to none, hints afterwards
+
+	TickInterval   time.Duration // 50 ms
+	ElectionTicks  int           // 6: silence before a member campaigns, randomised up to twice that
+	HeartbeatTicks int           // 1
+	HoldTicks      int           // 6: how long a write may wait for both members (design: hold back)
+
+	// The log is compacted when it has more than CompactEntries entries (10,000) or
+	// CompactBytes bytes (32 MiB); half of that stays for followers that are a little behind.
+	CompactEntries int
+	CompactBytes   int64
+
+	JoinTimeout time.Duration // 30 s: how long addresses where nobody listens are retried
+
+	ServerOptions []grpc.ServerOption // of the gRPC server, after the node's own: for services that Run registers
+
+	Storage storage.Options // of the store; its Logger is set from Logger
+	Logger  *slog.Logger    // discards by default
+}
+
+func (c Config) withDefaults() (Config, error) {
+	setDefault(&c.TickInterval, 50*time.Millisecond)
+	setDefault(&c.ElectionTicks, 6)
+	setDefault(&c.HeartbeatTicks, 1)
+	setDefault(&c.HoldTicks, 6)
+	setDefault(&c.CompactEntries, 10_000)
+	setDefault(&c.CompactBytes, 32<<20)
+	setDefault(&c.JoinTimeout, 30*time.Second)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	c.Storage.Logger = c.Logger
+	var errs []error
+	if c.Dir == "" {
+		errs = append(errs, errors.New("Config.Dir is required"))
+	}
+	if c.StateMachine == nil {
+		errs = append(errs, errors.New("Config.StateMachine is required"))
+	}
+	if len(c.Name) > nexusraft.MaxNameBytes {
+		errs = append(errs, fmt.Errorf("name of %d bytes, limit %d", len(c.Name), nexusraft.MaxNameBytes))
+	}
+	if c.TickInterval < time.Millisecond {
+		errs = append(errs, fmt.Errorf("TickInterval %v is below 1 ms", c.TickInterval))
+	}
+	if c.CompactEntries < 2 || c.CompactBytes < 2 {
+		errs = append(errs, errors.New("CompactEntries and CompactBytes are at least 2"))
+	}
+	return c, errors.Join(errs...)
+}
+
+func (c Config) electionTimeout() time.Duration {
+	return time.Duration(c.ElectionTicks) * c.TickInterval
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}

@@ -1,0 +1,18 @@
+// Package node is the embeddable node: Raft zones in one process, over one store and one
+// gRPC port.
+//
+// Init founds a cluster, once. Open opens a data directory, and Run joins a cluster if
+// need be, serves until its context ends, and stops in order. A Zone is the way in:
+// Propose replicates a command to the zone's state machine, Read reads linearizably.
+//
+// # Who does what
+//
+// One worker goroutine owns every zone's step machine (internal/zone), its waiting calls
+// and its ticks. All others hand over to its inbox and wait. A round of the worker steps
+// what is waiting, sends what may leave early, writes one batch for all zones that have
+// something to write, synced if one of them must be, sends what had to wait for the sync,
+// and answers the calls (docs/architecture.md has the picture; docs/invariants.md the
+// rules I1 to I12 that comments here cite).
+//
+// A disk error ends the node: Run returns it, and nothing is acknowledged after it (I9).
+package node

@@ -1,0 +1,349 @@
+package node
+
+import (
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/raftlog"
+	"github.com/nexi-lab/nexus-raft/internal/zone"
+	"github.com/nexi-lab/nexus-raft/storage"
+)
+
+// hosted is one zone on its worker: the step machine, its log and state, and the calls
+// that wait for it. Only the worker touches it.
+type hosted struct {
+	w       *worker
+	id      nexusraft.ZoneID
+	self    nexusraft.ReplicaID
+	replica *zone.Replica
+	log     *raftlog.Log
+	state   *storage.Tree
+	overlay *storage.Overlay // effects of the round, over state
+	logger  *slog.Logger
+
+	sequence  uint64 // of the last proposal
+	proposals map[zone.ProposalID]*proposal
+	reads     reads
+	votes     map[voteKey]*voteSlot
+	from      map[nexusraft.ReplicaID]nexusraft.NodeID // who spoke for a replica that no record names yet
+
+	staged   *staged                                 // a snapshot's state that raft may take up in this round
+	sending  map[nexusraft.ReplicaID]nexusraft.Index // snapshots on their way: the log after them is kept
+	changing bool                                    // a conf change of the node's own accord is under way
+
+	term      atomic.Uint64 // of the stored hard state; anyone may look
+	leader    nexusraft.ReplicaID
+	sync      nexusraft.SyncState
+	syncSince time.Time
+
+	round round
+}
+
+// round is what one turn of the worker does for the zone.
+type round struct {
+	work    zone.Work
+	answers []applied // one for each of work.Committed
+}
+
+func openHosted(w *worker, id nexusraft.ZoneID) (*hosted, error) {
+	log, err := raftlog.Open(w.node.trees.raft, id)
+	if err != nil {
+		return nil, fmt.Errorf("open the log of zone %v: %w", id, err)
+	}
+	meta := log.Meta()
+	state, ok, err := w.node.store.OpenTree(meta.StateTree)
+	if err != nil || !ok {
+		return nil, fmt.Errorf("%w: zone %v has no state tree %q: %w", nexusraft.ErrCorrupt, id, meta.StateTree, err)
+	}
+	c := w.node.config
+	h := &hosted{
+		w: w, id: id, self: meta.Replica, log: log, state: state,
+		overlay:   storage.NewOverlay(state),
+		logger:    c.Logger.With("zone", id),
+		proposals: make(map[zone.ProposalID]*proposal),
+		votes:     make(map[voteKey]*voteSlot),
+		from:      make(map[nexusraft.ReplicaID]nexusraft.NodeID),
+		sending:   make(map[nexusraft.ReplicaID]nexusraft.Index),
+		reads:     reads{contexts: readContexts{replica: meta.Replica, incarnation: w.node.identity().Incarnation}},
+	}
+	h.replica, err = zone.New(zone.Config{
+		Zone: id, Replica: meta.Replica, Incarnation: w.node.identity().Incarnation,
+		Storage: log, Applied: log.Applied(), Membership: meta.Membership,
+		ElectionTicks: c.ElectionTicks, HeartbeatTicks: c.HeartbeatTicks, HoldTicks: c.HoldTicks,
+		Logger: zone.NewLogger(c.Logger, id),
+	})
+	if err != nil {
+		return nil, err
+	}
+	h.term.Store(log.HardState().GetTerm())
+	w.node.publish(id, h.published())
+	return h, nil
+}
+
+// published is what others may know of the zone as it is now.
+func (h *hosted) published() published {
+	return published{state: h.state, members: h.replica.Membership(), term: &h.term}
+}
+
+// propose hands what was waiting to raft, all at once.
+func (h *hosted) propose(ps []*proposal) {
+	var envelopes []zone.Envelope
+	var calls []*proposal
+	now := time.Now().UnixNano()
+	for _, p := range ps {
+		if !p.stage.CompareAndSwap(proposalQueued, proposalTaken) {
+			continue
+		}
+		if p.conf != nil {
+			h.proposeConf(p)
+			continue
+		}
+		envelopes = append(envelopes, zone.Envelope{Proposal: h.nextID(), Request: p.request, Time: now, Command: p.command})
+		calls = append(calls, p)
+	}
+	if len(calls) == 0 {
+		return
+	}
+	err := h.replica.Propose(envelopes)
+	for i, p := range calls {
+		if err != nil {
+			p.answer(nexusraft.Result{}, noLeader(err, h.hint()))
+			continue
+		}
+		h.proposals[envelopes[i].Proposal] = p
+	}
+}
+
+func (h *hosted) proposeConf(p *proposal) {
+	id := h.nextID()
+	if err := h.replica.ProposeConfChange(id, *p.conf); err != nil {
+		p.answer(nexusraft.Result{}, noLeader(err, h.hint()))
+		return
+	}
+	h.proposals[id] = p
+}
+
+func (h *hosted) nextID() zone.ProposalID {
+	h.sequence++
+	return zone.ProposalID{Replica: h.self, Incarnation: h.w.node.identity().Incarnation, Sequence: h.sequence}
+}
+
+// hint says whom to ask instead of this node.
+func (h *hosted) hint() *nexusraft.NotLeaderError {
+	e := &nexusraft.NotLeaderError{Zone: h.id}
+	id, self := h.replica.Leader()
+	if m, ok := h.replica.Membership().Replica(id); ok && !self {
+		e.Leader, e.Address = m.Node, h.w.node.addressOf(m.Node, m.Address)
+	}
+	return e
+}
+
+// hasWork reports whether a round would do anything.
+func (h *hosted) hasWork() bool { return h.replica.HasWork() || h.reads.due() }
+
+// endUnanswered ends what raft has left unanswered in the round after it was stepped: raft
+// answers at once or never.
+func (h *hosted) endUnanswered() {
+	h.dropIgnored()
+	for key, v := range h.votes {
+		delete(h.votes, key)
+		v.ignore(h, "")
+	}
+}
+
+// begin starts the zone's part of a round: asks raft, sends what may leave early.
+func (h *hosted) begin() error {
+	if context, ok := h.reads.request(); ok {
+		h.replica.Read([]byte(context))
+	}
+	work, err := h.replica.Ready()
+	h.round = round{work: work}
+	if err != nil {
+		return err
+	}
+	h.send(work.SendNow)
+	h.note()
+	return nil
+}
+
+// apply runs the round's committed entries over the overlay. Nothing is staged yet, so a
+// zone that must stop here leaves nothing of the round behind.
+func (h *hosted) apply() error {
+	for _, c := range h.round.work.Committed {
+		var a applied
+		if c.Command != nil {
+			var err error
+			if a, err = applyCommand(h.w.node.config.StateMachine, h.overlay, c.Index, c.Command); err != nil {
+				return err
+			}
+		}
+		h.round.answers = append(h.round.answers, a)
+	}
+	return nil
+}
+
+// stage puts everything that the round writes into the worker's batch (I2).
+func (h *hosted) stage(b *storage.Batch) error {
+	w := &h.round.work
+	if w.Snapshot != nil {
+		if len(w.Committed) > 0 { // raft applies nothing in the round of a snapshot
+			return fmt.Errorf("%w: commands to apply in the round of a snapshot", nexusraft.ErrCorrupt)
+		}
+		if err := h.stageSnapshot(b, w.Snapshot, w.HardState); err != nil {
+			return err
+		}
+	}
+	if err := h.log.Append(b, w.Append); err != nil {
+		return err
+	}
+	if w.HardState != nil {
+		if err := h.log.SetHardState(b, w.HardState); err != nil {
+			return err
+		}
+		h.term.Store(w.HardState.GetTerm())
+	}
+	if err := h.stageApplied(b, w.Committed); err != nil {
+		return err
+	}
+	return h.stageCompaction(b)
+}
+
+func (h *hosted) stageApplied(b *storage.Batch, committed []zone.Committed) error {
+	if len(committed) == 0 {
+		return nil
+	}
+	for _, c := range committed {
+		if c.ConfChange == nil {
+			continue
+		}
+		if err := h.applyConfChange(b, c.ConfChange); err != nil {
+			return err
+		}
+	}
+	if err := h.overlay.WriteTo(b, h.state); err != nil {
+		return err
+	}
+	return h.log.SetApplied(b, committed[len(committed)-1].Index)
+}
+
+func (h *hosted) applyConfChange(b *storage.Batch, e *raftpb.Entry) error {
+	cs, members, err := h.replica.ApplyConfChange(e)
+	if err != nil {
+		return err
+	}
+	if err := h.log.SetMembership(b, cs, members); err != nil {
+		return err
+	}
+	h.w.node.publish(h.id, h.published())
+	for _, m := range members.Members {
+		h.logger.Info("replica", "index", e.GetIndex(), "replica", m.Replica, "peer", m.Node, "role", m.Role, "address", m.Address)
+	}
+	return nil
+}
+
+// stageCompaction drops the older half of a log that is over its bounds. The log after a
+// snapshot that is on its way stays, or its receiver would never catch up; that has a
+// bound, too.
+func (h *hosted) stageCompaction(b *storage.Batch) error {
+	c := h.w.node.config
+	entries, bytes := h.log.Len(), h.log.Bytes()
+	if entries <= c.CompactEntries && bytes <= c.CompactBytes {
+		return nil
+	}
+	first, err := h.log.FirstIndex()
+	if err != nil {
+		return err
+	}
+	upTo := min(h.log.Applied(), nexusraft.Index(first)+nexusraft.Index(entries/2))
+	if entries <= 4*c.CompactEntries && bytes <= 4*c.CompactBytes {
+		for _, index := range h.sending {
+			upTo = min(upTo, index)
+		}
+	}
+	return h.log.Compact(b, upTo)
+}
+
+// finish ends the round once everything is stored: sends what had to wait, answers calls.
+func (h *hosted) finish() {
+	w := &h.round.work
+	h.overlay.Reset()
+	h.send(w.AfterSync)
+	for i, c := range w.Committed {
+		h.settle(c, h.round.answers[i])
+	}
+	for _, o := range w.Outcomes {
+		if p := h.proposals[o.Proposal]; p != nil {
+			delete(h.proposals, o.Proposal)
+			p.answer(nexusraft.Result{}, noLeader(o.Err, h.hint()))
+		}
+	}
+	for _, r := range w.Reads {
+		h.reads.confirmed(r)
+	}
+	h.replica.Advance()
+	h.reads.serve(h.replica.Applied())
+	h.round = round{}
+}
+
+// settle answers the call that waits for an entry, if there is one here (I8).
+func (h *hosted) settle(c zone.Committed, a applied) {
+	p := h.proposals[c.Waiting]
+	if p == nil {
+		return
+	}
+	delete(h.proposals, c.Waiting)
+	p.answer(nexusraft.Result{Data: a.data, Index: c.Index, Copies: h.replica.Copies(c.Index)}, a.err)
+}
+
+// note tells of changes that an operator wants to know.
+func (h *hosted) note() {
+	leader, self := h.replica.Leader()
+	if leader != h.leader {
+		h.leader = leader
+		st := h.replica.Status()
+		h.logger.Info("leader changed", "leader", leader, "self", self, "term", st.Term, "index", st.LastIndex)
+	}
+	state, index := h.replica.Sync()
+	if state != h.sync {
+		h.sync, h.syncSince = state, time.Now()
+		if state != nexusraft.SyncUnknown {
+			h.logger.Info("sync state changed", "sync", state, "index", index)
+		}
+	}
+}
+
+// tick advances the zone's time and does what only a leader does now and then.
+func (h *hosted) tick() {
+	h.replica.Tick()
+	h.reads.tick()
+	h.tendMembership()
+}
+
+// stop ends every waiting call.
+func (h *hosted) stop(err error) {
+	for id, p := range h.proposals {
+		delete(h.proposals, id)
+		p.answer(nexusraft.Result{}, fmt.Errorf("%w: %w", nexusraft.ErrUncertain, err))
+	}
+	h.reads.fail(err)
+	for key, v := range h.votes {
+		delete(h.votes, key)
+		v.ignore(h, err.Error())
+	}
+}
+
+func (h *hosted) status() nexusraft.ZoneStatus {
+	s := h.replica.Status()
+	if first, err := h.log.FirstIndex(); err == nil {
+		s.FirstIndex = nexusraft.Index(first)
+	}
+	if s.Sync != nexusraft.SyncUnknown {
+		s.SyncSince = h.syncSince
+	}
+	return s
+}

@@ -1,0 +1,462 @@
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/raftlog"
+	"github.com/nexi-lab/nexus-raft/internal/wire"
+	"github.com/nexi-lab/nexus-raft/storage"
+	"github.com/nexi-lab/nexus-raft/transport"
+)
+
+// Bounds of concurrent snapshot jobs.
+const (
+	maxSending   = 2
+	maxReceiving = 2
+)
+
+// Node is one process's part in a cluster. Its methods may be called from many goroutines.
+type Node struct {
+	config Config
+	logger *slog.Logger
+	store  *storage.Store
+	trees  trees
+
+	worker    *worker
+	peers     *transport.Peers
+	sending   *jobs
+	receiving *jobs
+	watchdog  watchdog
+	cancel    context.CancelFunc // ends the jobs
+
+	ready   chan struct{} // closed when the node serves
+	running atomic.Bool
+	closed  sync.Once
+
+	who atomic.Pointer[transport.Identity]
+
+	peersMu sync.Mutex // guards known
+	known   map[nexusraft.NodeID]peerRecord
+
+	// stateMu guards states. Who holds it for reading may take a storage snapshot of a
+	// state tree that is current; the worker holds it while it switches trees.
+	stateMu sync.RWMutex
+	states  map[nexusraft.ZoneID]published
+}
+
+// published is what other goroutines may know of a zone without asking its worker.
+type published struct {
+	state   *storage.Tree
+	members nexusraft.Membership
+	term    *atomic.Uint64
+	failed  error // the zone has stopped on this node
+}
+
+// Open opens a data directory. It counts a new incarnation, synced, and mints an identity
+// if the directory has none; then Config.Join must name a cluster, or the directory must
+// be founded with Init first: ErrNotFounded. Run or Close must follow.
+func Open(c Config) (_ *Node, err error) {
+	if c, err = c.withDefaults(); err != nil {
+		return nil, fmt.Errorf("open node: %w", err)
+	}
+	exists, err := storage.Exists(c.Dir, &c.Storage)
+	if err != nil {
+		return nil, fmt.Errorf("open node: %w", err)
+	}
+	if !exists && len(c.Join) == 0 {
+		return nil, notFounded(c.Dir)
+	}
+	store, err := storage.Open(c.Dir, &c.Storage)
+	if err != nil {
+		return nil, fmt.Errorf("open node: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, store.Close())
+		}
+	}()
+	n := &Node{
+		config: c, logger: c.Logger, store: store,
+		ready:    make(chan struct{}),
+		states:   make(map[nexusraft.ZoneID]published),
+		watchdog: watchdog{start: time.Now()},
+	}
+	if n.trees, err = openTrees(store); err != nil {
+		return nil, err
+	}
+	if err = n.openIdentity(); err != nil {
+		return nil, err
+	}
+	if n.known, err = loadPeers(n.trees.node); err != nil {
+		return nil, err
+	}
+	if err = n.dropOrphans(); err != nil {
+		return nil, err
+	}
+	var ctx context.Context
+	ctx, n.cancel = context.WithCancel(context.Background())
+	n.worker, n.sending, n.receiving = newWorker(n), newJobs(ctx, maxSending), newJobs(ctx, maxReceiving)
+	n.peers = transport.NewPeers(n.self, transport.PeersOptions{
+		Logger: c.Logger, VoteTimeout: c.electionTimeout(), OnUnreachable: n.unreachable,
+	})
+	return n, nil
+}
+
+func notFounded(dir string) error {
+	return fmt.Errorf("%w: %s; found one with init, or join one with --join ADDRESS", nexusraft.ErrNotFounded, dir)
+}
+
+// openIdentity loads or mints the identity and counts the incarnation.
+func (n *Node) openIdentity() error {
+	id, ok, err := loadIdentity(n.trees.node)
+	switch {
+	case err != nil:
+		return err
+	case !ok:
+		id = identity{Node: nexusraft.NodeID(nexusraft.MintID()), Name: n.config.Name}
+	}
+	if id.Cluster == 0 && len(n.config.Join) == 0 {
+		return notFounded(n.config.Dir)
+	}
+	if id.Name == "" {
+		id.Name = n.config.Name
+	}
+	id.Incarnation++
+	return n.setIdentity(id, nil)
+}
+
+// setIdentity stores the identity, synced, with what more adds to the batch.
+func (n *Node) setIdentity(id identity, more func(*storage.Batch) error) error {
+	b := n.store.NewBatch()
+	defer b.Close()
+	if err := stageIdentity(b, n.trees.node, id); err != nil {
+		return err
+	}
+	if more != nil {
+		if err := more(b); err != nil {
+			return err
+		}
+	}
+	if err := b.Commit(true); err != nil {
+		return fmt.Errorf("store identity: %w", err)
+	}
+	address := n.config.Advertise
+	if old := n.who.Load(); old != nil {
+		address = old.Address
+	}
+	n.who.Store(&transport.Identity{
+		Cluster: id.Cluster, Node: id.Node, Incarnation: id.Incarnation, Name: id.Name, Address: address,
+	})
+	return nil
+}
+
+// self is what the node says of itself in handshakes.
+func (n *Node) self() transport.Identity { return *n.who.Load() }
+
+func (n *Node) identity() identity {
+	w := n.self()
+	return identity{Node: w.Node, Name: w.Name, Cluster: w.Cluster, Incarnation: w.Incarnation}
+}
+
+// dropOrphans removes state trees that no zone refers to: snapshots that a crash cut off.
+func (n *Node) dropOrphans() error {
+	names, err := n.store.Trees()
+	if err != nil {
+		return err
+	}
+	zones, err := raftlog.Zones(n.trees.raft)
+	if err != nil {
+		return err
+	}
+	var used []string
+	for _, id := range zones {
+		log, err := raftlog.Open(n.trees.raft, id)
+		if err != nil {
+			return fmt.Errorf("open the log of zone %v: %w", id, err)
+		}
+		used = append(used, log.Meta().StateTree)
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, statePart) && !slices.Contains(used, name) {
+			if err := n.store.DropTree(name); err != nil {
+				return fmt.Errorf("drop orphaned tree %s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// Ready returns a channel that is closed when the node has joined and serves its zones.
+func (n *Node) Ready() <-chan struct{} { return n.ready }
+
+// Run serves on lis until ctx ends, then stops in order: it hands over what it leads,
+// tells its peers, and closes its store. It joins a cluster first if the directory
+// belongs to none. register may add services to the gRPC server; nil adds none.
+//
+// Run returns nil after an orderly stop, or the error that ended the node. A node runs once.
+func (n *Node) Run(ctx context.Context, lis net.Listener, register func(grpc.ServiceRegistrar)) (err error) {
+	if !n.running.CompareAndSwap(false, true) {
+		return fmt.Errorf("%w: a node runs once", nexusraft.ErrClosed)
+	}
+	n.listenOn(lis)
+	r := n.start(lis, register)
+	err = n.serve(ctx, r)
+	if _, stuck := errors.AsType[errStuck](err); stuck {
+		return err // nothing can be waited for; the process is to end
+	}
+	r.stop()
+	return errors.Join(err, n.close())
+}
+
+// listenOn settles the address that peers are told.
+func (n *Node) listenOn(lis net.Listener) {
+	who := n.self()
+	if who.Address == "" {
+		who.Address = lis.Addr().String()
+	}
+	n.who.Store(&who)
+}
+
+// serve joins if need be, opens the zones and waits for the end.
+func (n *Node) serve(ctx context.Context, r *running) error {
+	if err := n.openZones(ctx, r); err != nil {
+		return err
+	}
+	r.serving()
+	who := n.self()
+	n.logger.Info("ready", "node", who.Node, "name", who.Name, "address", who.Address, "cluster", who.Cluster)
+	close(n.ready)
+	select {
+	case <-ctx.Done():
+		n.logger.Info("stopping in order")
+		n.handOver()
+		return nil
+	case err := <-r.failed:
+		return err
+	}
+}
+
+func (n *Node) openZones(ctx context.Context, r *running) error {
+	if n.self().Cluster == 0 {
+		joinCtx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		go func() {
+			select {
+			case err := <-r.failed:
+				cancel(err)
+			case <-joinCtx.Done():
+			}
+		}()
+		if err := n.join(joinCtx); err != nil {
+			return err
+		}
+	}
+	zones, err := raftlog.Zones(n.trees.raft)
+	if err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	err = n.worker.inbox.putCall(func(err error) {
+		for _, id := range zones {
+			var h *hosted
+			if err == nil {
+				h, err = openHosted(n.worker, id)
+			}
+			if err == nil {
+				n.worker.zones[id] = h
+				n.connect(h.replica.Membership())
+			}
+		}
+		done <- err
+	})
+	if err != nil {
+		return err
+	}
+	return <-done
+}
+
+// ID returns the node's ID.
+func (n *Node) ID() nexusraft.NodeID { return n.self().Node }
+
+// Cluster returns the cluster that the node belongs to; 0 before it has joined one.
+func (n *Node) Cluster() nexusraft.ClusterID { return n.self().Cluster }
+
+// Zone returns a zone that this node has a replica of, or ErrZoneNotFound.
+func (n *Node) Zone(id nexusraft.ZoneID) (*Zone, error) {
+	if _, err := n.view(id); err != nil {
+		return nil, err
+	}
+	return &Zone{node: n, id: id}, nil
+}
+
+func (n *Node) missing(id nexusraft.ZoneID) error {
+	return fmt.Errorf("%w: zone %v", nexusraft.ErrZoneNotFound, id)
+}
+
+func (n *Node) view(id nexusraft.ZoneID) (published, error) {
+	n.stateMu.RLock()
+	defer n.stateMu.RUnlock()
+	p, ok := n.states[id]
+	if !ok {
+		return p, n.missing(id)
+	}
+	return p, p.failed
+}
+
+// reader returns a view of a zone's state as of now, and what ends it.
+func (n *Node) reader(id nexusraft.ZoneID) (nexusraft.Reader, func(), error) {
+	n.stateMu.RLock()
+	defer n.stateMu.RUnlock()
+	p, ok := n.states[id]
+	if !ok {
+		return nil, nil, n.missing(id)
+	}
+	if p.failed != nil {
+		return nil, nil, p.failed
+	}
+	snap := n.store.NewSnapshot()
+	return machineReader{snap.Reader(p.state)}, snap.Close, nil
+}
+
+// publish makes a zone's tree and records known to readers.
+func (n *Node) publish(id nexusraft.ZoneID, p published) {
+	n.stateMu.Lock()
+	defer n.stateMu.Unlock()
+	n.publishLocked(id, p)
+}
+
+func (n *Node) publishLocked(id nexusraft.ZoneID, p published) {
+	n.states[id] = p
+	n.connect(p.members)
+}
+
+func (n *Node) zoneFailed(id nexusraft.ZoneID, err error) {
+	n.stateMu.Lock()
+	defer n.stateMu.Unlock()
+	p := n.states[id]
+	p.failed = fmt.Errorf("%w: zone %v has stopped on this node: %w", nexusraft.ErrClosed, id, err)
+	n.states[id] = p
+}
+
+// Status is what the node says of itself. It implements transport.PeerHandler.
+func (n *Node) Status(ctx context.Context) (nexusraft.NodeStatus, error) {
+	who := n.self()
+	s := nexusraft.NodeStatus{
+		Cluster: who.Cluster, Node: who.Node, Name: who.Name, Address: who.Address,
+		Incarnation: who.Incarnation, DiskBytes: n.store.DiskBytes(),
+		Problem: n.problem(),
+	}
+	s.Healthy = s.Problem == ""
+	asking, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	for _, id := range n.zones() {
+		z, err := ask(asking, n, id, func(h *hosted) (nexusraft.ZoneStatus, error) { return h.status(), nil })
+		switch {
+		case err == nil:
+			s.Zones = append(s.Zones, z)
+		case errors.Is(err, nexusraft.ErrZoneNotFound): // it has stopped; problem says so
+		case ctx.Err() == nil && asking.Err() != nil:
+			s.Healthy, s.Problem = false, fmt.Sprintf("the worker has not answered for %v: the disk may be stalled", statusTimeout)
+			return s, nil
+		default:
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+// statusTimeout is how long a status waits for the worker.
+const statusTimeout = time.Second
+
+func (n *Node) zones() []nexusraft.ZoneID {
+	n.stateMu.RLock()
+	defer n.stateMu.RUnlock()
+	ids := make([]nexusraft.ZoneID, 0, len(n.states))
+	for id := range n.states {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// problem says why the node is not healthy, "" if it is.
+func (n *Node) problem() string {
+	if p := n.watchdog.problem(); p != "" {
+		return p
+	}
+	n.stateMu.RLock()
+	defer n.stateMu.RUnlock()
+	for _, p := range n.states {
+		if p.failed != nil {
+			return p.failed.Error()
+		}
+	}
+	return ""
+}
+
+// Checksum digests this node's own copy of a zone's state: SHA-256 over each pair in key
+// order, lengths included. It implements transport.MemberHandler.
+func (n *Node) Checksum(ctx context.Context, id nexusraft.ZoneID) (transport.Checksum, error) {
+	type moment struct {
+		applied nexusraft.Index
+		snap    *storage.Snapshot
+		state   *storage.Tree
+	}
+	snaps := make(chan moment, 1)
+	_, err := ask(ctx, n, id, func(h *hosted) (struct{}, error) {
+		snaps <- moment{h.log.Applied(), n.store.NewSnapshot(), h.state}
+		return struct{}{}, nil
+	})
+	if err != nil {
+		return transport.Checksum{}, err
+	}
+	m := <-snaps
+	defer m.snap.Close()
+	c := wire.Checksum{Applied: m.applied}
+	sum := sha256.New()
+	for p, err := range m.snap.Reader(m.state).Scan(nil, nil) {
+		if err != nil {
+			return transport.Checksum{}, err
+		}
+		for _, part := range [][]byte{p.Key, p.Value} {
+			sum.Write(binary.AppendUvarint(nil, uint64(len(part))))
+			sum.Write(part)
+		}
+		c.Pairs++
+		c.Bytes += uint64(len(p.Key) + len(p.Value))
+	}
+	c.Sum = sum.Sum(nil)
+	return c, ctx.Err()
+}
+
+// Close closes a node that was opened and not run; after Run it does nothing.
+func (n *Node) Close() error {
+	if !n.running.CompareAndSwap(false, true) {
+		return nil
+	}
+	return n.close()
+}
+
+func (n *Node) close() (err error) {
+	n.closed.Do(func() {
+		n.cancel()
+		n.peers.Close()
+		n.sending.wait()
+		err = n.store.Close()
+	})
+	return err
+}

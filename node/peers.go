@@ -1,0 +1,110 @@
+package node
+
+import (
+	"encoding/json"
+	"fmt"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/storage"
+	"github.com/nexi-lab/nexus-raft/transport"
+)
+
+// peerRecord is what is kept of a peer, in the tree "node": the highest incarnation seen
+// of it, and where it said it is reached.
+type peerRecord struct {
+	Incarnation nexusraft.Incarnation `json:"incarnation"`
+	Address     string                `json:"address"`
+}
+
+const peerPrefix = "peer/"
+
+func peerKey(id nexusraft.NodeID) []byte { return []byte(peerPrefix + id.String()) }
+
+func loadPeers(t *storage.Tree) (map[nexusraft.NodeID]peerRecord, error) {
+	out := make(map[nexusraft.NodeID]peerRecord)
+	for p, err := range t.Scan([]byte(peerPrefix), []byte(peerPrefix+"g")) {
+		if err != nil {
+			return nil, err
+		}
+		var id nexusraft.NodeID
+		var r peerRecord
+		if err := id.UnmarshalText(p.Key[len(peerPrefix):]); err != nil {
+			return nil, fmt.Errorf("%w: peer record %q: %w", nexusraft.ErrCorrupt, p.Key, err)
+		}
+		if err := json.Unmarshal(p.Value, &r); err != nil {
+			return nil, fmt.Errorf("%w: record of peer %v: %w", nexusraft.ErrCorrupt, id, err)
+		}
+		out[id] = r
+	}
+	return out, nil
+}
+
+// Hello implements transport.PeerHandler. It refuses what can't be this cluster's node as
+// it was last seen: a disk that was cloned or rolled back has a lower incarnation (I5).
+func (n *Node) Hello(peer transport.Identity) error {
+	if peer.Node == n.identity().Node {
+		return fmt.Errorf("%w: node %v is this node; a copy of its data directory must not run", nexusraft.ErrRefused, peer.Node)
+	}
+	if peer.Cluster == 0 {
+		return nil // it asks to join and is nobody's peer yet
+	}
+	n.peersMu.Lock()
+	defer n.peersMu.Unlock()
+	old := n.known[peer.Node]
+	if peer.Incarnation < old.Incarnation {
+		return fmt.Errorf("%w: node %v comes as incarnation %d and has been seen as %d: its data directory was copied or rolled back",
+			nexusraft.ErrRefused, peer.Node, peer.Incarnation, old.Incarnation)
+	}
+	if now := (peerRecord{peer.Incarnation, peer.Address}); now != old {
+		if err := n.storePeer(peer.Node, now); err != nil {
+			return err
+		}
+		n.known[peer.Node] = now
+	}
+	n.peers.SetAddress(peer.Node, peer.Address) // it is there: no pause before the next attempt
+	return nil
+}
+
+func (n *Node) storePeer(id nexusraft.NodeID, r peerRecord) error {
+	record, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("encode record of peer %v: %w", id, err)
+	}
+	b := n.store.NewBatch()
+	defer b.Close()
+	if err := b.Set(n.trees.node, peerKey(id), record); err != nil {
+		return err
+	}
+	return b.Commit(true)
+}
+
+// addressOf is where a node was last known to be, or fallback.
+func (n *Node) addressOf(id nexusraft.NodeID, fallback string) string {
+	if self := n.self(); id == self.Node {
+		return self.Address
+	}
+	n.peersMu.Lock()
+	defer n.peersMu.Unlock()
+	if r, ok := n.known[id]; ok && r.Address != "" {
+		return r.Address
+	}
+	return fallback
+}
+
+// current is a record with the address that its node has now.
+func (n *Node) current(m nexusraft.Member) nexusraft.Member {
+	m.Address = n.addressOf(m.Node, m.Address)
+	return m
+}
+
+// connect makes the senders know every replica's node.
+func (n *Node) connect(members nexusraft.Membership) {
+	for _, m := range members.Members {
+		if m.Node == n.identity().Node {
+			continue
+		}
+		if address := n.addressOf(m.Node, m.Address); address != "" {
+			n.peers.SetAddress(m.Node, address)
+		}
+	}
+}

@@ -1,0 +1,164 @@
+package node
+
+import (
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/transport"
+)
+
+// running is what Run has started: three goroutines, which end with stop.
+type running struct {
+	node   *Node
+	server *grpc.Server
+	health *health.Server
+
+	failed chan error    // has room for an error of each goroutine
+	stops  chan struct{} // closed: worker and watchdog end
+	worker chan struct{} // closed when the worker has ended
+	wg     sync.WaitGroup
+}
+
+// How long an orderly stop waits for answers that are on their way out, and for another
+// leader.
+const (
+	drainTimeout    = 250 * time.Millisecond
+	handOverTimeout = 2 * time.Second
+)
+
+func (n *Node) start(lis net.Listener, register func(grpc.ServiceRegistrar)) *running {
+	options := append(transport.ServerOptions(), n.config.ServerOptions...)
+	r := &running{
+		node: n, server: grpc.NewServer(options...), health: health.NewServer(),
+		failed: make(chan error, 3), stops: make(chan struct{}), worker: make(chan struct{}),
+	}
+	transport.NewServer(n.self, n, n).Register(r.server)
+	healthpb.RegisterHealthServer(r.server, r.health)
+	if register != nil {
+		register(r.server)
+	}
+	reflection.Register(r.server)
+	r.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
+
+	go func() {
+		defer close(r.worker)
+		if err := n.worker.run(r.stops); err != nil {
+			r.failed <- err
+		}
+	}()
+	r.wg.Go(func() {
+		if err := r.server.Serve(lis); err != nil {
+			r.failed <- fmt.Errorf("serve on %v: %w", lis.Addr(), err)
+		}
+	})
+	r.wg.Go(func() {
+		if err := n.watchdog.watch(r.stops, r.healthChanged); err != nil {
+			r.failed <- errStuck{err}
+		}
+	})
+	return r
+}
+
+// errStuck is the watchdog's: the worker is inside a sync that does not end.
+type errStuck struct{ error }
+
+func (r *running) serving() {
+	r.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
+}
+
+func (r *running) healthChanged(problem string) {
+	if problem == "" {
+		r.node.logger.Info("healthy again")
+		r.serving()
+		return
+	}
+	r.node.logger.Error("unhealthy", "problem", problem)
+	r.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
+}
+
+// stop ends the goroutines: first the worker, so that every waiting call has its answer;
+// then the peers hear that this node leaves; then the server, once the answers are out.
+func (r *running) stop() {
+	r.health.Shutdown()
+	close(r.stops)
+	<-r.worker
+	r.node.peers.Close()
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		r.server.GracefulStop()
+	}()
+	select {
+	case <-drained:
+	case <-time.After(drainTimeout): // peers' streams never end by themselves
+		r.server.Stop()
+		<-drained
+	}
+	r.wg.Wait()
+}
+
+// handOver moves the leadership of every zone that this node leads to the member that has
+// most of the log, and waits a moment for it.
+func (n *Node) handOver() {
+	deadline := time.After(handOverTimeout)
+	for _, id := range n.zones() {
+		n.handOverZone(id, deadline)
+	}
+}
+
+func (n *Node) handOverZone(id nexusraft.ZoneID, deadline <-chan time.Time) {
+	poll := time.NewTicker(n.config.TickInterval)
+	defer poll.Stop()
+	for {
+		moved := make(chan bool, 1)
+		n.worker.inbox.putEvent(func() {
+			h := n.worker.zones[id]
+			moved <- h == nil || !h.handOver()
+		})
+		select {
+		case done := <-moved:
+			if done {
+				return
+			}
+		case <-deadline:
+			n.logger.Warn("stopping without another leader", "zone", id)
+			return
+		}
+		select {
+		case <-poll.C:
+		case <-deadline:
+			n.logger.Warn("stopping without another leader", "zone", id)
+			return
+		}
+	}
+}
+
+// handOver asks the best member to lead. It reports whether this replica still leads and
+// there is somebody to hand over to.
+func (h *hosted) handOver() bool {
+	if _, self := h.replica.Leader(); !self {
+		return false
+	}
+	var best nexusraft.ReplicaStatus
+	for _, s := range h.replica.Status().Replicas {
+		if s.Role == nexusraft.RoleMember && s.Replica != h.self && s.Active && s.Match >= best.Match {
+			best = s
+		}
+	}
+	if best.Replica == 0 {
+		return false
+	}
+	if err := h.replica.TransferLeader(best.Replica); err != nil {
+		h.logger.Warn("leadership not handed over", "peer", best.Node, "err", err)
+		return false
+	}
+	return true
+}

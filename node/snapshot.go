@@ -1,0 +1,296 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/storage"
+	"github.com/nexi-lab/nexus-raft/transport"
+)
+
+// A snapshot's state travels as pairs: length and bytes of the key, length and bytes of
+// the value, lengths as uvarints, in key order.
+
+const (
+	snapshotChunkBytes = transport.MaxChunkBytes
+	stagingBatchBytes  = 4 << 20
+	maxPairPartBytes   = 64 << 20 // a key or a value in a snapshot
+)
+
+// errSnapshotIgnored: raft had no use for the snapshot; it is older than what is here.
+var errSnapshotIgnored = errors.New("raft ignored the snapshot: this replica has as much")
+
+// sendSnapshot starts a job that sends the zone's state as it is now, which is as new as
+// what raft asked for or newer. Index, term, configuration, records and data come from
+// one moment: the worker is between two writes.
+func (h *hosted) sendSnapshot(m *raftpb.Message) {
+	to := nexusraft.ReplicaID(m.GetTo())
+	node, ok := h.nodeOf(to)
+	if rec, known := h.replica.Membership().Replica(to); known && rec.Role == nexusraft.RoleWitness {
+		h.sendMessage(m) // metadata is all that a witness gets
+		return
+	}
+	if !ok || h.sending[to] != 0 || !h.w.node.sending.tryStart() {
+		h.replica.ReportSnapshot(to, false)
+		return
+	}
+	header, err := h.snapshotHeader(m)
+	if err != nil {
+		h.w.node.sending.end()
+		h.replica.ReportSnapshot(to, false)
+		h.logger.Error("snapshot not sent", "peer", node, "err", err)
+		return
+	}
+	snap, state := h.w.node.store.NewSnapshot(), h.state
+	h.sending[to] = header.Index
+	h.logger.Info("sending snapshot", "peer", node, "index", header.Index, "term", header.Term)
+	go h.w.node.runSnapshot(h, node, header, snap, state)
+}
+
+// snapshotHeader describes the state as of the applied index.
+func (h *hosted) snapshotHeader(m *raftpb.Message) (transport.SnapshotHeader, error) {
+	s, err := h.log.Snapshot()
+	if err != nil {
+		return transport.SnapshotHeader{}, err
+	}
+	m = proto.CloneOf(m)
+	m.Snapshot = s
+	data, err := proto.Marshal(m)
+	if err != nil {
+		return transport.SnapshotHeader{}, fmt.Errorf("encode: %w", err)
+	}
+	meta := s.GetMetadata()
+	return transport.SnapshotHeader{
+		Zone: h.id, From: h.self, To: nexusraft.ReplicaID(m.GetTo()),
+		Index: nexusraft.Index(meta.GetIndex()), Term: nexusraft.Term(meta.GetTerm()), Message: data,
+	}, nil
+}
+
+// runSnapshot is the job. It tells raft how it ended, whatever happened.
+func (n *Node) runSnapshot(h *hosted, to nexusraft.NodeID, header transport.SnapshotHeader, snap *storage.Snapshot, state *storage.Tree) {
+	defer n.sending.end()
+	err := n.peers.SendSnapshot(n.sending.context, to, header, encodeState(snap.Reader(state)))
+	snap.Close()
+	if err != nil {
+		n.logger.Warn("snapshot failed", "zone", header.Zone, "peer", to, "index", header.Index, "err", err)
+	} else {
+		n.logger.Info("snapshot arrived", "zone", header.Zone, "peer", to, "index", header.Index)
+	}
+	n.worker.inbox.putEvent(func() {
+		delete(h.sending, header.To)
+		h.replica.ReportSnapshot(header.To, err == nil)
+	})
+}
+
+// encodeState yields the whole tree in chunks.
+func encodeState(r nexusraft.Reader) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		var chunk []byte
+		for p, err := range r.Scan(nil, nil) {
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			for _, part := range [][]byte{p.Key, p.Value} {
+				chunk = binary.AppendUvarint(chunk, uint64(len(part)))
+				chunk = append(chunk, part...)
+			}
+			for len(chunk) >= snapshotChunkBytes {
+				if !yield(bytes.Clone(chunk[:snapshotChunkBytes]), nil) {
+					return
+				}
+				chunk = append(chunk[:0], chunk[snapshotChunkBytes:]...)
+			}
+		}
+		if len(chunk) > 0 {
+			yield(chunk, nil)
+		}
+	}
+}
+
+// stateDecoder puts chunks back together into pairs.
+type stateDecoder struct {
+	rest []byte
+}
+
+// next returns the next pair, or ok false if more bytes are needed. The slices are valid
+// until the next call of add.
+func (d *stateDecoder) next() (p nexusraft.Pair, ok bool, err error) {
+	key, n, err := part(d.rest)
+	if n == 0 || err != nil {
+		return p, false, err
+	}
+	value, m, err := part(d.rest[n:])
+	if m == 0 || err != nil {
+		return p, false, err
+	}
+	d.rest = d.rest[n+m:]
+	return nexusraft.Pair{Key: key, Value: value}, true, nil
+}
+
+func (d *stateDecoder) add(chunk []byte) { d.rest = append(d.rest[:len(d.rest):len(d.rest)], chunk...) }
+
+// part returns one length-prefixed part and how many bytes it takes; 0 if it is cut off.
+func part(b []byte) (data []byte, n int, err error) {
+	size, n := binary.Uvarint(b)
+	switch {
+	case n < 0 || size > maxPairPartBytes:
+		return nil, 0, fmt.Errorf("%w: snapshot has a key or value over %d bytes", nexusraft.ErrCorrupt, maxPairPartBytes)
+	case n == 0 || uint64(len(b)-n) < size:
+		return nil, 0, nil
+	}
+	return b[n : n+int(size)], n + int(size), nil
+}
+
+// staged is the state of a snapshot in a tree of its own, until raft takes it up.
+type staged struct {
+	index nexusraft.Index
+	term  nexusraft.Term
+	tree  *storage.Tree
+	done  chan error // has room for the one answer
+}
+
+func (s *staged) end(err error) { s.done <- err }
+
+// InstallSnapshot implements transport.MemberHandler: it fills a staging tree, and only
+// when all of it is there, verified and synced, raft hears of the snapshot.
+func (n *Node) InstallSnapshot(ctx context.Context, from nexusraft.NodeID, h transport.SnapshotHeader, chunks iter.Seq2[[]byte, error]) error {
+	message := &raftpb.Message{}
+	if err := proto.Unmarshal(h.Message, message); err != nil {
+		return fmt.Errorf("%w: the snapshot's message can't be read: %w", nexusraft.ErrCorrupt, err)
+	}
+	meta := message.GetSnapshot().GetMetadata()
+	if message.GetType() != raftpb.MsgSnap || meta.GetIndex() != uint64(h.Index) || meta.GetTerm() != uint64(h.Term) ||
+		message.GetTo() != uint64(h.To) || message.GetFrom() != uint64(h.From) {
+		return fmt.Errorf("%w: the snapshot's message is not of the snapshot", nexusraft.ErrCorrupt)
+	}
+	if _, err := n.view(h.Zone); err != nil {
+		return err
+	}
+	if !n.receiving.tryStart() {
+		return fmt.Errorf("%w: too many snapshots come in at once", nexusraft.ErrOverloaded)
+	}
+	defer n.receiving.end()
+	tree, err := n.fillStaging(h.Zone, chunks)
+	if err != nil {
+		return err
+	}
+	s := &staged{index: h.Index, term: h.Term, tree: tree, done: make(chan error, 1)}
+	err = n.offerSnapshot(ctx, from, h.Zone, message, s)
+	if err != nil {
+		err = errors.Join(err, n.dropStaging(tree))
+	}
+	return err
+}
+
+// fillStaging writes the pairs into a new tree, in ordinary batches, the last one synced.
+func (n *Node) fillStaging(z nexusraft.ZoneID, chunks iter.Seq2[[]byte, error]) (_ *storage.Tree, err error) {
+	tree, err := n.store.Tree(newStateTreeName(z))
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.dropStaging(tree))
+		}
+	}()
+	b := n.store.NewBatch()
+	defer b.Close()
+	var d stateDecoder
+	for chunk, err := range chunks {
+		if err != nil {
+			return nil, err
+		}
+		d.add(chunk)
+		if err := stagePairs(b, tree, &d); err != nil {
+			return nil, err
+		}
+		if b.Len() > stagingBatchBytes {
+			if err := b.Commit(false); err != nil {
+				return nil, err
+			}
+			b.Reset()
+		}
+	}
+	if len(d.rest) > 0 {
+		return nil, fmt.Errorf("%w: the snapshot ends inside a pair", nexusraft.ErrCorrupt)
+	}
+	return tree, b.Commit(true) // the log is written in order: this syncs the batches before, too
+}
+
+func stagePairs(b *storage.Batch, tree *storage.Tree, d *stateDecoder) error {
+	for {
+		p, ok, err := d.next()
+		if err != nil || !ok {
+			return err
+		}
+		if err := b.Set(tree, p.Key, p.Value); err != nil {
+			return err
+		}
+	}
+}
+
+// offerSnapshot has raft decide, and waits for the switch.
+func (n *Node) offerSnapshot(ctx context.Context, from nexusraft.NodeID, z nexusraft.ZoneID, message *raftpb.Message, s *staged) error {
+	if n.worker.inbox.putMessages([]inbound{{zone: z, from: from, message: message, staged: s}}) == 0 {
+		return nexusraft.ErrOverloaded
+	}
+	// The worker always answers, so the staging tree is never dropped under its hands.
+	select {
+	case err := <-s.done:
+		return err
+	case <-ctx.Done():
+		return <-s.done
+	}
+}
+
+// dropStaging removes a staging tree that nothing refers to.
+func (n *Node) dropStaging(tree *storage.Tree) error {
+	if err := n.store.DropTree(tree.Name()); err != nil {
+		return fmt.Errorf("drop staging tree: %w", err)
+	}
+	return nil
+}
+
+// stageSnapshot stages the switch to the staged state: one small synced write (I2).
+func (h *hosted) stageSnapshot(b *storage.Batch, s *raftpb.Snapshot, hs *raftpb.HardState) error {
+	meta := s.GetMetadata()
+	if h.staged == nil || uint64(h.staged.index) != meta.GetIndex() || uint64(h.staged.term) != meta.GetTerm() {
+		return fmt.Errorf("%w: raft installs a snapshot at %d whose state is not here", nexusraft.ErrCorrupt, meta.GetIndex())
+	}
+	members := h.replica.Membership()
+	err := h.log.InstallSnapshot(b, h.staged.index, h.staged.term, meta.GetConfState(), members, h.staged.tree.Name(), hs)
+	if err != nil {
+		return err
+	}
+	return b.DropTree(h.state)
+}
+
+// switched ends the switch, after the write and before any reader may look again.
+func (h *hosted) switched() {
+	if h.round.work.Snapshot == nil {
+		return
+	}
+	h.state = h.staged.tree
+	h.overlay = storage.NewOverlay(h.state)
+	h.w.node.publishLocked(h.id, h.published())
+	h.logger.Info("snapshot installed", "index", h.staged.index, "term", h.staged.term)
+	h.staged.end(nil)
+	h.staged = nil
+}
+
+// dropIgnored ends a staged snapshot that raft had no use for.
+func (h *hosted) dropIgnored() {
+	if h.staged != nil {
+		h.staged.end(errSnapshotIgnored)
+		h.staged = nil
+	}
+}
