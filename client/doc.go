@@ -1,0 +1,11 @@
+// Package client is the remote client of a cluster: it reads and writes the keys of one
+// zone through etcd's v3 KV service, on whichever of its endpoints answers.
+//
+// It retries where that is safe. A read is tried on one endpoint after the other until its
+// context ends. A write is tried again only when it certainly did not happen: no endpoint
+// could be reached, or the one that was reached said that it appended nothing. Otherwise
+// the error is nexusraft.ErrUncertain: the write may have happened, or may still happen.
+//
+// Connections are made when they are first needed. Until TLS is there they are not
+// encrypted.
+package client

@@ -1,0 +1,66 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	nexusraftv1 "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/wire"
+)
+
+// Checksum digests one node's copy of a zone's state. Two nodes that report the same
+// Applied report the same Checksum, or one of them is wrong.
+type Checksum struct {
+	Applied  nexusraft.Index    // the last index whose effects are included
+	Revision nexusraft.Revision // the zone's revision; 0 if its state machine has none
+	Sum      []byte             // the digest
+	Pairs    uint64             // key-value pairs digested
+	Bytes    uint64             // bytes of their keys and values
+}
+
+// Status returns what the node at endpoint (host:port, any node's, a witness's too) says
+// of itself. It asks once, within the client's timeouts.
+func (c *Client) Status(ctx context.Context, endpoint string) (nexusraft.NodeStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.opts.AttemptTimeout)
+	defer cancel()
+	e, err := c.connected(ctx, endpoint)
+	if err != nil {
+		return nexusraft.NodeStatus{}, err
+	}
+	resp, err := nexusraftv1.NewClusterClient(e.conn).Status(ctx, &nexusraftv1.StatusRequest{})
+	if err != nil {
+		return nexusraft.NodeStatus{}, fmt.Errorf("client: status of %s: %w", endpoint, err)
+	}
+	return wire.NodeStatusFromProto(resp.GetStatus()), nil
+}
+
+// Checksum digests the copy of a zone's state that the node at endpoint holds. It asks
+// once and waits for the digest until ctx ends: a large state takes long.
+func (c *Client) Checksum(ctx context.Context, endpoint string, zone nexusraft.ZoneID) (Checksum, error) {
+	e, err := c.connected(ctx, endpoint)
+	if err != nil {
+		return Checksum{}, err
+	}
+	resp, err := nexusraftv1.NewZonesClient(e.conn).Checksum(ctx, &nexusraftv1.ChecksumRequest{Zone: uint64(zone)})
+	if err == nil {
+		err = wire.ErrorFromProto(resp.GetError())
+	}
+	if err == nil && resp.GetChecksum() == nil {
+		err = errors.New("the answer is empty")
+	}
+	if err != nil {
+		return Checksum{}, fmt.Errorf("client: checksum of zone %v at %s: %w", zone, endpoint, err)
+	}
+	return Checksum(wire.ChecksumFromProto(resp.GetChecksum())), nil
+}
+
+// connected returns the endpoint at address once it is connected.
+func (c *Client) connected(ctx context.Context, address string) (*endpoint, error) {
+	e, err := c.node(address)
+	if err != nil {
+		return nil, err
+	}
+	return e, e.ready(ctx, c.opts.DialTimeout)
+}

@@ -1,0 +1,63 @@
+package client
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// Defaults of Options.
+const (
+	DefaultDialTimeout    = 500 * time.Millisecond
+	DefaultAttemptTimeout = 5 * time.Second
+)
+
+// Options says how to reach a cluster. Only Endpoints has no default.
+type Options struct {
+	// Endpoints are addresses of nodes, host:port, in the order in which they are tried
+	// at first; later the one that answered last comes first.
+	Endpoints []string
+
+	// Zone is where the keys are; 0 means the root zone.
+	Zone nexusraft.ZoneID
+
+	// DialTimeout bounds the wait for a connection to one endpoint before the next one is
+	// tried; 0 means DefaultDialTimeout.
+	DialTimeout time.Duration
+
+	// AttemptTimeout bounds the wait for one endpoint's answer to a request that was
+	// sent. A read then goes to the next endpoint, a write ends with
+	// nexusraft.ErrUncertain. 0 means DefaultAttemptTimeout.
+	AttemptTimeout time.Duration
+}
+
+// withDefaults returns a completed copy, or everything that is wrong with o.
+func (o Options) withDefaults() (Options, error) {
+	o.Endpoints = slices.Clone(o.Endpoints)
+	if o.Zone == 0 {
+		o.Zone = nexusraft.RootZone
+	}
+	if o.DialTimeout == 0 {
+		o.DialTimeout = DefaultDialTimeout
+	}
+	if o.AttemptTimeout == 0 {
+		o.AttemptTimeout = DefaultAttemptTimeout
+	}
+	var errs []error
+	if len(o.Endpoints) == 0 {
+		errs = append(errs, errors.New("no endpoint: name at least one node as host:port"))
+	}
+	for _, e := range o.Endpoints {
+		if _, _, err := net.SplitHostPort(e); err != nil {
+			errs = append(errs, fmt.Errorf("endpoint %q is not host:port: %w", e, err))
+		}
+	}
+	if o.DialTimeout < 0 || o.AttemptTimeout < 0 {
+		errs = append(errs, errors.New("a timeout is negative"))
+	}
+	return o, errors.Join(errs...)
+}

@@ -1,0 +1,182 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	nexusraftv1 "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/wire"
+)
+
+// The wait after every endpoint has failed once, and after an overloaded one: doubled each
+// time, and jittered so that many clients do not come back in step.
+const (
+	minBackoff = 10 * time.Millisecond
+	maxBackoff = 500 * time.Millisecond
+)
+
+// zoneHeader names the zone that a request is for.
+const zoneHeader = "nexus-zone"
+
+// A verdict says what to do after a failed attempt.
+type verdict int
+
+const (
+	final   verdict = iota // return the error
+	again                  // nothing happened: try until the context ends
+	another                // nothing happened, and this endpoint will not do: final once each has said so
+)
+
+// callFunc makes one call; its error is gRPC's.
+type callFunc func(context.Context, *grpc.ClientConn) error
+
+func (c *Client) read(ctx context.Context, call callFunc) error  { return c.try(ctx, false, call) }
+func (c *Client) write(ctx context.Context, call callFunc) error { return c.try(ctx, true, call) }
+
+// try makes attempts until one succeeds, one fails for good, or ctx ends.
+func (c *Client) try(ctx context.Context, write bool, call callFunc) error {
+	ctx = metadata.AppendToOutgoingContext(ctx, zoneHeader, c.opts.Zone.String())
+	endpoints := c.opts.Endpoints
+	next, unfit, delay := c.firstIndex(), 0, minBackoff
+	var last error
+	for failures := 1; ; failures++ {
+		if ctx.Err() != nil {
+			return gaveUp(ctx, last)
+		}
+		e, err := c.node(endpoints[next])
+		if err != nil {
+			return err
+		}
+		v, err := c.attempt(ctx, e, write, call)
+		if err == nil {
+			c.prefer(e.address)
+			return nil
+		}
+		if v == another {
+			unfit++
+		}
+		if v == final || unfit >= len(endpoints) {
+			return err
+		}
+		last, next = err, c.nextIndex(next, err)
+		if failures%len(endpoints) == 0 || errors.Is(err, nexusraft.ErrOverloaded) {
+			pause(ctx, delay)
+			delay = min(2*delay, maxBackoff)
+		}
+	}
+}
+
+// attempt makes one attempt on one endpoint.
+func (c *Client) attempt(ctx context.Context, e *endpoint, write bool, call callFunc) (verdict, error) {
+	if err := e.ready(ctx, c.opts.DialTimeout); err != nil {
+		return again, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.opts.AttemptTimeout)
+	defer cancel()
+	ctx, sent := trackSent(ctx)
+	err := call(ctx, e.conn)
+	if err == nil {
+		return final, nil
+	}
+	v, err := judge(err, write, sent())
+	return v, fmt.Errorf("client: %s: %w", e.address, err)
+}
+
+// judge turns the error of a call into what it means for the caller. Sent says whether
+// anything of the call was handed to a connection.
+//
+// For a write, every error that is not known to mean "nothing was written" becomes
+// nexusraft.ErrUncertain.
+func judge(err error, write, sent bool) (verdict, error) {
+	st := status.Convert(err)
+	if answer := nodeError(st); answer != nil {
+		return judgeAnswer(answer, write)
+	}
+	broken := st.Code() == codes.Unavailable || st.Code() == codes.DeadlineExceeded || st.Code() == codes.Canceled
+	switch {
+	case st.Code() == codes.Unimplemented: // as a witness answers
+		return another, err
+	case slices.Contains(refusals, st.Code()):
+		return final, err
+	case write && sent:
+		return final, fmt.Errorf("%w: %w", nexusraft.ErrUncertain, err)
+	case broken:
+		return again, err
+	case !write && st.Code() == codes.ResourceExhausted: // the answer is over a message limit of gRPC's, at either end
+		return final, fmt.Errorf("%w: %w", nexusraft.ErrTooLarge, err)
+	}
+	return final, err
+}
+
+// refusals are the codes with which a server says that it did not do what it was asked.
+var refusals = []codes.Code{
+	codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.PermissionDenied,
+	codes.FailedPrecondition, codes.OutOfRange, codes.Unauthenticated,
+}
+
+// judgeAnswer does the same for an error that a node gave as its answer.
+func judgeAnswer(err error, write bool) (verdict, error) {
+	is := func(target error) bool { return errors.Is(err, target) }
+	switch {
+	case is(nexusraft.ErrUncertain) && write:
+		return final, err
+	case is(nexusraft.ErrCorrupt) && write: // that node cannot tell; others may have applied it
+		return final, fmt.Errorf("%w: %w", nexusraft.ErrUncertain, err)
+	case is(nexusraft.ErrZoneNotFound), is(nexusraft.ErrNotFounded):
+		return another, err
+	case is(nexusraft.ErrNotLeader), is(nexusraft.ErrOverloaded), is(nexusraft.ErrClosed),
+		is(nexusraft.ErrNoQuorum), is(nexusraft.ErrUncertain):
+		return again, err
+	}
+	return final, err
+}
+
+// nodeError returns the error that a node put into its answer, nil if it put none.
+func nodeError(st *status.Status) error {
+	for _, d := range st.Details() {
+		if m, ok := d.(*nexusraftv1.Error); ok {
+			return wire.ErrorFromProto(m)
+		}
+	}
+	return nil
+}
+
+// nextIndex returns the endpoint to try after the one at i failed with err: the leader
+// that err names, if it is among them, otherwise the next in turn.
+func (c *Client) nextIndex(i int, err error) int {
+	if nl, ok := errors.AsType[*nexusraft.NotLeaderError](err); ok {
+		if leader := slices.Index(c.opts.Endpoints, nl.Address); leader >= 0 && leader != i {
+			return leader
+		}
+	}
+	return (i + 1) % len(c.opts.Endpoints)
+}
+
+// gaveUp says why a call was not tried again, and what the last attempt came to. Nothing
+// was written.
+func gaveUp(ctx context.Context, last error) error {
+	if last == nil {
+		return fmt.Errorf("client: %w", ctx.Err())
+	}
+	return fmt.Errorf("client: gave up: %w; the last attempt: %w", ctx.Err(), last)
+}
+
+// pause waits between half of d and d, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d/2 + rand.N(d/2))
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,46 @@
+package kv
+
+import (
+	"errors"
+	"fmt"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// What a request can be refused for; nothing was written. Compare with errors.Is. A
+// request over a limit is refused with an error that is nexusraft.ErrTooLarge.
+var (
+	// ErrEmptyKey: the request names no key.
+	ErrEmptyKey = errors.New("kv: key is not provided")
+
+	// ErrKeyNotFound: ignore_value or ignore_lease asks for what the key has, and there is no such key.
+	ErrKeyNotFound = errors.New("kv: key not found")
+
+	// ErrValueProvided: ignore_value together with a value.
+	ErrValueProvided = errors.New("kv: value is provided together with ignore_value")
+
+	// ErrLeaseProvided: ignore_lease together with a lease.
+	ErrLeaseProvided = errors.New("kv: lease is provided together with ignore_lease")
+
+	// ErrLeaseNotFound: the request names a lease. Leases are not offered yet, so there is none.
+	ErrLeaseNotFound = errors.New("kv: requested lease not found")
+
+	// ErrInvalidSort: an unknown sort order or sort target.
+	ErrInvalidSort = errors.New("kv: invalid sort option")
+
+	// ErrCompacted: the revision asked for is older than the newest, and only that is kept.
+	ErrCompacted = errors.New("kv: required revision has been compacted")
+
+	// ErrFutureRevision: the revision asked for is newer than the newest there is.
+	ErrFutureRevision = errors.New("kv: required revision is a future revision")
+
+	// ErrBadCommand: the proposed bytes are not a command of this state machine.
+	ErrBadCommand = errors.New("kv: not a command of this state machine")
+
+	// ErrResponseTooLarge: the answer would be over MaxRangeBytes, or over
+	// MaxPrevKVBytes for a delete that asks for the previous pairs. Ask for less.
+	ErrResponseTooLarge = fmt.Errorf("kv: response over its limit, ask for less (limit, keys_only, a smaller range): %w", nexusraft.ErrTooLarge)
+
+	// ErrRequestTooLarge: a put's key is over MaxKeyBytes, or a request is over MaxRequestBytes.
+	ErrRequestTooLarge = fmt.Errorf("kv: key over %d bytes or request over %d bytes: %w", MaxKeyBytes, MaxRequestBytes, nexusraft.ErrTooLarge)
+)

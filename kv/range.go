@@ -1,0 +1,192 @@
+package kv
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// pairOverhead is at least what a pair costs in a response besides key and value, in bytes.
+const pairOverhead = 48
+
+// CheckRange returns the refusal of req that can be told without looking at the state:
+// ErrEmptyKey, ErrInvalidSort, or nil.
+func CheckRange(req *etcdserverpb.RangeRequest) error {
+	_, order := etcdserverpb.RangeRequest_SortOrder_name[int32(req.SortOrder)]
+	_, target := etcdserverpb.RangeRequest_SortTarget_name[int32(req.SortTarget)]
+	switch {
+	case len(req.Key) == 0:
+		return ErrEmptyKey
+	case !order || !target:
+		return ErrInvalidSort
+	}
+	return nil
+}
+
+// Range answers req from the state that r reads; the header has the revision only. The
+// field serializable is the caller's business: it decides which state to read.
+//
+// Count is the number of keys in the range whatever the limit and the filters are, so a
+// Range with a limit still walks over the whole range. The response shares nothing with r.
+// Besides the refusals it returns ErrResponseTooLarge over MaxRangeBytes, errors of r, and
+// nexusraft.ErrCorrupt, with the key.
+func Range(r nexusraft.Reader, req *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {
+	if err := CheckRange(req); err != nil {
+		return nil, err
+	}
+	rev, err := revision(r)
+	if err != nil {
+		return nil, err
+	}
+	if req.Revision > rev {
+		return nil, ErrFutureRevision
+	}
+	if req.Revision > 0 && req.Revision < rev {
+		return nil, ErrCompacted
+	}
+	g := gatherer{req: req, keep: keepAtMost(req)}
+	descending := req.SortTarget == etcdserverpb.RangeRequest_KEY && req.SortOrder == etcdserverpb.RangeRequest_DESCEND
+	if err := scan(r, req.Key, req.RangeEnd, descending, g.add); err != nil {
+		return nil, err
+	}
+	resp := &etcdserverpb.RangeResponse{
+		Header: &etcdserverpb.ResponseHeader{Revision: rev},
+		Kvs:    g.kvs,
+		Count:  g.count,
+	}
+	finish(resp, req)
+	return resp, nil
+}
+
+// scan calls fn for each pair of the range, in ascending or descending order of keys,
+// until it returns an error. Both of fn's arguments are borrowed until it returns.
+func scan(r nexusraft.Reader, key, end []byte, descending bool, fn func(key []byte, rec record) error) error {
+	if len(end) == 0 {
+		rec, ok, err := get(r, key)
+		if err != nil || !ok {
+			return err
+		}
+		return fn(key, rec)
+	}
+	from, to := bounds(key, end)
+	if bytes.Compare(from, to) >= 0 {
+		return nil
+	}
+	pairs := r.Scan
+	if descending {
+		pairs = r.ScanReverse
+	}
+	for p, err := range pairs(from, to) {
+		if err != nil {
+			return err
+		}
+		if len(p.Key) == 0 {
+			return fmt.Errorf("kv: empty key in the state tree: %w", nexusraft.ErrCorrupt)
+		}
+		rec, err := decodeRecord(p.Key[1:], p.Value)
+		if err != nil {
+			return err
+		}
+		if err := fn(p.Key[1:], rec); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepAtMost returns how many pairs a Range has to keep while it scans: one more than the
+// limit, which becomes the field more, and all of them if they are sorted by something
+// else than the key before the limit cuts.
+//
+// As in etcd, a target other than the key with order NONE and no filter is cut by key
+// first and sorted afterwards.
+func keepAtMost(req *etcdserverpb.RangeRequest) int64 {
+	filtered := req.MinModRevision != 0 || req.MaxModRevision != 0 || req.MinCreateRevision != 0 || req.MaxCreateRevision != 0
+	sortFirst := req.SortTarget != etcdserverpb.RangeRequest_KEY &&
+		(req.SortOrder != etcdserverpb.RangeRequest_NONE || filtered)
+	switch {
+	case req.CountOnly:
+		return 0
+	case req.Limit <= 0 || req.Limit == math.MaxInt64 || sortFirst:
+		return math.MaxInt64
+	}
+	return req.Limit + 1
+}
+
+// gatherer counts the pairs of a range and keeps those that the request asks for.
+type gatherer struct {
+	req   *etcdserverpb.RangeRequest
+	keep  int64
+	kvs   []*mvccpb.KeyValue
+	size  int // of kvs, in bytes, about
+	count int64
+}
+
+func (g *gatherer) add(key []byte, rec record) error {
+	g.count++
+	if int64(len(g.kvs)) >= g.keep || !selected(g.req, rec) {
+		return nil
+	}
+	if g.req.KeysOnly && g.req.SortTarget != etcdserverpb.RangeRequest_VALUE {
+		rec.value = nil
+	}
+	if g.size += len(key) + len(rec.value) + pairOverhead; g.size > MaxRangeBytes {
+		return ErrResponseTooLarge
+	}
+	g.kvs = append(g.kvs, rec.keyValue(bytes.Clone(key)))
+	return nil
+}
+
+// selected applies the revision filters; 0 means no filter.
+func selected(req *etcdserverpb.RangeRequest, rec record) bool {
+	within := func(v, lowest, highest int64) bool {
+		return (lowest == 0 || v >= lowest) && (highest == 0 || v <= highest)
+	}
+	return within(rec.mod, req.MinModRevision, req.MaxModRevision) &&
+		within(rec.create, req.MinCreateRevision, req.MaxCreateRevision)
+}
+
+// finish sorts what was gathered, cuts it at the limit and strips the values of a
+// keys-only request.
+func finish(resp *etcdserverpb.RangeResponse, req *etcdserverpb.RangeRequest) {
+	if compare := comparison(req); compare != nil {
+		slices.SortStableFunc(resp.Kvs, compare)
+	}
+	if req.Limit > 0 && int64(len(resp.Kvs)) > req.Limit {
+		resp.Kvs, resp.More = resp.Kvs[:req.Limit], true
+	}
+	if req.KeysOnly {
+		for _, kv := range resp.Kvs {
+			kv.Value = nil
+		}
+	}
+}
+
+// comparison returns the order that a request asks for, nil for that of the keys, in
+// which the pairs were gathered. Equal pairs stay in ascending order of their keys.
+func comparison(req *etcdserverpb.RangeRequest) func(a, b *mvccpb.KeyValue) int {
+	var compare func(a, b *mvccpb.KeyValue) int
+	switch req.SortTarget {
+	case etcdserverpb.RangeRequest_VERSION:
+		compare = func(a, b *mvccpb.KeyValue) int { return cmp.Compare(a.Version, b.Version) }
+	case etcdserverpb.RangeRequest_CREATE:
+		compare = func(a, b *mvccpb.KeyValue) int { return cmp.Compare(a.CreateRevision, b.CreateRevision) }
+	case etcdserverpb.RangeRequest_MOD:
+		compare = func(a, b *mvccpb.KeyValue) int { return cmp.Compare(a.ModRevision, b.ModRevision) }
+	case etcdserverpb.RangeRequest_VALUE:
+		compare = func(a, b *mvccpb.KeyValue) int { return bytes.Compare(a.Value, b.Value) }
+	default:
+		return nil
+	}
+	if req.SortOrder != etcdserverpb.RangeRequest_DESCEND {
+		return compare
+	}
+	return func(a, b *mvccpb.KeyValue) int { return compare(b, a) }
+}

@@ -1,0 +1,160 @@
+package kv
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+func keysOf(resp *etcdserverpb.RangeResponse) string {
+	var keys []string
+	for _, kv := range resp.Kvs {
+		keys = append(keys, string(kv.Key))
+	}
+	return strings.Join(keys, " ")
+}
+
+func TestRangeRequestsThatAreRefused(t *testing.T) {
+	tx := newTx()
+	mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("a")}) // revision 2
+	tests := []struct {
+		req  *etcdserverpb.RangeRequest
+		want error
+	}{
+		{&etcdserverpb.RangeRequest{RangeEnd: []byte("z")}, ErrEmptyKey},
+		{&etcdserverpb.RangeRequest{Key: []byte("a"), SortOrder: 3}, ErrInvalidSort},
+		{&etcdserverpb.RangeRequest{Key: []byte("a"), SortTarget: 5}, ErrInvalidSort},
+		{&etcdserverpb.RangeRequest{Key: []byte("a"), Revision: 1}, ErrCompacted},
+		{&etcdserverpb.RangeRequest{Key: []byte("a"), Revision: 3}, ErrFutureRevision},
+	}
+	for _, test := range tests {
+		if _, got := Range(tx, test.req); !errors.Is(got, test.want) {
+			t.Errorf("%v: got %v, want %v", test.req, got, test.want)
+		}
+	}
+	mustRange(t, tx, &etcdserverpb.RangeRequest{Key: []byte("a"), Revision: 2})
+}
+
+func TestRangeForms(t *testing.T) {
+	tx := newTx()
+	for _, k := range []string{"b", "a", "ab", "a\xff", "\x00", "c"} {
+		mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte(k)})
+	}
+	tests := []struct{ key, end, want string }{
+		{"a", "", "a"},
+		{"x", "", ""},
+		{"a", "b", "a ab a\xff"},       // prefix a
+		{"a\xff", "b", "a\xff"},        // prefix a 0xff
+		{"ab", "\x00", "ab a\xff b c"}, // from a key on
+		{"\x00", "\x00", "\x00 a ab a\xff b c"},
+		{"b", "a", ""},
+		{"a", "a", ""},
+		{"a", "a\x00", "a"},
+	}
+	for _, test := range tests {
+		req := &etcdserverpb.RangeRequest{Key: []byte(test.key), RangeEnd: []byte(test.end)}
+		if got := keysOf(mustRange(t, tx, req)); got != test.want {
+			t.Errorf("[%q, %q): got %q, want %q", test.key, test.end, got, test.want)
+		}
+	}
+}
+
+func TestLimitMoreAndCount(t *testing.T) {
+	tx := newTx()
+	for _, k := range []string{"a", "b", "c"} {
+		mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte(k), Value: []byte("v")})
+	}
+	type outcome struct {
+		Keys  string
+		More  bool
+		Count int64
+	}
+	tests := []struct {
+		limit int64
+		order etcdserverpb.RangeRequest_SortOrder
+		want  outcome
+	}{
+		{0, etcdserverpb.RangeRequest_NONE, outcome{"a b c", false, 3}},
+		{2, etcdserverpb.RangeRequest_NONE, outcome{"a b", true, 3}},
+		{3, etcdserverpb.RangeRequest_NONE, outcome{"a b c", false, 3}},
+		{math.MaxInt64, etcdserverpb.RangeRequest_NONE, outcome{"a b c", false, 3}},
+		{1, etcdserverpb.RangeRequest_DESCEND, outcome{"c", true, 3}},
+	}
+	for _, test := range tests {
+		req := &etcdserverpb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, Limit: test.limit, SortOrder: test.order}
+		resp := mustRange(t, tx, req)
+		got := outcome{keysOf(resp), resp.More, resp.Count}
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("limit %d %v (-want +got):\n%s", test.limit, test.order, diff)
+		}
+	}
+}
+
+// etcd takes the limit's worth of keys first when a target comes without an order, and
+// sorts what it took.
+func TestUnorderedTargetIsCutFirst(t *testing.T) {
+	tx := newTx()
+	for _, kv := range []string{"a3", "b2", "c9", "d1"} {
+		mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte(kv[:1]), Value: []byte(kv[1:])})
+	}
+	req := &etcdserverpb.RangeRequest{
+		Key: []byte{0}, RangeEnd: []byte{0}, Limit: 2, SortTarget: etcdserverpb.RangeRequest_VALUE,
+	}
+	resp := mustRange(t, tx, req)
+	if got, want := keysOf(resp), "b a"; got != want || !resp.More {
+		t.Errorf("without order: got %q, more %t, want %q and more", got, resp.More, want)
+	}
+	req.SortOrder = etcdserverpb.RangeRequest_ASCEND
+	if got, want := keysOf(mustRange(t, tx, req)), "d b"; got != want {
+		t.Errorf("ascending: got %q, want %q", got, want)
+	}
+}
+
+// endless is a state with n pairs of the same large value.
+type endless struct {
+	nexusraft.Reader
+	n     int
+	value []byte
+}
+
+func (e endless) Get(key []byte) ([]byte, bool, error) {
+	return nil, false, nil
+}
+
+func (e endless) Scan(_, _ []byte) iter.Seq2[nexusraft.Pair, error] {
+	return func(yield func(nexusraft.Pair, error) bool) {
+		for i := range e.n {
+			if !yield(nexusraft.Pair{Key: fmt.Appendf(nil, "k%06d", i), Value: e.value}, nil) {
+				return
+			}
+		}
+	}
+}
+
+func TestLargeAnswersAreRefused(t *testing.T) {
+	const valueBytes = 1 << 20
+	state := endless{n: 2 * MaxRangeBytes / valueBytes}
+	state.value = record{create: 2, mod: 2, version: 1, value: make([]byte, valueBytes)}.encode()
+	req := &etcdserverpb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}
+	_, err := Range(state, req)
+	if !errors.Is(err, ErrResponseTooLarge) || !errors.Is(err, nexusraft.ErrTooLarge) {
+		t.Errorf("whole range: got %v, want %v", err, ErrResponseTooLarge)
+	}
+	for _, smaller := range []*etcdserverpb.RangeRequest{
+		{Key: req.Key, RangeEnd: req.RangeEnd, Limit: 10},
+		{Key: req.Key, RangeEnd: req.RangeEnd, KeysOnly: true},
+		{Key: req.Key, RangeEnd: req.RangeEnd, CountOnly: true},
+	} {
+		if got, want := mustRange(t, state, smaller).Count, int64(state.n); got != want {
+			t.Errorf("%v: got count %d, want %d", smaller, got, want)
+		}
+	}
+}

@@ -1,0 +1,109 @@
+package kv
+
+import (
+	"bytes"
+	"iter"
+	"maps"
+	"slices"
+	"testing"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// memTx is a state tree in a map. What it lends is zeroed as soon as the contract
+// allows, so that code which keeps a borrowed slice fails. After failAfter calls each one
+// fails with failure, if that is set.
+type memTx struct {
+	m         map[string]string
+	lent      [][]byte
+	calls     int
+	failAfter int
+	failure   error
+}
+
+func newTx() *memTx { return &memTx{m: make(map[string]string)} }
+
+func (t *memTx) next() error {
+	for _, b := range t.lent {
+		clear(b)
+	}
+	t.lent = t.lent[:0]
+	t.calls++
+	if t.failure != nil && t.calls > t.failAfter {
+		return t.failure
+	}
+	return nil
+}
+
+func (t *memTx) lend(s string) []byte {
+	b := []byte(s)
+	t.lent = append(t.lent, b)
+	return b
+}
+
+func (t *memTx) Get(key []byte) ([]byte, bool, error) {
+	v, ok := t.m[string(key)]
+	if err := t.next(); err != nil || !ok {
+		return nil, false, err
+	}
+	return t.lend(v), true, nil
+}
+
+func (t *memTx) Scan(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
+	return t.walk(start, end, false)
+}
+
+func (t *memTx) ScanReverse(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
+	return t.walk(start, end, true)
+}
+
+func (t *memTx) walk(start, end []byte, reverse bool) iter.Seq2[nexusraft.Pair, error] {
+	keys := slices.Sorted(maps.Keys(t.m))
+	if reverse {
+		slices.Reverse(keys)
+	}
+	return func(yield func(nexusraft.Pair, error) bool) {
+		for _, k := range keys {
+			if k < string(start) || end != nil && k >= string(end) {
+				continue
+			}
+			if err := t.next(); err != nil {
+				yield(nexusraft.Pair{}, err)
+				return
+			}
+			if !yield(nexusraft.Pair{Key: t.lend(k), Value: t.lend(t.m[k])}, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (t *memTx) Set(key, value []byte) error {
+	k, v := string(key), string(value)
+	if err := t.next(); err != nil {
+		return err
+	}
+	t.m[k] = v
+	return nil
+}
+
+func (t *memTx) Delete(key []byte) error {
+	k := string(key)
+	if err := t.next(); err != nil {
+		return err
+	}
+	delete(t.m, k)
+	return nil
+}
+
+// apply runs a command as a node does: its data is void afterwards.
+func apply(t testing.TB, tx nexusraft.Tx, command []byte) []byte {
+	t.Helper()
+	data := bytes.Clone(command)
+	result, err := StateMachine{}.Apply(tx, nexusraft.Command{Data: data})
+	if err != nil {
+		t.Fatalf("Apply(%x): %v", command, err)
+	}
+	clear(data)
+	return result
+}
