@@ -13,7 +13,7 @@ import (
 // Defaults of Options.
 const (
 	DefaultDialTimeout    = 500 * time.Millisecond
-	DefaultAttemptTimeout = 5 * time.Second
+	DefaultAttemptTimeout = 2 * time.Second
 )
 
 // Options says how to reach a cluster. Only Endpoints has no default.

@@ -65,6 +65,9 @@ func (c *Client) try(ctx context.Context, write bool, call callFunc) error {
 		if v == another {
 			unfit++
 		}
+		if errors.Is(err, nexusraft.ErrUncertain) { // it may hang: the next call begins elsewhere
+			c.prefer(endpoints[c.nextIndex(next, err)])
+		}
 		if v == final || unfit >= len(endpoints) {
 			return err
 		}

@@ -15,9 +15,9 @@ import (
 // Propose runs a command on another node, which should lead the zone. It borrows command
 // until it returns.
 //
-// If the peer is not connected and doesn't become so within VoteTimeout (by then there may
-// be another leader), or ctx ends before, it returns ErrUnreachable: nothing was sent. From
-// then on every failure but the peer's own answer is ErrUncertain: the command may still
+// If the peer could not be reached at the last attempt, or doesn't connect within
+// VoteTimeout (by then there may be another leader), or ctx ends before, it returns
+// ErrUnreachable: nothing was sent. From then on every failure but the peer's own answer is ErrUncertain: the command may still
 // commit. The peer's answer matches the sentinel that it was there; see MemberHandler.
 func (p *Peers) Propose(ctx context.Context, to nexusraft.NodeID, zone nexusraft.ZoneID, request nexusraft.RequestID, command []byte) (nexusraft.Result, error) {
 	if err := checkCommand(command); err != nil {
@@ -29,7 +29,7 @@ func (p *Peers) Propose(ctx context.Context, to nexusraft.NodeID, zone nexusraft
 	}
 	waitCtx, cancel := context.WithTimeout(ctx, p.o.VoteTimeout)
 	defer cancel()
-	conn, err := x.await(waitCtx)
+	conn, err := x.awaitUp(waitCtx)
 	if err != nil {
 		return nexusraft.Result{}, err
 	}

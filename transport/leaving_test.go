@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -53,5 +54,25 @@ func TestCloseDoesNotWaitForADeadPeer(t *testing.T) {
 	p.Close()
 	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("Close took %v", took)
+	}
+}
+
+// A dead leader must not hold up the writes of its survivors: they learn at once that
+// nothing was sent.
+func TestProposeToADeadPeerFailsAtOnce(t *testing.T) {
+	addr, stop := serve(t, identityB, &fakeNode{})
+	stop() // nobody listens there any more
+	p := peersOf(t, identityA, PeersOptions{VoteTimeout: time.Hour})
+	p.SetAddress(nodeB, addr)
+	failing := func() bool {
+		x := p.peer(nodeB)
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		return x.failing
+	}
+	eventually(t, "an attempt to connect has failed", failing)
+	_, err := p.Propose(t.Context(), nodeB, nexusraft.RootZone, nexusraft.RequestID{}, []byte("x"))
+	if !errors.Is(err, ErrUnreachable) {
+		t.Errorf("propose: got %v, want ErrUnreachable", err)
 	}
 }

@@ -53,6 +53,7 @@ type peer struct {
 	hangUp    context.CancelCauseFunc // ends the attempt or stream that is under way; nil if none
 	conn      *grpc.ClientConn        // while an Exchange stream is open, otherwise nil
 	connected chan struct{}           // closed while conn is there
+	failing   bool                    // the last attempt to connect has failed
 }
 
 func newPeer(p *Peers, node nexusraft.NodeID, addr string) *peer {
@@ -103,6 +104,7 @@ func (x *peer) send() {
 	var reported string
 	for x.ctx.Err() == nil {
 		opened, err := x.session()
+		x.noteAttempt(opened)
 		if x.ctx.Err() != nil || errors.Is(err, errLeft) {
 			break
 		}
@@ -119,6 +121,13 @@ func (x *peer) send() {
 		x.pause(wait.next())
 	}
 	x.drop()
+}
+
+// noteAttempt remembers whether the peer can be reached at all.
+func (x *peer) noteAttempt(opened bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.failing = !opened
 }
 
 // drop empties the queue and returns how many messages that cost.
@@ -259,6 +268,18 @@ func (x *peer) publish(conn *grpc.ClientConn) {
 	} else {
 		x.connected = make(chan struct{})
 	}
+}
+
+// awaitUp is await, except that it doesn't wait for a peer that could not be reached at the
+// last attempt.
+func (x *peer) awaitUp(ctx context.Context) (*grpc.ClientConn, error) {
+	x.mu.Lock()
+	failing, addr := x.failing && x.conn == nil, x.addr
+	x.mu.Unlock()
+	if failing {
+		return nil, fmt.Errorf("%w: node %v at %s is not connected", ErrUnreachable, x.node, addr)
+	}
+	return x.await(ctx)
 }
 
 // await waits until the peer is connected. It returns ErrUnreachable if ctx ends first.

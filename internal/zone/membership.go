@@ -22,6 +22,9 @@ type ConfChange struct {
 	Remove []nexusraft.ReplicaID // gone for ever: a tombstone stays (I12)
 }
 
+// ErrChanging is the refusal that passes by itself; it matches ErrRefused, too.
+var ErrChanging = errors.New("another change of the zone's replicas is under way")
+
 // confContext is what our conf changes carry besides raft's own fields: the records, so
 // that whoever applies the change knows node and address of each replica.
 type confContext struct {
@@ -53,7 +56,7 @@ func (r *Replica) ProposeConfChange(id ProposalID, c ConfChange) error {
 	// raft puts an empty normal entry in the place of a change that it refuses, and says
 	// nothing. The slice is ours, so the swap can be seen.
 	if entries[0].GetType() != pb.EntryConfChangeV2 {
-		return fmt.Errorf("%w: another change of the zone's replicas is under way", nexusraft.ErrRefused)
+		return fmt.Errorf("%w: %w", nexusraft.ErrRefused, ErrChanging)
 	}
 	r.proposals.fresh[id] = term
 	return nil

@@ -1,8 +1,10 @@
 package zone
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -54,6 +56,7 @@ func (p *proposals) observe(entries []*pb.Entry) []Outcome {
 	for id := range p.fresh {
 		out = append(out, Outcome{id, nexusraft.ErrUncertain})
 	}
+	slices.SortFunc(out, func(a, b Outcome) int { return cmp.Compare(a.Proposal.Sequence, b.Proposal.Sequence) })
 	clear(p.fresh)
 	return out
 }
