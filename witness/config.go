@@ -1,0 +1,71 @@
+package witness
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// Config configures a witness. The zero value of an optional field is the default given.
+type Config struct {
+	Dir string // the data directory; created if Join is given
+
+	Name      string   // what people call the witness; default: as before, or none
+	Advertise string   // where peers reach it, host:port; default: the listener's address
+	Join      []string // members of a cluster; used until the directory belongs to one
+
+	TickInterval  time.Duration // 50 ms
+	ElectionTicks int           // 6: silence of the leader before the witness forgets it
+	JoinTimeout   time.Duration // 30 s: how long addresses where nobody answers are retried
+
+	Logger *slog.Logger // discards by default
+	FS     FS           // OSFS by default
+
+	ticks <-chan time.Time // in place of a ticker, for tests
+}
+
+func (c Config) withDefaults() (Config, error) {
+	setDefault(&c.TickInterval, 50*time.Millisecond)
+	setDefault(&c.ElectionTicks, 6)
+	setDefault(&c.JoinTimeout, 30*time.Second)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.FS == nil {
+		c.FS = OSFS{}
+	}
+	var errs []error
+	if c.Dir == "" {
+		errs = append(errs, errors.New("Config.Dir is required"))
+	}
+	if len(c.Name) > nexusraft.MaxNameBytes {
+		errs = append(errs, fmt.Errorf("name of %d bytes, limit %d", len(c.Name), nexusraft.MaxNameBytes))
+	}
+	if len(c.Advertise) > nexusraft.MaxAddressBytes {
+		errs = append(errs, fmt.Errorf("address of %d bytes to advertise, limit %d", len(c.Advertise), nexusraft.MaxAddressBytes))
+	}
+	if c.TickInterval < time.Millisecond {
+		errs = append(errs, fmt.Errorf("TickInterval %v is below 1 ms", c.TickInterval))
+	}
+	for _, addr := range c.Join {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			errs = append(errs, fmt.Errorf("address %q to join is not host:port", addr))
+		}
+	}
+	return c, errors.Join(errs...)
+}
+
+func (c Config) electionTimeout() time.Duration {
+	return time.Duration(c.ElectionTicks) * c.TickInterval
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}

@@ -1,0 +1,294 @@
+package witness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/transport"
+)
+
+// Witness is a vote-only node: an open data directory, and while Run runs, a server.
+type Witness struct {
+	config Config
+	logger *slog.Logger
+	unlock func() error
+	keeper *keeper
+	logs   []*Log // until the worker owns them
+
+	inbox  *inbox
+	worker *worker
+	peers  *transport.Peers
+
+	ready   chan struct{} // closed once it is admitted and serves
+	broken  chan struct{} // closed once failure is set
+	stopped chan struct{} // closed when the worker has ended
+
+	breakOnce sync.Once
+	failure   error // why the witness can't go on; read it after broken is closed
+
+	mu      sync.Mutex // guards what follows
+	address string     // where peers reach this node
+	started bool
+}
+
+// Open opens a data directory. One that is empty gets an identity if c.Join names members
+// to join; otherwise Open returns ErrNotFounded. It returns an error that says so if another
+// process has the directory open, and ErrCorrupt if it can't be read. Run or Close gives
+// the directory back.
+func Open(c Config) (*Witness, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("open witness: %w", err)
+	}
+	if len(c.Join) > 0 {
+		if err := c.FS.MkdirAll(c.Dir); err != nil {
+			return nil, fmt.Errorf("create data directory: %w", err)
+		}
+	}
+	if err := checkDir(c.FS, c.Dir, len(c.Join) > 0); err != nil {
+		return nil, err
+	}
+	unlock, err := lock(c.FS, c.Dir)
+	if err != nil {
+		return nil, err
+	}
+	w := &Witness{
+		config: c, logger: c.Logger, unlock: unlock, inbox: newInbox(),
+		ready: make(chan struct{}), broken: make(chan struct{}), stopped: make(chan struct{}),
+	}
+	w.worker = &worker{inbox: w.inbox, zones: make(map[nexusraft.ZoneID]*hosted)}
+	if err := w.load(); err != nil {
+		return nil, errors.Join(err, unlock())
+	}
+	return w, nil
+}
+
+// checkDir refuses, before anything in dir is touched, a directory without an identity
+// unless the witness is about to join, and one that holds the store of a full node.
+func checkDir(f FS, dir string, joining bool) error {
+	names, err := f.Names(dir)
+	if err != nil && !isMissing(err) {
+		return fmt.Errorf("read data directory: %w", err)
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, "MANIFEST-") || strings.HasPrefix(name, "marker.") {
+			return fmt.Errorf("%w: %s holds the store of a full node (%s), not of a witness: give the witness a directory of its own",
+				nexusraft.ErrRefused, dir, name)
+		}
+	}
+	if !joining && !slices.Contains(names, identityName+".a") {
+		return errNoCluster(dir)
+	}
+	return nil
+}
+
+func errNoCluster(dir string) error {
+	return fmt.Errorf("no cluster in %s: give --join ADDRESS, the address of a member (%w)", dir, nexusraft.ErrNotFounded)
+}
+
+// load reads the identity and the logs of the zones that it names.
+func (w *Witness) load() (err error) {
+	c := w.config
+	w.keeper, err = openIdentity(c.FS, c.Dir, c.Name, len(c.Join) > 0)
+	if isMissing(err) {
+		return errNoCluster(c.Dir)
+	}
+	if err != nil {
+		return err
+	}
+	id := w.keeper.identity()
+	if id.Cluster == 0 && len(c.Join) == 0 {
+		return errNoCluster(c.Dir)
+	}
+	for _, z := range id.Zones {
+		log, err := OpenLog(c.FS, c.Dir, z)
+		if isMissing(err) {
+			err = fmt.Errorf("%w: %s: the log of zone %v is gone; what it has voted is unknown: remove this witness and let a new one join", nexusraft.ErrCorrupt, c.Dir, z)
+		}
+		if err != nil {
+			return err
+		}
+		if o := log.Origin(); o.Cluster != id.Cluster || o.Node != id.Node {
+			return fmt.Errorf("%w: %s: the log of zone %v belongs to node %v of cluster %v, the directory to node %v of cluster %v",
+				nexusraft.ErrCorrupt, c.Dir, z, o.Node, o.Cluster, id.Node, id.Cluster)
+		}
+		w.logs = append(w.logs, log)
+	}
+	return nil
+}
+
+// Close gives back the directory of a witness that was never run.
+func (w *Witness) Close() error {
+	if !w.start() {
+		return nil
+	}
+	return w.unlock()
+}
+
+// start reports whether this is the first call.
+func (w *Witness) start() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	first := !w.started
+	w.started = true
+	return first
+}
+
+// Ready is closed once the witness is admitted to its cluster and serves.
+func (w *Witness) Ready() <-chan struct{} { return w.ready }
+
+// Run serves on lis, which it closes, and joins the cluster if it has not. It returns nil
+// after ctx has ended and everything has stopped, and an error if it was not admitted or
+// can't go on: after a failed write nothing leaves any more (I3, I9). It can be called once.
+func (w *Witness) Run(ctx context.Context, lis net.Listener) (err error) {
+	if !w.start() {
+		return errors.Join(fmt.Errorf("run witness: %w", nexusraft.ErrClosed), lis.Close())
+	}
+	defer func() { err = errors.Join(err, w.unlock()) }()
+	w.setSelf(lis.Addr())
+	w.peers = transport.NewPeers(w.identity, transport.PeersOptions{
+		Logger: w.logger, VoteTimeout: w.config.electionTimeout(),
+	})
+	defer w.peers.Close()
+
+	server, checks := w.newServer()
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(lis) }()
+	stopWorker := make(chan struct{})
+	go w.work(stopWorker)
+
+	err = w.serve(ctx, checks, served)
+	checks.Shutdown()
+	close(stopWorker)
+	<-w.stopped
+	server.Stop() // not in the graceful way: peers never end their streams
+	select {
+	case <-w.broken:
+		return errors.Join(err, fmt.Errorf("witness %s stopped: %w", w.config.Dir, w.failure))
+	default:
+		return err
+	}
+}
+
+// work is the worker's goroutine.
+func (w *Witness) work(stop <-chan struct{}) {
+	defer close(w.stopped)
+	ticks := w.config.ticks
+	if ticks == nil {
+		ticker := time.NewTicker(w.config.TickInterval)
+		defer ticker.Stop()
+		ticks = ticker.C
+	}
+	if err := w.worker.run(ticks, stop); err != nil {
+		w.stop(err)
+	}
+}
+
+func (w *Witness) newServer() (*grpc.Server, *health.Server) {
+	server := grpc.NewServer(transport.ServerOptions()...)
+	transport.NewServer(w.identity, handler{w}, nil).Register(server)
+	checks := health.NewServer()
+	checks.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
+	healthpb.RegisterHealthServer(server, checks)
+	reflection.Register(server)
+	return server, checks
+}
+
+// serve joins if it must, announces that the witness is ready, and waits for the end.
+func (w *Witness) serve(ctx context.Context, checks *health.Server, served <-chan error) error {
+	joinCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	admitted := make(chan error, 1)
+	go func() { admitted <- w.admit(joinCtx) }()
+	finish := func(err error) error {
+		cancel()
+		if admitted != nil {
+			<-admitted
+		}
+		return err
+	}
+	for {
+		select {
+		case err := <-admitted:
+			admitted = nil
+			if err != nil {
+				return ignoreEnd(ctx, err)
+			}
+			checks.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
+			self := w.identity()
+			w.logger.Info("ready", "node", self.Node, "name", self.Name, "address", self.Address, "cluster", self.Cluster)
+			close(w.ready)
+		case <-w.broken:
+			return finish(nil) // Run says why
+		case err := <-served:
+			return finish(fmt.Errorf("serve: %w", err))
+		case <-ctx.Done():
+			return finish(nil)
+		}
+	}
+}
+
+// ignoreEnd makes an error that only says that ctx has ended none.
+func ignoreEnd(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// stop ends Run with an error; the first one counts.
+func (w *Witness) stop(err error) {
+	w.breakOnce.Do(func() {
+		w.failure = err
+		close(w.broken)
+	})
+}
+
+func (w *Witness) setSelf(lis net.Addr) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.address = w.config.Advertise; w.address == "" {
+		w.address = lis.String()
+	}
+}
+
+// identity is what the witness says of itself in every handshake.
+func (w *Witness) identity() transport.Identity {
+	id := w.keeper.identity()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return transport.Identity{
+		Cluster: id.Cluster, Node: id.Node, Incarnation: id.Incarnation,
+		Address: w.address, Name: id.Name, Witness: true,
+	}
+}
+
+// connect makes the senders know the node of every replica.
+func (w *Witness) connect(members nexusraft.Membership) {
+	known := w.keeper.identity()
+	for _, m := range members.Members {
+		if m.Node == known.Node {
+			continue
+		}
+		w.setAddress(m.Node, known.addressOf(m.Node, m.Address))
+	}
+}
+
+func (w *Witness) setAddress(node nexusraft.NodeID, address string) {
+	if address != "" {
+		w.peers.SetAddress(node, address)
+	}
+}
