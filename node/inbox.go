@@ -66,6 +66,12 @@ func (b *inbox) putMessages(ms []inbound) int {
 	return len(ms)
 }
 
+func (b *inbox) isClosed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.closed
+}
+
 func (b *inbox) putProposal(p *proposal) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()

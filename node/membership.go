@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -24,7 +25,11 @@ func (n *Node) Join(ctx context.Context, r transport.JoinRequest) (transport.Joi
 		return transport.JoinResult{}, err
 	}
 	if a.proposal != nil {
-		if _, err := a.proposal.wait(ctx); err != nil {
+		_, err := a.proposal.wait(ctx)
+		if errors.Is(err, zone.ErrChanging) {
+			err = notYet(zone.ErrChanging.Error())
+		}
+		if err != nil {
 			return transport.JoinResult{}, fmt.Errorf("admit node %v: %w", r.Peer.Node, err)
 		}
 	}

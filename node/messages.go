@@ -25,7 +25,7 @@ func (n *Node) Receive(from nexusraft.NodeID, msgs []transport.Message) {
 		}
 		in = append(in, inbound{zone: m.Zone, from: from, message: message, size: len(m.Data)})
 	}
-	if taken := n.worker.inbox.putMessages(in); taken < len(in) {
+	if taken := n.worker.inbox.putMessages(in); taken < len(in) && !n.worker.inbox.isClosed() {
 		n.logger.Warn("inbox full, raft messages dropped", "peer", from, "count", len(in)-taken)
 	}
 }

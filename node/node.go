@@ -18,7 +18,6 @@ import (
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/raftlog"
-	"github.com/nexi-lab/nexus-raft/internal/wire"
 	"github.com/nexi-lab/nexus-raft/storage"
 	"github.com/nexi-lab/nexus-raft/transport"
 )
@@ -91,9 +90,8 @@ func Open(c Config) (_ *Node, err error) {
 	}()
 	n := &Node{
 		config: c, logger: c.Logger, store: store,
-		ready:    make(chan struct{}),
-		states:   make(map[nexusraft.ZoneID]published),
-		watchdog: watchdog{start: time.Now()},
+		ready:  make(chan struct{}),
+		states: make(map[nexusraft.ZoneID]published),
 	}
 	if n.trees, err = openTrees(store); err != nil {
 		return nil, err
@@ -426,7 +424,7 @@ func (n *Node) Checksum(ctx context.Context, id nexusraft.ZoneID) (transport.Che
 	}
 	m := <-snaps
 	defer m.snap.Close()
-	c := wire.Checksum{Applied: m.applied}
+	c := transport.Checksum{Applied: m.applied}
 	sum := sha256.New()
 	for p, err := range m.snap.Reader(m.state).Scan(nil, nil) {
 		if err != nil {

@@ -60,7 +60,9 @@ func (n *Node) start(lis net.Listener, register func(grpc.ServiceRegistrar)) *ru
 		}
 	})
 	r.wg.Go(func() {
-		if err := n.watchdog.watch(r.stops, r.healthChanged); err != nil {
+		second := time.NewTicker(time.Second)
+		defer second.Stop()
+		if err := n.watchdog.watch(r.stops, second.C, r.healthChanged); err != nil {
 			r.failed <- errStuck{err}
 		}
 	})

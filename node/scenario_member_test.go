@@ -1,0 +1,418 @@
+package node_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"testing"
+	"time"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/node"
+	"github.com/nexi-lab/nexus-raft/storage"
+	"github.com/nexi-lab/nexus-raft/transport"
+)
+
+// founded returns a cluster whose only member is n1.
+func founded(t *testing.T, tune func(*node.Config)) *cluster {
+	t.Helper()
+	c := emptyCluster(t, tune)
+	config := c.memberConfig("n1")
+	if _, err := node.Init(config); err != nil {
+		t.Fatal(err)
+	}
+	c.start(config)
+	c.leader()
+	return c
+}
+
+// refusedJoin runs a node that must not be let in, and returns the error of its Run. It
+// must come sooner than unreachable addresses are given up.
+func (c *cluster) refusedJoin(config node.Config) error {
+	c.t.Helper()
+	lis := listen(c.t, "")
+	config.Advertise = c.door(config.Name).address
+	c.lead(config.Name, lis.Addr().String())
+	n, err := node.Open(config)
+	if err != nil {
+		c.t.Fatalf("open %s: %v", config.Name, err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- n.Run(c.t.Context(), lis, nil) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-n.Ready():
+		c.t.Errorf("%s was let in", config.Name)
+		c.t.Cleanup(func() { awaitEnd(c.t, config.Name, ended) })
+		return nil
+	case <-time.After(15 * time.Second):
+		c.t.Errorf("%s is neither let in nor refused", config.Name)
+		c.t.Cleanup(func() { awaitEnd(c.t, config.Name, ended) })
+		return nil
+	}
+}
+
+// deadAddress is a loopback address where nobody listens.
+func deadAddress(t *testing.T) string {
+	t.Helper()
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lis.Close()
+	return lis.Addr().String()
+}
+
+func TestJoinRefused(t *testing.T) {
+	c := newCluster(t, nil)
+	n1 := c.door("n1").address
+
+	t.Run("own address", func(t *testing.T) {
+		config := c.memberConfig("own")
+		own := c.door("own").address
+		config.Join = []string{own}
+		err := c.refusedJoin(config)
+		mentions(t, err, own, "own")
+
+		config.Join = []string{n1, own}
+		err = c.refusedJoin(config)
+		mentions(t, err, own, "own")
+		if !errors.Is(err, nexusraft.ErrRefused) {
+			t.Errorf("got %v, want ErrRefused", err)
+		}
+
+		_, port, _ := net.SplitHostPort(own)
+		config.Join = []string{"localhost:" + port} // the same in other words
+		if err := c.refusedJoin(config); err == nil {
+			t.Error("a node joined itself")
+		}
+	})
+	t.Run("duplicate name", func(t *testing.T) {
+		config := c.memberConfig("twin")
+		config.Name = "twin"
+		door := c.door("twin")
+		config.Join, config.Advertise = []string{n1}, door.address
+		config.Name = "n2"
+		n, err := node.Open(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lis := listen(t, "")
+		err = n.Run(t.Context(), lis, nil)
+		if !errors.Is(err, nexusraft.ErrRefused) {
+			t.Errorf("got %v, want ErrRefused", err)
+		}
+		mentions(t, err, `"n2"`)
+	})
+	t.Run("nobody there", func(t *testing.T) {
+		config := c.memberConfig("lost")
+		dead := deadAddress(t)
+		config.Join, config.JoinTimeout = []string{dead}, 300*time.Millisecond
+		began := time.Now()
+		err := c.refusedJoin(config)
+		mentions(t, err, dead, "300ms")
+		if took := time.Since(began); took < config.JoinTimeout {
+			t.Errorf("gave up after %v, want %v", took, config.JoinTimeout)
+		}
+	})
+	t.Run("second witness", func(t *testing.T) {
+		w := c.runWitness(c.witnessConfig("w2", "n1"))
+		var err error
+		select {
+		case <-w.Ready():
+			t.Fatal("a second witness was let in")
+		case err = <-w.ended:
+			w.ended <- err
+		case <-time.After(patience):
+			t.Fatal("a second witness is neither let in nor refused")
+		}
+		if !errors.Is(err, nexusraft.ErrRefused) {
+			t.Errorf("got %v, want ErrRefused", err)
+		}
+	})
+
+	s := c.awaitSync().status()
+	if len(s.Membership.Members) != 3 || len(s.Membership.Removed) != 0 {
+		t.Errorf("after joins that were refused the zone has %+v", s.Membership)
+	}
+}
+
+// TestJoinOneOfMany: addresses where nobody listens don't keep a node from the one that
+// is right, and a follower sends it on to the leader.
+func TestJoinOneOfMany(t *testing.T) {
+	c := newCluster(t, nil)
+	follower := c.other(c.awaitSync())
+	config := c.memberConfig("n3")
+	config.Join = []string{deadAddress(t), c.door(follower.config.Name).address}
+	n3 := c.start(config)
+	waitRole(t, n3, nexusraft.RoleLearner)
+	if n3.node.Cluster() != follower.node.Cluster() {
+		t.Errorf("n3 is in cluster %v, want %v", n3.node.Cluster(), follower.node.Cluster())
+	}
+}
+
+// TestJoinAllAtOnce: one change of the replicas at a time is raft's rule, not a reason to
+// turn a node away.
+func TestJoinAllAtOnce(t *testing.T) {
+	c := founded(t, nil)
+	c.join("n2", "n1")
+	c.join("n3", "n1")
+	c.startWitness(c.witnessConfig("w", "n1"))
+	s := c.awaitSync().status()
+	if s.Membership.Count(nexusraft.RoleLearner) != 1 {
+		t.Errorf("the third is not a learner: %+v", s.Membership.Members)
+	}
+}
+
+// TestWitnessWaitsForSecondMember: with one member it would be half of the voters.
+func TestWitnessWaitsForSecondMember(t *testing.T) {
+	c := founded(t, nil)
+	w := c.runWitness(c.witnessConfig("w", "n1"))
+	for i := range 20 {
+		c.named("n1").put(fmt.Sprint("k", i), "x")
+	}
+	select {
+	case <-w.Ready():
+		t.Fatal("a witness was admitted to a single member")
+	case err := <-w.ended:
+		w.ended <- err
+		t.Fatalf("the witness has ended: %v", err)
+	default:
+	}
+	c.join("n2", "n1")
+	c.awaitSync()
+}
+
+// TestWipedMember: it comes back as a stranger, and must not fill the quorum with its dead
+// predecessor.
+func TestWipedMember(t *testing.T) {
+	c := newCluster(t, nil)
+	leader := c.awaitSync()
+	gone := c.other(leader).config.Name
+	c.crash(c.other(leader))
+	leader.awaitCopies(1)
+
+	n3 := c.join("n3", leader.config.Name)
+	leader.put("after", "1")
+	eventually(t, "the learner has what was written", func() error {
+		var got string
+		err := n3.zone().ReadLocal(t.Context(), func(r nexusraft.Reader) error {
+			b, _, err := r.Get([]byte("after"))
+			got = string(b)
+			return err
+		})
+		if err == nil && got != "1" {
+			err = fmt.Errorf("after = %q", got)
+		}
+		return err
+	})
+	if r := leader.put("k", "1"); r.Copies > 2 {
+		t.Errorf("a write is on %d copies, there are 2", r.Copies)
+	}
+	s := leader.status()
+	if got := s.Membership.Count(nexusraft.RoleMember); got != 2 {
+		t.Errorf("%d members, want 2: %s's place is not free", got, gone)
+	}
+	waitRole(t, n3, nexusraft.RoleLearner)
+	if s.Sync == nexusraft.InSync {
+		t.Error("in sync with a member that is gone")
+	}
+	if got := n3.get("k"); got != "1" {
+		t.Errorf("a linearizable read by a learner is %q, want 1", got)
+	}
+
+	err := leader.zone().TransferLeader(t.Context(), leader.replica("n3"))
+	if !errors.Is(err, nexusraft.ErrRefused) {
+		t.Errorf("transfer to a learner: %v, want ErrRefused", err)
+	}
+	if _, err := leader.try(t.Context(), time.Second, "k", "2"); err != nil {
+		t.Errorf("a write after a refused transfer: %v", err)
+	}
+}
+
+func TestTransferRefused(t *testing.T) {
+	c := newCluster(t, func(n *node.Config) { n.ElectionTicks = 50 })
+	leader := c.awaitSync()
+	follower := c.other(leader)
+	transfer := func(m *member, to nexusraft.ReplicaID) error { return m.zone().TransferLeader(t.Context(), to) }
+
+	if err := transfer(leader, leader.replica("w")); !errors.Is(err, nexusraft.ErrRefused) {
+		t.Errorf("transfer to the witness: %v, want ErrRefused", err)
+	}
+	if err := transfer(leader, 12345); !errors.Is(err, nexusraft.ErrRefused) {
+		t.Errorf("transfer to an unknown replica: %v, want ErrRefused", err)
+	}
+	if err := transfer(follower, leader.replica(follower.config.Name)); !errors.Is(err, nexusraft.ErrNotLeader) {
+		t.Errorf("transfer asked of a follower: %v, want ErrNotLeader", err)
+	}
+	// raft would refuse proposals for an election timeout if it had been asked.
+	if _, err := leader.try(t.Context(), 10*time.Second, "a", "1"); err != nil {
+		t.Errorf("a write right after refused transfers: %v", err)
+	}
+	if err := transfer(leader, leader.replica(follower.config.Name)); err != nil {
+		t.Fatalf("transfer to the other member: %v", err)
+	}
+	c.leader(leader)
+	if got := leader.get("a"); got != "1" {
+		t.Errorf("after the transfer a = %q, want 1", got)
+	}
+}
+
+// TestReadsByFollowers: what is acknowledged by one member is seen at once by the other,
+// while the zone changes hands.
+func TestReadsByFollowers(t *testing.T) {
+	c := newCluster(t, nil)
+	stop, stopped := make(chan struct{}), make(chan int)
+	go func() {
+		transfers := 0
+		defer func() { stopped <- transfers }()
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Millisecond):
+			}
+			from, to := c.named("n1"), c.named("n2")
+			if i%2 == 1 {
+				from, to = to, from
+			}
+			z, err := from.node.Zone(nexusraft.RootZone)
+			if err != nil {
+				continue
+			}
+			s, err := z.Status(t.Context())
+			if err != nil || s.State != nexusraft.Leader {
+				continue
+			}
+			for _, m := range s.Membership.Members {
+				if m.Node == to.node.ID() && z.TransferLeader(t.Context(), m.Replica) == nil {
+					transfers++
+				}
+			}
+		}
+	}()
+	members := c.running()
+	leaders := make(map[nexusraft.ReplicaID]bool)
+	for i := range 120 {
+		value := fmt.Sprint(i)
+		members[i%2].put("a", value)
+		for _, m := range members {
+			var got string
+			m.read(func(r nexusraft.Reader) error {
+				b, _, err := r.Get([]byte("a"))
+				got = string(b)
+				return err
+			})
+			if got != value {
+				t.Fatalf("%s reads %q after %q was acknowledged by %s", m.config.Name, got, value, members[i%2].config.Name)
+			}
+		}
+		leaders[members[0].status().Leader] = true
+	}
+	close(stop)
+	if n := <-stopped; n < 3 || !leaders[members[0].replica("n1")] || !leaders[members[0].replica("n2")] {
+		t.Errorf("%d transfers, leaders %v: want several, and both members to have led", n, leaders)
+	}
+}
+
+// TestOtherJoinChangesNothing: on a directory that belongs to a cluster --join is a hint.
+func TestOtherJoinChangesNothing(t *testing.T) {
+	c := newCluster(t, nil)
+	stranger := found(t, testConfig(t, "stranger"))
+	follower := c.other(c.awaitSync())
+	config := c.crash(follower)
+	config.Join = []string{stranger.config.Advertise, deadAddress(t)}
+	again := c.start(config)
+	c.awaitSync()
+	again.awaitCopies(2)
+	if again.node.Cluster() != follower.node.Cluster() || again.node.ID() != follower.node.ID() {
+		t.Errorf("it is node %v of %v, was %v of %v", again.node.ID(), again.node.Cluster(), follower.node.ID(), follower.node.Cluster())
+	}
+	if s := stranger.status(); len(s.Membership.Members) != 1 {
+		t.Errorf("the other cluster has %+v", s.Membership.Members)
+	}
+}
+
+// TestAllMove: everything is restarted at other addresses, and one hint is right.
+func TestAllMove(t *testing.T) {
+	c := newCluster(t, nil)
+	n1, n2 := c.awaitSync(), c.other(c.awaitSync())
+	n1.put("a", "1")
+	configs := []node.Config{c.crash(n1), c.crash(n2)}
+	watcher := c.crashWitness()
+	for _, name := range []string{"n1", "n2", "w"} {
+		c.move(name)
+	}
+	configs[0].Join = nil
+	configs[1].Join = []string{deadAddress(t), c.door(n1.config.Name).address}
+	for _, config := range configs {
+		c.start(config)
+	}
+	c.named("n1").awaitCopies(2)
+	if got := c.named("n2").get("a"); got != "1" {
+		t.Errorf("after the move a = %q, want 1", got)
+	}
+
+	watcher.Join = []string{c.door(n1.config.Name).address}
+	c.startWitness(watcher)
+	leader := c.awaitSync()
+	eventually(t, "the membership has the new addresses", func() error {
+		for _, m := range leader.status().Membership.Members {
+			if want := c.door(m.Name).address; m.Address != want {
+				return fmt.Errorf("%s is at %s, want %s", m.Name, m.Address, want)
+			}
+		}
+		return nil
+	})
+	c.crash(c.other(leader)) // the witness is truly there
+	leader.awaitCopies(1)
+}
+
+// TestClonedDisk: a copy of a member's disk that is older than what its peers have seen.
+func TestClonedDisk(t *testing.T) {
+	c := newCluster(t, nil)
+	h := c.write(2)
+	follower := c.other(c.awaitSync())
+	config := c.crash(follower)
+	clone := config
+	clone.Storage.FS = config.Storage.FS.(*storage.MemFS).CrashClone(rand.New(rand.NewPCG(1, 2)), 0)
+	for range 2 { // two incarnations more than the clone will have
+		c.start(config)
+		c.awaitSync()
+		config = c.crash(c.named(config.Name))
+	}
+
+	rolledBack := c.start(clone) // at the same address, as a disk restored from a copy would be
+	h.more(t, 20)
+	leader := c.leader()
+	status, err := leader.node.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := rolledBack.node.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		if _, err := rolledBack.try(t.Context(), 100*time.Millisecond, "clone", "1"); err == nil {
+			t.Error("a write by the clone was acknowledged")
+		}
+		for _, x := range leader.status().Replicas {
+			if x.Name == config.Name && x.Active {
+				t.Errorf("the leader takes the clone for the member: %+v", x)
+			}
+		}
+	}
+	err = leader.node.Hello(transport.Identity{
+		Cluster: status.Cluster, Node: old.Node, Incarnation: old.Incarnation, Address: old.Address, Name: old.Name,
+	})
+	if !errors.Is(err, nexusraft.ErrRefused) {
+		t.Errorf("a handshake with an older incarnation: %v, want ErrRefused", err)
+	}
+	rolledBack.close()
+	c.start(config)
+	c.awaitSync()
+	c.verify(h)
+}
