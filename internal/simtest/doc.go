@@ -1,0 +1,55 @@
+// Package simtest runs a whole zone, two members and a witness, in one goroutine: the real
+// step machine (internal/zone), the real log (internal/raftlog) over a store on a crashable
+// file system in memory, the real log of the witness (witness.Log) on another one, and a
+// made-up clock, network and workload. It has nothing but tests.
+//
+//	go test ./internal/simtest                                 a hundred seeds
+//	go test ./internal/simtest -simtest.seeds=5000 -timeout 1h more of them
+//	go test ./internal/simtest -run TestChaos -simtest.seed=17 -simtest.trace -v
+//
+// One seed is one run: all that is random comes from it, raft's election timeouts too, and
+// TestSameSeedSameRun holds that. A failure prints its seed and the last events.
+//
+// # Reading the source
+//
+// sim.step (what happens in a step of time), node.progress and node.begin (how a replica
+// is driven, and where it may crash), memberDisk and witnessDisk (what a crash leaves),
+// oracle (the invariants, checked after each step), TestChaos, TestTable.
+//
+// # What is not simulated
+//
+// A member's crash loses whole batches, not parts of one: Pebble writes in the background,
+// and the run would not be a function of its seed any more. Torn writes are what the crash
+// tests of storage and raftlog are for. The witness's file does lose single sectors here.
+// Removal and replacement of members are not part of a run.
+//
+// # What these checks caught
+//
+// In the code: a founder that is alone in its zone and restarts answered reads before it
+// knew its commit index again, so that acknowledged writes were missing
+// (zone.Replica.Read, TestFounderAlone); late answers to a leader that had crashed
+// meanwhile were refused as forged ones.
+//
+// Planted, to see that they can fail:
+//
+//	AfterSync sent before the write             I3, at the first vote
+//	responses among the messages that go early  I3, at the first append
+//	gate open while in sync                     hold-back
+//	gate closed while degraded                  liveness: the follower dies and nothing is acknowledged
+//	in sync without R >= floor                  hold-back
+//	floor not raised by what is released        hold-back
+//	a deposed leader's appends not filtered     hold-back
+//	a write that is not synced, of a member     I2: the restart finds another disk
+//	a write that is not synced, of the witness  I2
+//	applied index, or hard state, not written   I2: the log does not open again
+//	a snapshot leaves the old log's end         I7: the log does not open again
+//	a snapshot's data is not installed          I2
+//	apply looks at the replica's name           I4
+//	the result of another's entry               I8
+//	copies counted by what was sent             the copies that the oracle counts
+//	a leader answers reads without asking       porcupine
+//	a single voter answers reads at once        porcupine
+//	witness never forgets its leader            liveness: the leader dies and nobody follows
+//	witness ticks raft                          I11
+//	stale suffix left behind in the log         I7: the log does not open again
+package simtest

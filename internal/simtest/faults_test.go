@@ -1,0 +1,135 @@
+package simtest
+
+import nexusraft "github.com/nexi-lab/nexus-raft"
+
+// faults breaks things at random while it is on.
+type faults struct {
+	s  *sim
+	on bool
+}
+
+// step may begin one fault; chances are for each tick.
+func (f *faults) step() {
+	s := f.s
+	if !f.on || s.now%tickSteps != 0 {
+		return
+	}
+	switch p := s.rng.IntN(1000); {
+	case p < 30:
+		f.crash(s.nodes[s.rng.IntN(len(s.nodes))])
+	case p < 40:
+		for _, n := range s.nodes {
+			f.crash(n)
+		}
+	case p < 70:
+		f.weather()
+	case p < 100:
+		f.partition()
+	case p < 130:
+		s.net.heal()
+	case p < 150:
+		f.stall(s.nodes[s.rng.IntN(len(s.nodes))])
+	case p < 160:
+		f.transfer()
+	case p < 170:
+		f.leave(s.members()[s.rng.IntN(2)])
+	case p < 175:
+		n := s.members()[s.rng.IntN(2)]
+		if n.r != nil {
+			n.later(func(n *node) { s.must(n, "campaign", n.r.Campaign()) })
+		}
+	}
+}
+
+// crash arms a crash at a random point of a round.
+func (f *faults) crash(n *node) {
+	if n.r != nil {
+		n.crashAt = crashPoint(f.s.between(int(beforeWrite), int(crashPoints)-1))
+	}
+}
+
+// weather changes what the network does to each message.
+func (f *faults) weather() {
+	s := f.s
+	s.net.maxDelay = []int{1, 2, 6, 3 * tickSteps}[s.rng.IntN(4)]
+	s.net.dropPercent = []int{0, 2, 10, 40}[s.rng.IntN(4)]
+	s.net.dupPercent = []int{0, 5, 30}[s.rng.IntN(3)]
+}
+
+// partition blocks one link, in one direction or both, or all links of a node.
+func (f *faults) partition() {
+	s := f.s
+	from, to := s.nodes[s.rng.IntN(3)], s.nodes[s.rng.IntN(3)]
+	s.net.blocked[link{from, to}] = true
+	if s.percent(50) {
+		s.net.blocked[link{to, from}] = true
+	}
+	if s.percent(30) {
+		for _, n := range s.nodes {
+			s.net.blocked[link{from, n}], s.net.blocked[link{n, from}] = true, true
+		}
+	}
+}
+
+// stall has a node's disk answer nothing for a while.
+func (f *faults) stall(n *node) {
+	n.slowTo = f.s.now + int64(f.s.between(2, 40)*tickSteps)
+}
+
+func (f *faults) transfer() {
+	n := f.s.leader()
+	if n == nil {
+		return
+	}
+	to := f.s.nodes[f.s.rng.IntN(3)]
+	n.later(func(n *node) {
+		err := n.r.TransferLeader(to.replica)
+		if err == nil && to.witness {
+			f.s.fatalf("I11: %s takes a transfer to the witness", n.name)
+		}
+	})
+}
+
+// leave stops a member in order: it says so, and syncs.
+func (f *faults) leave(n *node) {
+	if n.r == nil {
+		return
+	}
+	for _, x := range f.s.nodes {
+		if x != n && x.r != nil {
+			x.later(func(x *node) { x.r.ReportLeaving(n.replica) })
+		}
+	}
+	n.crash(true, f.s.between(1, 30))
+}
+
+// stop heals everything and brings back who is down.
+func (f *faults) stop() {
+	f.on = false
+	f.s.net.heal()
+	for _, n := range f.s.nodes {
+		n.crashAt, n.slowTo = never, min(n.slowTo, f.s.now)
+		n.restartAt = f.s.now
+	}
+}
+
+// inSync reports whether the zone has its whole shape and its leader is in sync.
+func (s *sim) inSync() bool {
+	n := s.leader()
+	if n == nil {
+		return false
+	}
+	state, _ := n.r.Sync()
+	m := n.r.Membership()
+	return state == nexusraft.InSync && m.Count(nexusraft.RoleMember) == 2 && m.Count(nexusraft.RoleWitness) == 1
+}
+
+// level reports whether every replica that is up has applied everything that is committed.
+func (s *sim) level() bool {
+	for _, n := range s.nodes {
+		if n.r != nil && n.r.Applied() < s.oracle.last {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,86 @@
+package simtest
+
+import (
+	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// network carries messages as bytes, so that nodes share no memory. It delays, drops,
+// doubles and reorders them, and blocks links, each direction for itself.
+type network struct {
+	s       *sim
+	packets map[int64][]packet // by the step at which they arrive
+	blocked map[link]bool
+
+	maxDelay    int // steps; more than 1 reorders
+	dropPercent int
+	dupPercent  int
+}
+
+type link struct{ from, to *node }
+
+type packet struct {
+	link
+	message []byte
+	data    []nexusraft.Pair // the state that belongs to a snapshot for a full replica
+	arrived func(ok bool)    // for a snapshot: how its transfer ended; nil otherwise
+}
+
+func newNetwork(s *sim) *network {
+	return &network{s: s, packets: make(map[int64][]packet), blocked: make(map[link]bool), maxDelay: 2}
+}
+
+// heal makes the network good. What is under way stays under way.
+func (w *network) heal() {
+	clear(w.blocked)
+	w.maxDelay, w.dropPercent, w.dupPercent = 2, 0, 0
+}
+
+// send takes a message. Its sender sometimes learns that it was lost, as it would from a
+// broken stream.
+func (w *network) send(l link, m *pb.Message) {
+	raw, err := proto.Marshal(m)
+	w.s.must(l.from, "marshal a message", err)
+	p := packet{link: l, message: raw}
+	if w.blocked[l] || w.s.percent(w.dropPercent) {
+		if w.s.percent(30) {
+			l.from.later(func(n *node) { n.r.ReportUnreachable(l.to.replica) })
+		}
+		return
+	}
+	w.put(p, w.s.between(1, w.maxDelay))
+	if w.s.percent(w.dupPercent) {
+		w.put(p, w.s.between(1, 10*w.maxDelay))
+	}
+}
+
+// transfer takes a snapshot for a full replica: a message with data, slower than others,
+// whose end is reported to its sender.
+func (w *network) transfer(l link, m *pb.Message, data []nexusraft.Pair, arrived func(ok bool)) {
+	raw, err := proto.Marshal(m)
+	w.s.must(l.from, "marshal a snapshot", err)
+	w.put(packet{link: l, message: raw, data: data, arrived: arrived}, w.s.between(2, 4*tickSteps))
+}
+
+func (w *network) put(p packet, delay int) {
+	at := w.s.now + int64(delay)
+	w.packets[at] = append(w.packets[at], p)
+}
+
+// deliver hands over what arrives now.
+func (w *network) deliver() {
+	arriving := w.packets[w.s.now]
+	delete(w.packets, w.s.now)
+	for _, p := range arriving {
+		ok := p.to.r != nil && !w.blocked[p.link]
+		if p.arrived != nil {
+			ok = ok && !w.s.percent(2*w.dropPercent)
+			p.arrived(ok)
+		}
+		if ok {
+			p.to.inbox = append(p.to.inbox, p)
+		}
+	}
+}

@@ -1,0 +1,358 @@
+package simtest
+
+import (
+	"cmp"
+	"fmt"
+	"hash/fnv"
+	"maps"
+	"slices"
+	"strings"
+
+	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/zone"
+)
+
+// oracle sees everything and holds the rules of docs/invariants.md against it, after each
+// thing that happens. A rule that is broken ends the run.
+type oracle struct {
+	s *sim
+
+	entries   map[entryID]entryFact              // every entry that was ever in a log
+	leaders   map[nexusraft.Term]*node           // at most one for each term
+	released  map[nexusraft.Term]nexusraft.Index // the highest index a term's leader sent to a witness
+	committed map[nexusraft.Index]commitFact
+	last      nexusraft.Index            // of committed
+	model     map[string]string          // the state that the committed commands make
+	states    map[nexusraft.Index]uint64 // its hash after each index
+	proposals map[zone.ProposalID]nexusraft.Index
+	never     map[zone.ProposalID]bool // told that they never commit
+	acked     int
+	inSync    int // of acked
+}
+
+type entryID struct {
+	index nexusraft.Index
+	term  nexusraft.Term
+}
+
+type entryFact struct {
+	before  nexusraft.Term // of the entry before it
+	content uint64         // hash of type and data
+	full    bool           // content is known: the entry was seen on a full replica
+}
+
+type commitFact struct {
+	term     nexusraft.Term
+	proposal zone.ProposalID
+}
+
+func newOracle(s *sim) *oracle {
+	o := &oracle{
+		s: s, last: firstIndex,
+		entries:   make(map[entryID]entryFact),
+		leaders:   make(map[nexusraft.Term]*node),
+		released:  make(map[nexusraft.Term]nexusraft.Index),
+		committed: make(map[nexusraft.Index]commitFact),
+		model:     make(map[string]string),
+		states:    make(map[nexusraft.Index]uint64),
+		proposals: make(map[zone.ProposalID]nexusraft.Index),
+		never:     make(map[zone.ProposalID]bool),
+	}
+	o.states[firstIndex] = o.hash()
+	return o
+}
+
+// reopened checks what a restart finds: all that was synced, and nothing else (I1, I2, I7).
+func (o *oracle) reopened(n *node, log raft.Storage) {
+	if err := n.shadow.reopen(log); err != nil {
+		o.s.fatalf("I2: %s restarts with another disk than it left: %v", n.name, err)
+	}
+	o.checkState(n)
+}
+
+// looked checks a replica after each step of it: a witness never leads (I11).
+func (o *oracle) looked(n *node) {
+	if !n.witness {
+		return
+	}
+	if st := n.r.Status().State; st != nexusraft.Follower {
+		o.s.fatalf("I11: the witness is a %s", st)
+	}
+}
+
+// worked takes over a round before anything of it is done.
+func (o *oracle) worked(n *node, w *zone.Work) {
+	n.shadow.stage(w)
+	for _, e := range w.Append {
+		o.appended(n, e)
+	}
+	if id, self := n.r.Leader(); self {
+		o.leads(n, id)
+	}
+	for _, c := range w.Committed {
+		o.commits(n, c)
+	}
+}
+
+// appended checks log matching (I7): the same index and term mean the same entry, and the
+// same entry before it.
+func (o *oracle) appended(n *node, e *pb.Entry) {
+	id := entryID{nexusraft.Index(e.GetIndex()), nexusraft.Term(e.GetTerm())}
+	fact := entryFact{before: n.shadow.staged.at(id.index - 1), full: !n.witness || e.GetType() != pb.EntryNormal}
+	if n.witness && e.GetType() == pb.EntryNormal && len(e.GetData()) > 0 {
+		o.s.fatalf("%s was sent the payload of entry %d", n.name, id.index)
+	}
+	if fact.full {
+		h := fnv.New64a()
+		fmt.Fprintf(h, "%v %x", e.GetType(), e.GetData())
+		fact.content = h.Sum64()
+	}
+	known, ok := o.entries[id]
+	switch {
+	case ok && known.before != fact.before:
+		o.s.fatalf("I7: entry %d of term %d follows term %d on %s and term %d elsewhere", id.index, id.term, fact.before, n.name, known.before)
+	case ok && known.full && fact.full && known.content != fact.content:
+		o.s.fatalf("I7: entry %d of term %d is another one on %s", id.index, id.term, n.name)
+	case ok && known.full:
+		return
+	}
+	o.entries[id] = fact
+}
+
+// leads checks that a term has one leader, and that its log has all that is committed.
+func (o *oracle) leads(n *node, id nexusraft.ReplicaID) {
+	v := n.shadow.staged
+	known, ok := o.leaders[v.term]
+	if ok && known != n {
+		o.s.fatalf("two leaders in term %d: %s and %s", v.term, known.name, n.name)
+	}
+	if ok {
+		return
+	}
+	o.leaders[v.term] = n
+	o.s.eventf("%s (%v) leads in term %d", n.name, id, v.term)
+	for i := max(v.compacted, firstIndex) + 1; i <= o.last; i++ {
+		if !v.holds(i, o.committed[i].term) {
+			o.s.fatalf("I1: %s leads in term %d without the committed entry %d of term %d", n.name, v.term, i, o.committed[i].term)
+		}
+	}
+}
+
+// commits checks that all replicas commit the same entries, and each proposal once.
+func (o *oracle) commits(n *node, c zone.Committed) {
+	fact := commitFact{term: c.Term}
+	if c.Command != nil {
+		fact.proposal = c.Command.Proposal
+	}
+	if c.Index <= o.last {
+		known := o.committed[c.Index]
+		if known.term != c.Term || known.proposal != fact.proposal && !n.witness {
+			o.s.fatalf("I7: %s commits entry %d of term %d (%v), others %d (%v)", n.name, c.Index, c.Term, fact.proposal, known.term, known.proposal)
+		}
+		return
+	}
+	if c.Index != o.last+1 || n.witness {
+		// A witness applies what a member has committed: the leader tells it.
+		o.s.fatalf("%s commits entry %d, the last one anywhere is %d", n.name, c.Index, o.last)
+	}
+	o.last, o.committed[c.Index] = c.Index, fact
+	if c.Command != nil {
+		if at, again := o.proposals[fact.proposal]; again {
+			o.s.fatalf("I8: proposal %v commits at %d and at %d", fact.proposal, at, c.Index)
+		}
+		if o.never[fact.proposal] {
+			o.s.fatalf("I8: proposal %v commits at %d, and its caller was told that it never will", fact.proposal, c.Index)
+		}
+		o.proposals[fact.proposal] = c.Index
+		f := strings.Split(string(c.Command.Command), " ")
+		o.model[f[1]], _ = transition(o.model[f[1]], f)
+	}
+	o.states[c.Index] = o.hash()
+}
+
+func (o *oracle) hash() uint64 {
+	h := fnv.New64a()
+	for _, k := range slices.Sorted(maps.Keys(o.model)) {
+		fmt.Fprintf(h, "%q=%q;", k, o.model[k])
+	}
+	return h.Sum64()
+}
+
+// applied checks that the same index means the same state everywhere (I4).
+func (o *oracle) applied(n *node, index nexusraft.Index, hash uint64) {
+	if want := o.states[index]; hash != want {
+		o.s.fatalf("I4: %s applied %d and got another state than the committed commands make", n.name, index)
+	}
+}
+
+// written checks that the state on the disk is the one of the applied index (I2, I4).
+func (o *oracle) written(n *node) { o.checkState(n) }
+
+func (o *oracle) checkState(n *node) {
+	d, ok := n.disk.(*memberDisk)
+	if !ok || d.log.Applied() == 0 {
+		return
+	}
+	hash, err := stateHash(d.state)
+	o.s.must(n, "hash the state", err)
+	if hash != o.states[d.log.Applied()] {
+		o.s.fatalf("I2: the state on %s's disk is not that of its applied index %d", n.name, d.log.Applied())
+	}
+}
+
+// sent checks that a message promises only what is on the sender's disk (I3), and notes
+// what a witness is given.
+func (o *oracle) sent(n *node, m *pb.Message) {
+	v, term := n.shadow.durable, nexusraft.Term(m.GetTerm())
+	bad := func(why string) {
+		o.s.fatalf("I3: %s sends %s: %s (on its disk: term %d, vote %s, log to %d)", n.name, describe(m), why, v.term, o.s.name(v.vote), v.last())
+	}
+	if n.witness && fullRole(m.GetType()) {
+		o.s.fatalf("I11: the witness sends %s", describe(m))
+	}
+	switch m.GetType() {
+	case pb.MsgVote, pb.MsgApp, pb.MsgHeartbeat, pb.MsgSnap:
+		if v.term < term || v.term == term && v.vote != n.replica {
+			bad("its term and its vote for itself are not durable")
+		}
+	case pb.MsgVoteResp:
+		if !m.GetReject() && v.term == term && v.vote != nexusraft.ReplicaID(m.GetTo()) || v.term < term {
+			bad("the vote is not durable")
+		}
+	case pb.MsgAppResp:
+		if v.term < term {
+			bad("the term is not durable")
+		}
+		if !m.GetReject() && v.term == term && v.last() < nexusraft.Index(m.GetIndex()) {
+			bad("the entries are not durable")
+		}
+	case pb.MsgHeartbeatResp:
+		if v.term < term {
+			bad("the term is not durable")
+		}
+	}
+	if to := o.s.replica(nexusraft.ReplicaID(m.GetTo())); to != nil && to.witness {
+		o.sentToWitness(n, m)
+	}
+}
+
+// fullRole reports whether a message may only come from a full replica.
+func fullRole(t pb.MessageType) bool {
+	switch t {
+	case pb.MsgAppResp, pb.MsgHeartbeatResp, pb.MsgVoteResp, pb.MsgPreVoteResp:
+		return false
+	}
+	return true
+}
+
+// sentToWitness notes how far a term's leader has let the witness see, and checks that no
+// payload leaves, and nothing new once it leads no more.
+func (o *oracle) sentToWitness(n *node, m *pb.Message) {
+	end, term := nexusraft.Index(m.GetIndex()), nexusraft.Term(m.GetTerm())
+	switch m.GetType() {
+	case pb.MsgSnap:
+		end = nexusraft.Index(m.GetSnapshot().GetMetadata().GetIndex())
+	case pb.MsgApp:
+		end += nexusraft.Index(len(m.GetEntries()))
+	default:
+		return
+	}
+	for _, e := range m.GetEntries() {
+		if e.GetType() == pb.EntryNormal && len(e.GetData()) > 0 {
+			o.s.fatalf("hold-back: %s sends the payload of entry %d to the witness: %s", n.name, e.GetIndex(), describe(m))
+		}
+	}
+	if _, self := n.r.Leader(); !self && end > o.released[term] {
+		o.s.fatalf("hold-back: %s leads no more and lets the witness see entries up to %d for the first time: %s", n.name, end, describe(m))
+	}
+	o.released[term] = max(o.released[term], end)
+}
+
+// gate checks the hold-back: in sync, no witness was given an entry that the members
+// which a quorum needs don't have on their disks. It means a leader that is not deposed.
+func (o *oracle) gate(n *node) {
+	if n.r == nil {
+		return
+	}
+	state, _ := n.r.Sync()
+	_, self := n.r.Leader()
+	if state != nexusraft.InSync || !self || o.deposed(n) {
+		return
+	}
+	term := n.shadow.staged.term
+	if r, ok := o.reached(n); !ok || o.released[term] > r {
+		o.s.fatalf("hold-back: %s is in sync, and a witness was given entries up to %d; the members have them up to %d (%v)", n.name, o.released[term], r, ok)
+	}
+}
+
+func (o *oracle) deposed(n *node) bool {
+	return slices.ContainsFunc(o.s.nodes, func(x *node) bool { return x.shadow.staged.term > n.shadow.staged.term })
+}
+
+// reached is R of the hold-back gate, from what is on the disks.
+func (o *oracle) reached(n *node) (nexusraft.Index, bool) {
+	members := n.r.Membership()
+	var durable []nexusraft.Index
+	for _, x := range members.Members {
+		if x.Role == nexusraft.RoleMember {
+			durable = append(durable, o.s.replica(x.Replica).shadow.durable.matches(n.shadow.staged))
+		}
+	}
+	q := quorum(members)
+	if len(durable) < q {
+		return 0, false
+	}
+	slices.SortFunc(durable, func(a, b nexusraft.Index) int { return cmp.Compare(b, a) })
+	return durable[q-1], true
+}
+
+func quorum(m nexusraft.Membership) int {
+	return (m.Count(nexusraft.RoleMember)+m.Count(nexusraft.RoleWitness))/2 + 1
+}
+
+// acknowledged checks, before the caller hears of it, that a write is where I1 wants it,
+// and that the caller gets the result of its own entry (I8).
+func (o *oracle) acknowledged(n *node, op *operation, a applied, view commitView) {
+	if a.Command == nil || string(a.Command.Command) != op.command {
+		o.s.fatalf("I8: the caller of %q gets the result of entry %d", op.command, a.Index)
+	}
+	onDisk := make(map[nexusraft.Role]int)
+	for _, x := range view.members.Members {
+		if o.s.replica(x.Replica).shadow.durable.holds(a.Index, a.Term) {
+			onDisk[x.Role]++
+		}
+	}
+	q, full := quorum(view.members), onDisk[nexusraft.RoleMember]
+	if full+onDisk[nexusraft.RoleWitness] < q {
+		o.s.fatalf("I1: %s acknowledges entry %d, which %d members and %d witnesses have on their disks", n.name, a.Index, full, onDisk[nexusraft.RoleWitness])
+	}
+	if view.sync == nexusraft.InSync && full < q {
+		o.s.fatalf("I1: %s, in sync, acknowledges entry %d, which %d members have on their disks", n.name, a.Index, full)
+	}
+	if copies := n.r.Copies(a.Index); copies > full+onDisk[nexusraft.RoleLearner] {
+		o.s.fatalf("%s says that entry %d is on %d copies, it is on %d", n.name, a.Index, copies, full+onDisk[nexusraft.RoleLearner])
+	}
+	o.acked++
+	if view.sync == nexusraft.InSync {
+		o.inSync++
+	}
+}
+
+// ended notes a proposal of which its caller was told that it never commits (I8).
+func (o *oracle) ended(out zone.Outcome) {
+	if out.Err != nexusraft.ErrNotLeader {
+		return
+	}
+	if at, ok := o.proposals[out.Proposal]; ok {
+		o.s.fatalf("I8: proposal %v is committed at %d, and its caller is told that it never will be", out.Proposal, at)
+	}
+	o.never[out.Proposal] = true
+}
+
+// stepRefused fails the run: no message that a replica has sent deserves a refusal.
+func (o *oracle) stepRefused(n *node, m *pb.Message, err error) {
+	o.s.fatalf("I6: %s refuses %s: %v", n.name, describe(m), err)
+}

@@ -1,0 +1,216 @@
+package simtest
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"testing/cryptotest"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// Time is counted in steps; nothing happens between two of them.
+const (
+	tickSteps = 8 // one tick of the zone
+	traceTail = 30
+)
+
+const zoneID nexusraft.ZoneID = 7
+
+// sim is one run: a zone, its clients, its faults and the oracle that watches it. All of
+// it is a function of the seed.
+type sim struct {
+	t    *testing.T
+	seed uint64
+	rng  *rand.Rand
+	now  int64 // steps
+
+	nodes   []*node // the two members, then the witness
+	net     *network
+	faults  *faults
+	clients *clients
+	admin   *admin
+	oracle  *oracle
+	trace   trace
+}
+
+// newSim makes a zone and starts its nodes. A founding run begins with one member alone;
+// the others are there, empty, and are admitted as the run goes on.
+func newSim(t *testing.T, seed uint64, founding bool) *sim {
+	t.Helper()
+	// raft draws its election timeouts from crypto/rand.
+	cryptotest.SetGlobalRandom(t, seed)
+	s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 0x6e65787573))}
+	s.trace.init()
+	s.net = newNetwork(s)
+	s.faults = &faults{s: s}
+	s.oracle = newOracle(s)
+	s.clients = &clients{s: s}
+	s.admin = &admin{s: s}
+	s.createNodes(founding)
+	t.Cleanup(func() {
+		for _, n := range s.nodes {
+			n.disk.close()
+		}
+	})
+	for _, n := range s.nodes {
+		n.start()
+	}
+	return s
+}
+
+// createNodes writes what every node's disk holds at the beginning.
+func (s *sim) createNodes(founding bool) {
+	all := nexusraft.Membership{Shape: nexusraft.DefaultShape}
+	for _, name := range []string{"a", "b", "w"} {
+		n := &node{
+			s: s, name: name,
+			id:      nexusraft.NodeID(s.rng.Uint64() | 1),
+			replica: nexusraft.ReplicaID(s.rng.Uint64()>>1 | 1),
+			witness: name == "w",
+		}
+		s.nodes = append(s.nodes, n)
+		all = all.With(n.record())
+	}
+	for i, n := range s.nodes {
+		origin := origin{index: firstIndex, term: firstTerm, members: all}
+		switch {
+		case founding && i == 0:
+			origin.members = nexusraft.Membership{Shape: all.Shape}.With(n.record())
+		case founding:
+			origin.index, origin.term, origin.members = 0, 0, nexusraft.Membership{}
+		}
+		if n.witness {
+			n.disk = newWitnessDisk(n, origin)
+		} else {
+			n.disk = newMemberDisk(n, origin)
+		}
+		n.shadow.begin(origin)
+	}
+}
+
+// A founder's log begins above index 1, so that every joiner starts by a snapshot.
+const (
+	firstIndex nexusraft.Index = 10
+	firstTerm  nexusraft.Term  = 1
+)
+
+// origin is what a node's disk holds before its first start; the zero one is a joiner's.
+type origin struct {
+	index   nexusraft.Index
+	term    nexusraft.Term
+	members nexusraft.Membership
+}
+
+func (s *sim) members() []*node { return s.nodes[:2] }
+func (s *sim) witness() *node   { return s.nodes[2] }
+func (s *sim) tick() int64      { return s.now / tickSteps }
+
+// replica returns the node of a replica.
+func (s *sim) replica(id nexusraft.ReplicaID) *node {
+	for _, n := range s.nodes {
+		if n.replica == id {
+			return n
+		}
+	}
+	return nil
+}
+
+// leader returns the node that leads in the newest term, or nil.
+func (s *sim) leader() *node {
+	var best *node
+	for _, n := range s.nodes {
+		if n.r == nil {
+			continue
+		}
+		if _, self := n.r.Leader(); self && (best == nil || n.shadow.staged.term > best.shadow.staged.term) {
+			best = n
+		}
+	}
+	return best
+}
+
+// step lets one step of time pass.
+func (s *sim) step() {
+	s.now++
+	s.faults.step()
+	s.net.deliver()
+	for _, i := range s.rng.Perm(len(s.nodes)) {
+		s.nodes[i].run()
+	}
+	s.clients.step()
+	s.admin.step()
+}
+
+// run lets ticks pass.
+func (s *sim) run(ticks int) {
+	for range ticks * tickSteps {
+		s.step()
+	}
+}
+
+// until runs until done, and returns how many ticks that took; it fails the test if it
+// takes more than the limit.
+func (s *sim) until(what string, limit int, done func() bool) int64 {
+	s.t.Helper()
+	begin := s.tick()
+	for !done() {
+		if s.tick()-begin >= int64(limit) {
+			s.fatalf("liveness: after %d ticks, not yet: %s\n%s", limit, what, s.describe())
+		}
+		s.step()
+	}
+	return s.tick() - begin
+}
+
+// describe is the state of all nodes, for a failure's text.
+func (s *sim) describe() string {
+	var b strings.Builder
+	for _, n := range s.nodes {
+		d := n.shadow.durable
+		fmt.Fprintf(&b, "  %s: up=%v durable term %d vote %s commit %d log (%d, %d]", n.name, n.r != nil, d.term, s.name(d.vote), d.commit, d.compacted, d.last())
+		if n.r != nil {
+			st := n.r.Status()
+			fmt.Fprintf(&b, "; %s of %s, term %d, commit %d, applied %d, %q", st.State, s.name(st.Leader), st.Term, st.Commit, st.Applied, st.Sync)
+			for _, r := range st.Replicas {
+				fmt.Fprintf(&b, " [%s %s match %d %s active=%v]", s.name(r.Replica), r.Role, r.Match, r.State, r.Active)
+			}
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+func (s *sim) name(id nexusraft.ReplicaID) string {
+	if n := s.replica(id); n != nil {
+		return n.name
+	}
+	return "-"
+}
+
+// fatalf ends the test with everything that is needed to run it again.
+func (s *sim) fatalf(format string, args ...any) {
+	s.t.Helper()
+	top, rest, _ := strings.Cut(s.t.Name(), "/")
+	row, _, deeper := strings.Cut(rest, "/")
+	run := "^" + top + "$"
+	if deeper {
+		run += "/^" + row + "$"
+	}
+	s.t.Fatalf("seed %d, tick %d: %s\nrerun: go test ./internal/simtest -run '%s' -simtest.seed=%d\nlast events:\n%s",
+		s.seed, s.tick(), fmt.Sprintf(format, args...), run, s.seed, s.trace.tail())
+}
+
+func (s *sim) must(n *node, doing string, err error) {
+	s.t.Helper()
+	if err != nil {
+		s.fatalf("%s: %s: %v", n.name, doing, err)
+	}
+}
+
+// percent is true with that probability.
+func (s *sim) percent(p int) bool { return s.rng.IntN(100) < p }
+
+// between returns a number of [lo, hi].
+func (s *sim) between(lo, hi int) int { return lo + s.rng.IntN(hi-lo+1) }
