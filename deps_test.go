@@ -28,14 +28,13 @@ var rules = map[string]struct {
 	"internal/raftlog":    {[]string{"", "storage", "internal/zone"}, "a zone's log over the store"},
 	"kv":                  {[]string{""}, "a deterministic function over a tree"},
 	"witness":             {[]string{"", "transport", "internal/zone"}, "no store, no state machine"},
-	"node":                {[]string{"", "storage", "transport", "internal/zone", "internal/raftlog", "internal/wire"}, "the stem: it joins the leaves"},
+	"node":                {[]string{"", "storage", "transport", "internal/zone", "internal/raftlog"}, "the stem: it joins the leaves"},
 	"client":              {[]string{"", "api/nexusraft/v1", "internal/wire"}, "what a remote program links"},
 	"internal/server":     {[]string{"", "node", "kv", "api/nexusraft/v1", "internal/wire"}, "the client-facing services"},
 	"internal/simtest":    {[]string{"", "storage", "internal/zone", "internal/raftlog", "witness"}, "tests only"},
 	"cmd/nexus-witness":   {[]string{"", "witness"}, "the tiny program: nothing but the witness"},
-	"cmd/nexus-raft":      {[]string{"", "node", "kv", "client", "witness", "internal/server", "cmd/nexus-raft/demo", "cmd/nexus-raft/text"}, "the program joins everything"},
-	"cmd/nexus-raft/text": {nil, "arbitrary bytes as text and JSON"},
-	"cmd/nexus-raft/demo": {[]string{"", "client", "cmd/nexus-raft/text"}, "it drives processes from outside"},
+	"cmd/nexus-raft":      {[]string{"", "node", "kv", "client", "witness", "internal/server", "cmd/nexus-raft/demo"}, "the program joins everything"},
+	"cmd/nexus-raft/demo": {[]string{"", "client"}, "it drives processes from outside"},
 }
 
 // never say what a package must not link, not even through others.

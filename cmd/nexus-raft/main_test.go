@@ -1,0 +1,84 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"strings"
+	"testing"
+)
+
+// mainVariable makes this test program behave as nexus-raft itself, for tests that need
+// processes.
+const mainVariable = "NEXUS_RAFT_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(mainVariable) != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// command runs one command line inside this process.
+func command(t *testing.T, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	status = run(t.Context(), args, streams{strings.NewReader(""), &out, &errs})
+	return status, out.String(), errs.String()
+}
+
+func TestExitStatuses(t *testing.T) {
+	empty := t.TempDir()
+	nobody := "127.0.0.1:1"
+	for _, tc := range []struct {
+		args   []string
+		status int
+		says   string
+	}{
+		{[]string{}, exitUsage, "expected one of"},
+		{[]string{"frobnicate"}, exitUsage, "frobnicate"},
+		{[]string{"put", "k"}, exitUsage, "<value>"},
+		{[]string{"serve"}, exitUsage, "--data-dir"},
+		{[]string{"init"}, exitUsage, "--data-dir"},
+		{[]string{"init", "--data-dir", empty, "--listen", "nonsense"}, exitUsage, `"nonsense" is not host:port`},
+		{[]string{"get", "k", "--endpoints", "nonsense"}, exitUsage, `"nonsense" is not host:port`},
+		{[]string{"get", "k", "--timeout", "0s"}, exitUsage, "--timeout 0s is not above 0"},
+		{[]string{"get", "k", "--endpoints", nobody, "--timeout", "100ms"}, exitFailed, nobody},
+		{[]string{"put", "k", "v", "--endpoints", nobody, "--timeout", "100ms"}, exitFailed, nobody},
+		{[]string{"status", "--endpoints", nobody, "--timeout", "100ms"}, exitFailed, "no endpoint answered"},
+		{[]string{"serve", "--data-dir", empty, "--listen", "0.0.0.0:0"}, exitUsage, "--insecure"},
+		{[]string{"serve", "--data-dir", empty, "--listen", ":0"}, exitUsage, "--insecure"},
+		{[]string{"serve", "--data-dir", empty, "--listen", "192.0.2.1:2026"}, exitUsage, "--insecure"},
+		{[]string{"serve", "--data-dir", empty, "--listen", "0.0.0.0:0", "--insecure"}, exitUsage, "--advertise"},
+		{[]string{"serve", "--data-dir", empty, "--advertise", "nonsense"}, exitUsage, "--advertise"},
+		{[]string{"serve", "--data-dir", empty, "--log-level", "loud"}, exitUsage, "--log-level"},
+		{[]string{"serve", "--data-dir", empty, "--listen", "127.0.0.1:0"}, exitFailed, "--join"},
+		{[]string{"demo", empty}, exitFailed, "holds no file"},
+		{[]string{"demo", empty + "/missing"}, exitFailed, "does not exist"},
+		{[]string{"demo", "--kill", "everyone"}, exitUsage, "--kill"},
+		{[]string{"demo", "--min-seconds", "0"}, exitUsage, "--min-seconds"},
+		{[]string{"demo", "--min-seconds", "NaN"}, exitUsage, "--min-seconds"},
+		{[]string{"demo", "--writers", "0"}, exitUsage, "--writers"},
+		{[]string{"demo", "--deadline", "-1s"}, exitUsage, "--deadline"},
+	} {
+		status, stdout, stderr := command(t, tc.args...)
+		if status != tc.status || !strings.Contains(stderr, tc.says) || strings.Count(stderr, "\n") > 2 {
+			t.Errorf("%q: got status %d, stdout %q, stderr %q; want %d and %q on stderr, in a line or two", tc.args, status, stdout, stderr, tc.status, tc.says)
+		}
+	}
+}
+
+func TestHelpHasAnExample(t *testing.T) {
+	for _, name := range []string{"init", "serve", "witness", "demo", "put", "get", "del", "list", "status"} {
+		status, stdout, stderr := command(t, name, "--help")
+		if status != exitOK || !strings.Contains(stdout, "Example") || stderr != "" {
+			t.Errorf("%s --help: got status %d, %q, %q; want an example", name, status, stdout, stderr)
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	status, stdout, stderr := command(t, "--version")
+	if status != exitOK || !strings.HasPrefix(stdout, "nexus-raft ") || stderr != "" {
+		t.Errorf("got status %d, %q, %q; want name and version", status, stdout, stderr)
+	}
+}
