@@ -2,13 +2,16 @@ package raftlog
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+	"go.etcd.io/raft/v3/raftpb"
+
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/storage"
-	"go.etcd.io/raft/v3/raftpb"
 )
 
 // history is what a Log was after each batch, shared between the one who writes it and the
@@ -150,6 +153,68 @@ func TestCrashAtAnyMoment(t *testing.T) {
 	}
 	if _, n := w.hist.bounds(); n < crashes {
 		t.Errorf("only %d batches were written during %d crashes", n, crashes)
+	}
+}
+
+// crashes takes a clone of a disk before each step that changes it: each write, sync,
+// creation, rename and removal, Pebble's own in the background included.
+type crashes struct {
+	disk *storage.MemFS
+	hist *history
+
+	mu    sync.Mutex // guards what follows
+	rng   *rand.Rand
+	taken []crash
+}
+
+type crash struct {
+	step     string
+	disk     *storage.MemFS
+	from, to int // the states that it may have left
+}
+
+func (c *crashes) String() string { return "crashes" }
+
+func (c *crashes) MaybeError(op errorfs.Op) error {
+	if op.Kind.ReadOrWrite() != errorfs.OpIsWrite {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	from, _ := c.hist.bounds()
+	clone := c.disk.CrashClone(c.rng, []int{0, 50, 100}[len(c.taken)%3])
+	_, to := c.hist.bounds()
+	c.taken = append(c.taken, crash{fmt.Sprintf("%d: %v of %s", len(c.taken), op.Kind, op.Path), clone, from, to})
+	return nil
+}
+
+// Invariants I1, I2 and I7: a crash before any single step of any batch leaves the state
+// after some batch, no earlier than the last synced one, and never half.
+func TestCrashAtEveryWrite(t *testing.T) {
+	const batches = 200
+	disk := storage.NewMemFS()
+	store, tree := openStore(t, disk)
+	w := &writer{t: t, rng: rand.New(rand.NewPCG(5, 6)), hist: new(history)}
+	w.hist.begin(dumpLog(t, founded(t, store, tree)))
+	must(t, store.Close())
+
+	c := &crashes{disk: disk, hist: w.hist, rng: rand.New(rand.NewPCG(7, 8))}
+	w.store, tree = openStore(t, errorfs.Wrap(disk, c))
+	w.log = reopen(t, tree, zone)
+	for range batches {
+		must(t, w.step())
+	}
+	must(t, w.store.Close())
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.taken) < batches {
+		t.Errorf("%d steps for %d batches: not every write was seen", len(c.taken), batches)
+	}
+	for _, x := range c.taken {
+		if got := afterCrash(t, x.disk); !w.hist.find(got, x.from, x.to) {
+			t.Fatalf("a crash before step %s left a state that is none of batches %d to %d:\n%+v", x.step, x.from, x.to, got)
+		}
 	}
 }
 
