@@ -123,7 +123,8 @@ type applied struct {
 }
 
 // applyCommand runs one command over base and merges its writes into base only if it
-// succeeds. The error is not the command's: the zone must stop.
+// succeeds. The error is not the command's: errMachine stops the zone, and any other one is
+// the disk's and ends the node (I9).
 func applyCommand(sm nexusraft.StateMachine, base *storage.Overlay, index nexusraft.Index, e *zone.Envelope) (a applied, err error) {
 	if !e.Request.IsZero() {
 		return applied{err: nexusraft.ErrUnknownSession}, nil
@@ -135,7 +136,10 @@ func applyCommand(sm nexusraft.StateMachine, base *storage.Overlay, index nexusr
 	own := storage.NewOverlay(base)
 	tx := &machineTx{machineReader: machineReader{own}, overlay: own}
 	a.data, a.err, err = runApply(sm, tx, nexusraft.Command{Index: index, Time: now, Data: e.Command})
-	if err = errors.Join(err, tx.err); err != nil {
+	if tx.err != nil {
+		err = tx.err // whatever the state machine has made of it
+	}
+	if err != nil {
 		return applied{}, fmt.Errorf("apply command at %d: %w", index, err)
 	}
 	if a.err == nil {
@@ -144,12 +148,14 @@ func applyCommand(sm nexusraft.StateMachine, base *storage.Overlay, index nexusr
 	return a, nil
 }
 
+var errMachine = errors.New("the state machine panicked, the zone stops on this node")
+
 // runApply turns a panic of the state machine into an error that stops the zone: what it
 // left half-done must not become state, and running it elsewhere would end the same way.
 func runApply(sm nexusraft.StateMachine, tx nexusraft.Tx, cmd nexusraft.Command) (data []byte, answer, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("the state machine panicked, the zone stops on this node: %v", p)
+			err = fmt.Errorf("%w: %v", errMachine, p)
 		}
 	}()
 	data, answer = sm.Apply(tx, cmd)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -47,6 +48,9 @@ func (p *proposal) answer(r nexusraft.Result, err error) {
 	}
 }
 
+// take reports whether the worker may go on with it: no longer if the caller has given up.
+func (p *proposal) take() bool { return p.stage.CompareAndSwap(proposalQueued, proposalTaken) }
+
 // wait returns the answer, or what is known when the context ends first.
 func (p *proposal) wait(ctx context.Context) (nexusraft.Result, error) {
 	select {
@@ -84,8 +88,8 @@ func (c *readContexts) next() string {
 // that come meanwhile wait for the next one, so that any number of them costs one round.
 type reads struct {
 	contexts readContexts
-	waiting  []chan error  // for the next request
-	inFlight []chan error  // for the one on its way
+	waiting  []*read       // for the next request
+	inFlight []*read       // for the one on its way
 	context  string        // of that one
 	age      int           // ticks since it was sent
 	indexed  []indexedRead // confirmed; to be served once the index is applied
@@ -93,8 +97,16 @@ type reads struct {
 
 type indexedRead struct {
 	index nexusraft.Index
-	ready []chan error
+	reads []*read
 }
+
+// read is one call that waits.
+type read struct {
+	ready chan error  // has room for the one answer
+	gone  atomic.Bool // the caller has given up
+}
+
+func newRead() *read { return &read{ready: make(chan error, 1)} }
 
 // readRetryTicks is how long an answer is waited for: requests get lost, with a leader or
 // on the way, and raft says nothing.
@@ -113,8 +125,10 @@ func (r *reads) request() (string, bool) {
 	return r.context, true
 }
 
-// tick puts reads whose request has got no answer back into line.
+// tick puts reads whose request has got no answer back into line, and forgets those that
+// nobody waits for any more: without a leader they would pile up.
 func (r *reads) tick() {
+	r.waiting = slices.DeleteFunc(r.waiting, func(x *read) bool { return x.gone.Load() })
 	if len(r.inFlight) == 0 {
 		return
 	}
@@ -139,8 +153,8 @@ func (r *reads) serve(applied nexusraft.Index) {
 			keep = append(keep, x)
 			continue
 		}
-		for _, c := range x.ready {
-			c <- nil
+		for _, c := range x.reads {
+			c.ready <- nil
 		}
 	}
 	clear(r.indexed[len(keep):])
@@ -150,11 +164,11 @@ func (r *reads) serve(applied nexusraft.Index) {
 // fail ends every read.
 func (r *reads) fail(err error) {
 	for _, c := range append(r.waiting, r.inFlight...) {
-		c <- err
+		c.ready <- err
 	}
 	for _, x := range r.indexed {
-		for _, c := range x.ready {
-			c <- err
+		for _, c := range x.reads {
+			c.ready <- err
 		}
 	}
 	r.waiting, r.inFlight, r.indexed = nil, nil, nil

@@ -32,7 +32,7 @@ type hosted struct {
 	votes     map[voteKey]*voteSlot
 	from      map[nexusraft.ReplicaID]nexusraft.NodeID // who spoke for a replica that no record names yet
 
-	staged   *staged                                 // a snapshot's state that raft may take up in this round
+	staged   []*staged                               // snapshots' states, of which raft may take one up in this round
 	sending  map[nexusraft.ReplicaID]nexusraft.Index // snapshots on their way: the log after them is kept
 	changing bool                                    // a conf change of the node's own accord is under way
 
@@ -57,8 +57,11 @@ func openHosted(w *worker, id nexusraft.ZoneID) (*hosted, error) {
 	}
 	meta := log.Meta()
 	state, ok, err := w.node.store.OpenTree(meta.StateTree)
-	if err != nil || !ok {
-		return nil, fmt.Errorf("%w: zone %v has no state tree %q: %w", nexusraft.ErrCorrupt, id, meta.StateTree, err)
+	if err != nil {
+		return nil, fmt.Errorf("open the state of zone %v: %w", id, err)
+	}
+	if !ok {
+		return nil, fmt.Errorf("%w: zone %v has no state tree %q", nexusraft.ErrCorrupt, id, meta.StateTree)
 	}
 	c := w.node.config
 	h := &hosted{
@@ -96,7 +99,7 @@ func (h *hosted) propose(ps []*proposal) {
 	var calls []*proposal
 	now := time.Now().UnixNano()
 	for _, p := range ps {
-		if !p.stage.CompareAndSwap(proposalQueued, proposalTaken) {
+		if !p.take() {
 			continue
 		}
 		if p.conf != nil {
@@ -105,17 +108,16 @@ func (h *hosted) propose(ps []*proposal) {
 		}
 		envelopes = append(envelopes, zone.Envelope{Proposal: h.nextID(), Request: p.request, Time: now, Command: p.command})
 		calls = append(calls, p)
+		h.proposals[envelopes[len(envelopes)-1].Proposal] = p // before raft has it, which may panic
 	}
 	if len(calls) == 0 {
 		return
 	}
-	err := h.replica.Propose(envelopes)
-	for i, p := range calls {
-		if err != nil {
+	if err := h.replica.Propose(envelopes); err != nil {
+		for i, p := range calls {
+			delete(h.proposals, envelopes[i].Proposal)
 			p.answer(nexusraft.Result{}, noLeader(err, h.hint()))
-			continue
 		}
-		h.proposals[envelopes[i].Proposal] = p
 	}
 }
 
@@ -149,7 +151,7 @@ func (h *hosted) hasWork() bool { return h.replica.HasWork() || h.reads.due() }
 // endUnanswered ends what raft has left unanswered in the round after it was stepped: raft
 // answers at once or never.
 func (h *hosted) endUnanswered() {
-	h.dropIgnored()
+	h.endStaged(errSnapshotIgnored)
 	for key, v := range h.votes {
 		delete(h.votes, key)
 		v.ignore(h, "")
@@ -232,9 +234,15 @@ func (h *hosted) stageApplied(b *storage.Batch, committed []zone.Committed) erro
 }
 
 func (h *hosted) applyConfChange(b *storage.Batch, e *raftpb.Entry) error {
+	before := h.replica.Membership()
 	cs, members, err := h.replica.ApplyConfChange(e)
 	if err != nil {
 		return err
+	}
+	for _, m := range members.Members {
+		if old, ok := before.Replica(m.Replica); ok && old.Address != m.Address {
+			h.w.node.moved(m.Node, m.Address)
+		}
 	}
 	if err := h.log.SetMembership(b, cs, members); err != nil {
 		return err
@@ -324,16 +332,17 @@ func (h *hosted) tick() {
 	h.tendMembership()
 }
 
-// stop ends every waiting call.
+// stop ends every waiting call. It does not ask raft, which may have panicked.
 func (h *hosted) stop(err error) {
 	for id, p := range h.proposals {
 		delete(h.proposals, id)
 		p.answer(nexusraft.Result{}, fmt.Errorf("%w: %w", nexusraft.ErrUncertain, err))
 	}
 	h.reads.fail(err)
+	h.endStaged(err)
 	for key, v := range h.votes {
 		delete(h.votes, key)
-		v.ignore(h, err.Error())
+		v.ignore(nil, err.Error())
 	}
 }
 

@@ -46,7 +46,11 @@ func loadIdentity(t *storage.Tree) (id identity, ok bool, err error) {
 	if err != nil || !ok {
 		return identity{}, false, err
 	}
-	if err := json.Unmarshal(b, &id); err != nil || id.Node == 0 {
+	err = json.Unmarshal(b, &id)
+	if err == nil && id.Node == 0 {
+		err = errors.New("it names no node")
+	}
+	if err != nil {
 		return identity{}, false, fmt.Errorf("%w: the node's identity record can't be read: %w", nexusraft.ErrCorrupt, err)
 	}
 	return id, true, nil

@@ -54,7 +54,7 @@ func (h *hosted) admit(r transport.JoinRequest) (admission, error) {
 	}
 	members := h.replica.Membership()
 	if m, ok := members.Node(r.Peer.Node); ok {
-		return admission{replica: m.Replica}, sameRole(m, r.Role)
+		return admission{replica: m.Replica}, admittedAgain(m, r.Role)
 	}
 	if err := h.checkJoin(members, r); err != nil {
 		return admission{}, err
@@ -73,7 +73,13 @@ func (h *hosted) admit(r transport.JoinRequest) (admission, error) {
 	return admission{replica: m.Replica, proposal: p}, nil
 }
 
-func sameRole(m nexusraft.Member, want nexusraft.Role) error {
+// admittedAgain says why a node that has a record can't have its admission once more. A
+// member has had it: it was promoted for what its replica has acknowledged. If it asks, its
+// disk was copied or rolled back, and its replica's word would no longer hold (I5).
+func admittedAgain(m nexusraft.Member, want nexusraft.Role) error {
+	if m.Role == nexusraft.RoleMember {
+		return fmt.Errorf("%w: node %v is a member and asks to join: its data directory was copied or rolled back; clear it to join as a new node", nexusraft.ErrRefused, m.Node)
+	}
 	if (m.Role == nexusraft.RoleWitness) != (want == nexusraft.RoleWitness) {
 		return fmt.Errorf("%w: node %v is in the zone as a %s", nexusraft.ErrRefused, m.Node, m.Role)
 	}

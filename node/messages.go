@@ -41,10 +41,7 @@ func (h *hosted) step(m inbound) {
 		h.votes[key] = m.vote
 	}
 	if m.staged != nil {
-		if h.staged != nil {
-			h.staged.end(errSnapshotIgnored)
-		}
-		h.staged = m.staged
+		h.staged = append(h.staged, m.staged)
 	}
 	if err := h.replica.Step(m.from, m.message); err != nil {
 		h.refused(m, err)
@@ -59,8 +56,8 @@ func (h *hosted) step(m inbound) {
 }
 
 func (h *hosted) refused(m inbound, err error) {
-	if m.staged != nil && h.staged == m.staged {
-		h.staged = nil
+	if m.staged != nil {
+		h.staged = h.staged[:len(h.staged)-1]
 		m.staged.end(err)
 	}
 	if m.vote != nil {

@@ -48,7 +48,8 @@ type Node struct {
 
 	who atomic.Pointer[transport.Identity]
 
-	peersMu sync.Mutex // guards known
+	helloMu sync.Mutex // held while a peer's record is compared and stored
+	peersMu sync.Mutex // guards known; never held during a write, since the worker takes it
 	known   map[nexusraft.NodeID]peerRecord
 
 	// stateMu guards states. Who holds it for reading may take a storage snapshot of a
@@ -109,7 +110,7 @@ func Open(c Config) (_ *Node, err error) {
 	ctx, n.cancel = context.WithCancel(context.Background())
 	n.worker, n.sending, n.receiving = newWorker(n), newJobs(ctx, maxSending), newJobs(ctx, maxReceiving)
 	n.peers = transport.NewPeers(n.self, transport.PeersOptions{
-		Logger: c.Logger, VoteTimeout: c.electionTimeout(), OnUnreachable: n.unreachable,
+		Logger: c.Logger, VoteTimeout: c.electionTimeout(), OnUnreachable: n.unreachable, Accept: n.meet,
 	})
 	return n, nil
 }
@@ -213,10 +214,14 @@ func (n *Node) Run(ctx context.Context, lis net.Listener, register func(grpc.Ser
 	n.listenOn(lis)
 	r := n.start(lis, register)
 	err = n.serve(ctx, r)
-	if _, stuck := errors.AsType[errStuck](err); stuck {
+	if !isStuck(err) {
+		if ended := r.stop(); ended != nil && !errors.Is(err, ended) {
+			err = errors.Join(err, ended)
+		}
+	}
+	if isStuck(err) {
 		return err // nothing can be waited for; the process is to end
 	}
-	r.stop()
 	return errors.Join(err, n.close())
 }
 
@@ -238,6 +243,11 @@ func (n *Node) serve(ctx context.Context, r *running) error {
 	who := n.self()
 	n.logger.Info("ready", "node", who.Node, "name", who.Name, "address", who.Address, "cluster", who.Cluster)
 	close(n.ready)
+	hinted, cancel := context.WithCancel(ctx)
+	var hints sync.WaitGroup
+	hints.Go(func() { n.followHints(hinted) })
+	defer hints.Wait()
+	defer cancel()
 	select {
 	case <-ctx.Done():
 		n.logger.Info("stopping in order")
@@ -250,16 +260,7 @@ func (n *Node) serve(ctx context.Context, r *running) error {
 
 func (n *Node) openZones(ctx context.Context, r *running) error {
 	if n.self().Cluster == 0 {
-		joinCtx, cancel := context.WithCancelCause(ctx)
-		defer cancel(nil)
-		go func() {
-			select {
-			case err := <-r.failed:
-				cancel(err)
-			case <-joinCtx.Done():
-			}
-		}()
-		if err := n.join(joinCtx); err != nil {
+		if err := n.joinWhile(ctx, r); err != nil {
 			return err
 		}
 	}
@@ -287,6 +288,27 @@ func (n *Node) openZones(ctx context.Context, r *running) error {
 	return <-done
 }
 
+// joinWhile joins while what Run has started goes on.
+func (n *Node) joinWhile(ctx context.Context, r *running) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var failed error
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		select {
+		case failed = <-r.failed:
+			cancel(failed)
+		case <-ctx.Done():
+		}
+	})
+	err := n.join(ctx)
+	cancel(nil)
+	watching.Wait()
+	if err == nil {
+		err = failed // it came when the join was as good as done
+	}
+	return err
+}
+
 // ID returns the node's ID.
 func (n *Node) ID() nexusraft.NodeID { return n.self().Node }
 
@@ -303,6 +325,19 @@ func (n *Node) Zone(id nexusraft.ZoneID) (*Zone, error) {
 
 func (n *Node) missing(id nexusraft.ZoneID) error {
 	return fmt.Errorf("%w: zone %v", nexusraft.ErrZoneNotFound, id)
+}
+
+// absent says why the worker does not have a zone: it is not here, or it has stopped.
+func (n *Node) absent(id nexusraft.ZoneID) error {
+	if p, err := n.view(id); p.failed != nil {
+		return err
+	}
+	return n.missing(id)
+}
+
+func (n *Node) stopped(id nexusraft.ZoneID) bool {
+	p, _ := n.view(id)
+	return p.failed != nil
 }
 
 func (n *Node) view(id nexusraft.ZoneID) (published, error) {
@@ -366,7 +401,7 @@ func (n *Node) Status(ctx context.Context) (nexusraft.NodeStatus, error) {
 		switch {
 		case err == nil:
 			s.Zones = append(s.Zones, z)
-		case errors.Is(err, nexusraft.ErrZoneNotFound): // it has stopped; problem says so
+		case n.stopped(id): // problem says so
 		case ctx.Err() == nil && asking.Err() != nil:
 			s.Healthy, s.Problem = false, fmt.Sprintf("the worker has not answered for %v: the disk may be stalled", statusTimeout)
 			return s, nil
@@ -415,11 +450,24 @@ func (n *Node) Checksum(ctx context.Context, id nexusraft.ZoneID) (transport.Che
 		state   *storage.Tree
 	}
 	snaps := make(chan moment, 1)
+	var gone atomic.Bool
+	drop := func() { // a snapshot that nobody takes: by whoever comes second, worker or caller
+		select {
+		case m := <-snaps:
+			m.snap.Close()
+		default:
+		}
+	}
 	_, err := ask(ctx, n, id, func(h *hosted) (struct{}, error) {
 		snaps <- moment{h.log.Applied(), n.store.NewSnapshot(), h.state}
+		if gone.Load() {
+			drop()
+		}
 		return struct{}{}, nil
 	})
 	if err != nil {
+		gone.Store(true)
+		drop()
 		return transport.Checksum{}, err
 	}
 	m := <-snaps

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 
@@ -39,18 +40,33 @@ func loadPeers(t *storage.Tree) (map[nexusraft.NodeID]peerRecord, error) {
 	return out, nil
 }
 
-// Hello implements transport.PeerHandler. It refuses what can't be this cluster's node as
-// it was last seen: a disk that was cloned or rolled back has a lower incarnation (I5).
+// Hello implements transport.PeerHandler.
 func (n *Node) Hello(peer transport.Identity) error {
+	if err := n.meet(peer); err != nil || peer.Cluster == 0 {
+		return err
+	}
+	n.peers.SetAddress(peer.Node, peer.Address) // it is there: no pause before the next attempt
+	return nil
+}
+
+// meet is told what every peer says of itself, whoever of the two has called. It refuses
+// what can't be this cluster's node as it was last seen: a disk that was cloned or rolled
+// back has a lower incarnation (I5).
+func (n *Node) meet(peer transport.Identity) error {
 	if peer.Node == n.identity().Node {
 		return fmt.Errorf("%w: node %v is this node; a copy of its data directory must not run", nexusraft.ErrRefused, peer.Node)
 	}
-	if peer.Cluster == 0 {
+	n.helloMu.Lock()
+	defer n.helloMu.Unlock()
+	n.peersMu.Lock()
+	old := n.known[peer.Node]
+	n.peersMu.Unlock()
+	switch {
+	case peer.Cluster == 0 && old.Incarnation > 0:
+		return fmt.Errorf("%w: node %v was of this cluster and says that it belongs to none: its data directory was copied or rolled back", nexusraft.ErrRefused, peer.Node)
+	case peer.Cluster == 0:
 		return nil // it asks to join and is nobody's peer yet
 	}
-	n.peersMu.Lock()
-	defer n.peersMu.Unlock()
-	old := n.known[peer.Node]
 	if peer.Incarnation < old.Incarnation {
 		return fmt.Errorf("%w: node %v comes as incarnation %d and has been seen as %d: its data directory was copied or rolled back",
 			nexusraft.ErrRefused, peer.Node, peer.Incarnation, old.Incarnation)
@@ -59,10 +75,34 @@ func (n *Node) Hello(peer transport.Identity) error {
 		if err := n.storePeer(peer.Node, now); err != nil {
 			return err
 		}
+		n.peersMu.Lock()
 		n.known[peer.Node] = now
+		n.peersMu.Unlock()
 	}
-	n.peers.SetAddress(peer.Node, peer.Address) // it is there: no pause before the next attempt
 	return nil
+}
+
+// moved takes over an address that was heard of from somebody else: an operator's hint, or
+// a record that the leader has changed. What the node itself says later counts more.
+func (n *Node) moved(id nexusraft.NodeID, address string) {
+	if id == n.ID() || address == "" {
+		return
+	}
+	n.peersMu.Lock()
+	r := n.known[id]
+	r.Address = address
+	n.known[id] = r
+	n.peersMu.Unlock()
+	n.peers.SetAddress(id, address)
+}
+
+// followHints looks for peers at the addresses of Config.Join, on a directory that belongs
+// to a cluster: nodes that have all moved know no other way to each other.
+func (n *Node) followHints(ctx context.Context) {
+	n.peers.Find(ctx, n.config.Join, func(id nexusraft.NodeID, address string) {
+		n.logger.Info("peer found by a hint", "peer", id, "addr", address)
+		n.moved(id, address)
+	})
 }
 
 func (n *Node) storePeer(id nexusraft.NodeID, r peerRecord) error {

@@ -1,6 +1,8 @@
 package node
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -22,8 +24,9 @@ type running struct {
 	health *health.Server
 
 	failed chan error    // has room for an error of each goroutine
-	stops  chan struct{} // closed: worker and watchdog end
-	worker chan struct{} // closed when the worker has ended
+	stops  chan struct{} // closed: the worker ends
+	worker chan struct{} // closed when the worker has ended: the watchdog ends
+	ended  error         // how the worker did; set before worker is closed
 	wg     sync.WaitGroup
 }
 
@@ -50,8 +53,8 @@ func (n *Node) start(lis net.Listener, register func(grpc.ServiceRegistrar)) *ru
 
 	go func() {
 		defer close(r.worker)
-		if err := n.worker.run(r.stops); err != nil {
-			r.failed <- err
+		if r.ended = n.worker.run(r.stops); r.ended != nil {
+			r.failed <- r.ended
 		}
 	}()
 	r.wg.Go(func() {
@@ -62,7 +65,7 @@ func (n *Node) start(lis net.Listener, register func(grpc.ServiceRegistrar)) *ru
 	r.wg.Go(func() {
 		second := time.NewTicker(time.Second)
 		defer second.Stop()
-		if err := n.watchdog.watch(r.stops, second.C, r.healthChanged); err != nil {
+		if err := n.watchdog.watch(r.worker, second.C, r.healthChanged); err != nil {
 			r.failed <- errStuck{err}
 		}
 	})
@@ -71,6 +74,11 @@ func (n *Node) start(lis net.Listener, register func(grpc.ServiceRegistrar)) *ru
 
 // errStuck is the watchdog's: the worker is inside a sync that does not end.
 type errStuck struct{ error }
+
+func isStuck(err error) bool {
+	_, stuck := errors.AsType[errStuck](err)
+	return stuck
+}
 
 func (r *running) serving() {
 	r.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
@@ -87,11 +95,34 @@ func (r *running) healthChanged(problem string) {
 }
 
 // stop ends the goroutines: first the worker, so that every waiting call has its answer;
-// then the peers hear that this node leaves; then the server, once the answers are out.
-func (r *running) stop() {
+// then the peers hear that this node leaves; then the server, once the answers are out. It
+// returns the error that the worker ended with, or errStuck, and then nothing has ended.
+func (r *running) stop() error {
 	r.health.Shutdown()
 	close(r.stops)
-	<-r.worker
+	if err := r.awaitWorker(); err != nil {
+		return err
+	}
+	r.finish()
+	return r.ended
+}
+
+// awaitWorker waits for the worker's end, or until the watchdog has given it up.
+func (r *running) awaitWorker() error {
+	for {
+		select {
+		case <-r.worker:
+			return nil
+		case err := <-r.failed:
+			if isStuck(err) {
+				return err
+			}
+		}
+	}
+}
+
+// finish ends the rest once the worker has ended.
+func (r *running) finish() {
 	r.node.peers.Close()
 	drained := make(chan struct{})
 	go func() {
@@ -110,13 +141,14 @@ func (r *running) stop() {
 // handOver moves the leadership of every zone that this node leads to the member that has
 // most of the log, and waits a moment for it.
 func (n *Node) handOver() {
-	deadline := time.After(handOverTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), handOverTimeout)
+	defer cancel()
 	for _, id := range n.zones() {
-		n.handOverZone(id, deadline)
+		n.handOverZone(ctx, id)
 	}
 }
 
-func (n *Node) handOverZone(id nexusraft.ZoneID, deadline <-chan time.Time) {
+func (n *Node) handOverZone(ctx context.Context, id nexusraft.ZoneID) {
 	poll := time.NewTicker(n.config.TickInterval)
 	defer poll.Stop()
 	for {
@@ -130,13 +162,13 @@ func (n *Node) handOverZone(id nexusraft.ZoneID, deadline <-chan time.Time) {
 			if done {
 				return
 			}
-		case <-deadline:
+		case <-ctx.Done():
 			n.logger.Warn("stopping without another leader", "zone", id)
 			return
 		}
 		select {
 		case <-poll.C:
-		case <-deadline:
+		case <-ctx.Done():
 			n.logger.Warn("stopping without another leader", "zone", id)
 			return
 		}

@@ -58,7 +58,9 @@ func newCluster(t *testing.T, tune func(*node.Config)) *cluster {
 	return c
 }
 
+// emptyCluster is a cluster without nodes. Its test runs beside others: it waits, mostly.
 func emptyCluster(t *testing.T, tune func(*node.Config)) *cluster {
+	t.Parallel()
 	c := &cluster{network: newNetwork(t), tune: tune, nodes: make(map[string]*member)}
 	t.Cleanup(c.heal) // before the nodes stop in order
 	return c
@@ -250,6 +252,21 @@ func (c *cluster) other(m *member) *member {
 		return c.named("n2")
 	}
 	return c.named("n1")
+}
+
+// transfer makes the member of that name lead, and returns it.
+func (c *cluster) transfer(name string) *member {
+	c.t.Helper()
+	heir := c.named(name)
+	eventually(c.t, name+" leads", func() error {
+		leader := c.leader()
+		if leader == heir {
+			return nil
+		}
+		err := leader.zone().TransferLeader(c.t.Context(), leader.replica(name))
+		return fmt.Errorf("%s leads, asked to hand over: %v", leader.config.Name, err)
+	})
+	return heir
 }
 
 // rootStatus is status without a test to fail: for nodes that may be down.

@@ -61,8 +61,6 @@ func TestBrokenDiskEndsRun(t *testing.T) {
 	h := (&cluster{network: newNetwork(t), nodes: map[string]*member{"n1": m}}).write(3)
 	h.more(t, 50)
 	disk.broken.Store(true)
-	atBreak := disk.mem.CrashClone(nil, 0)
-	_ = atBreak
 
 	select {
 	case err := <-m.ended:
@@ -90,13 +88,8 @@ func TestLeadersDiskBreaks(t *testing.T) {
 			n.Storage.FS = disk
 		}
 	})
-	leader := c.awaitSync()
-	if leader.config.Name != "n1" {
-		if err := leader.zone().TransferLeader(t.Context(), leader.replica("n1")); err != nil {
-			t.Fatal(err)
-		}
-		c.leader(leader)
-	}
+	c.awaitSync()
+	c.transfer("n1")
 	h := c.write(3)
 	h.more(t, 50)
 	n1 := c.named("n1")

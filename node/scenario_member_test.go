@@ -3,7 +3,6 @@ package node_test
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"testing"
 	"time"
@@ -27,13 +26,13 @@ func founded(t *testing.T, tune func(*node.Config)) *cluster {
 	return c
 }
 
-// refusedJoin runs a node that must not be let in, and returns the error of its Run. It
-// must come sooner than unreachable addresses are given up.
-func (c *cluster) refusedJoin(config node.Config) error {
+// refusedJoin runs a node behind a door, which must not be let in, and returns the error
+// of its Run. It must come sooner than unreachable addresses are given up.
+func (c *cluster) refusedJoin(door string, config node.Config) error {
 	c.t.Helper()
 	lis := listen(c.t, "")
-	config.Advertise = c.door(config.Name).address
-	c.lead(config.Name, lis.Addr().String())
+	config.Advertise = c.door(door).address
+	c.lead(door, lis.Addr().String())
 	n, err := node.Open(config)
 	if err != nil {
 		c.t.Fatalf("open %s: %v", config.Name, err)
@@ -73,11 +72,11 @@ func TestJoinRefused(t *testing.T) {
 		config := c.memberConfig("own")
 		own := c.door("own").address
 		config.Join = []string{own}
-		err := c.refusedJoin(config)
+		err := c.refusedJoin("own", config)
 		mentions(t, err, own, "own")
 
 		config.Join = []string{n1, own}
-		err = c.refusedJoin(config)
+		err = c.refusedJoin("own", config)
 		mentions(t, err, own, "own")
 		if !errors.Is(err, nexusraft.ErrRefused) {
 			t.Errorf("got %v, want ErrRefused", err)
@@ -85,22 +84,14 @@ func TestJoinRefused(t *testing.T) {
 
 		_, port, _ := net.SplitHostPort(own)
 		config.Join = []string{"localhost:" + port} // the same in other words
-		if err := c.refusedJoin(config); err == nil {
+		if err := c.refusedJoin("own", config); err == nil {
 			t.Error("a node joined itself")
 		}
 	})
 	t.Run("duplicate name", func(t *testing.T) {
-		config := c.memberConfig("twin")
-		config.Name = "twin"
-		door := c.door("twin")
-		config.Join, config.Advertise = []string{n1}, door.address
-		config.Name = "n2"
-		n, err := node.Open(config)
-		if err != nil {
-			t.Fatal(err)
-		}
-		lis := listen(t, "")
-		err = n.Run(t.Context(), lis, nil)
+		config := c.memberConfig("n2")
+		config.Join = []string{n1}
+		err := c.refusedJoin("twin", config)
 		if !errors.Is(err, nexusraft.ErrRefused) {
 			t.Errorf("got %v, want ErrRefused", err)
 		}
@@ -111,7 +102,7 @@ func TestJoinRefused(t *testing.T) {
 		dead := deadAddress(t)
 		config.Join, config.JoinTimeout = []string{dead}, 300*time.Millisecond
 		began := time.Now()
-		err := c.refusedJoin(config)
+		err := c.refusedJoin("lost", config)
 		mentions(t, err, dead, "300ms")
 		if took := time.Since(began); took < config.JoinTimeout {
 			t.Errorf("gave up after %v, want %v", took, config.JoinTimeout)
@@ -160,10 +151,14 @@ func TestJoinAllAtOnce(t *testing.T) {
 	c.join("n2", "n1")
 	c.join("n3", "n1")
 	c.startWitness(c.witnessConfig("w", "n1"))
-	s := c.awaitSync().status()
-	if s.Membership.Count(nexusraft.RoleLearner) != 1 {
-		t.Errorf("the third is not a learner: %+v", s.Membership.Members)
-	}
+	c.awaitSync()
+	eventually(t, "the third is a learner", func() error {
+		s := c.leader().status()
+		if s.Membership.Count(nexusraft.RoleLearner) != 1 || s.Membership.Count(nexusraft.RoleMember) != 2 {
+			return fmt.Errorf("members %+v", s.Membership.Members)
+		}
+		return nil
+	})
 }
 
 // TestWitnessWaitsForSecondMember: with one member it would be half of the voters.
@@ -233,10 +228,16 @@ func TestWipedMember(t *testing.T) {
 }
 
 func TestTransferRefused(t *testing.T) {
-	c := newCluster(t, func(n *node.Config) { n.ElectionTicks = 50 })
-	leader := c.awaitSync()
-	follower := c.other(leader)
+	const election = 4 * time.Second
+	c := newCluster(t, func(n *node.Config) {
+		if n.Name != "n1" { // the founder elects itself quickly
+			n.ElectionTicks = int(election / n.TickInterval)
+		}
+	})
 	transfer := func(m *member, to nexusraft.ReplicaID) error { return m.zone().TransferLeader(t.Context(), to) }
+	leader := c.transfer("n2")
+	follower := c.named("n1")
+	leader.put("a", "1")
 
 	if err := transfer(leader, leader.replica("w")); !errors.Is(err, nexusraft.ErrRefused) {
 		t.Errorf("transfer to the witness: %v, want ErrRefused", err)
@@ -244,19 +245,13 @@ func TestTransferRefused(t *testing.T) {
 	if err := transfer(leader, 12345); !errors.Is(err, nexusraft.ErrRefused) {
 		t.Errorf("transfer to an unknown replica: %v, want ErrRefused", err)
 	}
-	if err := transfer(follower, leader.replica(follower.config.Name)); !errors.Is(err, nexusraft.ErrNotLeader) {
+	if err := transfer(follower, leader.replica("n1")); !errors.Is(err, nexusraft.ErrNotLeader) {
 		t.Errorf("transfer asked of a follower: %v, want ErrNotLeader", err)
 	}
-	// raft would refuse proposals for an election timeout if it had been asked.
-	if _, err := leader.try(t.Context(), 10*time.Second, "a", "1"); err != nil {
-		t.Errorf("a write right after refused transfers: %v", err)
-	}
-	if err := transfer(leader, leader.replica(follower.config.Name)); err != nil {
-		t.Fatalf("transfer to the other member: %v", err)
-	}
-	c.leader(leader)
-	if got := leader.get("a"); got != "1" {
-		t.Errorf("after the transfer a = %q, want 1", got)
+	began := time.Now()
+	leader.put("a", "2")
+	if took := time.Since(began); took > election/2 {
+		t.Errorf("a write after transfers that were refused took %v: raft was asked, and waited for them", took)
 	}
 }
 
@@ -335,84 +330,155 @@ func TestOtherJoinChangesNothing(t *testing.T) {
 	}
 }
 
-// TestAllMove: everything is restarted at other addresses, and one hint is right.
+// TestMembersMove: both members are restarted at other addresses, and one hint is right.
+// The witness stays where it was.
+func TestMembersMove(t *testing.T) {
+	c := newCluster(t, nil)
+	leader := c.awaitSync()
+	leader.put("a", "1")
+	hinting, hinted := c.crash(leader), c.crash(c.other(leader))
+	c.move("n1")
+	c.move("n2")
+	hinting.Join = []string{deadAddress(t), c.door(hinted.Name).address}
+	hinted.Join = nil
+	c.start(hinting)
+	c.start(hinted)
+	c.moved("n1", "n2")
+}
+
+// TestAllMove: so is the witness, with the same hint.
 func TestAllMove(t *testing.T) {
 	c := newCluster(t, nil)
-	n1, n2 := c.awaitSync(), c.other(c.awaitSync())
-	n1.put("a", "1")
-	configs := []node.Config{c.crash(n1), c.crash(n2)}
-	watcher := c.crashWitness()
-	for _, name := range []string{"n1", "n2", "w"} {
-		c.move(name)
-	}
-	configs[0].Join = nil
-	configs[1].Join = []string{deadAddress(t), c.door(n1.config.Name).address}
-	for _, config := range configs {
-		c.start(config)
-	}
-	c.named("n1").awaitCopies(2)
-	if got := c.named("n2").get("a"); got != "1" {
-		t.Errorf("after the move a = %q, want 1", got)
-	}
-
-	watcher.Join = []string{c.door(n1.config.Name).address}
-	c.startWitness(watcher)
 	leader := c.awaitSync()
-	eventually(t, "the membership has the new addresses", func() error {
-		for _, m := range leader.status().Membership.Members {
+	leader.put("a", "1")
+	hinting, hinted := c.crash(leader), c.crash(c.other(leader))
+	watcher := c.crashWitness()
+	c.move("n1")
+	c.move("n2")
+	c.move("w")
+	hints := []string{deadAddress(t), c.door(hinted.Name).address}
+	hinting.Join, hinted.Join, watcher.Join = hints, nil, hints
+	c.start(hinting)
+	c.start(hinted)
+	c.startWitness(watcher)
+	c.moved("n1", "n2", "w")
+}
+
+// moved checks that a cluster that was restarted at other addresses is whole again.
+func (c *cluster) moved(names ...string) {
+	c.t.Helper()
+	leader := c.awaitSync()
+	leader.awaitCopies(2)
+	if got := c.other(leader).get("a"); got != "1" {
+		c.t.Errorf("after the move a = %q, want 1", got)
+	}
+	eventually(c.t, "the zone's records have the new addresses", func() error {
+		for _, m := range c.leader().status().Membership.Members {
 			if want := c.door(m.Name).address; m.Address != want {
 				return fmt.Errorf("%s is at %s, want %s", m.Name, m.Address, want)
 			}
 		}
 		return nil
 	})
+	leader = c.awaitSync()
 	c.crash(c.other(leader)) // the witness is truly there
 	leader.awaitCopies(1)
 }
 
-// TestClonedDisk: a copy of a member's disk that is older than what its peers have seen.
-func TestClonedDisk(t *testing.T) {
-	c := newCluster(t, nil)
-	h := c.write(2)
+// rollBack crashes the follower, and brings it back twice, so that its peers have seen a
+// newer incarnation than a copy of its disk can come as. It returns the configurations of
+// the member and of the copy, neither of which runs.
+func (c *cluster) rollBack() (config, copied node.Config) {
+	c.t.Helper()
 	follower := c.other(c.awaitSync())
-	config := c.crash(follower)
-	clone := config
-	clone.Storage.FS = config.Storage.FS.(*storage.MemFS).CrashClone(rand.New(rand.NewPCG(1, 2)), 0)
-	for range 2 { // two incarnations more than the clone will have
-		c.start(config)
+	name := follower.config.Name
+	config = c.crash(follower)
+	copied = config
+	copied.Storage.FS = config.Storage.FS.(*storage.MemFS).CrashClone(nil, 0)
+	for range 2 {
+		m := c.start(config)
 		c.awaitSync()
-		config = c.crash(c.named(config.Name))
+		m.put("seen", "1")
+		m.get("seen") // so the leader has seen this incarnation
+		c.other(m).get("seen")
+		config = c.crash(c.named(name))
 	}
+	return config, copied
+}
 
-	rolledBack := c.start(clone) // at the same address, as a disk restored from a copy would be
-	h.more(t, 20)
-	leader := c.leader()
-	status, err := leader.node.Status(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	old, err := rolledBack.node.Status(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 5 {
-		if _, err := rolledBack.try(t.Context(), 100*time.Millisecond, "clone", "1"); err == nil {
-			t.Error("a write by the clone was acknowledged")
-		}
-		for _, x := range leader.status().Replicas {
-			if x.Name == config.Name && x.Active {
-				t.Errorf("the leader takes the clone for the member: %+v", x)
+// TestClonedDisk: a copy of a member's disk that is older than what its peers have seen of
+// the member is no member, at the same address or at another one.
+func TestClonedDisk(t *testing.T) {
+	for _, elsewhere := range []bool{false, true} {
+		t.Run(fmt.Sprintf("elsewhere %v", elsewhere), func(t *testing.T) {
+			c := newCluster(t, nil)
+			h := c.write(2)
+			config, copied := c.rollBack()
+			if elsewhere {
+				c.move(config.Name)
 			}
+			clone := c.start(copied)
+			h.more(t, 20)
+			leader := c.leader(clone)
+			active := func() (x nexusraft.ReplicaStatus, is bool) {
+				for _, x := range leader.status().Replicas {
+					if x.Name == config.Name && x.Active {
+						return x, true
+					}
+				}
+				return x, false
+			}
+			eventually(t, "the member is missed", func() error {
+				if x, is := active(); is {
+					return fmt.Errorf("it is active: %+v", x)
+				}
+				return nil
+			})
+			for deadline := time.Now().Add(500 * time.Millisecond); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+				if _, err := clone.try(t.Context(), 100*time.Millisecond, "clone", "1"); err == nil {
+					t.Fatal("a write by the clone was acknowledged")
+				}
+				if x, is := active(); is {
+					t.Fatalf("the leader takes the clone for the member: %+v", x)
+				}
+			}
+			s, err := clone.node.Status(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = leader.node.Hello(transport.Identity{
+				Cluster: s.Cluster, Node: s.Node, Incarnation: s.Incarnation, Address: s.Address, Name: s.Name,
+			})
+			if !errors.Is(err, nexusraft.ErrRefused) {
+				t.Errorf("a handshake with an older incarnation: %v, want ErrRefused", err)
+			}
+			clone.close()
+			c.start(config)
+			c.awaitSync()
+			c.verify(h)
+		})
+	}
+}
+
+// TestClonedDiskHasNoVote: nor does a member that was restarted take the clone's vote.
+func TestClonedDiskHasNoVote(t *testing.T) {
+	c := newCluster(t, nil)
+	config, copied := c.rollBack()
+	other := c.named("n1")
+	if config.Name == "n1" {
+		other = c.named("n2")
+	}
+	restarted := c.crash(other)
+	watcher := c.crashWitness()
+	m := c.start(restarted)
+	clone := c.start(copied)
+	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if s := m.status(); s.State == nexusraft.Leader {
+			t.Fatalf("%s was elected by a clone's vote: %+v", m.config.Name, s)
 		}
 	}
-	err = leader.node.Hello(transport.Identity{
-		Cluster: status.Cluster, Node: old.Node, Incarnation: old.Incarnation, Address: old.Address, Name: old.Name,
-	})
-	if !errors.Is(err, nexusraft.ErrRefused) {
-		t.Errorf("a handshake with an older incarnation: %v, want ErrRefused", err)
-	}
-	rolledBack.close()
+	clone.close()
 	c.start(config)
+	c.startWitness(watcher)
 	c.awaitSync()
-	c.verify(h)
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
@@ -241,6 +242,9 @@ func stagePairs(b *storage.Batch, tree *storage.Tree, d *stateDecoder) error {
 // offerSnapshot has raft decide, and waits for the switch.
 func (n *Node) offerSnapshot(ctx context.Context, from nexusraft.NodeID, z nexusraft.ZoneID, message *raftpb.Message, s *staged) error {
 	if n.worker.inbox.putMessages([]inbound{{zone: z, from: from, message: message, staged: s}}) == 0 {
+		if n.worker.inbox.isClosed() {
+			return nexusraft.ErrClosed
+		}
 		return nexusraft.ErrOverloaded
 	}
 	// The worker always answers, so the staging tree is never dropped under its hands.
@@ -263,15 +267,25 @@ func (n *Node) dropStaging(tree *storage.Tree) error {
 // stageSnapshot stages the switch to the staged state: one small synced write (I2).
 func (h *hosted) stageSnapshot(b *storage.Batch, s *raftpb.Snapshot, hs *raftpb.HardState) error {
 	meta := s.GetMetadata()
-	if h.staged == nil || uint64(h.staged.index) != meta.GetIndex() || uint64(h.staged.term) != meta.GetTerm() {
+	i := h.stagedAt(s)
+	if i < 0 {
 		return fmt.Errorf("%w: raft installs a snapshot at %d whose state is not here", nexusraft.ErrCorrupt, meta.GetIndex())
 	}
-	members := h.replica.Membership()
-	err := h.log.InstallSnapshot(b, h.staged.index, h.staged.term, meta.GetConfState(), members, h.staged.tree.Name(), hs)
+	x, members := h.staged[i], h.replica.Membership()
+	err := h.log.InstallSnapshot(b, x.index, x.term, meta.GetConfState(), members, x.tree.Name(), hs)
 	if err != nil {
 		return err
 	}
 	return b.DropTree(h.state)
+}
+
+// stagedAt returns which of the staged states is that of raft's snapshot; -1 if none is.
+// There may be several, after a stall or from two leaders, and raft takes the newest.
+func (h *hosted) stagedAt(s *raftpb.Snapshot) int {
+	meta := s.GetMetadata()
+	return slices.IndexFunc(h.staged, func(x *staged) bool {
+		return uint64(x.index) == meta.GetIndex() && uint64(x.term) == meta.GetTerm()
+	})
 }
 
 // switched ends the switch, after the write and before any reader may look again.
@@ -279,18 +293,21 @@ func (h *hosted) switched() {
 	if h.round.work.Snapshot == nil {
 		return
 	}
-	h.state = h.staged.tree
+	i := h.stagedAt(h.round.work.Snapshot)
+	x := h.staged[i]
+	h.staged = slices.Delete(h.staged, i, i+1)
+	h.state = x.tree
 	h.overlay = storage.NewOverlay(h.state)
 	h.w.node.publishLocked(h.id, h.published())
-	h.logger.Info("snapshot installed", "index", h.staged.index, "term", h.staged.term)
-	h.staged.end(nil)
-	h.staged = nil
+	h.logger.Info("snapshot installed", "index", x.index, "term", x.term)
+	x.end(nil)
 }
 
-// dropIgnored ends a staged snapshot that raft had no use for.
-func (h *hosted) dropIgnored() {
-	if h.staged != nil {
-		h.staged.end(errSnapshotIgnored)
-		h.staged = nil
+// endStaged ends the staged snapshots that are left: raft had no use for them, or it is
+// over with the zone.
+func (h *hosted) endStaged(err error) {
+	for _, x := range h.staged {
+		x.end(err)
 	}
+	h.staged = nil
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -17,6 +18,7 @@ type worker struct {
 	inbox *inbox
 
 	zones map[nexusraft.ZoneID]*hosted
+	taken waiting // out of the inbox and not given to its zone yet
 	batch *storage.Batch
 	asks  map[nexusraft.NodeID][]transport.Vote // vote requests of the round
 }
@@ -87,7 +89,7 @@ func (w *worker) end(err error) {
 		err = fmt.Errorf("%w: %w", nexusraft.ErrClosed, err)
 	}
 	left := w.inbox.close()
-	for _, m := range left.messages {
+	for _, m := range slices.Concat(w.taken.messages, left.messages) {
 		if m.vote != nil {
 			m.vote.ignore(nil, err.Error())
 		}
@@ -95,37 +97,50 @@ func (w *worker) end(err error) {
 			m.staged.end(err)
 		}
 	}
-	for _, p := range left.proposals {
-		p.answer(nexusraft.Result{}, err)
+	for _, p := range slices.Concat(w.taken.proposals, left.proposals) {
+		if p.take() {
+			p.answer(nexusraft.Result{}, err)
+		}
 	}
 	for _, h := range w.zones {
 		h.stop(err)
 	}
-	for _, call := range left.calls {
+	for _, call := range slices.Concat(w.taken.calls, left.calls) {
 		call(err)
 	}
 }
 
-// drain steps everything that waits, in the order of its kind.
+// drain steps everything that waits, in the order of its kind. What it has not come to
+// when raft panics is still in w.taken, so that end can answer it.
 func (w *worker) drain() {
-	in := w.inbox.take()
-	for _, m := range in.messages {
+	w.taken = w.inbox.take()
+	for len(w.taken.messages) > 0 {
+		m := w.taken.messages[0] // its zone knows of it before raft does
+		w.taken.messages = w.taken.messages[1:]
 		w.step(m)
 	}
-	for _, call := range in.calls {
-		call(nil)
+	for len(w.taken.calls) > 0 {
+		w.taken.calls[0](nil) // has answered when it returns
+		w.taken.calls = w.taken.calls[1:]
 	}
 	byZone := make(map[nexusraft.ZoneID][]*proposal)
-	for _, p := range in.proposals {
+	for _, p := range w.taken.proposals {
 		byZone[p.zone] = append(byZone[p.zone], p)
 	}
 	for id, ps := range byZone {
-		if h := w.zones[id]; h != nil {
-			h.propose(ps)
-			continue
-		}
-		for _, p := range ps {
-			p.answer(nexusraft.Result{}, w.node.missing(id))
+		w.propose(id, ps)
+	}
+	w.taken = waiting{}
+}
+
+func (w *worker) propose(id nexusraft.ZoneID, ps []*proposal) {
+	if h := w.zones[id]; h != nil {
+		h.propose(ps)
+		return
+	}
+	for _, p := range ps {
+		if p.take() {
+			p.answer(nexusraft.Result{}, w.node.absent(id))
 		}
 	}
 }
@@ -135,10 +150,10 @@ func (w *worker) step(m inbound) {
 	h := w.zones[m.zone]
 	if h == nil {
 		if m.vote != nil {
-			m.vote.ignore(nil, w.node.missing(m.zone).Error())
+			m.vote.ignore(nil, w.node.absent(m.zone).Error())
 		}
 		if m.staged != nil {
-			m.staged.end(w.node.missing(m.zone))
+			m.staged.end(w.node.absent(m.zone))
 		}
 		return
 	}
@@ -172,9 +187,11 @@ func (w *worker) round(active []*hosted) error {
 		if err := h.begin(); err != nil {
 			return err
 		}
-		if err := h.apply(); err != nil {
+		if err := h.apply(); errors.Is(err, errMachine) {
 			w.fail(h, err)
 			continue
+		} else if err != nil {
+			return fmt.Errorf("zone %v: %w", h.id, err)
 		}
 		writing = append(writing, h)
 		sync = sync || h.round.work.MustSync
@@ -196,11 +213,9 @@ func (w *worker) round(active []*hosted) error {
 	return nil
 }
 
-// commit writes the batch. While a zone's state changes its tree no reader may look.
+// commit writes the batch; an empty one writes nothing and tells of a store that has died
+// since, of another one's write. While a zone's state changes its tree no reader may look.
 func (w *worker) commit(sync, switching bool, writing []*hosted) error {
-	if w.batch.Empty() {
-		return nil
-	}
 	if switching {
 		w.node.stateMu.Lock()
 		defer w.node.stateMu.Unlock()

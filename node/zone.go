@@ -76,16 +76,17 @@ func (n *Node) propose(ctx context.Context, z nexusraft.ZoneID, id nexusraft.Req
 // by any node, before Read was called: a quorum confirms it. It returns ErrNoQuorum if the
 // context ends first, or fn's own error. The Reader is void when fn returns.
 func (z *Zone) Read(ctx context.Context, fn func(nexusraft.Reader) error) error {
-	ready := make(chan error, 1)
+	r := newRead()
+	defer r.gone.Store(true)
 	_, err := ask(ctx, z.node, z.id, func(h *hosted) (struct{}, error) {
-		h.reads.waiting = append(h.reads.waiting, ready)
+		h.reads.waiting = append(h.reads.waiting, r)
 		return struct{}{}, nil
 	})
 	if err != nil {
 		return err
 	}
 	select {
-	case err := <-ready:
+	case err := <-r.ready:
 		if err != nil {
 			return err
 		}
@@ -132,7 +133,7 @@ func ask[T any](ctx context.Context, n *Node, id nexusraft.ZoneID, f func(*hoste
 		if h := n.worker.zones[id]; err != nil {
 			r.err = err
 		} else if h == nil {
-			r.err = n.missing(id)
+			r.err = n.absent(id)
 		} else {
 			r.value, r.err = f(h)
 		}

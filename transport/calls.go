@@ -41,7 +41,7 @@ func (p *Peers) Propose(ctx context.Context, to nexusraft.NodeID, zone nexusraft
 		Command: command,
 	})
 	if err == nil {
-		return proposeResult(self, to, resp)
+		return p.proposeResult(self, to, resp)
 	}
 	if status.Code(err) == codes.Unimplemented {
 		return nexusraft.Result{}, fmt.Errorf("propose to node %v: %w: %s", to, nexusraft.ErrNotLeader, status.Convert(err).Message())
@@ -50,11 +50,11 @@ func (p *Peers) Propose(ctx context.Context, to nexusraft.NodeID, zone nexusraft
 }
 
 // proposeResult reads a peer's answer. One that can't be trusted says nothing.
-func proposeResult(self Identity, to nexusraft.NodeID, resp *pb.ProposeResponse) (nexusraft.Result, error) {
+func (p *Peers) proposeResult(self Identity, to nexusraft.NodeID, resp *pb.ProposeResponse) (nexusraft.Result, error) {
 	if e := resp.GetError(); e != nil {
 		return nexusraft.Result{}, wire.ErrorFromProto(e)
 	}
-	if _, err := checkAnswer(self, resp.GetHello(), to); err != nil {
+	if err := p.accept(self, resp.GetHello(), to); err != nil {
 		return nexusraft.Result{}, fmt.Errorf("propose to node %v: %w: %s", to, nexusraft.ErrUncertain, err)
 	}
 	ok := resp.GetOk()

@@ -162,7 +162,7 @@ func TestEmptyAnswerIsUncertain(t *testing.T) {
 		"nothing":    {Hello: hello(identityB, nodeA)},
 		"other node": {Hello: hello(Identity{Cluster: testCluster, Node: 0xd, Incarnation: 1}, nodeA), Result: &pb.ProposeResponse_Ok{Ok: &pb.ProposeResult{}}},
 	} {
-		if _, err := proposeResult(identityA, nodeB, resp); !errors.Is(err, nexusraft.ErrUncertain) {
+		if _, err := NewPeers(as(identityA), PeersOptions{}).proposeResult(identityA, nodeB, resp); !errors.Is(err, nexusraft.ErrUncertain) {
 			t.Errorf("%s: got %v, want ErrUncertain", name, err)
 		}
 	}
@@ -192,7 +192,7 @@ func TestJoin(t *testing.T) {
 		},
 	})
 	answered := make(chan Identity, 1)
-	p := peersOf(t, joiner, PeersOptions{OnPeer: func(id Identity) { answered <- id }})
+	p := peersOf(t, joiner, PeersOptions{Accept: func(id Identity) error { answered <- id; return nil }})
 	got, err := p.Join(t.Context(), addr, JoinRequest{Role: nexusraft.RoleMember})
 	if err != nil {
 		t.Fatalf("Join: %v", err)
@@ -204,7 +204,7 @@ func TestJoin(t *testing.T) {
 		t.Errorf("Hello: got %+v, want %+v", got, joiner)
 	}
 	if got := await(t, "the answering node's handshake", answered); got != identityB {
-		t.Errorf("OnPeer: got %+v, want %+v", got, identityB)
+		t.Errorf("Accept: got %+v, want %+v", got, identityB)
 	}
 }
 

@@ -165,12 +165,12 @@ func TestReconnectsAfterRestart(t *testing.T) {
 	addr, stop := serve(t, identityB, f)
 	p := peersOf(t, identityA, PeersOptions{
 		OnUnreachable: func(nexusraft.NodeID) { reports.Add(1) },
-		OnPeer:        func(id Identity) { hellos <- id },
+		Accept:        func(id Identity) error { hellos <- id; return nil },
 	})
 	connect(t, p, addr)
 	sendUntil(t, p, &got, "before")
 	if diff := cmp.Diff(identityB, await(t, "B's handshake", hellos)); diff != "" {
-		t.Errorf("OnPeer (-want +got):\n%s", diff)
+		t.Errorf("Accept (-want +got):\n%s", diff)
 	}
 
 	stop()
@@ -183,7 +183,7 @@ func TestReconnectsAfterRestart(t *testing.T) {
 		t.Errorf("OnUnreachable: got %d calls for one break with nothing queued, want 1", got)
 	}
 	if got := await(t, "B's second handshake", hellos); got.Incarnation != restarted.Incarnation {
-		t.Errorf("OnPeer: got incarnation %d, want %d", got.Incarnation, restarted.Incarnation)
+		t.Errorf("Accept: got incarnation %d, want %d", got.Incarnation, restarted.Incarnation)
 	}
 	sendUntil(t, p, &got, "after")
 }

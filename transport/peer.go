@@ -201,7 +201,7 @@ func (x *peer) open(ctx context.Context, conn *grpc.ClientConn) (exchangeClient,
 
 type exchangeClient = grpc.BidiStreamingClient[pb.ExchangeRequest, pb.ExchangeResponse]
 
-// accept checks what a node that was asked says of itself, and passes it on.
+// accept checks what a node that was asked says of itself.
 func (p *Peers) accept(self Identity, h *pb.Hello, asked nexusraft.NodeID) error {
 	peer, err := checkAnswer(self, h, asked)
 	if err != nil {
@@ -210,8 +210,10 @@ func (p *Peers) accept(self Identity, h *pb.Hello, asked nexusraft.NodeID) error
 	if err := p.seen.check(peer); err != nil {
 		return err
 	}
+	if err := p.o.Accept(peer); err != nil {
+		return refused(err)
+	}
 	p.seen.record(peer)
-	p.o.OnPeer(peer)
 	return nil
 }
 

@@ -37,10 +37,11 @@ type PeersOptions struct {
 	// not call back into Peers. nil is told nothing.
 	OnUnreachable func(nexusraft.NodeID)
 
-	// OnPeer is told, for each new stream and each Join, what the answering node says of
-	// itself. Its incarnation is not below any that was seen of it here.
-	// It must not block and must not call back into Peers. nil is told nothing.
-	OnPeer func(Identity)
+	// Accept decides, for the answer to every stream and call, whether a peer is believed,
+	// from what it says of itself: a node that remembers incarnations refuses a lower one.
+	// It may write to the disk; it must not call back into Peers. nil accepts whatever has
+	// an incarnation that is not below any that these Peers have seen.
+	Accept func(Identity) error
 }
 
 func (o PeersOptions) withDefaults() PeersOptions {
@@ -53,8 +54,8 @@ func (o PeersOptions) withDefaults() PeersOptions {
 	if o.OnUnreachable == nil {
 		o.OnUnreachable = func(nexusraft.NodeID) {}
 	}
-	if o.OnPeer == nil {
-		o.OnPeer = func(Identity) {}
+	if o.Accept == nil {
+		o.Accept = func(Identity) error { return nil }
 	}
 	return o
 }

@@ -57,8 +57,7 @@ func (p *Peers) stream(ctx context.Context, conn *grpc.ClientConn, to nexusraft.
 	if e := resp.GetError(); e != nil {
 		return wire.ErrorFromProto(e)
 	}
-	_, err = checkAnswer(self, resp.GetHello(), to)
-	return err
+	return p.accept(self, resp.GetHello(), to)
 }
 
 // snapshotWriter cuts a state into chunks.

@@ -176,7 +176,7 @@ func (x *peer) requestVotes(ctx context.Context, votes []Vote) ([]VoteResult, er
 	if err != nil {
 		return nil, asRefusal(err)
 	}
-	if _, err := checkAnswer(self, resp.GetHello(), x.node); err != nil {
+	if err := x.peers.accept(self, resp.GetHello(), x.node); err != nil {
 		return nil, err
 	}
 	return resultsFromProto(resp.GetResults(), len(votes))

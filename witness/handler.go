@@ -24,10 +24,7 @@ func (h handler) Hello(peer transport.Identity) error {
 	if peer.Node == h.w.identity().Node {
 		return fmt.Errorf("%w: node %v is this node; a copy of its data directory must not run", nexusraft.ErrRefused, peer.Node)
 	}
-	if err, fatal := h.w.keeper.met(peer); fatal {
-		h.w.stop(err)
-		return nexusraft.ErrClosed
-	} else if err != nil {
+	if err := h.w.meet(peer); err != nil {
 		return err
 	}
 	h.w.setAddress(peer.Node, peer.Address)

@@ -160,7 +160,7 @@ func (w *Witness) Run(ctx context.Context, lis net.Listener) (err error) {
 	defer func() { err = errors.Join(err, w.unlock()) }()
 	w.setSelf(lis.Addr())
 	w.peers = transport.NewPeers(w.identity, transport.PeersOptions{
-		Logger: w.logger, VoteTimeout: w.config.electionTimeout(),
+		Logger: w.logger, VoteTimeout: w.config.electionTimeout(), Accept: w.meet,
 	})
 	defer w.peers.Close()
 
@@ -210,9 +210,11 @@ func (w *Witness) newServer() (*grpc.Server, *health.Server) {
 // serve joins if it must, announces that the witness is ready, and waits for the end.
 func (w *Witness) serve(ctx context.Context, checks *health.Server, served <-chan error) error {
 	joinCtx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	admitted := make(chan error, 1)
 	go func() { admitted <- w.admit(joinCtx) }()
+	var hints sync.WaitGroup
+	defer hints.Wait()
+	defer cancel()
 	finish := func(err error) error {
 		cancel()
 		if admitted != nil {
@@ -231,6 +233,7 @@ func (w *Witness) serve(ctx context.Context, checks *health.Server, served <-cha
 			self := w.identity()
 			w.logger.Info("ready", "node", self.Node, "name", self.Name, "address", self.Address, "cluster", self.Cluster)
 			close(w.ready)
+			hints.Go(func() { w.followHints(joinCtx) })
 		case <-w.broken:
 			return finish(nil) // Run says why
 		case err := <-served:
@@ -291,4 +294,27 @@ func (w *Witness) setAddress(node nexusraft.NodeID, address string) {
 	if address != "" {
 		w.peers.SetAddress(node, address)
 	}
+}
+
+// followHints looks for peers at the addresses of Config.Join: nodes that have all moved
+// know no other way to each other.
+func (w *Witness) followHints(ctx context.Context) {
+	w.peers.Find(ctx, w.config.Join, func(node nexusraft.NodeID, address string) {
+		w.logger.Info("peer found by a hint", "peer", node, "addr", address)
+		w.setAddress(node, address)
+	})
+}
+
+// meet is told what every peer says of itself, whoever of the two has called: it remembers
+// addresses and incarnations, and refuses a lower one (I5).
+func (w *Witness) meet(peer transport.Identity) error {
+	if w.keeper.identity().Cluster == 0 {
+		return nil
+	}
+	err, fatal := w.keeper.met(peer)
+	if fatal {
+		w.stop(err)
+		return nexusraft.ErrClosed
+	}
+	return err
 }
