@@ -348,6 +348,9 @@ func (h *hosted) stop(err error) {
 
 func (h *hosted) status() nexusraft.ZoneStatus {
 	s := h.replica.Status()
+	for _, m := range s.Membership.Members { // where they are now, as far as this node knows
+		s.Membership = s.Membership.With(h.w.node.current(m))
+	}
 	if first, err := h.log.FirstIndex(); err == nil {
 		s.FirstIndex = nexusraft.Index(first)
 	}

@@ -96,11 +96,14 @@ func (n *Node) moved(id nexusraft.NodeID, address string) {
 	n.peers.SetAddress(id, address)
 }
 
-// followHints looks for peers at the addresses of Config.Join, on a directory that belongs
-// to a cluster: nodes that have all moved know no other way to each other.
+// followHints looks for peers at the addresses of Config.Join while some are missing:
+// nodes that have all moved know no other way to each other.
 func (n *Node) followHints(ctx context.Context) {
+	if len(n.config.Join) == 0 {
+		return
+	}
 	n.peers.Find(ctx, n.config.Join, func(id nexusraft.NodeID, address string) {
-		n.logger.Info("peer found by a hint", "peer", id, "addr", address)
+		n.logger.Debug("peer found by a hint", "peer", id, "addr", address)
 		n.moved(id, address)
 	})
 }

@@ -2,48 +2,34 @@ package transport
 
 import (
 	"context"
-	"fmt"
+	"slices"
 	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
-// How often Find asks an address that has not answered yet, and how long it waits for it.
+// How long Find pauses between two rounds, and waits for one address.
 const (
 	findPause   = 500 * time.Millisecond
 	findTimeout = 2 * time.Second
 )
 
-// Find asks at each address, until it has answered or ctx ends, which node is there, and
-// calls found with every answer of this cluster. It is how nodes that have all moved find
-// each other again: found calls SetAddress, and the handshake that follows proves the
-// rest. An answer proves nothing by itself.
+// Find asks at each address who is there and where that node knows others to be, and calls
+// found with every answer of this cluster. Until ctx ends it makes a round now and then,
+// while some peer is not connected. It is how nodes that have all moved find each other
+// again: found calls SetAddress, and the handshake that follows proves the rest. An answer
+// proves nothing by itself, and what one node says of another counts only while that one
+// is not connected.
 func (p *Peers) Find(ctx context.Context, addrs []string, found func(node nexusraft.NodeID, addr string)) {
 	ctx, cancel := p.bound(ctx)
 	defer cancel()
-	open := make(map[string]bool, len(addrs))
-	for _, addr := range addrs {
-		open[addr] = addr != p.id().Address
-	}
 	for {
-		left := 0
-		for addr, asking := range open {
-			if !asking {
-				continue
+		for _, addr := range addrs {
+			if addr != p.id().Address && !p.allConnected() {
+				p.findAt(ctx, addr, found)
 			}
-			node, err := p.who(ctx, addr)
-			if err != nil {
-				left++
-				continue
-			}
-			open[addr] = false
-			if node != 0 {
-				found(node, addr)
-			}
-		}
-		if left == 0 {
-			return
 		}
 		select {
 		case <-ctx.Done():
@@ -53,22 +39,36 @@ func (p *Peers) Find(ctx context.Context, addrs []string, found func(node nexusr
 	}
 }
 
-// who returns which node of this cluster is at addr; 0 if one of another cluster is.
-func (p *Peers) who(ctx context.Context, addr string) (nexusraft.NodeID, error) {
+// findAt asks at one address. One that does not answer is asked again in the next round.
+func (p *Peers) findAt(ctx context.Context, addr string, found func(nexusraft.NodeID, string)) {
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
 	conn, err := p.dial(addr)
 	if err != nil {
-		return 0, err
+		return
 	}
 	defer conn.Close()
 	resp, err := pb.NewClusterClient(conn).Status(ctx, &pb.StatusRequest{})
-	if err != nil {
-		return 0, fmt.Errorf("ask who is at %s: %w", addr, err)
+	self, st := p.id(), wire.NodeStatusFromProto(resp.GetStatus())
+	if err != nil || st.Cluster != self.Cluster || st.Node == self.Node {
+		return
 	}
-	self, st := p.id(), resp.GetStatus()
-	if nexusraft.ClusterID(st.GetClusterId()) != self.Cluster || nexusraft.NodeID(st.GetNodeId()) == self.Node {
-		return 0, nil
+	found(st.Node, addr)
+	for _, z := range st.Zones {
+		for _, m := range z.Membership.Members {
+			if m.Node != self.Node && m.Node != st.Node && m.Address != "" && !p.isConnected(m.Node) {
+				found(m.Node, m.Address)
+			}
+		}
 	}
-	return nexusraft.NodeID(st.GetNodeId()), nil
+}
+
+func (p *Peers) allConnected() bool {
+	rows := p.Stats()
+	return len(rows) > 0 && !slices.ContainsFunc(rows, func(s PeerStats) bool { return !s.Connected })
+}
+
+func (p *Peers) isConnected(node nexusraft.NodeID) bool {
+	x := p.peer(node)
+	return x != nil && x.stats().Connected
 }

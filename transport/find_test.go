@@ -9,50 +9,63 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
-func statusOf(id Identity) *fakeNode {
+func statusOf(id Identity, members ...nexusraft.Member) *fakeNode {
 	return &fakeNode{status: func(context.Context) (nexusraft.NodeStatus, error) {
-		return nexusraft.NodeStatus{Cluster: id.Cluster, Node: id.Node}, nil
+		return nexusraft.NodeStatus{Cluster: id.Cluster, Node: id.Node, Zones: []nexusraft.ZoneStatus{
+			{Zone: nexusraft.RootZone, Membership: nexusraft.Membership{Members: members}},
+		}}, nil
 	}}
 }
 
-// Find tells of the nodes of its own cluster, waits for one that comes up late, and takes
-// neither itself nor a stranger for a peer.
+// Find tells of the nodes of its own cluster and whom they know, waits for one that comes
+// up late, and takes neither itself nor a stranger for a peer.
 func TestFind(t *testing.T) {
 	stranger := identityB
 	stranger.Cluster++
-	late, stop := serve(t, identityB, statusOf(identityB))
+	late, stop := serve(t, identityB, &fakeNode{})
 	stop()
 	self, _ := serve(t, identityA, statusOf(identityA))
 	other, _ := serve(t, stranger, statusOf(stranger))
 
 	p := peersOf(t, identityA, PeersOptions{})
-	found, done := make(chan string, 4), make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	got := make(map[string]bool)
+	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		p.Find(t.Context(), []string{late, self, other}, func(n nexusraft.NodeID, addr string) { found <- n.String() + " " + addr })
+		p.Find(ctx, []string{late, self, other}, func(n nexusraft.NodeID, addr string) {
+			if got[n.String()+" "+addr] = true; len(got) == 2 {
+				cancel()
+			}
+		})
 	}()
-	serveAt(t, late, NewServer(as(identityB), statusOf(identityB), nil))
-	if diff := cmp.Diff(nodeB.String()+" "+late, await(t, "node B is found", found)); diff != "" {
-		t.Errorf("found (-want +got):\n%s", diff)
-	}
+	serveAt(t, late, NewServer(as(identityB), statusOf(identityB,
+		nexusraft.Member{Replica: 1, Node: nodeA, Address: "a:9", Role: nexusraft.RoleMember},
+		nexusraft.Member{Replica: 2, Node: nodeB, Address: "b:9", Role: nexusraft.RoleMember},
+		nexusraft.Member{Replica: 3, Node: 0xd, Address: "d:9", Role: nexusraft.RoleWitness},
+	), nil))
 	await(t, "Find ends", done)
-	if len(found) > 0 {
-		t.Errorf("found %q, too", <-found)
+	want := map[string]bool{nodeB.String() + " " + late: true, nexusraft.NodeID(0xd).String() + " d:9": true}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("found (-want +got):\n%s", diff)
 	}
 }
 
-func TestFindEndsWithItsContext(t *testing.T) {
-	addr, stop := serve(t, identityB, &fakeNode{})
-	stop()
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
+// While every peer is connected nobody is asked; and Find ends with its context.
+func TestFindRests(t *testing.T) {
+	asked := make(chan struct{}, 1)
+	addr, _ := serve(t, identityB, &fakeNode{status: func(context.Context) (nexusraft.NodeStatus, error) {
+		asked <- struct{}{}
+		return nexusraft.NodeStatus{}, errNotFaked
+	}})
 	p := peersOf(t, identityA, PeersOptions{})
-	go func() {
-		defer close(done)
-		p.Find(ctx, []string{addr}, func(nexusraft.NodeID, string) { t.Error("found somebody") })
-	}()
-	cancel()
-	await(t, "Find ends", done)
+	connect(t, p, addr)
+	ctx, cancel := context.WithTimeout(t.Context(), findPause/2)
+	defer cancel()
+	p.Find(ctx, []string{addr}, func(nexusraft.NodeID, string) { t.Error("somebody was found") })
+	if len(asked) > 0 {
+		t.Error("a peer was asked though all are connected")
+	}
 }
 
 // A vote of a peer that is not accepted any more does not count.

@@ -296,11 +296,14 @@ func (w *Witness) setAddress(node nexusraft.NodeID, address string) {
 	}
 }
 
-// followHints looks for peers at the addresses of Config.Join: nodes that have all moved
-// know no other way to each other.
+// followHints looks for peers at the addresses of Config.Join while some are missing:
+// nodes that have all moved know no other way to each other.
 func (w *Witness) followHints(ctx context.Context) {
+	if len(w.config.Join) == 0 {
+		return
+	}
 	w.peers.Find(ctx, w.config.Join, func(node nexusraft.NodeID, address string) {
-		w.logger.Info("peer found by a hint", "peer", node, "addr", address)
+		w.logger.Debug("peer found by a hint", "peer", node, "addr", address)
 		w.setAddress(node, address)
 	})
 }
