@@ -352,7 +352,18 @@ func TestLeavingMemberIsNotWaitedFor(t *testing.T) {
 	if got := n.r.Status().Commit; got != 11 {
 		t.Fatalf("got commit %d, want 11: the entry is held", got)
 	}
+	active := func() bool {
+		rows := n.r.Status().Replicas
+		i := slices.IndexFunc(rows, func(s nexusraft.ReplicaStatus) bool { return s.Replica == 2 })
+		return rows[i].Active
+	}
+	if !active() {
+		t.Error("the member is not active before it says good-bye")
+	}
 	n.r.ReportLeaving(2)
+	if active() { // nobody would hand the leadership to it
+		t.Error("the member is active after it has said good-bye")
+	}
 	w.run(n)
 	w.stabilize()
 	expect("after the member said good-bye", nexusraft.Degraded)

@@ -109,9 +109,9 @@ func (r *Replica) replicas() []nexusraft.ReplicaStatus {
 	var out []nexusraft.ReplicaStatus
 	r.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
 		m, _ := r.members.Replica(nexusraft.ReplicaID(id))
-		self := nexusraft.ReplicaID(id) == r.cfg.Replica
+		active := nexusraft.ReplicaID(id) == r.cfg.Replica || pr.RecentActive && !r.gate.gone[nexusraft.ReplicaID(id)]
 		out = append(out, nexusraft.ReplicaStatus{
-			Member: m, Match: nexusraft.Index(pr.Match), Active: self || pr.RecentActive, State: progressStates[pr.State],
+			Member: m, Match: nexusraft.Index(pr.Match), Active: active, State: progressStates[pr.State],
 		})
 	})
 	return out
