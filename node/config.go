@@ -26,7 +26,7 @@ type Config struct {
 	TickInterval   time.Duration // 50 ms
 	ElectionTicks  int           // 6: silence before a member campaigns, randomised up to twice that
 	HeartbeatTicks int           // 1
-	HoldTicks      int           // 6: how long a write may wait for both members (design: hold back)
+	HoldTicks      int           // 6: how long a write may wait for both members, see internal/zone/gate.go
 
 	// The log is compacted when it has more than CompactEntries entries (10,000) or
 	// CompactBytes bytes (32 MiB); half of that stays for followers that are a little behind.

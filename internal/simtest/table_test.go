@@ -14,7 +14,7 @@ const (
 	roundTicks    = 3 // a write through the whole zone, and the pause of its client
 )
 
-// TestTable is the table of design.md, section 7: who dies in which state, and what the
+// TestTable is the table of docs/invariants.md: who dies in which state, and what the
 // zone owes to its clients then.
 func TestTable(t *testing.T) {
 	rows := []struct {
