@@ -190,7 +190,13 @@ func (h *hosted) handOver() bool {
 	if best.Replica == 0 {
 		return false
 	}
-	if err := h.replica.TransferLeader(best.Replica); err != nil {
+	// Asked anew each time: a member that has a conf change to apply ignores the request, and
+	// raft would not repeat it for an election timeout. A transfer to itself ends the old one.
+	err := h.replica.TransferLeader(h.self)
+	if err == nil {
+		err = h.replica.TransferLeader(best.Replica)
+	}
+	if err != nil {
 		h.logger.Warn("leadership not handed over", "peer", best.Node, "err", err)
 		return false
 	}
