@@ -20,7 +20,11 @@ type Batch struct {
 	s         *Store
 	b         *pebble.Batch // nil once closed
 	drops     []*Tree
+	latches   latchSet // of the keys that it writes
 	committed bool
+	syncing   bool // its sync was asked for and has not been awaited
+	sets      bool // it has a Set: it needs room on the disk
+	reserved  bool // it may use the disk's reserve
 }
 
 // NewBatch returns an empty batch. Of a store that is closed or dead, it is one whose
@@ -45,7 +49,9 @@ func (b *Batch) set(tree uint32, key, value []byte) error {
 	}
 	op := b.b.SetDeferred(prefixBytes+len(key), len(value))
 	appendKey(op.Key[:0], tree, key)
+	b.latches |= b.s.latches.of(op.Key)
 	copy(op.Value, value)
+	b.sets = true
 	return op.Finish()
 }
 
@@ -66,6 +72,7 @@ func (b *Batch) remove(tree uint32, key []byte) error {
 	}
 	op := b.b.DeleteDeferred(prefixBytes + len(key))
 	appendKey(op.Key[:0], tree, key)
+	b.latches |= b.s.latches.of(op.Key)
 	return op.Finish()
 }
 
@@ -84,6 +91,7 @@ func (b *Batch) DeleteRange(t *Tree, start, end []byte) error {
 	if err := b.room(len(lower) + len(upper)); err != nil {
 		return err
 	}
+	b.latches = allLatches
 	return b.b.DeleteRange(lower, upper, nil)
 }
 
@@ -93,6 +101,9 @@ func (b *Batch) DeleteRange(t *Tree, start, end []byte) error {
 func (b *Batch) DropTree(t *Tree) error {
 	if err := b.usable(t); err != nil {
 		return err
+	}
+	if t == b.s.defaultTree {
+		return errors.New("drop tree: the default tree can't be dropped; clear it")
 	}
 	if err := b.DeleteRange(t, nil, nil); err != nil {
 		return err
@@ -121,9 +132,31 @@ func (b *Batch) Empty() bool { return b.Len() == 0 }
 // after a while, in the order of their commits.
 //
 // An error means that the store is dead (nexusraft.ErrClosed) and that the outcome is
-// unknown until it is opened again, except where it says that nothing was written. A
-// committed batch can be used again after Reset.
+// unknown until it is opened again, except where it says that nothing was written: of
+// nexusraft.ErrDiskFull (see Options.DiskReserve) that holds, and the same batch can be
+// committed once there is room. A committed batch can be used again after Reset.
 func (b *Batch) Commit(sync bool) error {
+	if err := b.commit(sync); err != nil {
+		return err
+	}
+	return b.awaitSync()
+}
+
+// CommitAsync is Commit with sync for those who have something else to do meanwhile: when it
+// returns, the writes are visible, and wait returns when they are on the disk, or the
+// error. Call wait before you use the batch again; to Close it without is allowed, and waits.
+func (b *Batch) CommitAsync() (wait func() error) {
+	err := b.commit(true)
+	return func() error {
+		if err == nil {
+			err = b.awaitSync()
+		}
+		return err
+	}
+}
+
+// commit is Commit up to the moment when the writes are visible.
+func (b *Batch) commit(sync bool) error {
 	if err := b.usable(nil); err != nil {
 		return err
 	}
@@ -145,29 +178,67 @@ func (b *Batch) Commit(sync bool) error {
 		return err
 	}
 	for _, t := range b.drops {
-		t.dropped.Store(true)
 		delete(b.s.trees, t.name)
 	}
 	return nil
 }
 
-// apply hands the batch to Pebble. That there is no cause of death afterwards shows that
-// Pebble's writes were real (see fence).
-func (b *Batch) apply(sync bool) (err error) {
+// apply makes the batch visible, and asks for its sync if it is to be synced.
+func (b *Batch) apply(sync bool) error {
+	b.s.latches.lock(b.latches)
+	defer b.s.latches.unlock(b.latches)
+	return b.write(sync)
+}
+
+// write hands the batch to Pebble. The caller holds its latches.
+func (b *Batch) write(sync bool) (err error) {
 	defer b.s.guard(&err)
+	if err := b.refused(); err != nil {
+		return err
+	}
 	b.committed = true
-	options := pebble.NoSync
+	b.s.ends.include(b.b)
 	if sync {
-		options = pebble.Sync
-		if b.Empty() {
-			// Pebble skips an empty batch, and its sync too.
-			if err := b.b.LogData(nil, nil); err != nil {
-				return fmt.Errorf("commit batch: %w", err)
-			}
+		err = b.writeSynced()
+	} else {
+		err = b.b.Commit(pebble.NoSync)
+		b.s.syncLater()
+	}
+	if err != nil {
+		return fmt.Errorf("commit batch: %w", err)
+	}
+	for _, t := range b.drops {
+		t.dropped.Store(true)
+		b.s.ends.forget(t.id)
+	}
+	return b.s.dead()
+}
+
+func (b *Batch) writeSynced() error {
+	if b.Empty() {
+		// Pebble skips an empty batch, and its sync too.
+		if err := b.b.LogData(nil, nil); err != nil {
+			return err
 		}
 	}
-	if err := b.b.Commit(options); err != nil {
-		return fmt.Errorf("commit batch: %w", err)
+	b.s.unsynced.Store(false) // whoever has set it, wrote before this batch
+	if err := b.s.db.ApplyNoSyncWait(b.b, pebble.Sync); err != nil {
+		return err
+	}
+	b.syncing = true
+	return nil
+}
+
+// awaitSync returns when the batch is on the disk, if it was to be synced. That there is
+// no cause of death afterwards shows that Pebble's writes were real (see fence).
+func (b *Batch) awaitSync() (err error) {
+	defer b.s.guard(&err)
+	if b.syncing {
+		b.syncing = false
+		err = b.b.SyncWait()
+	}
+	if err != nil {
+		return fmt.Errorf("sync batch: %w", err)
 	}
 	return b.s.dead()
 }
@@ -177,8 +248,9 @@ func (b *Batch) Reset() {
 	if b.b == nil {
 		return
 	}
+	_ = b.awaitSync() // told by CommitAsync's wait, or by the next commit
 	b.b.Reset()
-	b.drops, b.committed = nil, false
+	b.drops, b.latches, b.committed, b.sets = nil, 0, false, false
 }
 
 // Close gives the batch's memory back. What is not committed is forgotten.
@@ -186,7 +258,8 @@ func (b *Batch) Close() {
 	if b.b == nil {
 		return
 	}
-	_ = b.b.Close() // it only lets go
+	_ = b.awaitSync() // told by CommitAsync's wait, or by the next commit
+	_ = b.b.Close()   // it only lets go
 	b.b = nil
 }
 

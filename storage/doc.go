@@ -1,11 +1,30 @@
 // Package storage is an embedded ordered key-value store: named trees of keys in one
-// directory, batches that change several trees atomically, and snapshots over all trees.
+// directory, batches and transactions that change several trees atomically, atomic
+// operations on one key, typed values, and snapshots over all trees.
+//
+// # Choosing
+//
+//   - Tree.Set, Delete, Swap, CompareAndSwap, Update, Merge, PopFirst and PopLast change one
+//     key each; a Store has them too, for its default tree.
+//   - A Batch writes many keys without looking at them.
+//   - Store.Transact writes what depends on what it reads, in any trees.
+//   - An Overlay holds writes that are not decided yet, over any nexusraft.Reader.
+//
+// Who writes says with each write whether to wait for the disk (Sync, NoSync); many who wait
+// at once share one sync. Batch.CommitAsync and Store.FlushAsync wait later.
 //
 // # Guarantees
 //
 // A batch is atomic, across trees too. A batch that was committed with sync survives a
 // crash, and so does every batch committed before it; of the others, a crash keeps a
-// prefix in the order of their commits. Reading back damaged bytes gives an error that
+// prefix in the order of their commits. All other writes are batches, too. What is
+// visible may not be on the disk yet: who must not act on what a crash could take reads,
+// and then calls Store.Flush.
+//
+// All operations are linearizable, and transactions serializable, together and with plain writes.
+// Readers take no locks: they wait neither for writers nor for each other.
+//
+// Reading back damaged bytes gives an error that
 // wraps nexusraft.ErrCorrupt, never a wrong value.
 //
 // A failed write or sync is never retried. The store is dead from then on: nothing more
@@ -19,12 +38,14 @@
 //
 //	"format"       -> the format version, checked at open
 //	"next"         -> the next tree ID, 4 bytes big-endian
+//	"default"      -> the default tree's ID, 4 bytes big-endian
+//	"ids"          -> what GenerateID has not reached yet, 8 bytes big-endian
 //	"tree/" + name -> the tree's ID, 4 bytes big-endian
 //
 // IDs are never reused, so that nothing of a dropped tree can show up in a later one.
 //
 // # Reading the source
 //
-// Store.Open, then view.walk (how trees are read), Batch.Commit, fence (what happens
-// when the disk fails), Overlay.merge.
+// Store.Open, then view.walk (how trees are read), Batch.Commit, latches (how writers of one
+// key keep apart), Tx, fence (what happens when the disk fails), Overlay.merge.
 package storage

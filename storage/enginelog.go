@@ -14,11 +14,11 @@ type engineLog struct {
 }
 
 func (l engineLog) Infof(format string, args ...any) {
-	l.log.Debug("storage engine", "text", fmt.Sprintf(format, args...))
+	l.log.Debug("storage engine", "detail", fmt.Sprintf(format, args...))
 }
 
 func (l engineLog) Errorf(format string, args ...any) {
-	l.log.Error("storage engine", "text", fmt.Sprintf(format, args...))
+	l.log.Error("storage engine", "detail", fmt.Sprintf(format, args...))
 }
 
 // Fatalf is called where Pebble finds that it can't go on. It must not return: Pebble

@@ -12,7 +12,10 @@ import (
 
 // testOptions are of a small store, so that flushes and compactions happen in tests.
 func testOptions(fs FS) *Options {
-	return &Options{FS: fs, CacheBytes: 1 << 20, MemTableBytes: 64 << 10, Logger: slog.New(slog.DiscardHandler)}
+	return &Options{
+		FS: fs, CacheBytes: 1 << 20, MemTableBytes: 64 << 10, FlushInterval: -1,
+		Logger: slog.New(slog.DiscardHandler),
+	}
 }
 
 type fataler interface {

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"math/rand/v2"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -9,7 +10,8 @@ import (
 // MemFS is a file system in memory, for tests. It can be cloned as a crash would leave it.
 type MemFS struct {
 	FS
-	mem *vfs.MemFS
+	mem  *vfs.MemFS
+	free atomic.Int64 // what SetDiskFree was given, and 1
 }
 
 // NewMemFS returns an empty file system.
@@ -25,3 +27,15 @@ func (m *MemFS) CrashClone(rng *rand.Rand, unsyncedPercent int) *MemFS {
 }
 
 func wrapMem(mem *vfs.MemFS) *MemFS { return &MemFS{FS: mem, mem: mem} }
+
+// SetDiskFree sets how many bytes the file system says are free; until it is called, it
+// doesn't say. It takes what is written all the same. A clone does not inherit it.
+func (m *MemFS) SetDiskFree(bytes int64) { m.free.Store(bytes + 1) }
+
+// GetDiskUsage implements FS.
+func (m *MemFS) GetDiskUsage(dir string) (vfs.DiskUsage, error) {
+	if free := m.free.Load(); free > 0 {
+		return vfs.DiskUsage{AvailBytes: uint64(free - 1)}, nil
+	}
+	return m.FS.GetDiskUsage(dir)
+}

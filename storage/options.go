@@ -2,7 +2,9 @@ package storage
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -12,13 +14,15 @@ import (
 const (
 	MaxNameBytes  = 255
 	MaxKeyBytes   = 64 << 10 // a key may be empty
-	MaxValueBytes = 1 << 30
+	MaxValueBytes = 64 << 20
 	MaxBatchBytes = 2 << 30 // of all keys and values of a batch, with a few bytes for each
 )
 
 const (
 	defaultCacheBytes    = 64 << 20
 	defaultMemTableBytes = 16 << 20
+	defaultFlushInterval = 500 * time.Millisecond
+	defaultDiskReserve   = 128 << 20
 	memTables            = 4 // at most so many are held before writes wait for the disk
 	maxOpenFiles         = 500
 )
@@ -39,6 +43,29 @@ type Options struct {
 	// times as much is held in memory.
 	MemTableBytes int64
 
+	// Durability is what a write waits for that doesn't say it itself: Sync by default.
+	Durability Durability
+
+	// FlushInterval is how long a write that was not synced stays so at most, as long as
+	// the disk keeps up; 500 ms by default. A negative one leaves it at that: such a write
+	// is then synced by the next one that is, by Flush, or by Close.
+	FlushInterval time.Duration
+
+	// DiskReserve is how many bytes of the disk are kept free: below it, writes get
+	// nexusraft.ErrDiskFull and the store lives on; reads, removals and batches that have
+	// asked for the reserve (Batch.UseReserve) go on. By default 128 MiB, or eight times
+	// MemTableBytes if that is more; below half of that, what is written already may need more
+	// than is left, and the store stops for good as on any failed write, keeping what was
+	// synced. A negative one is none.
+	DiskReserve int64
+
+	// Merge is what Tree.Merge does: it returns the value that key shall have, which is old
+	// (nil if there is none), and operand, put together. A nil result removes the key; an
+	// error is returned to the caller of Merge as it is, and nothing is written. It must
+	// be a function of its arguments alone, and may be called more often than Merge is,
+	// from any goroutine. It owns old and borrows the others.
+	Merge func(tree string, key, old, operand []byte) ([]byte, error)
+
 	// Logger takes what the store has to say; slog.Default() by default.
 	Logger *slog.Logger
 }
@@ -58,6 +85,12 @@ func (o *Options) withDefaults() (Options, error) {
 	if c.MemTableBytes == 0 {
 		c.MemTableBytes = defaultMemTableBytes
 	}
+	if c.FlushInterval == 0 {
+		c.FlushInterval = defaultFlushInterval
+	}
+	if c.DiskReserve == 0 {
+		c.DiskReserve = max(defaultDiskReserve, 2*memTables*c.MemTableBytes)
+	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
@@ -67,6 +100,9 @@ func (o *Options) withDefaults() (Options, error) {
 	}
 	if c.MemTableBytes < 64<<10 || c.MemTableBytes > 1<<30 {
 		errs = append(errs, errors.New("MemTableBytes is not between 64 KiB and 1 GiB"))
+	}
+	if c.Durability != Sync && c.Durability != NoSync {
+		errs = append(errs, fmt.Errorf("Durability is %d, must be Sync or NoSync", c.Durability))
 	}
 	return c, errors.Join(errs...)
 }

@@ -2,7 +2,6 @@ package storage
 
 import (
 	"fmt"
-	"iter"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -10,13 +9,19 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
-// Snapshot is the store, all trees of it, as of one moment. It keeps what is deleted
-// later on the disk, so close it soon. It is for one goroutine.
+// Snapshot is the store, all trees of it, as of one moment: Tree and Reader give its views
+// of trees. It keeps what is deleted later on the disk, so close it soon. It is for one
+// goroutine.
 type Snapshot struct {
 	s      *Store
 	snap   *pebble.Snapshot // nil if the store was closed or dead
 	closed atomic.Bool
 }
+
+// TreeView is one tree of a Snapshot, with every read of a Tree.
+type TreeView struct{ view }
+
+var _ nexusraft.Reader = (*TreeView)(nil)
 
 // NewSnapshot returns a snapshot of all that is committed. Of a store that is closed or
 // dead, it is one whose methods return errors.
@@ -35,9 +40,9 @@ func (s *Store) NewSnapshot() *Snapshot {
 
 // Tree returns a view of the tree that had the name at the snapshot's moment, and
 // whether there was one. It may be used until the snapshot is closed.
-func (x *Snapshot) Tree(name string) (nexusraft.Reader, bool, error) {
+func (x *Snapshot) Tree(name string) (*TreeView, bool, error) {
 	own := x.view(registry, "registry")
-	value, ok, err := own.get([]byte(keyTree + name))
+	value, ok, err := own.Get([]byte(keyTree + name))
 	if err != nil || !ok {
 		return nil, false, err
 	}
@@ -45,13 +50,13 @@ func (x *Snapshot) Tree(name string) (nexusraft.Reader, bool, error) {
 	if !ok {
 		return nil, false, fmt.Errorf("%w: registry of store %s: tree %q has ID %x", nexusraft.ErrCorrupt, x.s.dir, name, value)
 	}
-	return snapshotReader{x.view(id, name)}, true, nil
+	return &TreeView{x.view(id, name)}, true, nil
 }
 
 // Reader returns a view of a tree at the snapshot's moment; a tree that was created
 // later is empty, and one that was dropped later is not. It may be used until the
 // snapshot is closed.
-func (x *Snapshot) Reader(t *Tree) nexusraft.Reader { return snapshotReader{x.view(t.id, t.name)} }
+func (x *Snapshot) Reader(t *Tree) *TreeView { return &TreeView{x.view(t.id, t.name)} }
 
 // Close lets go of the snapshot. Its views return errors from then on. A second Close
 // does nothing.
@@ -82,17 +87,4 @@ func (x *Snapshot) gone() error {
 		return fmt.Errorf("%w: snapshot of store %s", nexusraft.ErrClosed, x.s.dir)
 	}
 	return nil
-}
-
-// snapshotReader is the exported face of a view.
-type snapshotReader struct{ view }
-
-func (r snapshotReader) Get(key []byte) ([]byte, bool, error) { return r.get(key) }
-
-func (r snapshotReader) Scan(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
-	return r.scan(start, end, false)
-}
-
-func (r snapshotReader) ScanReverse(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
-	return r.scan(start, end, true)
 }

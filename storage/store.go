@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -19,12 +20,26 @@ const closeTimeout = 10 * time.Second
 
 // Store is an open store. All its methods, and those of its trees, may be called from
 // any goroutine.
+//
+// A store has all the methods of a Tree: those of its default tree, which has no name and
+// can't be dropped.
 type Store struct {
-	dir   string
-	fence *fence
-	lock  *pebble.Lock
-	db    *pebble.DB
-	gate  gate
+	*defaultTree
+
+	dir     string
+	options Options
+	fence   *fence
+	reserve *reserve
+	lock    *pebble.Lock
+	db      *pebble.DB
+	gate    gate
+	latches *latches
+	ends    *ends
+	turn    chan struct{} // full while a transaction has the turn, see Transact
+	ids     ids
+
+	unsynced  atomic.Bool // something may have been written since the last sync
+	syncArmed atomic.Bool // syncInBackground is about to run
 
 	// poisoned says that Pebble panicked: its locks may be held, so it is left alone.
 	poisoned atomic.Bool
@@ -34,6 +49,12 @@ type Store struct {
 	nextID    uint32 // the next new tree's; stored under keyNextID
 	snapshots map[*Snapshot]struct{}
 }
+
+// defaultTree is embedded under a name that hides nothing of Store.
+type defaultTree = Tree
+
+// Default returns the default tree, to be used where a *Tree is wanted, in a Batch or a Tx.
+func (s *Store) Default() *Tree { return s.defaultTree }
 
 // Open opens the store in dir, which is created if it is absent (readable by its owner
 // only). o may be nil. One opener at a time has a store; another, in this process or any
@@ -52,7 +73,13 @@ func Open(dir string, o *Options) (*Store, error) {
 	}
 	s := &Store{
 		dir:       dir,
+		options:   c,
 		fence:     newFence(c.FS, c.Logger),
+		reserve:   newReserve(dir, c),
+		gate:      gate{idle: make(chan struct{})},
+		latches:   newLatches(),
+		ends:      newEnds(),
+		turn:      make(chan struct{}, 1),
 		trees:     make(map[string]*Tree),
 		snapshots: make(map[*Snapshot]struct{}),
 	}
@@ -68,7 +95,7 @@ func (s *Store) open(c Options) (err error) {
 		return fmt.Errorf("create the directory: %w", err)
 	}
 	if s.lock, err = pebble.LockDirectory(s.dir, c.FS); err != nil {
-		return fmt.Errorf("take its lock (is it open in another process, or twice in this one?): %w", err)
+		return lockError(err)
 	}
 	defer func() {
 		if err != nil {
@@ -92,23 +119,6 @@ func (s *Store) start(c Options) (err error) {
 	}
 	s.db = db
 	return err
-}
-
-// Exists reports whether there is a store in dir, without opening it; it may be open
-// elsewhere, and nothing is said about its health. o may be nil; only FS is looked at.
-func Exists(dir string, o *Options) (bool, error) {
-	c, err := o.withDefaults()
-	if err != nil {
-		return false, fmt.Errorf("look for a store in %s: %w", dir, err)
-	}
-	desc, err := pebble.Peek(dir, c.FS)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("look for a store in %s: %w", dir, err)
-	}
-	return desc.Exists, nil
 }
 
 // Close syncs what was written and closes the store. Calls that begin later return
@@ -241,45 +251,41 @@ func makeDir(f FS, dir string) error {
 }
 
 // gate counts the calls that are running and keeps new ones out once it is closed.
-// Unlike a read lock, it can be entered again by a goroutine that is inside.
+// Unlike a read lock, it can be entered again by a goroutine that is inside, and those that
+// enter it don't wait for each other.
 type gate struct {
-	mu     sync.Mutex // guards all
-	users  int
-	closed bool
-	idle   chan struct{} // made by close; closed when the last user has left
+	users atomic.Int64 // with gateClosed added when it is closed
+	empty sync.Once
+	idle  chan struct{} // closed when it is closed and the last user has left
 }
 
+const gateClosed = math.MinInt64
+
 func (g *gate) enter() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
-		return false
+	if g.users.Add(1) > 0 {
+		return true
 	}
-	g.users++
-	return true
+	g.exit()
+	return false
 }
 
 func (g *gate) exit() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.users--
-	if g.closed && g.users == 0 {
-		close(g.idle)
+	if g.users.Add(-1) == gateClosed {
+		g.empty.Do(func() { close(g.idle) })
 	}
 }
 
 // close lets nobody in any more. It reports whether it is the first to do so, and the
 // channel that is closed when everyone has left.
 func (g *gate) close() (idle <-chan struct{}, first bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
-		return g.idle, false
+	for {
+		n := g.users.Load()
+		if n < 0 {
+			return g.idle, false
+		}
+		if g.users.CompareAndSwap(n, n+1+gateClosed) { // it enters, so that it can be the last to leave
+			g.exit()
+			return g.idle, true
+		}
 	}
-	g.closed = true
-	g.idle = make(chan struct{})
-	if g.users == 0 {
-		close(g.idle)
-	}
-	return g.idle, true
 }

@@ -66,8 +66,12 @@ func TestExistsSaysWhatWentWrong(t *testing.T) {
 	if ok, err := Exists(file, nil); err == nil || !strings.Contains(err.Error(), file) {
 		t.Errorf("a file: got %v, %v, want an error that names it", ok, err)
 	}
-	if ok, err := Exists(filepath.Dir(file), nil); ok || err != nil {
-		t.Errorf("a directory of something else: got %v, %v, want false", ok, err)
+	ok, err := Exists(filepath.Dir(file), nil)
+	if foreign, is := errors.AsType[*ForeignError](err); ok || !is || foreign.First != "file" || !errors.Is(err, nexusraft.ErrRefused) {
+		t.Errorf("a directory of something else: got %v, %v, want a ForeignError that names what is there", ok, err)
+	}
+	if ok, err := Exists(t.TempDir(), nil); ok || err != nil {
+		t.Errorf("an empty directory: got %v, %v, want false", ok, err)
 	}
 }
 
@@ -130,14 +134,17 @@ func writeOwn(t *testing.T, fs FS, key, value string) {
 }
 
 func TestFormatIsChecked(t *testing.T) {
-	for _, found := range []string{"nexus-raft store format 2", "something else"} {
+	for found, says := range map[string][]string{
+		"nexus-raft store format 2": {"data", "format 2", "knows 1"},
+		"something else":            {"data", "something else", format},
+	} {
 		fs := NewMemFS()
 		writeOwn(t, fs, keyFormat, found)
 		for range 2 { // refusing leaves the lock free
 			_, err := Open("data", testOptions(fs))
-			for _, want := range []string{"data", found, format} {
-				if err == nil || !strings.Contains(err.Error(), want) {
-					t.Errorf("got %v, want it to say %q", err, want)
+			for _, want := range says {
+				if !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), want) {
+					t.Errorf("got %v, want ErrRefused that says %q", err, want)
 				}
 			}
 		}
@@ -401,6 +408,29 @@ func everyCall(t *testing.T, s *Store, tree *Tree, b *Batch, views map[string]ne
 	_, _, errs["Get"] = tree.Get(nil)
 	_, _, errs["Snapshot.Tree"] = s.NewSnapshot().Tree("t")
 	errs["Scan"] = lastError(tree.Scan(nil, nil))
+	errs["Prefix"] = lastError(tree.Prefix(nil))
+	_, _, errs["GetTo"] = tree.GetTo(nil, nil)
+	_, errs["Contains"] = tree.Contains(nil)
+	_, errs["Empty"] = tree.Empty()
+	_, errs["Len"] = tree.Len()
+	_, _, errs["First"] = tree.First()
+	_, _, errs["Less"] = tree.Less(nil)
+	_, _, errs["Greater"] = tree.Greater(nil)
+	_, _, errs["Store.Get"] = s.Get(nil)
+	errs["Clear"] = s.Clear()
+	errs["Flush"] = s.Flush()
+	errs["FlushAsync"] = s.FlushAsync()()
+	errs["CommitAsync"] = s.NewBatch().CommitAsync()()
+	_, errs["GenerateID"] = s.GenerateID()
+	_, _, errs["PopFirst"] = s.PopFirst()
+	tx := s.Begin()
+	defer tx.Close()
+	_, _, errs["Tx.Get"] = tx.Tree(tree).Get(nil)
+	check(t, tx.Tree(tree).Set(nil, nil))
+	errs["Tx.Commit"] = tx.Commit()
+	for call, err := range writeErrors(s, nil, nil) {
+		errs[call] = err
+	}
 	errs["ScanReverse"] = lastError(tree.ScanReverse(nil, nil))
 	for name, view := range views {
 		_, _, errs[name+" Get"] = view.Get(nil)

@@ -2,8 +2,8 @@ package storage
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
-	"iter"
 	"maps"
 	"math"
 	"slices"
@@ -20,6 +20,8 @@ const (
 	registry     uint32 = 0
 	keyFormat           = "format"
 	keyNextID           = "next"
+	keyDefault          = "default"
+	keyIDs              = "ids"
 	keyTree             = "tree/" // followed by the name
 	formatPrefix        = "nexus-raft store format "
 	format              = formatPrefix + "1"
@@ -28,6 +30,10 @@ const (
 // Tree is a named key space of a store. It implements nexusraft.Reader for the store as
 // it is: each Get, and each Scan when it begins, sees all that is committed. Its methods
 // may be called from any goroutine, the Reader's rule notwithstanding.
+//
+// Each write takes what it shall wait for as its last argument; without one that is the
+// store's Options.Durability. Keys and values are copied. Errors are those of Batch:
+// nexusraft.ErrTooLarge if a limit is passed (nothing was written then), and of Commit.
 type Tree struct {
 	view
 	dropped atomic.Bool
@@ -48,21 +54,6 @@ func (s *Store) newTree(name string, id uint32) *Tree {
 
 // Name returns the tree's name.
 func (t *Tree) Name() string { return t.name }
-
-// Get returns a copy of the value at key, and whether there is one.
-func (t *Tree) Get(key []byte) ([]byte, bool, error) { return t.get(key) }
-
-// Scan yields the pairs with start <= key < end in ascending order; a nil end is the
-// tree's end. Pairs are borrowed until the next step. An error is yielded once and last.
-// The tree may be written meanwhile; the loop doesn't see it.
-func (t *Tree) Scan(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
-	return t.scan(start, end, false)
-}
-
-// ScanReverse is Scan in descending order.
-func (t *Tree) ScanReverse(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
-	return t.scan(start, end, true)
-}
 
 // Tree returns the tree of that name, which is created, and synced, if there is none. A
 // name is 1 to 255 bytes of UTF-8 without control characters. It returns the same *Tree
@@ -89,7 +80,7 @@ func (s *Store) createTree(name string) (*Tree, error) {
 		return nil, fmt.Errorf("create tree %q: store %s has no tree IDs left", name, s.dir)
 	}
 	id := s.nextID
-	err := s.setOwn(keyNextID, encodeID(id+1), keyTree+name, encodeID(id))
+	err := s.setOwn(record{keyNextID, encodeID(id + 1)}, record{keyTree + name, encodeID(id)})
 	if err != nil {
 		return nil, fmt.Errorf("create tree %q: %w", name, err)
 	}
@@ -139,7 +130,7 @@ func (s *Store) DropTree(name string) error {
 func (s *Store) loadRegistry() error {
 	own := view{s: s, src: s.db, id: registry, name: "registry", gone: func() error { return nil }}
 	records := make(map[string][]byte)
-	for p, err := range own.scan(nil, nil, false) {
+	for p, err := range own.Scan(nil, nil) {
 		if err != nil {
 			return err
 		}
@@ -168,17 +159,32 @@ func (s *Store) found() error {
 		return wrongFormat("")
 	}
 	s.nextID = registry + 1
-	return s.setOwn(keyFormat, []byte(format), keyNextID, encodeID(s.nextID))
+	if err := s.loadIDs(nil); err != nil {
+		return err
+	}
+	return s.createDefault(record{keyFormat, []byte(format)})
+}
+
+// createDefault stores the ID of the default tree, and with it what else a new store
+// needs. A store that was written before there was such a tree gets it here, too.
+func (s *Store) createDefault(more ...record) error {
+	id := s.nextID
+	if id == math.MaxUint32 {
+		return errors.New("create the default tree: no tree IDs left")
+	}
+	s.nextID++
+	s.defaultTree = s.newTree("", id)
+	return s.setOwn(append(more, record{keyNextID, encodeID(s.nextID)}, record{keyDefault, encodeID(id)})...)
 }
 
 func wrongFormat(found string) error {
-	if strings.HasPrefix(found, formatPrefix) {
-		return fmt.Errorf("it is of %q, this program knows %q only; use the program that wrote it", found, format)
+	if n, ok := strings.CutPrefix(found, formatPrefix); ok {
+		return fmt.Errorf("%w: it was written by another release (format %s, this one knows %s); use that release", nexusraft.ErrRefused, n, strings.TrimPrefix(format, formatPrefix))
 	}
-	return fmt.Errorf("it is not a store of this program: its format is %q, wanted %q", found, format)
+	return fmt.Errorf("%w: it is not a store of this program: its format is %q, wanted %q", nexusraft.ErrRefused, found, format)
 }
 
-// decodeRegistry fills s.nextID and s.trees.
+// decodeRegistry fills s.nextID, s.trees and s.defaultTree.
 func (s *Store) decodeRegistry(records map[string][]byte) error {
 	next, ok := decodeID(records[keyNextID])
 	if !ok {
@@ -187,29 +193,44 @@ func (s *Store) decodeRegistry(records map[string][]byte) error {
 	s.nextID = next
 	owner := make(map[uint32]string)
 	for key, value := range records {
-		name, ok := strings.CutPrefix(key, keyTree)
-		if !ok {
+		name, named := strings.CutPrefix(key, keyTree)
+		if !named && key != keyDefault {
 			continue
 		}
 		id, ok := decodeID(value)
-		if other := owner[id]; !ok || id == registry || id >= next || other != "" || validName(name) != nil {
-			return fmt.Errorf("%w: registry: tree %q has ID %x; next is %d, of the same ID is %q", nexusraft.ErrCorrupt, name, value, next, other)
+		if other := owner[id]; !ok || id == registry || id >= next || other != "" || named && validName(name) != nil {
+			return fmt.Errorf("%w: registry: %q has tree ID %x; next is %d, of the same ID is %q", nexusraft.ErrCorrupt, key, value, next, other)
 		}
-		owner[id] = name
-		s.trees[name] = s.newTree(name, id)
+		owner[id] = key
+		if named {
+			s.trees[name] = s.newTree(name, id)
+		} else {
+			s.defaultTree = s.newTree("", id)
+		}
+	}
+	if err := s.loadIDs(records[keyIDs]); err != nil {
+		return err
+	}
+	if s.defaultTree == nil {
+		return s.createDefault()
 	}
 	return nil
 }
 
-// setOwn sets two keys of the store's own tree in one synced batch.
-func (s *Store) setOwn(key1 string, value1 []byte, key2 string, value2 []byte) error {
+// record is a pair of the store's own tree.
+type record struct {
+	key   string
+	value []byte
+}
+
+// setOwn sets keys of the store's own tree in one synced batch.
+func (s *Store) setOwn(records ...record) error {
 	b := s.NewBatch()
 	defer b.Close()
-	if err := b.set(registry, []byte(key1), value1); err != nil {
-		return err
-	}
-	if err := b.set(registry, []byte(key2), value2); err != nil {
-		return err
+	for _, r := range records {
+		if err := b.set(registry, []byte(r.key), r.value); err != nil {
+			return err
+		}
 	}
 	return b.Commit(true)
 }

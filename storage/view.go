@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"iter"
-	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -16,7 +14,8 @@ import (
 // prefixBytes is the length of the tree ID in front of each key.
 const prefixBytes = 4
 
-// view reads one tree, of the store as it is or of a snapshot.
+// view reads one tree, of the store as it is or of a snapshot. What it offers is in
+// read.go.
 type view struct {
 	s    *Store
 	src  pebble.Reader
@@ -51,39 +50,6 @@ func (v view) enter() error {
 	return nil
 }
 
-func (v view) get(key []byte) (value []byte, ok bool, err error) {
-	if err := v.enter(); err != nil {
-		return nil, false, err
-	}
-	defer v.s.gate.exit()
-	value, ok, err = v.s.get(v.src, appendKey(nil, v.id, key))
-	return value, ok, v.failed(err)
-}
-
-// get returns a copy of the value at a stored key.
-func (s *Store) get(src pebble.Reader, stored []byte) (value []byte, ok bool, err error) {
-	defer s.guard(&err)
-	borrowed, closer, err := src.Get(stored)
-	if errors.Is(err, pebble.ErrNotFound) {
-		return nil, false, nil
-	}
-	if err != nil {
-		return nil, false, err
-	}
-	value = append([]byte{}, borrowed...) // not nil, even if empty
-	return value, true, closer.Close()
-}
-
-// scan yields the pairs of a range, in descending order if reverse is set.
-func (v view) scan(start, end []byte, reverse bool) iter.Seq2[nexusraft.Pair, error] {
-	start, end = slices.Clone(start), slices.Clone(end)
-	return func(yield func(nexusraft.Pair, error) bool) {
-		if err := v.walk(start, end, reverse, yield); err != nil {
-			yield(nexusraft.Pair{}, err)
-		}
-	}
-}
-
 // walk is the loop of scan. It returns nil if the consumer has stopped it.
 func (v view) walk(start, end []byte, reverse bool, yield func(nexusraft.Pair, error) bool) error {
 	if err := v.enter(); err != nil {
@@ -112,6 +78,23 @@ func (v view) walk(start, end []byte, reverse bool, yield func(nexusraft.Pair, e
 			return nil
 		}
 	}
+}
+
+// get appends the value at a stored key to dst, unless only its presence is wanted.
+func (s *Store) get(src pebble.Reader, stored, dst []byte, wanted bool) (value []byte, ok bool, err error) {
+	value = dst
+	defer s.guard(&err)
+	borrowed, closer, err := src.Get(stored)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return dst, false, nil
+	}
+	if err != nil {
+		return dst, false, err
+	}
+	if wanted {
+		value = append(dst, borrowed...)
+	}
+	return value, true, closer.Close()
 }
 
 func (s *Store) newIter(src pebble.Reader, lower, upper []byte) (it *pebble.Iterator, err error) {

@@ -1,0 +1,121 @@
+package storage
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// reserve keeps writes away from the last bytes of the store's disk, and so Pebble from
+// ENOSPC, which a store does not survive (see fence).
+//
+// What the reserve is for: the memory tables that were written already (at most four, which
+// are still to become tables on the disk, while their logs go only afterwards), a compaction,
+// whose outputs are beside its inputs until it ends, and the batches that may use it. With
+// the default sizes that is 64 MiB of memory tables, a compaction of some 50 MiB (Pebble runs
+// one at a time and bounds most of them by 25 tables of 2 MiB), and the rest for batches.
+//
+// The invariants:
+//
+//   - Between two looks at the disk less than an eighth of the reserve is written by batches
+//     that may not use it, or less than lookEvery passes.
+//   - full changes from nil only below bytes, and back only at bytes and an eighth, so that
+//     it doesn't flap where compactions give space back and take it.
+type reserve struct {
+	fs    FS
+	dir   string
+	bytes int64 // 0 if there is no reserve
+	log   *slog.Logger
+
+	start   time.Time
+	next    atomic.Int64 // when to look again, since start
+	written atomic.Int64 // by batches, since the last look
+	full    atomic.Pointer[error]
+
+	looking sync.Mutex // held by whoever looks; the others go on with what is known
+}
+
+// lookEvery is how long a look at the disk is good for.
+const lookEvery = 250 * time.Millisecond
+
+func newReserve(dir string, o Options) *reserve {
+	return &reserve{fs: o.FS, dir: dir, bytes: max(o.DiskReserve, 0), log: o.Logger, start: time.Now()}
+}
+
+// room returns nil if n bytes may be written, or nexusraft.ErrDiskFull.
+func (r *reserve) room(n int) error {
+	if r.bytes == 0 {
+		return nil
+	}
+	due := r.written.Add(int64(n)) >= r.bytes/8 || time.Since(r.start) >= time.Duration(r.next.Load())
+	if due && r.looking.TryLock() {
+		r.look(int64(n))
+		r.looking.Unlock()
+	}
+	if full := r.full.Load(); full != nil {
+		return *full
+	}
+	return nil
+}
+
+// look asks for the free space, of which n bytes are about to be used. A file system that
+// can't tell has room: to ask in vain is no reason to refuse a write.
+func (r *reserve) look(n int64) {
+	r.written.Store(n)
+	r.next.Store(int64(time.Since(r.start) + lookEvery))
+	free, ok := r.free()
+	was := r.full.Load() != nil
+	switch {
+	case ok && (free < r.bytes || was && free < r.bytes+r.bytes/8):
+		err := fmt.Errorf("%w: the disk of store %s has %d bytes free, of which %d are its reserve; make room on it", nexusraft.ErrDiskFull, r.dir, free, r.bytes)
+		r.full.Store(&err)
+		if !was {
+			r.log.Warn("disk full, writes are refused", "path", r.dir, "free", free, "reserve", r.bytes)
+		}
+	case was:
+		r.full.Store(nil)
+		r.log.Info("disk has room again", "path", r.dir, "free", free, "reserve", r.bytes)
+	}
+}
+
+// free returns how many bytes of the disk this process may still use, and whether that is known.
+func (r *reserve) free() (int64, bool) {
+	usage, err := r.fs.GetDiskUsage(r.dir)
+	if err != nil {
+		return 0, false
+	}
+	return int64(min(usage.AvailBytes, 1<<62)), true
+}
+
+// Room returns nil while the store takes writes, and otherwise nexusraft.ErrDiskFull with how
+// much of its disk is free and how much Options.DiskReserve keeps. Having been full, the
+// store has room again when an eighth of the reserve is free beyond it. It is cheap: the
+// file system is asked at most once in 250 ms, or after an eighth of the reserve was written.
+func (s *Store) Room() error { return s.reserve.room(0) }
+
+// DiskFree returns how many bytes of the store's disk this process may still use, the
+// reserve included; 0 if the file system doesn't say.
+func (s *Store) DiskFree() int64 {
+	free, _ := s.reserve.free()
+	return free
+}
+
+// UseReserve lets the batch be committed when the disk is full, too: for the few small writes
+// that must go on then. It holds until Close, over any Reset. A batch that only removes
+// needs no leave.
+func (b *Batch) UseReserve() { b.reserved = true }
+
+// refused returns why the batch may not be written now. What removes makes room.
+func (b *Batch) refused() error {
+	if b.reserved || !b.sets {
+		return nil
+	}
+	if err := b.s.reserve.room(b.b.Len()); err != nil {
+		return fmt.Errorf("commit batch, nothing was written: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,123 @@
+package storage
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// smallDisk mounts a file system of 96 MiB.
+func smallDisk(t *testing.T) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("skipped: not root")
+	}
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=96m"); err != nil {
+		if os.Getenv("NEXUS_RAFT_CI") == "1" {
+			t.Fatalf("mount a small disk: %v", err)
+		}
+		t.Skipf("skipped: can't mount: %v", err)
+	}
+	t.Cleanup(func() { check(t, syscall.Unmount(dir, syscall.MNT_DETACH)) })
+	return dir
+}
+
+// TestSmallDisk fills a real file system by writes up to the reserve, and then with another
+// file to the last byte.
+func TestSmallDisk(t *testing.T) {
+	disk := smallDisk(t)
+	dir := filepath.Join(disk, "data")
+	o := testOptions(nil)
+	o.MemTableBytes, o.DiskReserve = 1<<20, 16<<20
+	s, err := Open(dir, o)
+	check(t, err)
+	tree := mustTree(t, s, "t")
+	n := fillUp(t, tree, 0)
+	if n < 64 {
+		t.Errorf("only %d values of 512 KiB went onto the disk", n)
+	}
+	if free := s.DiskFree(); free < 8<<20 {
+		t.Errorf("%d bytes are free of a reserve of %d", free, o.DiskReserve)
+	}
+	check(t, s.Close())
+	s, err = Open(dir, o) // on the full disk
+	check(t, err)
+	tree = mustTree(t, s, "t")
+	wantNumbers(t, tree, n)
+
+	ballast := filepath.Join(disk, "ballast")
+	takeAll(t, ballast)
+	b := s.NewBatch()
+	b.UseReserve()
+	err = nil
+	for i := 0; err == nil && i < 64; i++ { // the log has some room of its own
+		b.Reset()
+		check(t, b.Set(tree, []byte("reserved"), make([]byte, 512<<10)))
+		err = b.Commit(true)
+	}
+	b.Close()
+	if !errors.Is(err, nexusraft.ErrClosed) || !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("writes beyond the last byte: got %v, want a stopped store and its cause", err)
+	}
+	if err := s.Close(); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("Close: got %v, want the cause", err)
+	}
+
+	check(t, os.Remove(ballast))
+	s, err = Open(dir, o)
+	check(t, err)
+	defer func() { check(t, s.Close()) }()
+	tree = mustTree(t, s, "t")
+	wantNumbers(t, tree, n)
+	check(t, tree.Clear())
+	if m := fillUp(t, tree, n); m <= n {
+		t.Error("a cleared store takes no writes")
+	}
+}
+
+// fillUp writes numbered values above n until the store refuses one; it returns the last.
+func fillUp(t *testing.T, tree *Tree, n int) int {
+	t.Helper()
+	value := make([]byte, 512<<10)
+	for range 1000 {
+		for i := range value {
+			value[i] = byte(i*i>>8 + i*(n+7)) // does not compress
+		}
+		if err := tree.Set(numberedKey(n+1), value); err != nil {
+			wantFull(t, "Set", err, true)
+			return n
+		}
+		n++
+	}
+	t.Fatal("the disk does not get full")
+	return n
+}
+
+func wantNumbers(t *testing.T, tree *Tree, n int) {
+	t.Helper()
+	for i := 1; i <= n; i++ {
+		if value, ok, err := tree.Get(numberedKey(i)); !ok || err != nil || len(value) != 512<<10 {
+			t.Errorf("value %d of %d: got %d bytes, %v, %v", i, n, len(value), ok, err)
+		}
+	}
+}
+
+// takeAll fills the disk to the last byte with a file.
+func takeAll(t *testing.T, name string) {
+	t.Helper()
+	f, err := os.Create(name)
+	check(t, err)
+	defer func() { check(t, f.Close()) }()
+	for size := 1 << 20; size > 0; {
+		if _, err := f.Write(make([]byte, size)); errors.Is(err, syscall.ENOSPC) {
+			size /= 2
+		} else {
+			check(t, err)
+		}
+	}
+}

@@ -1,0 +1,300 @@
+package storage
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"iter"
+	"slices"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// ErrConflict: what a transaction has read was changed by others before it could commit.
+// Nothing was written; run it again.
+var ErrConflict = errors.New("storage: transaction conflicts with other writes, nothing was written")
+
+// maxAttempts is how often Transact runs a transaction.
+const maxAttempts = 100
+
+// Tx is a transaction over any trees of one store. It reads a snapshot and keeps its
+// writes to itself. When it commits, all that it has read, the absence of keys
+// included, must still be as it was read: then it is as if it had run in no time, at that moment.
+// It holds up nobody while it runs. It is for one goroutine. Close it when it is no longer
+// needed.
+//
+// Rejected: locks that a transaction holds while it runs (a caller's function would hold up
+// all writers, and wait for itself where it writes besides); versions of stripes in the
+// place of what was read (on a busy store a scan would never find them unchanged).
+type Tx struct {
+	s        *Store
+	snap     *Snapshot
+	overlays map[*Tree]*Overlay
+	reads    []txRead
+	latches  latchSet // of reads
+	loops    int      // scans that are running
+	ended    bool
+}
+
+// Begin returns a new transaction. Of a store that is closed or dead, it is one that
+// returns errors.
+func (s *Store) Begin() *Tx {
+	return &Tx{s: s, snap: s.NewSnapshot(), overlays: make(map[*Tree]*Overlay)}
+}
+
+// Tree returns the transaction's view of a tree, where it reads and writes. It may be used
+// until the transaction ends.
+func (tx *Tx) Tree(t *Tree) nexusraft.Tx {
+	o := tx.overlays[t]
+	if o == nil {
+		o = NewOverlay(&recorder{tx: tx, tree: t, view: tx.snap.Reader(t)})
+		tx.overlays[t] = o
+	}
+	return o
+}
+
+// Commit ends the transaction and does its writes. It returns ErrConflict if others have
+// changed what it has read; one that has written nothing always succeeds. Other errors are
+// those of Batch.
+func (tx *Tx) Commit(d ...Durability) error {
+	wait, err := tx.commit(tx.s.syncs(d))
+	if err != nil {
+		return err
+	}
+	return wait()
+}
+
+// Close ends the transaction. Without a Commit before, nothing of it is left. A second
+// Close does nothing.
+func (tx *Tx) Close() {
+	tx.ended = true
+	tx.snap.Close()
+}
+
+// Transact runs fn in a transaction and commits it. An error of fn is returned as it is,
+// and nothing is written. If others have changed what fn has read, it is run again in a new
+// transaction, up to 100 times, after which ErrConflict is returned; so it must not leave
+// anything behind but in tx, which it must not keep. Transactions that run again take
+// turns; while fn runs, it must not call Transact. ctx bounds the waiting for a turn, and ends
+// the attempts: then nothing was written.
+func (s *Store) Transact(ctx context.Context, fn func(tx *Tx) error, d ...Durability) error {
+	wait, err := s.transact(ctx, fn, s.syncs(d))
+	if err != nil {
+		return err
+	}
+	return wait()
+}
+
+// transact is Transact up to the moment when the writes are visible.
+func (s *Store) transact(ctx context.Context, fn func(tx *Tx) error, sync bool) (wait func() error, err error) {
+	for attempt := range maxAttempts {
+		if attempt == 1 {
+			select {
+			case s.turn <- struct{}{}:
+				defer func() { <-s.turn }()
+			case <-ctx.Done():
+			}
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("run transaction, nothing was written: %w", err)
+		}
+		wait, conflict, err := s.attempt(fn, sync)
+		if !conflict {
+			return wait, err
+		}
+	}
+	return nil, fmt.Errorf("run transaction %d times: %w", maxAttempts, ErrConflict)
+}
+
+func (s *Store) attempt(fn func(tx *Tx) error, sync bool) (wait func() error, conflict bool, err error) {
+	tx := s.Begin()
+	defer tx.Close()
+	if err := fn(tx); err != nil {
+		return nil, false, err
+	}
+	wait, err = tx.commit(sync)
+	return wait, errors.Is(err, ErrConflict), err
+}
+
+// commit is Commit up to the moment when the writes are visible.
+func (tx *Tx) commit(sync bool) (wait func() error, err error) {
+	switch {
+	case tx.ended:
+		return nil, errors.New("commit transaction: it has ended")
+	case tx.loops > 0:
+		return nil, errors.New("commit transaction: a loop over one of its scans is still running")
+	}
+	defer tx.Close()
+	written, set := tx.written()
+	if len(written) == 0 {
+		return tx.s.dead, tx.s.dead()
+	}
+	return tx.s.publish(tx.latches|set, sync, func(b *Batch) error {
+		for _, r := range tx.reads {
+			if err := r.check(); err != nil {
+				return err
+			}
+		}
+		for _, t := range written {
+			if err := tx.overlays[t].WriteTo(b, t); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// written returns the trees that the transaction writes, in a fixed order, and the
+// latches of their keys.
+func (tx *Tx) written() (trees []*Tree, set latchSet) {
+	var stored []byte
+	for t, o := range tx.overlays {
+		if o.Len() == 0 {
+			continue
+		}
+		trees = append(trees, t)
+		o.writes.Scan(func(w write) bool {
+			stored = appendKey(stored[:0], t.id, w.key)
+			set |= tx.s.latches.of(stored)
+			return true
+		})
+	}
+	slices.SortFunc(trees, func(a, b *Tree) int { return cmp.Compare(a.id, b.id) })
+	return trees, set
+}
+
+// txRead is something that a transaction has read from the store, not from its own writes.
+type txRead struct {
+	tree       *Tree
+	key        []byte // if not nil, this key alone
+	start, end []byte // the part of a range that was read
+	reverse    bool
+	sum        digest
+}
+
+// check returns ErrConflict unless a reader would see the same now.
+func (r *txRead) check() error {
+	sum := newSummer()
+	if r.key != nil {
+		value, ok, err := r.tree.Get(r.key)
+		if err != nil {
+			return err
+		}
+		if ok {
+			sum.add(r.key, value)
+		}
+	} else {
+		for p, err := range r.tree.scan(r.start, r.end, r.reverse) {
+			if err != nil {
+				return err
+			}
+			sum.add(p.Key, p.Value)
+		}
+	}
+	if sum.digest() != r.sum {
+		return ErrConflict
+	}
+	return nil
+}
+
+// recorder reads a tree for a transaction, which it tells what was read.
+type recorder struct {
+	tx   *Tx
+	tree *Tree
+	view *TreeView
+}
+
+// usable returns why nothing can be read.
+func (r *recorder) usable() error {
+	if r.tree.s != r.tx.s {
+		return fmt.Errorf("read in transaction: tree %q is of store %s, the transaction of %s", r.tree.name, r.tree.s.dir, r.tx.s.dir)
+	}
+	return nil
+}
+
+// Get implements nexusraft.Reader.
+func (r *recorder) Get(key []byte) ([]byte, bool, error) {
+	if err := r.usable(); err != nil {
+		return nil, false, err
+	}
+	value, ok, err := r.view.Get(key)
+	if err != nil {
+		return nil, false, err
+	}
+	sum := newSummer()
+	if ok {
+		sum.add(key, value)
+	}
+	r.tx.reads = append(r.tx.reads, txRead{tree: r.tree, key: append([]byte{}, key...), sum: sum.digest()})
+	r.tx.latches |= r.tx.s.latches.of(appendKey(nil, r.tree.id, key))
+	return value, ok, nil
+}
+
+// Scan implements nexusraft.Reader.
+func (r *recorder) Scan(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
+	return r.scan(start, end, false)
+}
+
+// ScanReverse implements nexusraft.Reader.
+func (r *recorder) ScanReverse(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
+	return r.scan(start, end, true)
+}
+
+// scan records the part of the range that was read, when the loop ends.
+func (r *recorder) scan(start, end []byte, reverse bool) iter.Seq2[nexusraft.Pair, error] {
+	return func(yield func(nexusraft.Pair, error) bool) {
+		if err := r.usable(); err != nil {
+			yield(nexusraft.Pair{}, err)
+			return
+		}
+		read := txRead{tree: r.tree, start: slices.Clone(start), end: slices.Clone(end), reverse: reverse}
+		sum := newSummer()
+		r.tx.loops++
+		for p, err := range r.view.scan(start, end, reverse) {
+			sum.add(p.Key, p.Value)
+			if !yield(p, err) {
+				read.stopAt(slices.Clone(p.Key))
+				break
+			}
+		}
+		r.tx.loops--
+		read.sum = sum.digest()
+		r.tx.reads = append(r.tx.reads, read)
+		r.tx.latches = allLatches
+	}
+}
+
+// stopAt notes that the loop has ended with key.
+func (r *txRead) stopAt(key []byte) {
+	if r.reverse {
+		r.start = key
+	} else {
+		r.end = after(key)
+	}
+}
+
+// digest tells what was read apart from anything else.
+type digest [sha256.Size]byte
+
+// summer makes the digest of a list of pairs.
+type summer struct{ hash.Hash }
+
+func newSummer() summer { return summer{sha256.New()} }
+
+func (s summer) add(key, value []byte) {
+	var lengths [16]byte
+	binary.BigEndian.PutUint64(lengths[:8], uint64(len(key)))
+	binary.BigEndian.PutUint64(lengths[8:], uint64(len(value)))
+	s.Write(lengths[:])
+	s.Write(key)
+	s.Write(value)
+}
+
+func (s summer) digest() (d digest) {
+	s.Sum(d[:0])
+	return d
+}
