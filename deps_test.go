@@ -32,9 +32,12 @@ var rules = map[string]struct {
 	"client":              {[]string{"", "api/nexusraft/v1", "internal/wire"}, "what a remote program links"},
 	"internal/server":     {[]string{"", "node", "kv", "api/nexusraft/v1", "internal/wire"}, "the client-facing services"},
 	"internal/simtest":    {[]string{"", "storage", "internal/zone", "internal/raftlog", "witness"}, "tests only"},
-	"cmd/nexus-witness":   {[]string{"", "witness"}, "the tiny program: nothing but the witness"},
-	"cmd/nexus-raft":      {[]string{"", "node", "kv", "client", "witness", "internal/server", "cmd/nexus-raft/demo"}, "the program joins everything"},
+	"internal/program":    {[]string{"witness"}, "the command lines of both programs, one of which is tiny"},
+	"cmd/nexus-witness":   {[]string{"internal/program"}, "the tiny program: nothing but the witness"},
+	"cmd/nexus-raft":      {[]string{"", "node", "storage", "kv", "client", "internal/program", "internal/server", "cmd/nexus-raft/bench", "cmd/nexus-raft/demo"}, "the program joins everything"},
 	"cmd/nexus-raft/demo": {[]string{"", "client"}, "it drives processes from outside"},
+
+	"cmd/nexus-raft/bench": {nil, "it speaks etcd's API alone, so that it measures an etcd just the same"},
 }
 
 // never say what a package must not link, not even through others.

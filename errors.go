@@ -39,6 +39,10 @@ var (
 	// error's text says why. Nothing was changed.
 	ErrRefused = errors.New("nexusraft: refused")
 
+	// ErrFenced: a data directory may no longer take part in its cluster, for good: its node
+	// was removed, or it is a copy or was rolled back. Clear it and join as a new node.
+	ErrFenced = errors.New("nexusraft: fenced")
+
 	// ErrUnknownSession: a request names a session that is unknown or has expired. It
 	// was not run: whether an earlier attempt was, nobody knows any more.
 	ErrUnknownSession = errors.New("nexusraft: unknown or expired session")

@@ -34,6 +34,14 @@ type Member struct {
 	Role    Role      `json:"role"`
 }
 
+// String names the member for people: the name, if it has one, and the node.
+func (x Member) String() string {
+	if x.Name == "" {
+		return "node " + x.Node.String()
+	}
+	return fmt.Sprintf("%s (%v)", x.Name, x.Node)
+}
+
 // Shape is a zone's declared size: how many members and witnesses it is meant to have.
 // A learner becomes a member by itself only while the shape has room.
 type Shape struct {

@@ -61,7 +61,25 @@ type NodeStatus struct {
 	Witness     bool         `json:"witness,omitempty"`
 	Incarnation Incarnation  `json:"incarnation"`
 	Healthy     bool         `json:"healthy"`
-	Problem     string       `json:"problem,omitempty"` // why it is not healthy
-	DiskBytes   int64        `json:"disk_bytes"`
+	Problem     string       `json:"problem,omitempty"`   // why it is not healthy
+	DiskBytes   int64        `json:"disk_bytes"`          // what its data takes
+	DiskFree    int64        `json:"disk_free,omitempty"` // what its disk has free, the reserve included; 0 if unknown
 	Zones       []ZoneStatus `json:"zones"`
+}
+
+// LeaderView returns the index of the leader's own view among several replicas' views of
+// one zone, -1 if it is not among them. A leader of a term that another view is beyond has
+// been overtaken and does not count.
+func LeaderView(views []ZoneStatus) int {
+	leader := -1
+	var newest Term
+	for i, v := range views {
+		if v.Term > newest {
+			leader, newest = -1, v.Term
+		}
+		if v.Term == newest && v.State == Leader {
+			leader = i
+		}
+	}
+	return leader
 }

@@ -33,11 +33,16 @@ type Config struct {
 	CompactEntries int
 	CompactBytes   int64
 
+	// Clock tells the time that a leader puts into commands; time.Now by default. A zone's
+	// time never goes back, whoever leads: a clock that was ahead holds it until the others
+	// have caught up. Nothing else depends on a clock's time of day.
+	Clock func() time.Time
+
 	JoinTimeout time.Duration // 30 s: how long addresses where nobody listens are retried
 
 	ServerOptions []grpc.ServerOption // of the gRPC server, after the node's own: for services that Run registers
 
-	Storage storage.Options // of the store; its Logger is set from Logger
+	Storage storage.Options // of the store; its Logger is set from Logger, and nothing is synced in the background
 	Logger  *slog.Logger    // discards by default
 }
 
@@ -49,8 +54,12 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.CompactEntries, 10_000)
 	setDefault(&c.CompactBytes, 32<<20)
 	setDefault(&c.JoinTimeout, 30*time.Second)
+	setDefault(&c.Storage.FlushInterval, -1) // what a round leaves unsynced, the log can do again
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Clock == nil {
+		c.Clock = time.Now
 	}
 	c.Storage.Logger = c.Logger
 	var errs []error

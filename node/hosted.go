@@ -35,6 +35,8 @@ type hosted struct {
 	staged   []*staged                               // snapshots' states, of which raft may take one up in this round
 	sending  map[nexusraft.ReplicaID]nexusraft.Index // snapshots on their way: the log after them is kept
 	changing bool                                    // a conf change of the node's own accord is under way
+	pause    int                                     // ticks before the next one
+	removed  error                                   // ErrFenced, once a conf change has taken this replica out
 
 	term      atomic.Uint64 // of the stored hard state; anyone may look
 	leader    nexusraft.ReplicaID
@@ -97,13 +99,17 @@ func (h *hosted) published() published {
 func (h *hosted) propose(ps []*proposal) {
 	var envelopes []zone.Envelope
 	var calls []*proposal
-	now := time.Now().UnixNano()
+	now := h.w.node.config.Clock().UnixNano()
 	for _, p := range ps {
 		if !p.take() {
 			continue
 		}
 		if p.conf != nil {
 			h.proposeConf(p)
+			continue
+		}
+		if err := h.full(); err != nil {
+			p.answer(nexusraft.Result{}, err)
 			continue
 		}
 		envelopes = append(envelopes, zone.Envelope{Proposal: h.nextID(), Request: p.request, Time: now, Command: p.command})
@@ -121,7 +127,28 @@ func (h *hosted) propose(ps []*proposal) {
 	}
 }
 
+// full returns why a leader takes no proposal: its disk is full, and a proposal would make
+// its log grow. Who does not lead says so instead, as the leader's disk may have room.
+func (h *hosted) full() error {
+	if _, self := h.replica.Leader(); !self {
+		return nil
+	}
+	return h.w.full
+}
+
+// behind returns whom to ask for reads while this replica, which follows, takes no entries.
+func (h *hosted) behind() error {
+	if id, self := h.replica.Leader(); h.w.full == nil || self || id == 0 {
+		return nil
+	}
+	return h.hint()
+}
+
 func (h *hosted) proposeConf(p *proposal) {
+	if err := h.full(); err != nil {
+		p.answer(nexusraft.Result{}, err)
+		return
+	}
 	id := h.nextID()
 	if err := h.replica.ProposeConfChange(id, *p.conf); err != nil {
 		p.answer(nexusraft.Result{}, noLeader(err, h.hint()))
@@ -244,14 +271,26 @@ func (h *hosted) applyConfChange(b *storage.Batch, e *raftpb.Entry) error {
 			h.w.node.moved(m.Node, m.Address)
 		}
 	}
+	if members.IsRemoved(h.self) {
+		h.removed = h.errRemoved(nexusraft.Index(e.GetIndex()))
+	}
 	if err := h.log.SetMembership(b, cs, members); err != nil {
 		return err
 	}
 	h.w.node.publish(h.id, h.published())
 	for _, m := range members.Members {
-		h.logger.Info("replica", "index", e.GetIndex(), "replica", m.Replica, "peer", m.Node, "role", m.Role, "address", m.Address)
+		h.logger.Info("replica", "index", e.GetIndex(), "replica", m.Replica, "peer", m.Node, "role", m.Role, "addr", m.Address)
 	}
 	return nil
+}
+
+// errRemoved says what is left to do with a node whose replica was removed. The round that
+// applies the removal is finished first, so that the directory knows of it.
+func (h *hosted) errRemoved(at nexusraft.Index) error {
+	who := h.w.node.self()
+	m := nexusraft.Member{Node: who.Node, Name: who.Name}
+	return fmt.Errorf("%w: %v was removed from zone %v of the cluster at index %d: clear %s and join as a new node",
+		nexusraft.ErrFenced, m, h.id, at, h.w.node.config.Dir)
 }
 
 // stageCompaction drops the older half of a log that is over its bounds. The log after a
@@ -320,7 +359,7 @@ func (h *hosted) note() {
 	if state != h.sync {
 		h.sync, h.syncSince = state, time.Now()
 		if state != nexusraft.SyncUnknown {
-			h.logger.Info("sync state changed", "sync", state, "index", index)
+			h.logger.Info("sync state changed", "sync", state, "term", h.term.Load(), "index", index)
 		}
 	}
 }
@@ -348,9 +387,7 @@ func (h *hosted) stop(err error) {
 
 func (h *hosted) status() nexusraft.ZoneStatus {
 	s := h.replica.Status()
-	for _, m := range s.Membership.Members { // where they are now, as far as this node knows
-		s.Membership = s.Membership.With(h.w.node.current(m))
-	}
+	s.Membership = h.current()
 	if first, err := h.log.FirstIndex(); err == nil {
 		s.FirstIndex = nexusraft.Index(first)
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/raft/v3/raftpb"
 
@@ -18,6 +19,7 @@ type identity struct {
 	Name        string                `json:"name,omitempty"`
 	Cluster     nexusraft.ClusterID   `json:"cluster"` // 0: belongs to none yet
 	Incarnation nexusraft.Incarnation `json:"incarnation"`
+	Fenced      string                `json:"fenced,omitempty"` // why it may take part no more, for good
 }
 
 // The names of the store's trees. State trees are named by newStateTreeName.
@@ -78,9 +80,12 @@ func Init(c Config) (_ Founded, err error) {
 	if c, err = c.withDefaults(); err != nil {
 		return Founded{}, fmt.Errorf("init: %w", err)
 	}
+	if _, err := checkDir(c); err != nil {
+		return Founded{}, fmt.Errorf("init: %w", err)
+	}
 	store, err := storage.Open(c.Dir, &c.Storage)
 	if err != nil {
-		return Founded{}, fmt.Errorf("init %s: %w", c.Dir, err)
+		return Founded{}, fmt.Errorf("init: %w", err)
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	trees, err := openTrees(store)
@@ -90,7 +95,7 @@ func Init(c Config) (_ Founded, err error) {
 	if id, ok, err := loadIdentity(trees.node); err != nil {
 		return Founded{}, fmt.Errorf("init %s: %w", c.Dir, err)
 	} else if ok {
-		return Founded{}, fmt.Errorf("%w: %s already holds node %v of cluster %v; start it with serve", nexusraft.ErrRefused, c.Dir, id.Node, id.Cluster)
+		return Founded{}, fmt.Errorf("init: %w", alreadyHolds(c.Dir, id))
 	}
 	id := identity{
 		Node: nexusraft.NodeID(nexusraft.MintID()), Name: c.Name,
@@ -100,6 +105,26 @@ func Init(c Config) (_ Founded, err error) {
 		return Founded{}, fmt.Errorf("init %s: %w", c.Dir, err)
 	}
 	return Founded{Cluster: id.Cluster, Node: id.Node, Name: id.Name}, nil
+}
+
+func alreadyHolds(dir string, id identity) error {
+	if id.Cluster == 0 {
+		return fmt.Errorf("%w: %s already holds node %v, which was started to join a cluster; start it with serve --join ADDRESS, or clear the directory", nexusraft.ErrRefused, dir, id.Node)
+	}
+	return fmt.Errorf("%w: %s already holds node %v of cluster %v; start it with serve", nexusraft.ErrRefused, dir, id.Node, id.Cluster)
+}
+
+// witnessFile is in every data directory of a witness.
+const witnessFile = "witness.lock"
+
+// checkDir refuses a data directory that holds something else than a store, before anything
+// in it is touched, and reports whether it holds a store.
+func checkDir(c Config) (exists bool, err error) {
+	exists, err = storage.Exists(c.Dir, &c.Storage)
+	if foreign, ok := errors.AsType[*storage.ForeignError](err); ok && slices.Contains(foreign.Names, witnessFile) {
+		return false, fmt.Errorf("%w: %s holds a witness: give it to nexus-witness, and this node a directory of its own", nexusraft.ErrRefused, c.Dir)
+	}
+	return exists, err
 }
 
 // found writes identity and root zone in one synced batch.

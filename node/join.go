@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -22,7 +23,7 @@ const (
 // where nobody listens is retried for Config.JoinTimeout; a refusal ends it at once.
 func (n *Node) join(ctx context.Context) error {
 	for _, address := range n.config.Join {
-		if address == n.self().Address {
+		if transport.SameAddress(address, n.self().Address) {
 			return fmt.Errorf("%w: --join names this node's own address %s; name other members, or found a cluster with init", nexusraft.ErrRefused, address)
 		}
 	}
@@ -35,12 +36,14 @@ func (n *Node) join(ctx context.Context) error {
 			return n.admitted(result)
 		case ctx.Err() != nil:
 			return fmt.Errorf("join: %w", context.Cause(ctx))
-		case errors.Is(err, nexusraft.ErrRefused):
+		case errors.Is(err, nexusraft.ErrFenced):
+			return fmt.Errorf("join: %w: %s", err, wayBack(n.config.Dir))
+		case isFinal(err):
 			return fmt.Errorf("join: %w", err)
 		case time.Now().After(deadline):
 			return fmt.Errorf("join: gave up after %v: %w", n.config.JoinTimeout, err)
 		case time.Since(said) >= joinSayEvery:
-			n.logger.Info("joining, will try again", "addresses", n.config.Join, "err", err)
+			n.logger.Info("not admitted yet, asking again", "join", strings.Join(n.config.Join, ","), "err", err)
 			said = time.Now()
 		}
 		select {
@@ -50,21 +53,32 @@ func (n *Node) join(ctx context.Context) error {
 	}
 }
 
+// isFinal reports whether asking again can't help.
+func isFinal(err error) bool {
+	return errors.Is(err, nexusraft.ErrRefused) || errors.Is(err, nexusraft.ErrFenced)
+}
+
 // askAll asks each address once, and a leader that one of them names.
 func (n *Node) askAll(ctx context.Context) (transport.JoinResult, error) {
 	var errs []error
 	for _, address := range n.config.Join {
 		result, err := n.askOne(ctx, address)
 		leader, ok := errors.AsType[*nexusraft.NotLeaderError](err)
-		if ok && leader.Address != "" && leader.Address != address {
+		if ok && n.mayLead(leader.Address, address) {
 			result, err = n.askOne(ctx, leader.Address)
 		}
-		if err == nil || errors.Is(err, nexusraft.ErrRefused) {
+		if err == nil || isFinal(err) {
 			return result, err
 		}
 		errs = append(errs, fmt.Errorf("%s: %w", address, err))
 	}
 	return transport.JoinResult{}, errors.Join(errs...)
+}
+
+// mayLead reports whether a hint is worth following. Where the node that led was this one, in
+// a life that its disk has lost, the others take a moment to notice.
+func (n *Node) mayLead(hint, asked string) bool {
+	return hint != "" && hint != asked && !transport.SameAddress(hint, n.self().Address)
 }
 
 func (n *Node) askOne(ctx context.Context, address string) (transport.JoinResult, error) {
@@ -89,6 +103,6 @@ func (n *Node) admitted(j transport.JoinResult) error {
 	if err != nil {
 		return fmt.Errorf("store the admission: %w", err)
 	}
-	n.logger.Info("admitted", "cluster", j.Cluster, "zone", j.Zone, "replica", j.Replica)
+	n.logger.Info("joined", "node", id.Node, "cluster", j.Cluster, "zone", j.Zone, "replica", j.Replica)
 	return nil
 }

@@ -4,18 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
 	"github.com/nexi-lab/nexus-raft/transport"
 )
-
-// notYet says that asking again later may help. Nothing was changed.
-type notYet string
-
-func (e notYet) Error() string { return "not yet: " + string(e) }
-
-func (e notYet) Unwrap() error { return nexusraft.ErrOverloaded }
 
 // Join implements transport.MemberHandler: the root zone's leader admits a node. Asked
 // again by the same node it answers as before.
@@ -25,20 +19,12 @@ func (n *Node) Join(ctx context.Context, r transport.JoinRequest) (transport.Joi
 		return transport.JoinResult{}, err
 	}
 	if a.proposal != nil {
-		_, err := a.proposal.wait(ctx)
-		if errors.Is(err, zone.ErrChanging) {
-			err = notYet(zone.ErrChanging.Error())
-		}
-		if err != nil {
+		if err := a.proposal.waitConf(ctx); err != nil {
 			return transport.JoinResult{}, fmt.Errorf("admit node %v: %w", r.Peer.Node, err)
 		}
 	}
 	return ask(ctx, n, nexusraft.RootZone, func(h *hosted) (transport.JoinResult, error) {
-		members := h.replica.Membership()
-		for _, x := range members.Members {
-			members = members.With(n.current(x))
-		}
-		return transport.JoinResult{Cluster: n.identity().Cluster, Zone: h.id, Replica: a.replica, Membership: members}, nil
+		return transport.JoinResult{Cluster: n.identity().Cluster, Zone: h.id, Replica: a.replica, Membership: h.current()}, nil
 	})
 }
 
@@ -66,11 +52,26 @@ func (h *hosted) admit(r transport.JoinRequest) (admission, error) {
 	if r.Role == nexusraft.RoleWitness {
 		m.Role = nexusraft.RoleWitness
 	}
+	return admission{replica: m.Replica, proposal: h.startConf(zone.ConfChange{Set: []nexusraft.Member{m}}, nil)}, nil
+}
+
+// startConf proposes a conf change at once. settled, if not nil, is run by the worker when
+// it has ended.
+func (h *hosted) startConf(c zone.ConfChange, settled func()) *proposal {
 	p := newProposal(h.id)
-	p.conf = &zone.ConfChange{Set: []nexusraft.Member{m}}
+	p.conf, p.settled = &c, settled
 	p.stage.Store(proposalTaken)
 	h.proposeConf(p)
-	return admission{replica: m.Replica, proposal: p}, nil
+	return p
+}
+
+// waitConf is wait for a conf change: that another one is under way passes by itself.
+func (p *proposal) waitConf(ctx context.Context) error {
+	_, err := p.wait(ctx)
+	if errors.Is(err, zone.ErrChanging) {
+		return zone.NotYet(zone.ErrChanging.Error())
+	}
+	return err
 }
 
 // admittedAgain says why a node that has a record can't have its admission once more. A
@@ -78,7 +79,7 @@ func (h *hosted) admit(r transport.JoinRequest) (admission, error) {
 // disk was copied or rolled back, and its replica's word would no longer hold (I5).
 func admittedAgain(m nexusraft.Member, want nexusraft.Role) error {
 	if m.Role == nexusraft.RoleMember {
-		return fmt.Errorf("%w: node %v is a member and asks to join: its data directory was copied or rolled back; clear it to join as a new node", nexusraft.ErrRefused, m.Node)
+		return fmt.Errorf("%w: node %v is a member and asks to join: its data directory was copied or rolled back", nexusraft.ErrFenced, m.Node)
 	}
 	if (m.Role == nexusraft.RoleWitness) != (want == nexusraft.RoleWitness) {
 		return fmt.Errorf("%w: node %v is in the zone as a %s", nexusraft.ErrRefused, m.Node, m.Role)
@@ -88,23 +89,38 @@ func admittedAgain(m nexusraft.Member, want nexusraft.Role) error {
 
 func (h *hosted) checkJoin(members nexusraft.Membership, r transport.JoinRequest) error {
 	if members.IsRemovedNode(r.Peer.Node) {
-		return fmt.Errorf("%w: node %v was removed from the cluster; clear its data directory to join as a new node", nexusraft.ErrRefused, r.Peer.Node)
+		return fmt.Errorf("%w: node %v was removed from the cluster", nexusraft.ErrFenced, r.Peer.Node)
 	}
-	for _, m := range members.Members {
-		if r.Peer.Name != "" && m.Name == r.Peer.Name {
-			return fmt.Errorf("%w: the name %q belongs to node %v; give --name another one", nexusraft.ErrRefused, m.Name, m.Node)
+	for _, x := range h.replica.Status().Replicas {
+		if r.Peer.Name == "" || x.Name != r.Peer.Name {
+			continue
+		}
+		// A node whose disk was lost comes back as a new one with its old name.
+		if address := h.w.node.addressOf(x.Node, x.Address); x.Active && address != r.Peer.Address {
+			return fmt.Errorf("%w: the name %q belongs to node %v, which is active at %s; give --name another one", nexusraft.ErrRefused, x.Name, x.Node, address)
 		}
 	}
 	if r.Role != nexusraft.RoleWitness {
 		return nil
 	}
 	if have := members.Count(nexusraft.RoleWitness); have >= members.Shape.Witnesses {
-		return fmt.Errorf("%w: the zone has its %d of %d witnesses already", nexusraft.ErrRefused, have, members.Shape.Witnesses)
+		return tooManyWitnesses(members)
 	}
 	if members.Count(nexusraft.RoleMember) < 2 {
-		return notYet("a witness is admitted after the second member")
+		return zone.NotYet("a witness is admitted after the second member")
 	}
 	return nil
+}
+
+func tooManyWitnesses(members nexusraft.Membership) error {
+	have := members.Count(nexusraft.RoleWitness)
+	i := slices.IndexFunc(members.Members, func(m nexusraft.Member) bool { return m.Role == nexusraft.RoleWitness })
+	if i < 0 {
+		return fmt.Errorf("%w: the zone is meant to have no witness", nexusraft.ErrRefused)
+	}
+	m := members.Members[i]
+	return fmt.Errorf("%w: the zone has its %d of %d witnesses already, %v at %s; if its disk was lost: nexus-raft member remove %v, then start this one again",
+		nexusraft.ErrRefused, have, members.Shape.Witnesses, m, m.Address, m.Node)
 }
 
 // tendMembership makes, on the leader, one change of the node's own accord at a time: a
@@ -112,6 +128,10 @@ func (h *hosted) checkJoin(members nexusraft.Membership, r transport.JoinRequest
 // on the address that its node says it has now.
 func (h *hosted) tendMembership() {
 	if h.changing {
+		return
+	}
+	if h.pause > 0 {
+		h.pause--
 		return
 	}
 	if ms := h.replica.Promotable(); len(ms) > 0 {
@@ -131,13 +151,11 @@ func (h *hosted) tendMembership() {
 	}
 }
 
-// change proposes one record. A refusal (another change is under way) is no news: the next
-// tick tries again.
+// change proposes one record. A refusal (another change is under way) is no news: it is
+// tried again, at most once in an election timeout, since each try costs a log entry.
 func (h *hosted) change(m nexusraft.Member) {
-	p := newProposal(h.id)
-	p.conf = &zone.ConfChange{Set: []nexusraft.Member{m}}
-	p.stage.Store(proposalTaken)
-	p.settled = func() { h.changing = false }
 	h.changing = true
-	h.proposeConf(p)
+	h.startConf(zone.ConfChange{Set: []nexusraft.Member{m}}, func() {
+		h.changing, h.pause = false, h.w.node.config.ElectionTicks
+	})
 }

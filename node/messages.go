@@ -43,6 +43,9 @@ func (h *hosted) step(m inbound) {
 	if m.staged != nil {
 		h.staged = append(h.staged, m.staged)
 	}
+	if h.w.full != nil && m.message.GetType() == raftpb.MsgApp && len(m.message.GetEntries()) > 0 {
+		return // as if it was lost: heartbeats and votes go on
+	}
 	if err := h.replica.Step(m.from, m.message); err != nil {
 		h.refused(m, err)
 		return
@@ -65,7 +68,7 @@ func (h *hosted) refused(m inbound, err error) {
 		m.vote.ignore(h, err.Error())
 	}
 	if errors.Is(err, nexusraft.ErrRefused) {
-		h.logger.Warn("message refused", "peer", m.from, "err", err)
+		h.logger.Warn("message refused", "peer", m.from, "type", m.message.GetType(), "term", m.message.GetTerm(), "err", err)
 		return
 	}
 	h.logger.Debug("raft did not take a message", "peer", m.from, "type", m.message.GetType(), "err", err)

@@ -37,16 +37,20 @@ type Node struct {
 
 	worker    *worker
 	peers     *transport.Peers
+	server    *transport.Server
 	sending   *jobs
 	receiving *jobs
+	forwards  forwards
 	watchdog  watchdog
 	cancel    context.CancelFunc // ends the jobs
 
 	ready   chan struct{} // closed when the node serves
+	fenced  chan error    // has room for one: a peer refuses this node for good
 	running atomic.Bool
 	closed  sync.Once
 
-	who atomic.Pointer[transport.Identity]
+	who  atomic.Pointer[transport.Identity]
+	boot uint64 // minted at each opening, see transport.Identity
 
 	helloMu sync.Mutex // held while a peer's record is compared and stored
 	peersMu sync.Mutex // guards known; never held during a write, since the worker takes it
@@ -68,12 +72,14 @@ type published struct {
 
 // Open opens a data directory. It counts a new incarnation, synced, and mints an identity
 // if the directory has none; then Config.Join must name a cluster, or the directory must
-// be founded with Init first: ErrNotFounded. Run or Close must follow.
+// be founded with Init first: ErrNotFounded, and nothing is created. A directory that holds
+// something else is ErrRefused, one whose node was removed, or refused as a copy, ErrFenced.
+// Run or Close must follow.
 func Open(c Config) (_ *Node, err error) {
 	if c, err = c.withDefaults(); err != nil {
 		return nil, fmt.Errorf("open node: %w", err)
 	}
-	exists, err := storage.Exists(c.Dir, &c.Storage)
+	exists, err := checkDir(c)
 	if err != nil {
 		return nil, fmt.Errorf("open node: %w", err)
 	}
@@ -92,12 +98,17 @@ func Open(c Config) (_ *Node, err error) {
 	n := &Node{
 		config: c, logger: c.Logger, store: store,
 		ready:  make(chan struct{}),
+		fenced: make(chan error, 1),
+		boot:   nexusraft.MintID(),
 		states: make(map[nexusraft.ZoneID]published),
 	}
 	if n.trees, err = openTrees(store); err != nil {
 		return nil, err
 	}
 	if err = n.openIdentity(); err != nil {
+		return nil, err
+	}
+	if err = n.checkRemoved(); err != nil {
 		return nil, err
 	}
 	if n.known, err = loadPeers(n.trees.node); err != nil {
@@ -109,8 +120,10 @@ func Open(c Config) (_ *Node, err error) {
 	var ctx context.Context
 	ctx, n.cancel = context.WithCancel(context.Background())
 	n.worker, n.sending, n.receiving = newWorker(n), newJobs(ctx, maxSending), newJobs(ctx, maxReceiving)
+	n.server = transport.NewServer(n.self, n, n)
 	n.peers = transport.NewPeers(n.self, transport.PeersOptions{
 		Logger: c.Logger, VoteTimeout: c.electionTimeout(), OnUnreachable: n.unreachable, Accept: n.meet,
+		OnFenced: n.fencedBy,
 	})
 	return n, nil
 }
@@ -127,6 +140,8 @@ func (n *Node) openIdentity() error {
 		return err
 	case !ok:
 		id = identity{Node: nexusraft.NodeID(nexusraft.MintID()), Name: n.config.Name}
+	case id.Fenced != "":
+		return fmt.Errorf("open node: %w: %s", nexusraft.ErrFenced, id.Fenced)
 	}
 	if id.Cluster == 0 && len(n.config.Join) == 0 {
 		return notFounded(n.config.Dir)
@@ -138,10 +153,60 @@ func (n *Node) openIdentity() error {
 	return n.setIdentity(id, nil)
 }
 
+// checkRemoved refuses a directory whose own records say that the node was removed.
+func (n *Node) checkRemoved() error {
+	zones, err := raftlog.Zones(n.trees.raft)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(zones, nexusraft.RootZone) {
+		return nil
+	}
+	log, err := raftlog.Open(n.trees.raft, nexusraft.RootZone)
+	if err != nil {
+		return fmt.Errorf("open the log of zone %v: %w", nexusraft.RootZone, err)
+	}
+	if !log.Meta().Membership.IsRemovedNode(n.ID()) {
+		return nil
+	}
+	return fmt.Errorf("open node: %w: node %v was removed from the cluster: %s", nexusraft.ErrFenced, n.ID(), wayBack(n.config.Dir))
+}
+
+func wayBack(dir string) string { return fmt.Sprintf("clear %s and join as a new node", dir) }
+
+// fencedBy is told that a peer refuses this node for good.
+func (n *Node) fencedBy(peer nexusraft.NodeID, err error) {
+	select {
+	case n.fenced <- fmt.Errorf("%w: peer %v refuses this node for good: %s: %s", nexusraft.ErrFenced, peer, fenceText(err), wayBack(n.config.Dir)):
+	default: // one is enough
+	}
+}
+
+// fenceText is what an ErrFenced says, without what it is.
+func fenceText(err error) string {
+	before, after, found := strings.Cut(err.Error(), nexusraft.ErrFenced.Error()+": ")
+	if !found {
+		return before
+	}
+	return after
+}
+
+// noteFence makes a node that ends because it was fenced know it when it is started again:
+// a copy that is restarted often enough would come as a later life of the original.
+func (n *Node) noteFence(err error) error {
+	if !errors.Is(err, nexusraft.ErrFenced) {
+		return nil
+	}
+	id := n.identity()
+	id.Fenced = fenceText(err)
+	return n.setIdentity(id, nil)
+}
+
 // setIdentity stores the identity, synced, with what more adds to the batch.
 func (n *Node) setIdentity(id identity, more func(*storage.Batch) error) error {
 	b := n.store.NewBatch()
 	defer b.Close()
+	b.UseReserve() // a node must open on a full disk
 	if err := stageIdentity(b, n.trees.node, id); err != nil {
 		return err
 	}
@@ -158,7 +223,7 @@ func (n *Node) setIdentity(id identity, more func(*storage.Batch) error) error {
 		address = old.Address
 	}
 	n.who.Store(&transport.Identity{
-		Cluster: id.Cluster, Node: id.Node, Incarnation: id.Incarnation, Name: id.Name, Address: address,
+		Cluster: id.Cluster, Node: id.Node, Incarnation: id.Incarnation, Boot: n.boot, Name: id.Name, Address: address,
 	})
 	return nil
 }
@@ -222,7 +287,7 @@ func (n *Node) Run(ctx context.Context, lis net.Listener, register func(grpc.Ser
 	if isStuck(err) {
 		return err // nothing can be waited for; the process is to end
 	}
-	return errors.Join(err, n.close())
+	return errors.Join(err, n.noteFence(err), n.close())
 }
 
 // listenOn settles the address that peers are told.
@@ -237,11 +302,14 @@ func (n *Node) listenOn(lis net.Listener) {
 // serve joins if need be, opens the zones and waits for the end.
 func (n *Node) serve(ctx context.Context, r *running) error {
 	if err := n.openZones(ctx, r); err != nil {
+		if ctx.Err() != nil { // stopped while it joined
+			return nil
+		}
 		return err
 	}
 	r.serving()
 	who := n.self()
-	n.logger.Info("ready", "node", who.Node, "name", who.Name, "address", who.Address, "cluster", who.Cluster)
+	n.logger.Info("ready", "node", who.Node, "name", who.Name, "addr", who.Address, "cluster", who.Cluster)
 	close(n.ready)
 	hinted, cancel := context.WithCancel(ctx)
 	var hints sync.WaitGroup
@@ -252,8 +320,11 @@ func (n *Node) serve(ctx context.Context, r *running) error {
 	case <-ctx.Done():
 		n.logger.Info("stopping in order")
 		n.handOver()
+		n.forwards.drain(forwardTimeout)
 		return nil
 	case err := <-r.failed:
+		return err
+	case err := <-n.fenced:
 		return err
 	}
 }
@@ -373,8 +444,25 @@ func (n *Node) publish(id nexusraft.ZoneID, p published) {
 }
 
 func (n *Node) publishLocked(id nexusraft.ZoneID, p published) {
+	before := n.states[id].members
 	n.states[id] = p
 	n.connect(p.members)
+	for _, m := range before.Members {
+		if !n.isPeer(m.Node) {
+			n.peers.Remove(m.Node)
+			n.server.GreetAgain(m.Node)
+		}
+	}
+}
+
+// isPeer reports whether a node has a replica in a zone of this node; stateMu is held.
+func (n *Node) isPeer(id nexusraft.NodeID) bool {
+	for _, p := range n.states {
+		if _, ok := p.members.Node(id); ok {
+			return true
+		}
+	}
+	return false
 }
 
 func (n *Node) zoneFailed(id nexusraft.ZoneID, err error) {
@@ -390,7 +478,7 @@ func (n *Node) Status(ctx context.Context) (nexusraft.NodeStatus, error) {
 	who := n.self()
 	s := nexusraft.NodeStatus{
 		Cluster: who.Cluster, Node: who.Node, Name: who.Name, Address: who.Address,
-		Incarnation: who.Incarnation, DiskBytes: n.store.DiskBytes(),
+		Incarnation: who.Incarnation, DiskBytes: n.store.DiskBytes(), DiskFree: n.store.DiskFree(),
 		Problem: n.problem(),
 	}
 	s.Healthy = s.Problem == ""
@@ -438,8 +526,25 @@ func (n *Node) problem() string {
 			return p.failed.Error()
 		}
 	}
+	if err := n.Room(); err != nil {
+		return err.Error()
+	}
 	return ""
 }
+
+// Room returns nil, or ErrDiskFull with the facts while the node's disk has no more free than
+// Config.Storage.DiskReserve. Then the node takes no proposals where it leads, and neither
+// entries nor snapshots where it follows; it goes on to vote, to serve reads, and to write
+// what little that needs into the reserve. With room again it catches up by itself.
+//
+// The status of such a node says that it is not healthy; the gRPC health service goes on
+// to say SERVING, as reads are served.
+//
+// The reserve lasts: an election writes less than 1 KiB, so that 64 MiB would be used up by
+// one each 300 ms only after five hours, if none of it were given back. But the engine's log is reused
+// after each 16 MiB, and of the empty entries that leaders begin their terms with, the log
+// keeps Config.CompactEntries at most, about 1 MiB.
+func (n *Node) Room() error { return n.store.Room() }
 
 // Checksum digests this node's own copy of a zone's state: SHA-256 over each pair in key
 // order, lengths included. It implements transport.MemberHandler.

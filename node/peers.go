@@ -10,11 +10,11 @@ import (
 	"github.com/nexi-lab/nexus-raft/transport"
 )
 
-// peerRecord is what is kept of a peer, in the tree "node": the highest incarnation seen
-// of it, and where it said it is reached.
+// peerRecord is what is kept of a peer, in the tree "node": the latest life seen of it,
+// and where it said it is reached.
 type peerRecord struct {
-	Incarnation nexusraft.Incarnation `json:"incarnation"`
-	Address     string                `json:"address"`
+	transport.Life
+	Address string `json:"address"`
 }
 
 const peerPrefix = "peer/"
@@ -50,11 +50,14 @@ func (n *Node) Hello(peer transport.Identity) error {
 }
 
 // meet is told what every peer says of itself, whoever of the two has called. It refuses
-// what can't be this cluster's node as it was last seen: a disk that was cloned or rolled
-// back has a lower incarnation (I5).
+// what can't be this cluster's node as it was last seen (I5), and a node that was removed
+// (I12).
 func (n *Node) meet(peer transport.Identity) error {
 	if peer.Node == n.identity().Node {
 		return fmt.Errorf("%w: node %v is this node; a copy of its data directory must not run", nexusraft.ErrRefused, peer.Node)
+	}
+	if n.wasRemoved(peer.Node) {
+		return fmt.Errorf("%w: node %v was removed from the cluster", nexusraft.ErrFenced, peer.Node)
 	}
 	n.helloMu.Lock()
 	defer n.helloMu.Unlock()
@@ -63,15 +66,14 @@ func (n *Node) meet(peer transport.Identity) error {
 	n.peersMu.Unlock()
 	switch {
 	case peer.Cluster == 0 && old.Incarnation > 0:
-		return fmt.Errorf("%w: node %v was of this cluster and says that it belongs to none: its data directory was copied or rolled back", nexusraft.ErrRefused, peer.Node)
+		return fmt.Errorf("%w: node %v was of this cluster and says that it belongs to none: its data directory was copied or rolled back", nexusraft.ErrFenced, peer.Node)
 	case peer.Cluster == 0:
 		return nil // it asks to join and is nobody's peer yet
 	}
-	if peer.Incarnation < old.Incarnation {
-		return fmt.Errorf("%w: node %v comes as incarnation %d and has been seen as %d: its data directory was copied or rolled back",
-			nexusraft.ErrRefused, peer.Node, peer.Incarnation, old.Incarnation)
+	if err := old.Check(peer); err != nil {
+		return err
 	}
-	if now := (peerRecord{peer.Incarnation, peer.Address}); now != old {
+	if now := (peerRecord{transport.LifeOf(peer), peer.Address}); now != old {
 		if err := n.storePeer(peer.Node, now); err != nil {
 			return err
 		}
@@ -80,6 +82,14 @@ func (n *Node) meet(peer transport.Identity) error {
 		n.peersMu.Unlock()
 	}
 	return nil
+}
+
+// wasRemoved reports whether the root zone, and with it the cluster, has a tombstone of a
+// node.
+func (n *Node) wasRemoved(id nexusraft.NodeID) bool {
+	n.stateMu.RLock()
+	defer n.stateMu.RUnlock()
+	return n.states[nexusraft.RootZone].members.IsRemovedNode(id)
 }
 
 // moved takes over an address that was heard of from somebody else: an operator's hint, or
@@ -115,6 +125,7 @@ func (n *Node) storePeer(id nexusraft.NodeID, r peerRecord) error {
 	}
 	b := n.store.NewBatch()
 	defer b.Close()
+	b.UseReserve() // a peer that restarts must be met on a full disk, too
 	if err := b.Set(n.trees.node, peerKey(id), record); err != nil {
 		return err
 	}

@@ -62,8 +62,8 @@ func TestRolledBackBeforeTheJoin(t *testing.T) {
 	select {
 	case err := <-ended:
 		ended <- nil
-		if !errors.Is(err, nexusraft.ErrRefused) {
-			t.Errorf("the copy ended with %v, want ErrRefused", err)
+		if !errors.Is(err, nexusraft.ErrFenced) {
+			t.Errorf("the copy ended with %v, want ErrFenced", err)
 		}
 	case <-clone.Ready():
 		t.Error("the copy was let in as the member that it was copied from")
@@ -76,7 +76,7 @@ func TestRolledBackBeforeTheJoin(t *testing.T) {
 // come back as one that belongs to none.
 func TestHelloRemembersWhoWasHere(t *testing.T) {
 	m := found(t, testConfig(t, "n1"))
-	peer := transport.Identity{Cluster: m.node.Cluster(), Node: 0x77, Incarnation: 2, Address: "127.0.0.1:1"}
+	peer := transport.Identity{Cluster: m.node.Cluster(), Node: 0x77, Incarnation: 2, Boot: 1, Address: "127.0.0.1:1"}
 	stranger := peer
 	stranger.Cluster, stranger.Node = 0, 0x78
 	if err := m.node.Hello(stranger); err != nil {
@@ -87,8 +87,8 @@ func TestHelloRemembersWhoWasHere(t *testing.T) {
 	}
 	peer.Cluster = 0
 	peer.Incarnation = 9
-	if err := m.node.Hello(peer); !errors.Is(err, nexusraft.ErrRefused) {
-		t.Errorf("a node that was here and belongs to no cluster: %v, want ErrRefused", err)
+	if err := m.node.Hello(peer); !errors.Is(err, nexusraft.ErrFenced) {
+		t.Errorf("a node that was here and belongs to no cluster: %v, want ErrFenced", err)
 	}
 }
 
@@ -113,7 +113,7 @@ func TestIdleNodeEndsWithItsDisk(t *testing.T) {
 	m := &member{t: t, config: config, node: n, ended: ended}
 	m.put("a", "1")
 	disk.broken.Store(true)
-	if err := n.Hello(transport.Identity{Cluster: n.Cluster(), Node: 0x77, Incarnation: 1, Address: "127.0.0.1:1"}); err == nil {
+	if err := n.Hello(transport.Identity{Cluster: n.Cluster(), Node: 0x77, Incarnation: 1, Boot: 1, Address: "127.0.0.1:1"}); err == nil {
 		t.Error("a peer was stored on a broken disk")
 	}
 	select {

@@ -23,6 +23,10 @@ type running struct {
 	server *grpc.Server
 	health *health.Server
 
+	mu      sync.Mutex // guards what follows, and the health that is said
+	joined  bool
+	problem string
+
 	failed chan error    // has room for an error of each goroutine
 	stops  chan struct{} // closed: the worker ends
 	worker chan struct{} // closed when the worker has ended: the watchdog ends
@@ -30,11 +34,12 @@ type running struct {
 	wg     sync.WaitGroup
 }
 
-// How long an orderly stop waits for answers that are on their way out, and for another
-// leader.
+// How long an orderly stop waits for another leader, for the answers to what it has passed
+// on to that one, and for answers that are on their way out.
 const (
-	drainTimeout    = 250 * time.Millisecond
 	handOverTimeout = 2 * time.Second
+	forwardTimeout  = time.Second
+	drainTimeout    = 250 * time.Millisecond
 )
 
 func (n *Node) start(lis net.Listener, register func(grpc.ServiceRegistrar)) *running {
@@ -43,7 +48,7 @@ func (n *Node) start(lis net.Listener, register func(grpc.ServiceRegistrar)) *ru
 		node: n, server: grpc.NewServer(options...), health: health.NewServer(),
 		failed: make(chan error, 3), stops: make(chan struct{}), worker: make(chan struct{}),
 	}
-	transport.NewServer(n.self, n, n).Register(r.server)
+	n.server.Register(r.server)
 	healthpb.RegisterHealthServer(r.server, r.health)
 	if register != nil {
 		register(r.server)
@@ -80,18 +85,32 @@ func isStuck(err error) bool {
 	return stuck
 }
 
+// serving says that the node has joined and serves its zones.
 func (r *running) serving() {
-	r.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.joined = true
+	r.sayHealth()
 }
 
 func (r *running) healthChanged(problem string) {
 	if problem == "" {
 		r.node.logger.Info("healthy again")
-		r.serving()
-		return
+	} else {
+		r.node.logger.Error("unhealthy", "err", problem)
 	}
-	r.node.logger.Error("unhealthy", "problem", problem)
-	r.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.problem = problem
+	r.sayHealth()
+}
+
+func (r *running) sayHealth() {
+	state := healthpb.HealthCheckResponse_NOT_SERVING
+	if r.joined && r.problem == "" {
+		state = healthpb.HealthCheckResponse_SERVING
+	}
+	r.health.SetServingStatus("", state)
 }
 
 // stop ends the goroutines: first the worker, so that every waiting call has its answer;
@@ -178,26 +197,12 @@ func (n *Node) handOverZone(ctx context.Context, id nexusraft.ZoneID) {
 // handOver asks the best member to lead. It reports whether this replica still leads and
 // there is somebody to hand over to.
 func (h *hosted) handOver() bool {
-	if _, self := h.replica.Leader(); !self {
+	heir, ok := h.replica.Heir()
+	if !ok {
 		return false
 	}
-	var best nexusraft.ReplicaStatus
-	for _, s := range h.replica.Status().Replicas {
-		if s.Role == nexusraft.RoleMember && s.Replica != h.self && s.Active && s.Match >= best.Match {
-			best = s
-		}
-	}
-	if best.Replica == 0 {
-		return false
-	}
-	// Asked anew each time: a member that has a conf change to apply ignores the request, and
-	// raft would not repeat it for an election timeout. A transfer to itself ends the old one.
-	err := h.replica.TransferLeader(h.self)
-	if err == nil {
-		err = h.replica.TransferLeader(best.Replica)
-	}
-	if err != nil {
-		h.logger.Warn("leadership not handed over", "peer", best.Node, "err", err)
+	if _, err := h.pass(heir.Replica); err != nil {
+		h.logger.Warn("leadership not handed over", "peer", heir.Node, "term", h.term.Load(), "err", err)
 		return false
 	}
 	return true

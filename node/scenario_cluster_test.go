@@ -263,8 +263,8 @@ func (c *cluster) transfer(name string) *member {
 		if leader == heir {
 			return nil
 		}
-		err := leader.zone().TransferLeader(c.t.Context(), leader.replica(name))
-		return fmt.Errorf("%s leads, asked to hand over: %v", leader.config.Name, err)
+		_, err := leader.zone().TransferLeader(c.t.Context(), heir.node.ID())
+		return err
 	})
 	return heir
 }
@@ -447,15 +447,18 @@ func (c *cluster) verify(h *history) {
 }
 
 // replica returns the replica ID of the node of that name.
-func (m *member) replica(name string) nexusraft.ReplicaID {
+func (m *member) replica(name string) nexusraft.ReplicaID { return m.record(name).Replica }
+
+// record returns the record of the node of that name.
+func (m *member) record(name string) nexusraft.Member {
 	m.t.Helper()
 	for _, x := range m.status().Membership.Members {
 		if x.Name == name {
-			return x.Replica
+			return x
 		}
 	}
 	m.t.Fatalf("%s knows no replica of %s", m.config.Name, name)
-	return 0
+	return nexusraft.Member{}
 }
 
 // mentions reports what an error's text lacks.

@@ -10,7 +10,6 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/node"
 	"github.com/nexi-lab/nexus-raft/storage"
-	"github.com/nexi-lab/nexus-raft/transport"
 )
 
 // founded returns a cluster whose only member is n1.
@@ -218,7 +217,7 @@ func TestWipedMember(t *testing.T) {
 		t.Errorf("a linearizable read by a learner is %q, want 1", got)
 	}
 
-	err := leader.zone().TransferLeader(t.Context(), leader.replica("n3"))
+	_, err := leader.zone().TransferLeader(t.Context(), n3.node.ID())
 	if !errors.Is(err, nexusraft.ErrRefused) {
 		t.Errorf("transfer to a learner: %v, want ErrRefused", err)
 	}
@@ -234,18 +233,21 @@ func TestTransferRefused(t *testing.T) {
 			n.ElectionTicks = int(election / n.TickInterval)
 		}
 	})
-	transfer := func(m *member, to nexusraft.ReplicaID) error { return m.zone().TransferLeader(t.Context(), to) }
+	transfer := func(m *member, to nexusraft.NodeID) error {
+		_, err := m.zone().TransferLeader(t.Context(), to)
+		return err
+	}
 	leader := c.transfer("n2")
 	follower := c.named("n1")
 	leader.put("a", "1")
 
-	if err := transfer(leader, leader.replica("w")); !errors.Is(err, nexusraft.ErrRefused) {
+	if err := transfer(leader, leader.record("w").Node); !errors.Is(err, nexusraft.ErrRefused) {
 		t.Errorf("transfer to the witness: %v, want ErrRefused", err)
 	}
 	if err := transfer(leader, 12345); !errors.Is(err, nexusraft.ErrRefused) {
-		t.Errorf("transfer to an unknown replica: %v, want ErrRefused", err)
+		t.Errorf("transfer to an unknown node: %v, want ErrRefused", err)
 	}
-	if err := transfer(follower, leader.replica("n1")); !errors.Is(err, nexusraft.ErrNotLeader) {
+	if err := transfer(follower, follower.node.ID()); !errors.Is(err, nexusraft.ErrNotLeader) {
 		t.Errorf("transfer asked of a follower: %v, want ErrNotLeader", err)
 	}
 	began := time.Now()
@@ -282,7 +284,10 @@ func TestReadsByFollowers(t *testing.T) {
 				continue
 			}
 			for _, m := range s.Membership.Members {
-				if m.Node == to.node.ID() && z.TransferLeader(t.Context(), m.Replica) == nil {
+				if m.Node != to.node.ID() {
+					continue
+				}
+				if _, err := z.TransferLeader(t.Context(), m.Node); err == nil {
 					transfers++
 				}
 			}
@@ -406,6 +411,22 @@ func (c *cluster) rollBack() (config, copied node.Config) {
 	return config, copied
 }
 
+// fenced waits until the node has ended because a peer refuses it for good.
+func (m *member) fenced(why string) {
+	m.t.Helper()
+	select {
+	case err := <-m.ended:
+		m.ended <- nil // for the cleanup
+		if !errors.Is(err, nexusraft.ErrFenced) {
+			m.t.Errorf("%s ended with %v, want ErrFenced", m.config.Name, err)
+			return
+		}
+		mentions(m.t, err, why, m.config.Dir)
+	case <-time.After(patience):
+		m.t.Fatalf("%s goes on, want it fenced", m.config.Name)
+	}
+}
+
 // TestClonedDisk: a copy of a member's disk that is older than what its peers have seen of
 // the member is no member, at the same address or at another one.
 func TestClonedDisk(t *testing.T) {
@@ -419,40 +440,10 @@ func TestClonedDisk(t *testing.T) {
 			}
 			clone := c.start(copied)
 			h.more(t, 20)
-			leader := c.leader(clone)
-			active := func() (x nexusraft.ReplicaStatus, is bool) {
-				for _, x := range leader.status().Replicas {
-					if x.Name == config.Name && x.Active {
-						return x, true
-					}
-				}
-				return x, false
+			clone.fenced("copied or rolled back")
+			if _, err := node.Open(copied); !errors.Is(err, nexusraft.ErrFenced) {
+				t.Errorf("the clone started again: %v, want ErrFenced however often it is", err)
 			}
-			eventually(t, "the member is missed", func() error {
-				if x, is := active(); is {
-					return fmt.Errorf("it is active: %+v", x)
-				}
-				return nil
-			})
-			for deadline := time.Now().Add(500 * time.Millisecond); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-				if _, err := clone.try(t.Context(), 100*time.Millisecond, "clone", "1"); err == nil {
-					t.Fatal("a write by the clone was acknowledged")
-				}
-				if x, is := active(); is {
-					t.Fatalf("the leader takes the clone for the member: %+v", x)
-				}
-			}
-			s, err := clone.node.Status(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			err = leader.node.Hello(transport.Identity{
-				Cluster: s.Cluster, Node: s.Node, Incarnation: s.Incarnation, Address: s.Address, Name: s.Name,
-			})
-			if !errors.Is(err, nexusraft.ErrRefused) {
-				t.Errorf("a handshake with an older incarnation: %v, want ErrRefused", err)
-			}
-			clone.close()
 			c.start(config)
 			c.awaitSync()
 			c.verify(h)
@@ -477,7 +468,7 @@ func TestClonedDiskHasNoVote(t *testing.T) {
 			t.Fatalf("%s was elected by a clone's vote: %+v", m.config.Name, s)
 		}
 	}
-	clone.close()
+	clone.fenced("copied or rolled back")
 	c.start(config)
 	c.startWitness(watcher)
 	c.awaitSync()

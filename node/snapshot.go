@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
@@ -52,7 +53,7 @@ func (h *hosted) sendSnapshot(m *raftpb.Message) {
 	}
 	snap, state := h.w.node.store.NewSnapshot(), h.state
 	h.sending[to] = header.Index
-	h.logger.Info("sending snapshot", "peer", node, "index", header.Index, "term", header.Term)
+	h.logger.Info("sending snapshot", "peer", node, "term", header.Term, "index", header.Index)
 	go h.w.node.runSnapshot(h, node, header, snap, state)
 }
 
@@ -75,15 +76,21 @@ func (h *hosted) snapshotHeader(m *raftpb.Message) (transport.SnapshotHeader, er
 	}, nil
 }
 
-// runSnapshot is the job. It tells raft how it ended, whatever happened.
+// runSnapshot is the job. It tells raft how it ended, whatever happened; of a failure only
+// after a pause, since raft then asks for another one at the next heartbeat, and a receiver
+// that is full or busy would be asked twenty times a second.
 func (n *Node) runSnapshot(h *hosted, to nexusraft.NodeID, header transport.SnapshotHeader, snap *storage.Snapshot, state *storage.Tree) {
 	defer n.sending.end()
 	err := n.peers.SendSnapshot(n.sending.context, to, header, encodeState(snap.Reader(state)))
 	snap.Close()
 	if err != nil {
-		n.logger.Warn("snapshot failed", "zone", header.Zone, "peer", to, "index", header.Index, "err", err)
+		n.logger.Warn("snapshot failed", "zone", header.Zone, "peer", to, "term", header.Term, "index", header.Index, "err", err)
+		select {
+		case <-n.sending.context.Done():
+		case <-time.After(2 * n.config.electionTimeout()):
+		}
 	} else {
-		n.logger.Info("snapshot arrived", "zone", header.Zone, "peer", to, "index", header.Index)
+		n.logger.Info("snapshot arrived", "zone", header.Zone, "peer", to, "term", header.Term, "index", header.Index)
 	}
 	n.worker.inbox.putEvent(func() {
 		delete(h.sending, header.To)
@@ -174,6 +181,9 @@ func (n *Node) InstallSnapshot(ctx context.Context, from nexusraft.NodeID, h tra
 		return fmt.Errorf("%w: the snapshot's message is not of the snapshot", nexusraft.ErrCorrupt)
 	}
 	if _, err := n.view(h.Zone); err != nil {
+		return err
+	}
+	if err := n.Room(); err != nil {
 		return err
 	}
 	if !n.receiving.tryStart() {
@@ -299,7 +309,7 @@ func (h *hosted) switched() {
 	h.state = x.tree
 	h.overlay = storage.NewOverlay(h.state)
 	h.w.node.publishLocked(h.id, h.published())
-	h.logger.Info("snapshot installed", "index", x.index, "term", x.term)
+	h.logger.Info("snapshot installed", "term", x.term, "index", x.index)
 	x.end(nil)
 }
 

@@ -140,7 +140,7 @@ func (n *Node) voted(from nexusraft.NodeID, results []transport.VoteResult, err 
 	var in []inbound
 	for _, r := range results {
 		if r.Outcome == transport.VoteIgnored {
-			n.logger.Debug("vote ignored", "zone", r.Zone, "peer", from, "term", r.Term, "why", r.Why)
+			n.logger.Debug("vote ignored", "zone", r.Zone, "peer", from, "term", r.Term, "reason", r.Why)
 			continue
 		}
 		typ := raftpb.MsgVoteResp

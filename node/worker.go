@@ -21,6 +21,7 @@ type worker struct {
 	taken waiting // out of the inbox and not given to its zone yet
 	batch *storage.Batch
 	asks  map[nexusraft.NodeID][]transport.Vote // vote requests of the round
+	full  error                                 // the disk is; as of the last drain, see Node.Room
 }
 
 func newWorker(n *Node) *worker {
@@ -31,6 +32,7 @@ func newWorker(n *Node) *worker {
 func (w *worker) run(stop <-chan struct{}) (err error) {
 	w.batch = w.node.store.NewBatch()
 	defer w.batch.Close()
+	w.batch.UseReserve() // what makes a log grow was refused before raft had it
 	// raft panics where its log contradicts itself or its storage fails. The process
 	// must not go on with that zone, and the caller's goroutine must not be torn down.
 	defer func() {
@@ -113,6 +115,7 @@ func (w *worker) end(err error) {
 // drain steps everything that waits, in the order of its kind. What it has not come to
 // when raft panics is still in w.taken, so that end can answer it.
 func (w *worker) drain() {
+	w.full = w.node.Room()
 	w.taken = w.inbox.take()
 	for len(w.taken.messages) > 0 {
 		m := w.taken.messages[0] // its zone knows of it before raft does
@@ -210,6 +213,11 @@ func (w *worker) round(active []*hosted) error {
 		h.finish()
 	}
 	w.askVotes()
+	for _, h := range writing {
+		if h.removed != nil {
+			return h.removed
+		}
+	}
 	return nil
 }
 
@@ -236,7 +244,7 @@ func (w *worker) commit(sync, switching bool, writing []*hosted) error {
 
 // fail stops one zone on this node: its state machine can't go on.
 func (w *worker) fail(h *hosted, err error) {
-	h.logger.Error("zone stopped on this node", "err", err)
+	h.logger.Error("zone stopped on this node", "term", h.term.Load(), "index", h.log.Applied(), "err", err)
 	w.node.zoneFailed(h.id, err)
 	delete(w.zones, h.id)
 	h.stop(fmt.Errorf("%w: %w", nexusraft.ErrClosed, err))

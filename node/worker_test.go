@@ -406,7 +406,7 @@ func TestPeersRecordDoesNotHoldTheWorker(t *testing.T) {
 	hang.Store(true)
 	stored := make(chan error, 1)
 	go func() {
-		stored <- n.Hello(transport.Identity{Cluster: n.Cluster(), Node: leaderNode, Incarnation: 1, Address: "127.0.0.1:1"})
+		stored <- n.Hello(transport.Identity{Cluster: n.Cluster(), Node: leaderNode, Incarnation: 1, Boot: 1, Address: "127.0.0.1:1"})
 	}()
 	<-inside
 	asked := make(chan struct{})
@@ -434,7 +434,7 @@ type admittedLog struct {
 }
 
 func (l admittedLog) Handle(_ context.Context, r slog.Record) error {
-	if r.Message == "admitted" {
+	if r.Message == "joined" {
 		l.f()
 	}
 	return nil
@@ -454,6 +454,7 @@ func TestFailureAtTheEndOfTheJoin(t *testing.T) {
 		}
 	}()
 	n := idleNode(t, true)
+	n.listenOn(listenLoopback(t)) // as Run does
 	broken := errors.New("the listener is broken")
 	r := &running{failed: make(chan error)}
 	n.config.Join = []string{lis.Addr().String()}

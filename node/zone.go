@@ -27,15 +27,16 @@ func (z *Zone) ID() nexusraft.ZoneID { return z.id }
 // On a node that does not lead the zone the command is forwarded to the leader, once. The
 // context bounds the waiting, not what was handed over.
 //
-// Errors: ErrNotLeader, ErrOverloaded, ErrTooLarge, ErrZoneNotFound, ErrClosed: nothing was
+// Errors: ErrNotLeader, ErrOverloaded, ErrTooLarge, ErrDiskFull, ErrZoneNotFound, ErrClosed: nothing was
 // or will be appended. ErrUncertain: it may still commit. Any other error is the state
 // machine's own, or the context's before anything was written.
 func (z *Zone) Propose(ctx context.Context, id nexusraft.RequestID, command []byte) (nexusraft.Result, error) {
 	r, err := z.node.propose(ctx, z.id, id, command)
 	leader, ok := errors.AsType[*nexusraft.NotLeaderError](err)
-	if !ok || leader.Leader == 0 || leader.Leader == z.node.identity().Node {
+	if !ok || leader.Leader == 0 || leader.Leader == z.node.identity().Node || !z.node.forwards.start() {
 		return r, err
 	}
+	defer z.node.forwards.end()
 	r, err = z.node.peers.Propose(ctx, leader.Leader, z.id, id, command)
 	if errors.Is(err, transport.ErrUnreachable) {
 		return r, fmt.Errorf("%w: %w", leader, err) // it never left this node
@@ -74,11 +75,15 @@ func (n *Node) propose(ctx context.Context, z nexusraft.ZoneID, id nexusraft.Req
 
 // Read runs fn over the zone's state, which includes every write that was acknowledged,
 // by any node, before Read was called: a quorum confirms it. It returns ErrNoQuorum if the
-// context ends first, or fn's own error. The Reader is void when fn returns.
+// context ends first, ErrNotLeader with the leader while this node follows with a full disk
+// (what it may not store, it can't serve), or fn's own error. The Reader is void when fn returns.
 func (z *Zone) Read(ctx context.Context, fn func(nexusraft.Reader) error) error {
 	r := newRead()
 	defer r.gone.Store(true)
 	_, err := ask(ctx, z.node, z.id, func(h *hosted) (struct{}, error) {
+		if err := h.behind(); err != nil {
+			return struct{}{}, err
+		}
 		h.reads.waiting = append(h.reads.waiting, r)
 		return struct{}{}, nil
 	})
@@ -109,15 +114,6 @@ func (z *Zone) ReadLocal(_ context.Context, fn func(nexusraft.Reader) error) err
 // Status returns this replica's view of the zone.
 func (z *Zone) Status(ctx context.Context) (nexusraft.ZoneStatus, error) {
 	return ask(ctx, z.node, z.id, func(h *hosted) (nexusraft.ZoneStatus, error) { return h.status(), nil })
-}
-
-// TransferLeader asks for another leader. It returns once the request is made:
-// ErrNotLeader, or ErrRefused with the reason, or nil; watch Status for what comes of it.
-func (z *Zone) TransferLeader(ctx context.Context, to nexusraft.ReplicaID) error {
-	_, err := ask(ctx, z.node, z.id, func(h *hosted) (struct{}, error) {
-		return struct{}{}, noLeader(h.replica.TransferLeader(to), h.hint())
-	})
-	return err
 }
 
 // ask has the worker run f with the zone, and waits for its answer.

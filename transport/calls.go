@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -94,10 +95,14 @@ func (p *Peers) Join(ctx context.Context, addr string, r JoinRequest) (JoinResul
 }
 
 func joinError(ctx context.Context, err error) error {
-	if status.Code(err) == codes.Unimplemented {
-		return fmt.Errorf("%w: %s", nexusraft.ErrRefused, status.Convert(err).Message())
+	if status.Code(err) != codes.Unimplemented {
+		return fmt.Errorf("%w: %w", ErrUnreachable, reason(ctx, err))
 	}
-	return fmt.Errorf("%w: %w", ErrUnreachable, reason(ctx, err))
+	text := status.Convert(err).Message()
+	if strings.HasPrefix(text, "unknown service") {
+		text += ": it is no node of this kind; give the address of a member"
+	}
+	return fmt.Errorf("%w: %s", nexusraft.ErrRefused, text)
 }
 
 func joinResult(addr string, a *pb.Admission) (JoinResult, error) {

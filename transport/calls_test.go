@@ -160,7 +160,7 @@ func TestServerRefusesLargeCommand(t *testing.T) {
 func TestEmptyAnswerIsUncertain(t *testing.T) {
 	for name, resp := range map[string]*pb.ProposeResponse{
 		"nothing":    {Hello: hello(identityB, nodeA)},
-		"other node": {Hello: hello(Identity{Cluster: testCluster, Node: 0xd, Incarnation: 1}, nodeA), Result: &pb.ProposeResponse_Ok{Ok: &pb.ProposeResult{}}},
+		"other node": {Hello: hello(Identity{Cluster: testCluster, Node: 0xd, Incarnation: 1, Boot: 1}, nodeA), Result: &pb.ProposeResponse_Ok{Ok: &pb.ProposeResult{}}},
 	} {
 		if _, err := NewPeers(as(identityA), PeersOptions{}).proposeResult(identityA, nodeB, resp); !errors.Is(err, nexusraft.ErrUncertain) {
 			t.Errorf("%s: got %v, want ErrUncertain", name, err)
@@ -169,7 +169,7 @@ func TestEmptyAnswerIsUncertain(t *testing.T) {
 }
 
 func TestJoin(t *testing.T) {
-	joiner := Identity{Node: nodeA, Incarnation: 1, Address: "a:1", Name: "a"}
+	joiner := Identity{Node: nodeA, Incarnation: 1, Boot: 1, Address: "a:1", Name: "a"}
 	want := JoinResult{
 		Cluster: testCluster, Zone: 1, Replica: 77,
 		Membership: nexusraft.Membership{
@@ -213,7 +213,7 @@ func TestJoinRefusals(t *testing.T) {
 	f := &fakeNode{join: func(context.Context, JoinRequest) (JoinResult, error) { return JoinResult{}, hint }}
 	addr, _ := serve(t, identityB, f)
 	witness, _ := serveAt(t, "127.0.0.1:0", NewServer(as(identityB), f, nil))
-	joiner := Identity{Node: nodeA, Incarnation: 1}
+	joiner := Identity{Node: nodeA, Incarnation: 1, Boot: 1, Address: "a:1"}
 	stranger := joiner
 	stranger.Cluster = 0xc2
 	closed, err := net.Listen("tcp", "127.0.0.1:0")

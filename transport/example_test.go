@@ -36,7 +36,7 @@ func (m mailbox) Status(context.Context) (nexusraft.NodeStatus, error) {
 // Two nodes and no consensus: one sends, the other prints.
 func Example() {
 	const cluster = 0xc1
-	receiver := transport.Identity{Cluster: cluster, Node: 2, Incarnation: 1}
+	receiver := transport.Identity{Cluster: cluster, Node: 2, Incarnation: 1, Boot: 1, Address: "127.0.0.1:2026"}
 	box := mailbox{got: make(chan string, 1)}
 
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
@@ -48,7 +48,7 @@ func Example() {
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(lis) }()
 
-	sender := transport.Identity{Cluster: cluster, Node: 1, Incarnation: 1}
+	sender := transport.Identity{Cluster: cluster, Node: 1, Incarnation: 1, Boot: 1, Address: "127.0.0.1:2026"}
 	peers := transport.NewPeers(func() transport.Identity { return sender }, transport.PeersOptions{})
 	peers.SetAddress(receiver.Node, lis.Addr().String())
 	peers.Send(receiver.Node, transport.Append, transport.Message{Zone: nexusraft.RootZone, Data: []byte("hello")})

@@ -27,7 +27,7 @@ func (p *Peers) Find(ctx context.Context, addrs []string, found func(node nexusr
 	defer cancel()
 	for {
 		for _, addr := range addrs {
-			if addr != p.id().Address && !p.allConnected() {
+			if !SameAddress(addr, p.id().Address) && !p.allConnected() {
 				p.findAt(ctx, addr, found)
 			}
 		}

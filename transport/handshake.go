@@ -3,10 +3,13 @@ package transport
 import (
 	"errors"
 	"fmt"
-	"sync"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
 // hello is how self speaks to the node to, 0 if only its address is known.
@@ -17,6 +20,7 @@ func hello(self Identity, to nexusraft.NodeID) *pb.Hello {
 		NodeId:      uint64(self.Node),
 		ToNodeId:    uint64(to),
 		Incarnation: uint64(self.Incarnation),
+		Boot:        self.Boot,
 		Address:     self.Address,
 		Name:        self.Name,
 		Witness:     self.Witness,
@@ -31,6 +35,7 @@ func checkHello(self Identity, h *pb.Hello) (Identity, error) {
 		Cluster:     nexusraft.ClusterID(h.GetClusterId()),
 		Node:        nexusraft.NodeID(h.GetNodeId()),
 		Incarnation: nexusraft.Incarnation(h.GetIncarnation()),
+		Boot:        h.GetBoot(),
 		Address:     h.GetAddress(),
 		Name:        h.GetName(),
 		Witness:     h.GetWitness(),
@@ -46,6 +51,10 @@ func checkHello(self Identity, h *pb.Hello) (Identity, error) {
 		return Identity{}, refuse("the peer's node ID is 0")
 	case peer.Incarnation == 0:
 		return Identity{}, refuse("the incarnation of peer %v is 0", peer.Node)
+	case peer.Boot == 0:
+		return Identity{}, refuse("the boot number of peer %v is 0", peer.Node)
+	case peer.Address == "":
+		return Identity{}, refuse("peer %v does not say its address", peer.Node)
 	case len(peer.Address) > nexusraft.MaxAddressBytes:
 		return Identity{}, refuse("the address of peer %v has %d bytes, limit %d", peer.Node, len(peer.Address), nexusraft.MaxAddressBytes)
 	case len(peer.Name) > nexusraft.MaxNameBytes:
@@ -97,37 +106,65 @@ func refuse(format string, args ...any) error {
 	return fmt.Errorf("%w: handshake: %s", nexusraft.ErrRefused, fmt.Sprintf(format, args...))
 }
 
-// refused makes err, a handler's verdict on a handshake, an ErrRefused.
+// refused makes err, a handler's verdict on a handshake, an ErrRefused unless it says more.
 func refused(err error) error {
-	if errors.Is(err, nexusraft.ErrRefused) {
+	if errors.Is(err, nexusraft.ErrRefused) || errors.Is(err, nexusraft.ErrFenced) {
 		return err
 	}
 	return fmt.Errorf("%w: handshake: %w", nexusraft.ErrRefused, err)
 }
 
-// incarnations remembers the highest incarnation seen of each peer (invariant I5).
-type incarnations struct {
-	mu      sync.Mutex
-	highest map[nexusraft.NodeID]nexusraft.Incarnation
+// refusalStatus is the gRPC form of a refused handshake. Its details are the error, and
+// what self is: whom that concerns for good wants to know who says so.
+func refusalStatus(self Identity, h *pb.Hello, err error) error {
+	st := status.New(codes.FailedPrecondition, err.Error())
+	detailed, failed := st.WithDetails(wire.ErrorToProto(err), hello(self, nexusraft.NodeID(h.GetNodeId())))
+	if failed != nil {
+		return st.Err()
+	}
+	return detailed.Err()
 }
 
-// check refuses a peer of which a higher incarnation was seen.
-func (n *incarnations) check(peer Identity) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if high := n.highest[peer.Node]; peer.Incarnation < high {
-		return refuse("incarnation mismatch: peer %v comes with incarnation %d, but %d was seen; its data directory was copied or rolled back",
-			peer.Node, peer.Incarnation, high)
-	}
-	return nil
+// refusal is a handshake that the other side refused, in its words.
+type refusal struct {
+	text  string
+	means []error
+	from  *pb.Hello // who has refused; nil if it does not say
 }
 
-// record remembers a peer that was accepted.
-func (n *incarnations) record(peer Identity) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.highest == nil {
-		n.highest = make(map[nexusraft.NodeID]nexusraft.Incarnation)
+func (e *refusal) Error() string   { return e.text }
+func (e *refusal) Unwrap() []error { return e.means }
+
+// asRefusal returns err, as what it means if it is the gRPC form of a refused handshake:
+// ErrFenced, or else ErrRefused besides what it says itself.
+func asRefusal(err error) error {
+	s, ok := status.FromError(err)
+	if !ok || s.Code() != codes.FailedPrecondition {
+		return err
 	}
-	n.highest[peer.Node] = max(n.highest[peer.Node], peer.Incarnation)
+	r := &refusal{text: s.Message(), means: []error{nexusraft.ErrRefused}}
+	for _, d := range s.Details() {
+		switch d := d.(type) {
+		case *pb.Hello:
+			r.from = d
+		case *pb.Error:
+			said := wire.ErrorFromProto(d)
+			if errors.Is(said, nexusraft.ErrFenced) {
+				r.means = nil
+			}
+			r.means = append(r.means, said)
+		}
+	}
+	return r
+}
+
+// fencedBy reports whether err is the refusal for good of the node that was asked, which
+// belongs to self's cluster.
+func fencedBy(self Identity, asked nexusraft.NodeID, err error) bool {
+	r, ok := errors.AsType[*refusal](err)
+	if !ok || !errors.Is(err, nexusraft.ErrFenced) || r.from == nil {
+		return false
+	}
+	_, err = checkAnswer(self, r.from, asked)
+	return err == nil
 }

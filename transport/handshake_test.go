@@ -29,7 +29,10 @@ var refusals = []struct {
 	{"no cluster", func(h *pb.Hello) { h.ClusterId = 0 }, "belongs to no cluster yet"},
 	{"node", func(h *pb.Hello) { h.ToNodeId = 0xd }, "node mismatch"},
 	{"node not said", func(h *pb.Hello) { h.ToNodeId = 0 }, "node mismatch"},
-	{"incarnation", func(h *pb.Hello) { h.Incarnation-- }, "incarnation mismatch"},
+	{"incarnation", func(h *pb.Hello) { h.Incarnation-- }, "copied or rolled back"},
+	{"boot", func(h *pb.Hello) { h.Boot++ }, "another opening"},
+	{"no boot", func(h *pb.Hello) { h.Boot = 0 }, "boot number of peer"},
+	{"no address", func(h *pb.Hello) { h.Address = "" }, "does not say its address"},
 	{"no incarnation", func(h *pb.Hello) { h.Incarnation = 0 }, "incarnation of peer"},
 	{"no node", func(h *pb.Hello) { h.NodeId = 0 }, "node ID is 0"},
 	{"itself", func(h *pb.Hello) { h.NodeId = uint64(nodeB) }, "speaks to itself"},
@@ -88,8 +91,12 @@ func TestServerRefusesWrongHandshakes(t *testing.T) {
 				h := hello(identityA, nodeB)
 				tt.spoil(h)
 				err := asRefusal(call(t.Context(), conn, h))
-				if !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), tt.text) {
-					t.Errorf("got %v, want ErrRefused with %q", err, tt.text)
+				want := nexusraft.ErrRefused
+				if tt.name == "incarnation" || tt.name == "boot" {
+					want = nexusraft.ErrFenced
+				}
+				if !errors.Is(err, want) || !strings.Contains(err.Error(), tt.text) {
+					t.Errorf("got %v, want %v with %q", err, want, tt.text)
 				}
 			})
 		}
@@ -153,7 +160,7 @@ func TestFormerIncarnationLosesItsStream(t *testing.T) {
 	connect(t, p, addr)
 	_ = stream.Send(frameToProto([]Message{{Zone: 1, Data: []byte("void")}}))
 	_, err = stream.Recv()
-	if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "incarnation mismatch") {
+	if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "copied or rolled back") {
 		t.Errorf("got %v, want FailedPrecondition that names the incarnation", err)
 	}
 	if len(received) != 0 {

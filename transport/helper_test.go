@@ -24,8 +24,8 @@ const (
 )
 
 var (
-	identityA = Identity{Cluster: testCluster, Node: nodeA, Incarnation: 5, Address: "a:1", Name: "a"}
-	identityB = Identity{Cluster: testCluster, Node: nodeB, Incarnation: 7, Address: "b:1", Name: "b"}
+	identityA = Identity{Cluster: testCluster, Node: nodeA, Incarnation: 5, Boot: 1, Address: "a:1", Name: "a"}
+	identityB = Identity{Cluster: testCluster, Node: nodeB, Incarnation: 7, Boot: 1, Address: "b:1", Name: "b"}
 )
 
 // fakeNode is both handlers; a test replaces the functions it cares for.
@@ -39,6 +39,8 @@ type fakeNode struct {
 	propose  func(context.Context, nexusraft.ZoneID, nexusraft.RequestID, []byte) (nexusraft.Result, error)
 	join     func(context.Context, JoinRequest) (JoinResult, error)
 	checksum func(context.Context, nexusraft.ZoneID) (Checksum, error)
+	change   func(context.Context, nexusraft.ZoneID, nexusraft.MembershipChange) (nexusraft.Membership, error)
+	transfer func(context.Context, nexusraft.ZoneID, nexusraft.NodeID) (nexusraft.NodeID, error)
 }
 
 var errNotFaked = errors.New("the test does not expect this call")
@@ -102,6 +104,20 @@ func (f *fakeNode) Checksum(ctx context.Context, zone nexusraft.ZoneID) (Checksu
 		return Checksum{}, errNotFaked
 	}
 	return f.checksum(ctx, zone)
+}
+
+func (f *fakeNode) ChangeMembership(ctx context.Context, zone nexusraft.ZoneID, c nexusraft.MembershipChange) (nexusraft.Membership, error) {
+	if f.change == nil {
+		return nexusraft.Membership{}, errNotFaked
+	}
+	return f.change(ctx, zone, c)
+}
+
+func (f *fakeNode) TransferLeader(ctx context.Context, zone nexusraft.ZoneID, to nexusraft.NodeID) (nexusraft.NodeID, error) {
+	if f.transfer == nil {
+		return 0, errNotFaked
+	}
+	return f.transfer(ctx, zone, to)
 }
 
 // as returns the id function of a node that never changes.

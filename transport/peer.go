@@ -5,14 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
@@ -114,13 +113,38 @@ func (x *peer) send() {
 		if opened {
 			wait, reported = 0, ""
 		}
-		if err.Error() != reported { // once for each reason, not for each attempt
-			reported = err.Error()
-			x.peers.o.Logger.Warn("peer disconnected", "peer", x.node, "err", err)
+		x.noteFence(err)
+		if state := stateOf(err); state != reported { // once for each state, not for each attempt
+			reported = state
+			x.peers.o.Logger.Log(context.Background(), levelOf(err), "peer disconnected", "peer", x.node, "err", err)
 		}
 		x.pause(wait.next())
 	}
 	x.drop()
+}
+
+// noteFence tells the user of Peers if err is this peer's refusal of this node for good.
+func (x *peer) noteFence(err error) {
+	if fencedBy(x.peers.id(), x.node, err) {
+		x.peers.o.OnFenced(x.node, err)
+	}
+}
+
+// stateOf is what a peer is that err keeps from being connected: one that refuses, and
+// why, or one that is not there, whatever the system says to that.
+func stateOf(err error) string {
+	if errors.Is(err, nexusraft.ErrRefused) || errors.Is(err, nexusraft.ErrFenced) {
+		return err.Error()
+	}
+	return "unreachable"
+}
+
+// levelOf is how loudly to say it: a peer that has not stored its admission yet is no news.
+func levelOf(err error) slog.Level {
+	if errors.Is(err, nexusraft.ErrNotFounded) {
+		return slog.LevelDebug
+	}
+	return slog.LevelWarn
 }
 
 // noteAttempt remembers whether the peer can be reached at all.
@@ -336,20 +360,6 @@ func reason(ctx context.Context, err error) error {
 	}
 	return asRefusal(err)
 }
-
-// asRefusal returns err, as what it means if it is the gRPC form of a refused handshake.
-func asRefusal(err error) error {
-	if s, ok := status.FromError(err); ok && s.Code() == codes.FailedPrecondition {
-		return &refusal{text: s.Message()}
-	}
-	return err
-}
-
-// refusal is a handshake that the other side refused, in its words.
-type refusal struct{ text string }
-
-func (e *refusal) Error() string { return e.text }
-func (e *refusal) Unwrap() error { return nexusraft.ErrRefused }
 
 // pauses is the last pause between attempts.
 type pauses time.Duration

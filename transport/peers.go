@@ -38,10 +38,15 @@ type PeersOptions struct {
 	OnUnreachable func(nexusraft.NodeID)
 
 	// Accept decides, for the answer to every stream and call, whether a peer is believed,
-	// from what it says of itself: a node that remembers incarnations refuses a lower one.
-	// It may write to the disk; it must not call back into Peers. nil accepts whatever has
-	// an incarnation that is not below any that these Peers have seen.
+	// from what it says of itself: a node that remembers lives checks them (Life.Check). It
+	// may write to the disk; it must not call back into Peers. nil accepts whatever these
+	// Peers have not seen in a later life.
 	Accept func(Identity) error
+
+	// OnFenced is told that a peer of this node's cluster refuses this node for good, with
+	// its words: err matches ErrFenced. It must not block and may be told again and again.
+	// nil is told nothing.
+	OnFenced func(peer nexusraft.NodeID, err error)
 }
 
 func (o PeersOptions) withDefaults() PeersOptions {
@@ -53,6 +58,9 @@ func (o PeersOptions) withDefaults() PeersOptions {
 	o.VoteTimeout = cmp.Or(o.VoteTimeout, 300*time.Millisecond)
 	if o.OnUnreachable == nil {
 		o.OnUnreachable = func(nexusraft.NodeID) {}
+	}
+	if o.OnFenced == nil {
+		o.OnFenced = func(nexusraft.NodeID, error) {}
 	}
 	if o.Accept == nil {
 		o.Accept = func(Identity) error { return nil }
@@ -80,7 +88,7 @@ type Peers struct {
 	wg     sync.WaitGroup // every goroutine of every peer
 	leave  chan struct{}  // closed by Close: say good-bye and end
 	said   sync.WaitGroup // senders that have not said it yet
-	seen   incarnations
+	seen   lives
 
 	mu    sync.Mutex
 	peers map[nexusraft.NodeID]*peer // nil after Close

@@ -22,7 +22,7 @@ type Server struct {
 	id     func() Identity
 	peer   PeerHandler
 	member MemberHandler // nil on a witness
-	seen   incarnations
+	seen   lives
 }
 
 // NewServer returns a server of the node that id describes; id is called for each
@@ -55,6 +55,12 @@ func (s *Server) greet(h *pb.Hello, joining bool) (Identity, error) {
 	return peer, nil
 }
 
+// GreetAgain has a node that is connected shake hands anew. That is how one that was
+// removed, and has nothing to send, learns that PeerHandler.Hello refuses it now.
+func (s *Server) GreetAgain(node nexusraft.NodeID) {
+	s.seen.tell(node, &pb.ExchangeResponse{Hello: hello(s.id(), node)})
+}
+
 // hello is this node's answer to the node that h claims to be.
 func (s *Server) hello(h *pb.Hello) *pb.Hello {
 	return hello(s.id(), nexusraft.NodeID(h.GetNodeId()))
@@ -70,7 +76,7 @@ type raftService struct {
 func (r raftService) RequestVote(ctx context.Context, req *pb.RequestVoteRequest) (*pb.RequestVoteResponse, error) {
 	peer, err := r.s.greet(req.GetHello(), false)
 	if err != nil {
-		return nil, status.Error(codes.FailedPrecondition, err.Error())
+		return nil, refusalStatus(r.s.id(), req.GetHello(), err)
 	}
 	votes, err := votesFromProto(req.GetVotes())
 	if err != nil {
@@ -91,8 +97,9 @@ func (r raftService) Exchange(stream grpc.BidiStreamingServer[pb.ExchangeRequest
 	}
 	peer, err := r.s.greet(first.GetHello(), false)
 	if err != nil {
-		return status.Error(codes.FailedPrecondition, err.Error())
+		return refusalStatus(r.s.id(), first.GetHello(), err)
 	}
+	defer r.s.seen.speaks(peer, stream)()
 	if err := stream.Send(&pb.ExchangeResponse{Hello: r.s.hello(first.GetHello())}); err != nil {
 		return err
 	}
@@ -110,7 +117,7 @@ func (r raftService) Exchange(stream grpc.BidiStreamingServer[pb.ExchangeRequest
 		}
 		// The same node may have come back since: what its former life still sends is void.
 		if err := r.s.seen.check(peer); err != nil {
-			return status.Error(codes.FailedPrecondition, err.Error())
+			return refusalStatus(r.s.id(), first.GetHello(), err)
 		}
 		r.s.peer.Receive(peer.Node, msgs)
 	}
@@ -241,6 +248,38 @@ func (z zonesService) Checksum(ctx context.Context, req *pb.ChecksumRequest) (*p
 		resp.Result = &pb.ChecksumResponse_Checksum{Checksum: wire.ChecksumToProto(sum)}
 	}
 	return resp, nil
+}
+
+// ChangeMembership implements pb.ZonesServer.
+func (z zonesService) ChangeMembership(ctx context.Context, req *pb.ChangeMembershipRequest) (*pb.ChangeMembershipResponse, error) {
+	if z.s.member == nil {
+		return nil, errWitness
+	}
+	change := nexusraft.MembershipChange{
+		Remove: nexusraft.NodeID(req.GetRemove()), Promote: nexusraft.NodeID(req.GetPromote()),
+		Replace: nexusraft.NodeID(req.GetReplace().GetOld()), With: nexusraft.NodeID(req.GetReplace().GetNew()),
+	}
+	var members nexusraft.Membership
+	err := change.Validate()
+	if err == nil {
+		members, err = z.s.member.ChangeMembership(ctx, nexusraft.ZoneID(req.GetZone()), change)
+	}
+	if err != nil {
+		return &pb.ChangeMembershipResponse{Result: &pb.ChangeMembershipResponse_Error{Error: wire.ErrorToProto(err)}}, nil
+	}
+	return &pb.ChangeMembershipResponse{Result: &pb.ChangeMembershipResponse_Membership{Membership: wire.MembershipToProto(members)}}, nil
+}
+
+// TransferLeader implements pb.ZonesServer.
+func (z zonesService) TransferLeader(ctx context.Context, req *pb.TransferLeaderRequest) (*pb.TransferLeaderResponse, error) {
+	if z.s.member == nil {
+		return nil, errWitness
+	}
+	leader, err := z.s.member.TransferLeader(ctx, nexusraft.ZoneID(req.GetZone()), nexusraft.NodeID(req.GetTo()))
+	if err != nil {
+		return &pb.TransferLeaderResponse{Result: &pb.TransferLeaderResponse_Error{Error: wire.ErrorToProto(err)}}, nil
+	}
+	return &pb.TransferLeaderResponse{Result: &pb.TransferLeaderResponse_Leader{Leader: uint64(leader)}}, nil
 }
 
 // errWitness answers what only a full node does.

@@ -14,6 +14,7 @@ type Identity struct {
 	Cluster     nexusraft.ClusterID // 0: it belongs to no cluster yet and can only join one
 	Node        nexusraft.NodeID
 	Incarnation nexusraft.Incarnation
+	Boot        uint64 // minted at each opening of the data directory; never 0
 	Address     string // where it is reached, host:port; at most nexusraft.MaxAddressBytes
 	Name        string // at most nexusraft.MaxNameBytes
 	Witness     bool
@@ -151,6 +152,14 @@ type MemberHandler interface {
 
 	// Join admits a node. Asked again by the same node, it answers as before.
 	Join(ctx context.Context, r JoinRequest) (JoinResult, error)
+
+	// ChangeMembership makes one change of a zone's replicas if this node leads the zone,
+	// and returns once it is in force. Change is valid. Any operator may ask.
+	ChangeMembership(ctx context.Context, zone nexusraft.ZoneID, change nexusraft.MembershipChange) (nexusraft.Membership, error)
+
+	// TransferLeader has another member lead, if this node leads the zone: to, or if that is
+	// 0 the member that has most of the log. It returns who leads now, once that does.
+	TransferLeader(ctx context.Context, zone nexusraft.ZoneID, to nexusraft.NodeID) (nexusraft.NodeID, error)
 
 	// Checksum digests this node's own copy of a zone's state. Anyone may ask.
 	Checksum(ctx context.Context, zone nexusraft.ZoneID) (Checksum, error)

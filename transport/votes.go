@@ -174,7 +174,9 @@ func (x *peer) requestVotes(ctx context.Context, votes []Vote) ([]VoteResult, er
 		Votes: votesToProto(votes),
 	})
 	if err != nil {
-		return nil, asRefusal(err)
+		err = asRefusal(err)
+		x.noteFence(err)
+		return nil, err
 	}
 	if err := x.peers.accept(self, resp.GetHello(), x.node); err != nil {
 		return nil, err

@@ -18,7 +18,7 @@ type FS interface {
 	// MkdirAll creates dir and its parents; one that exists is no error.
 	MkdirAll(dir string) error
 
-	// Names returns the names of dir's entries in ascending order.
+	// Names returns the names of dir's entries in ascending order, and errNotDir for a file.
 	Names(dir string) ([]string, error)
 
 	// Open opens a file for reading and writing. It returns fs.ErrNotExist.
@@ -45,7 +45,10 @@ type File interface {
 	Sync() error
 }
 
-var errLocked = errors.New("another process has it open")
+var (
+	errLocked = errors.New("another process has it open")
+	errNotDir = errors.New("not a directory")
+)
 
 // OSFS is the operating system's file system.
 type OSFS struct{}
@@ -74,6 +77,9 @@ func (f OSFS) MkdirAll(dir string) error {
 // Names implements FS.
 func (OSFS) Names(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
+	if info, is := os.Stat(dir); err != nil && is == nil && !info.IsDir() {
+		return nil, errNotDir
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -50,7 +50,7 @@ func newFakeMember(t *testing.T, replica nexusraft.ReplicaID) *fakeMember {
 	m := &fakeMember{
 		t: t, replica: replica, fromW: make(chan *pb.Message, 1000), votes: make(chan struct{}, 1),
 		id: transport.Identity{
-			Cluster: testOrigin.Cluster, Node: nexusraft.NodeID(replica * 0x10), Incarnation: 5, Address: lis.Addr().String(),
+			Cluster: testOrigin.Cluster, Node: nexusraft.NodeID(replica * 0x10), Incarnation: 5, Boot: 1, Address: lis.Addr().String(),
 		},
 	}
 	m.join = m.admit
@@ -356,4 +356,12 @@ func joined(t *testing.T, f FS) (*fakeMember, *running) {
 
 func zoneFile(name string) bool {
 	return len(filepath.Base(name)) > len(logPrefix) && filepath.Base(name)[:len(logPrefix)] == logPrefix
+}
+
+func (m *fakeMember) ChangeMembership(context.Context, nexusraft.ZoneID, nexusraft.MembershipChange) (nexusraft.Membership, error) {
+	return nexusraft.Membership{}, errors.New("no test needs it")
+}
+
+func (m *fakeMember) TransferLeader(context.Context, nexusraft.ZoneID, nexusraft.NodeID) (nexusraft.NodeID, error) {
+	return 0, errors.New("no test needs it")
 }

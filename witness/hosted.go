@@ -22,6 +22,8 @@ type hosted struct {
 	send    func(to nexusraft.NodeID, class transport.Class, m transport.Message)
 	connect func(nexusraft.Membership)
 
+	errRemoved func(nexusraft.ZoneID) error // why this witness ends once it was removed
+
 	votes map[voteKey]*voteSlot
 
 	// from is who spoke for a replica that no record names yet: a witness that has been
@@ -29,7 +31,7 @@ type hosted struct {
 	from map[nexusraft.ReplicaID]nexusraft.NodeID
 }
 
-func newHosted(log *Log, incarnation nexusraft.Incarnation, c Config, p *transport.Peers, connect func(nexusraft.Membership)) (*hosted, error) {
+func newHosted(log *Log, incarnation nexusraft.Incarnation, c Config, p *transport.Peers, connect func(nexusraft.Membership), errRemoved func(nexusraft.ZoneID) error) (*hosted, error) {
 	o := log.Origin()
 	replica, err := zone.New(zone.Config{
 		Zone: o.Zone, Replica: o.Replica, Incarnation: incarnation, Witness: true,
@@ -42,7 +44,7 @@ func newHosted(log *Log, incarnation nexusraft.Incarnation, c Config, p *transpo
 	connect(log.Membership())
 	return &hosted{
 		id: o.Zone, log: log, replica: replica, logger: c.Logger.With("zone", o.Zone),
-		send: p.Send, connect: connect,
+		send: p.Send, connect: connect, errRemoved: errRemoved,
 		votes: make(map[voteKey]*voteSlot),
 		from:  make(map[nexusraft.ReplicaID]nexusraft.NodeID),
 	}, nil
@@ -76,7 +78,7 @@ func (h *hosted) refused(m inbound, err error) {
 		m.vote.ignore(h, err.Error())
 	}
 	if errors.Is(err, nexusraft.ErrRefused) {
-		h.logger.Warn("message refused", "peer", m.from, "err", err)
+		h.logger.Warn("message refused", "peer", m.from, "type", m.message.GetType(), "term", m.message.GetTerm(), "err", err)
 		return
 	}
 	h.logger.Debug("raft did not take a message", "peer", m.from, "type", m.message.GetType(), "err", err)
@@ -101,19 +103,14 @@ func (h *hosted) round() error {
 		}
 	}
 	if work.Snapshot != nil || update.Membership != nil {
-		h.noteMembership()
+		h.connect(h.log.Membership())
 	}
 	h.sendAll(work.AfterSync)
 	h.replica.Advance()
-	return nil
-}
-
-func (h *hosted) noteMembership() {
-	members := h.log.Membership()
-	h.connect(members)
-	if o := h.log.Origin(); members.IsRemoved(o.Replica) {
-		h.logger.Warn("this witness was removed from the zone; it can be stopped and its directory deleted", "node", o.Node)
+	if h.log.Membership().IsRemoved(h.log.Origin().Replica) {
+		return h.errRemoved(h.id)
 	}
+	return nil
 }
 
 // update applies what is committed, of which only conf changes mean something here, and

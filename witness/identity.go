@@ -21,13 +21,14 @@ type identity struct {
 	Cluster     nexusraft.ClusterID   `json:"cluster"` // 0: belongs to none yet
 	Zones       []nexusraft.ZoneID    `json:"zones,omitempty"`
 	Peers       []peerRecord          `json:"peers,omitempty"`
+	Fenced      string                `json:"fenced,omitempty"` // why it may take part no more, for good
 }
 
-// peerRecord is the highest incarnation that was seen of a peer, and where it was then.
+// peerRecord is the latest life that was seen of a peer, and where it was then.
 type peerRecord struct {
-	Node        nexusraft.NodeID      `json:"node"`
-	Incarnation nexusraft.Incarnation `json:"incarnation"`
-	Address     string                `json:"address"`
+	Node nexusraft.NodeID `json:"node"`
+	transport.Life
+	Address string `json:"address"`
 }
 
 const (
@@ -87,6 +88,9 @@ func openIdentity(f FS, dir, name string, mint bool) (*keeper, error) {
 	id, err := decodeIdentity(content)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", s.path(slotOf(s.sequence)), err)
+	}
+	if id.Fenced != "" {
+		return nil, fmt.Errorf("open witness: %w: %s", nexusraft.ErrFenced, id.Fenced)
 	}
 	k := &keeper{slots: s, id: id}
 	id.Incarnation++
@@ -149,23 +153,34 @@ func (k *keeper) admitted(cluster nexusraft.ClusterID, zone nexusraft.ZoneID) er
 	return k.save(id)
 }
 
-// met records what a peer says of itself. It returns ErrRefused for an incarnation lower
-// than one that was seen before, whoever the peer claims to be: its disk was cloned or
-// rolled back, and what it once acknowledged may be gone. fatal tells an error of this
-// node's disk from a refusal.
+// fenced records why this node may take part in its cluster no more. A copy that is
+// restarted often enough would otherwise come as a later life of the original.
+func (k *keeper) fenced(why string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	id := k.id
+	id.Fenced = why
+	return k.save(id)
+}
+
+// met records what a peer says of itself. It returns ErrFenced for one that can't be the
+// node that was seen before, whoever the peer claims to be: its disk was cloned or rolled
+// back, and what it once acknowledged may be gone. fatal tells an error of this node's disk
+// from a refusal.
 func (k *keeper) met(peer transport.Identity) (err error, fatal bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	now := peerRecord{peer.Node, peer.Incarnation, peer.Address}
+	now := peerRecord{peer.Node, transport.LifeOf(peer), peer.Address}
 	i := slices.IndexFunc(k.id.Peers, func(p peerRecord) bool { return p.Node == peer.Node })
 	switch {
 	case i < 0 && len(k.id.Peers) >= maxPeers:
 		return fmt.Errorf("%w: witness %v knows %d nodes already and takes no more", nexusraft.ErrRefused, k.id.Node, maxPeers), false
-	case i >= 0 && peer.Incarnation < k.id.Peers[i].Incarnation:
-		return fmt.Errorf("%w: node %v comes with incarnation %d, and %d was seen before: its disk was cloned or rolled back; remove it and let it join anew",
-			nexusraft.ErrRefused, peer.Node, peer.Incarnation, k.id.Peers[i].Incarnation), false
 	case i >= 0 && k.id.Peers[i] == now:
 		return nil, false
+	case i >= 0:
+		if err := k.id.Peers[i].Check(peer); err != nil {
+			return err, false
+		}
 	}
 	id := k.id
 	id.Peers = slices.Clone(id.Peers)
@@ -185,7 +200,7 @@ func lock(f FS, dir string) (func() error, error) {
 	name := filepath.Join(dir, lockName)
 	l, err := f.Lock(name)
 	if errors.Is(err, errLocked) {
-		return nil, fmt.Errorf("lock %s: %w; one witness at a time can use a data directory", name, err)
+		return nil, fmt.Errorf("%w: %s is in use: %w; one witness at a time can use a data directory", nexusraft.ErrRefused, dir, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", name, err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"time"
 
@@ -38,7 +37,7 @@ func (w *Witness) admit(ctx context.Context) error {
 
 // host gives a zone to the worker and waits until it has taken it.
 func (w *Witness) host(ctx context.Context, log *Log) error {
-	h, err := newHosted(log, w.keeper.identity().Incarnation, w.config, w.peers, w.connect)
+	h, err := newHosted(log, w.keeper.identity().Incarnation, w.config, w.peers, w.connect, w.errRemoved)
 	if err != nil {
 		return err
 	}
@@ -60,7 +59,7 @@ func (w *Witness) host(ctx context.Context, log *Log) error {
 // stores the admission.
 func (w *Witness) join(ctx context.Context) (*Log, error) {
 	for _, addr := range w.config.Join {
-		if sameAddress(addr, w.identity().Address) {
+		if transport.SameAddress(addr, w.identity().Address) {
 			return nil, fmt.Errorf("%w: %s is this witness's own address: give --join the address of a member", nexusraft.ErrRefused, addr)
 		}
 	}
@@ -76,7 +75,7 @@ func (w *Witness) join(ctx context.Context) (*Log, error) {
 	if err := w.keeper.admitted(result.Cluster, result.Zone); err != nil {
 		return nil, err
 	}
-	w.logger.Info("joined", "node", w.identity().Node, "cluster", result.Cluster, "zone", result.Zone)
+	w.logger.Info("joined", "node", w.identity().Node, "cluster", result.Cluster, "zone", result.Zone, "replica", result.Replica)
 	return log, nil
 }
 
@@ -105,6 +104,8 @@ func (w *Witness) askUntilAdmitted(ctx context.Context) (transport.JoinResult, e
 			return result, nil
 		case ctx.Err() != nil:
 			return transport.JoinResult{}, ctx.Err()
+		case errors.Is(err, nexusraft.ErrFenced):
+			return transport.JoinResult{}, fmt.Errorf("join: %w: %s", err, w.wayBack())
 		case isFinal(err):
 			return transport.JoinResult{}, fmt.Errorf("join: %w", err)
 		case !errors.Is(err, transport.ErrUnreachable):
@@ -126,7 +127,7 @@ func (w *Witness) askUntilAdmitted(ctx context.Context) (transport.JoinResult, e
 
 // isFinal reports whether asking again can't help.
 func isFinal(err error) bool {
-	return errors.Is(err, nexusraft.ErrRefused) || errors.Is(err, nexusraft.ErrCorrupt)
+	return errors.Is(err, nexusraft.ErrRefused) || errors.Is(err, nexusraft.ErrFenced) || errors.Is(err, nexusraft.ErrCorrupt)
 }
 
 // askAll asks each address once, and the leader that one of them names. Of the errors it
@@ -154,21 +155,4 @@ func (w *Witness) ask(ctx context.Context, addr string) (transport.JoinResult, e
 	ctx, cancel := context.WithTimeout(ctx, joinCallTimeout)
 	defer cancel()
 	return w.peers.Join(ctx, addr, transport.JoinRequest{Role: nexusraft.RoleWitness})
-}
-
-// sameAddress reports whether two host:port lead to the same socket, as far as their
-// spelling tells.
-func sameAddress(a, b string) bool {
-	hostA, portA, errA := net.SplitHostPort(a)
-	hostB, portB, errB := net.SplitHostPort(b)
-	if errA != nil || errB != nil || portA != portB {
-		return false
-	}
-	return hostA == hostB || isLocal(hostA) && isLocal(hostB)
-}
-
-// isLocal reports whether a host can only be this machine.
-func isLocal(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || host == "" || ip != nil && (ip.IsLoopback() || ip.IsUnspecified())
 }

@@ -26,6 +26,7 @@ type Witness struct {
 	logger *slog.Logger
 	unlock func() error
 	keeper *keeper
+	boot   uint64 // minted at each opening, see transport.Identity
 	logs   []*Log // until the worker owns them
 
 	inbox  *inbox
@@ -41,32 +42,32 @@ type Witness struct {
 
 	mu      sync.Mutex // guards what follows
 	address string     // where peers reach this node
+	members nexusraft.Membership
 	started bool
 }
 
 // Open opens a data directory. One that is empty gets an identity if c.Join names members
-// to join; otherwise Open returns ErrNotFounded. It returns an error that says so if another
-// process has the directory open, and ErrCorrupt if it can't be read. Run or Close gives
-// the directory back.
+// to join; otherwise Open returns ErrNotFounded and creates nothing. It returns ErrRefused
+// for a directory that holds something else or is open in another process, ErrFenced for
+// one whose witness was removed, or refused as a copy, and ErrCorrupt if it can't be read.
+// Run or Close gives the directory back.
 func Open(c Config) (*Witness, error) {
 	c, err := c.withDefaults()
 	if err != nil {
 		return nil, fmt.Errorf("open witness: %w", err)
 	}
-	if len(c.Join) > 0 {
-		if err := c.FS.MkdirAll(c.Dir); err != nil {
-			return nil, fmt.Errorf("create data directory: %w", err)
-		}
-	}
 	if err := checkDir(c.FS, c.Dir, len(c.Join) > 0); err != nil {
 		return nil, err
+	}
+	if err := c.FS.MkdirAll(c.Dir); err != nil {
+		return nil, fmt.Errorf("create data directory: %w", err)
 	}
 	unlock, err := lock(c.FS, c.Dir)
 	if err != nil {
 		return nil, err
 	}
 	w := &Witness{
-		config: c, logger: c.Logger, unlock: unlock, inbox: newInbox(),
+		config: c, logger: c.Logger, unlock: unlock, inbox: newInbox(), boot: nexusraft.MintID(),
 		ready: make(chan struct{}), broken: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	w.worker = &worker{inbox: w.inbox, zones: make(map[nexusraft.ZoneID]*hosted)}
@@ -77,19 +78,30 @@ func Open(c Config) (*Witness, error) {
 }
 
 // checkDir refuses, before anything in dir is touched, a directory without an identity
-// unless the witness is about to join, and one that holds the store of a full node.
+// unless the witness is about to join, and one that holds something else.
 func checkDir(f FS, dir string, joining bool) error {
 	names, err := f.Names(dir)
+	if errors.Is(err, errNotDir) {
+		return fmt.Errorf("%w: %s is not a directory", nexusraft.ErrRefused, dir)
+	}
 	if err != nil && !isMissing(err) {
 		return fmt.Errorf("read data directory: %w", err)
 	}
 	for _, name := range names {
 		if strings.HasPrefix(name, "MANIFEST-") || strings.HasPrefix(name, "marker.") {
-			return fmt.Errorf("%w: %s holds the store of a full node (%s), not of a witness: give the witness a directory of its own",
+			return fmt.Errorf("%w: %s holds the store of a member (%s): give it to nexus-raft serve, and the witness a directory of its own",
 				nexusraft.ErrRefused, dir, name)
 		}
 	}
-	if !joining && !slices.Contains(names, identityName+".a") {
+	if slices.Contains(names, identityName+".a") {
+		return nil
+	}
+	for _, name := range names {
+		if name != lockName && name != "lost+found" {
+			return fmt.Errorf("%w: %s is not empty and holds no witness (it has %q); give an empty directory or one that is absent", nexusraft.ErrRefused, dir, name)
+		}
+	}
+	if !joining {
 		return errNoCluster(dir)
 	}
 	return nil
@@ -125,6 +137,9 @@ func (w *Witness) load() (err error) {
 			return fmt.Errorf("%w: %s: the log of zone %v belongs to node %v of cluster %v, the directory to node %v of cluster %v",
 				nexusraft.ErrCorrupt, c.Dir, z, o.Node, o.Cluster, id.Node, id.Cluster)
 		}
+		if log.Membership().IsRemovedNode(id.Node) {
+			return fmt.Errorf("open witness: %w", w.errRemoved(z))
+		}
 		w.logs = append(w.logs, log)
 	}
 	return nil
@@ -157,10 +172,11 @@ func (w *Witness) Run(ctx context.Context, lis net.Listener) (err error) {
 	if !w.start() {
 		return errors.Join(fmt.Errorf("run witness: %w", nexusraft.ErrClosed), lis.Close())
 	}
-	defer func() { err = errors.Join(err, w.unlock()) }()
+	defer func() { err = errors.Join(err, w.noteFence(err), w.unlock()) }()
 	w.setSelf(lis.Addr())
 	w.peers = transport.NewPeers(w.identity, transport.PeersOptions{
 		Logger: w.logger, VoteTimeout: w.config.electionTimeout(), Accept: w.meet,
+		OnFenced: w.fencedBy,
 	})
 	defer w.peers.Close()
 
@@ -231,7 +247,7 @@ func (w *Witness) serve(ctx context.Context, checks *health.Server, served <-cha
 			}
 			checks.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
 			self := w.identity()
-			w.logger.Info("ready", "node", self.Node, "name", self.Name, "address", self.Address, "cluster", self.Cluster)
+			w.logger.Info("ready", "node", self.Node, "name", self.Name, "addr", self.Address, "cluster", self.Cluster)
 			close(w.ready)
 			hints.Go(func() { w.followHints(joinCtx) })
 		case <-w.broken:
@@ -274,14 +290,23 @@ func (w *Witness) identity() transport.Identity {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return transport.Identity{
-		Cluster: id.Cluster, Node: id.Node, Incarnation: id.Incarnation,
+		Cluster: id.Cluster, Node: id.Node, Incarnation: id.Incarnation, Boot: w.boot,
 		Address: w.address, Name: id.Name, Witness: true,
 	}
 }
 
-// connect makes the senders know the node of every replica.
+// connect makes the senders know the node of every replica of a zone, and forget those that
+// were removed.
 func (w *Witness) connect(members nexusraft.Membership) {
 	known := w.keeper.identity()
+	w.mu.Lock()
+	w.members = members
+	w.mu.Unlock()
+	for _, t := range members.Removed {
+		if _, back := members.Node(t.Node); !back {
+			w.peers.Remove(t.Node)
+		}
+	}
 	for _, m := range members.Members {
 		if m.Node == known.Node {
 			continue
@@ -309,10 +334,14 @@ func (w *Witness) followHints(ctx context.Context) {
 }
 
 // meet is told what every peer says of itself, whoever of the two has called: it remembers
-// addresses and incarnations, and refuses a lower one (I5).
+// lives and addresses, and refuses what can't be this cluster's node as it was last seen
+// (I5), and a node that was removed (I12).
 func (w *Witness) meet(peer transport.Identity) error {
 	if w.keeper.identity().Cluster == 0 {
 		return nil
+	}
+	if w.wasRemoved(peer.Node) {
+		return fmt.Errorf("%w: node %v was removed from the cluster", nexusraft.ErrFenced, peer.Node)
 	}
 	err, fatal := w.keeper.met(peer)
 	if fatal {
@@ -320,4 +349,40 @@ func (w *Witness) meet(peer transport.Identity) error {
 		return nexusraft.ErrClosed
 	}
 	return err
+}
+
+func (w *Witness) wasRemoved(node nexusraft.NodeID) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.members.IsRemovedNode(node)
+}
+
+// fencedBy is told that a peer refuses this node for good.
+func (w *Witness) fencedBy(peer nexusraft.NodeID, err error) {
+	w.stop(fmt.Errorf("%w: peer %v refuses this node for good: %s: %s", nexusraft.ErrFenced, peer, fenceText(err), w.wayBack()))
+}
+
+// fenceText is what an ErrFenced says, without what it is.
+func fenceText(err error) string {
+	before, after, found := strings.Cut(err.Error(), nexusraft.ErrFenced.Error()+": ")
+	if !found {
+		return before
+	}
+	return after
+}
+
+func (w *Witness) wayBack() string {
+	return fmt.Sprintf("clear %s and join as a new node", w.config.Dir)
+}
+
+func (w *Witness) errRemoved(z nexusraft.ZoneID) error {
+	return fmt.Errorf("%w: witness %v was removed from zone %v: %s", nexusraft.ErrFenced, w.keeper.identity().Node, z, w.wayBack())
+}
+
+// noteFence makes a witness that ends because it was fenced know it when it is started again.
+func (w *Witness) noteFence(err error) error {
+	if !errors.Is(err, nexusraft.ErrFenced) {
+		return nil
+	}
+	return w.keeper.fenced(fenceText(err))
 }

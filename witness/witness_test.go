@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -121,7 +122,7 @@ func TestWitnessNeverLeads(t *testing.T) {
 // TestWitnessStopsWhenTheDiskFails: the error ends Run, and no vote and no
 // acknowledgement leaves that the disk does not hold (I3, I9).
 func TestWitnessStopsWhenTheDiskFails(t *testing.T) {
-	broken := errors.New("broken disk")
+	broken := syscall.ENOSPC
 	for _, step := range []string{"write", "sync"} {
 		t.Run(step, func(t *testing.T) {
 			f := NewMemFS()
@@ -138,8 +139,8 @@ func TestWitnessStopsWhenTheDiskFails(t *testing.T) {
 			x := m.message(pb.MsgApp, 2)
 			x.Index, x.LogTerm, x.Entries = new(uint64(10)), new(uint64(1)), testEntries(11, 2)
 			m.send(w, x)
-			if err := w.awaitEnd(); !errors.Is(err, broken) {
-				t.Errorf("Run: got %v, want the disk's error", err)
+			if err := w.awaitEnd(); !errors.Is(err, broken) || !strings.Contains(err.Error(), "zone-") {
+				t.Errorf("Run: got %v, want the disk's error, with the file's name", err)
 			}
 			for {
 				select {
@@ -205,8 +206,13 @@ func TestWitnessRefusesLowerIncarnations(t *testing.T) {
 	old := m.id
 	old.Incarnation--
 	for range 2 {
-		if err := (handler{w.Witness}).Hello(old); !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), "incarnation 4") {
-			t.Errorf("got %v, want ErrRefused that names the incarnation", err)
+		if err := (handler{w.Witness}).Hello(old); !errors.Is(err, nexusraft.ErrFenced) || !strings.Contains(err.Error(), "incarnation 4") {
+			t.Errorf("got %v, want ErrFenced that names the incarnation", err)
+		}
+		again := m.id
+		again.Boot++
+		if err := (handler{w.Witness}).Hello(again); !errors.Is(err, nexusraft.ErrFenced) {
+			t.Errorf("another opening with the same number: got %v, want ErrFenced", err)
 		}
 		self := w.identity()
 		if err := (handler{w.Witness}).Hello(self); !errors.Is(err, nexusraft.ErrRefused) {

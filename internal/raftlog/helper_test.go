@@ -32,7 +32,7 @@ func must(t failer, err error) {
 func openStore(t failer, fs storage.FS) (*storage.Store, *storage.Tree) {
 	t.Helper()
 	s, err := storage.Open("data", &storage.Options{
-		FS: fs, CacheBytes: 1 << 20, MemTableBytes: 64 << 10,
+		FS: fs, CacheBytes: 1 << 20, MemTableBytes: 64 << 10, FlushInterval: -1,
 		Logger: slog.New(slog.DiscardHandler),
 	})
 	must(t, err)

@@ -132,7 +132,7 @@ func (op *operation) elsewhere(n *node) {
 	s := op.c.all.s
 	op.sent = false
 	op.retryAt = s.now + int64(s.between(1, 2*tickSteps))
-	op.c.target = s.members()[s.rng.IntN(2)]
+	op.c.target = s.anyMember()
 	if n == nil || n.r == nil {
 		return
 	}
@@ -168,7 +168,7 @@ func (op *operation) finish(output string) {
 // it had not been; anything else stays open.
 func (op *operation) abandon() {
 	op.c.all.s.eventf("%q on %s gets no answer", op.command, op.key)
-	op.c.target = op.c.all.s.members()[op.c.all.s.rng.IntN(2)]
+	op.c.target = op.c.all.s.anyMember()
 	op.end()
 }
 

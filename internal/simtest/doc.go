@@ -1,4 +1,5 @@
-// Package simtest runs a whole zone, two members and a witness, in one goroutine: the real
+// Package simtest runs a whole zone, two members and a witness and who takes their places, in
+// one goroutine: the real
 // step machine (internal/zone), the real log (internal/raftlog) over a store on a crashable
 // file system in memory, the real log of the witness (witness.Log) on another one, and a
 // made-up clock, network and workload. It has nothing but tests.
@@ -14,21 +15,29 @@
 //
 // sim.step (what happens in a step of time), node.progress and node.begin (how a replica
 // is driven, and where it may crash), memberDisk and witnessDisk (what a crash leaves),
-// oracle (the invariants, checked after each step), TestChaos, TestTable.
+// oracle (the invariants, checked after each step), TestChaos, TestTable, churn (who comes and
+// goes, by the plans of zone.Replica.Plan), TestMembershipChaos.
 //
 // # What is not simulated
 //
 // A member's crash loses whole batches, not parts of one: Pebble writes in the background,
 // and the run would not be a function of its seed any more. Torn writes are what the crash
 // tests of storage and raftlog are for. The witness's file does lose single sectors here.
-// Removal and replacement of members are not part of a run.
+// A disk is lost for good only while the zone is in sync and every replica has applied the
+// configuration that the leader has: raft counts a candidate's votes by what the candidate has
+// applied, so a disk that is lost in the moment after a change may leave nobody electable.
+// The handshake that refuses a removed node is a line in node.receive.
 //
 // # What these checks caught
 //
 // In the code: a founder that is alone in its zone and restarts answered reads before it
 // knew its commit index again, so that acknowledged writes were missing
 // (zone.Replica.Read, TestFounderAlone); late answers to a leader that had crashed
-// meanwhile were refused as forged ones.
+// meanwhile were refused as forged ones; a witness that was sent entries before they were on
+// the leader's own disk refused its vote for ever to the only member left after a crash
+// (Replica.showsWitness, the row "degraded, leader restarts"); a leader that was elected
+// while its own removal was under way let the witness see what no member that stays had
+// (gate.limit).
 //
 // Planted, to see that they can fail:
 //

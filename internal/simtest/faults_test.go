@@ -32,9 +32,9 @@ func (f *faults) step() {
 	case p < 160:
 		f.transfer()
 	case p < 170:
-		f.leave(s.members()[s.rng.IntN(2)])
+		f.leave(s.anyMember())
 	case p < 175:
-		n := s.members()[s.rng.IntN(2)]
+		n := s.anyMember()
 		if n.r != nil {
 			n.later(func(n *node) { s.must(n, "campaign", n.r.Campaign()) })
 		}
@@ -59,7 +59,7 @@ func (f *faults) weather() {
 // partition blocks one link, in one direction or both, or all links of a node.
 func (f *faults) partition() {
 	s := f.s
-	from, to := s.nodes[s.rng.IntN(3)], s.nodes[s.rng.IntN(3)]
+	from, to := s.nodes[s.rng.IntN(len(s.nodes))], s.nodes[s.rng.IntN(len(s.nodes))]
 	s.net.blocked[link{from, to}] = true
 	if s.percent(50) {
 		s.net.blocked[link{to, from}] = true
@@ -81,7 +81,7 @@ func (f *faults) transfer() {
 	if n == nil {
 		return
 	}
-	to := f.s.nodes[f.s.rng.IntN(3)]
+	to := f.s.nodes[f.s.rng.IntN(len(f.s.nodes))]
 	n.later(func(n *node) {
 		err := n.r.TransferLeader(to.replica)
 		if err == nil && to.witness {
@@ -127,7 +127,7 @@ func (s *sim) inSync() bool {
 // level reports whether every replica that is up has applied everything that is committed.
 func (s *sim) level() bool {
 	for _, n := range s.nodes {
-		if n.r != nil && n.r.Applied() < s.oracle.last {
+		if n.r != nil && s.admitted(n) && n.r.Applied() < s.oracle.last {
 			return false
 		}
 	}

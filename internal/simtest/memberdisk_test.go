@@ -65,7 +65,7 @@ func confState(m nexusraft.Membership) *pb.ConfState {
 
 func (d *memberDisk) openStore() {
 	var err error
-	d.store, err = storage.Open("data", &storage.Options{FS: d.fs, CacheBytes: 1 << 20, Logger: slog.New(slog.DiscardHandler)})
+	d.store, err = storage.Open("data", &storage.Options{FS: d.fs, CacheBytes: 1 << 20, FlushInterval: -1, Logger: slog.New(slog.DiscardHandler)})
 	d.n.s.must(d.n, "open the store", err)
 	d.raft, err = d.store.Tree("raft")
 	d.n.s.must(d.n, "open the raft tree", err)
@@ -165,7 +165,7 @@ func (d *memberDisk) install(w *zone.Work) {
 	s.must(n, "stage a snapshot", d.log.InstallSnapshot(d.batch, index, nexusraft.Term(meta.GetTerm()),
 		proto.CloneOf(meta.GetConfState()), members, tree.Name(), w.HardState))
 	s.must(n, "stage the end of the old state", d.batch.DropTree(d.state))
-	d.next = tree
+	d.next, n.conf = tree, meta.GetConfState()
 }
 
 // apply runs committed commands, each over what the ones before have done, and stages
@@ -189,6 +189,7 @@ func (d *memberDisk) apply(committed []zone.Committed) (out []applied) {
 			cs, members, err := n.r.ApplyConfChange(c.ConfChange)
 			s.must(n, "apply a conf change", err)
 			s.must(n, "stage the membership", d.log.SetMembership(d.batch, cs, members))
+			n.conf = cs
 		}
 		h, err := stateHash(effects)
 		s.must(n, "hash the state", err)

@@ -47,10 +47,13 @@ type node struct {
 	witness bool
 	disk    disk
 	shadow  shadow // what the oracle believes to be on the disk
+	conf    *pb.ConfState
+	madeBy  *pb.ConfState // the configuration that the round's messages were made in
 
 	r           *zone.Replica // nil: down
 	incarnation nexusraft.Incarnation
 	gone        bool  // for good
+	retired     bool  // gone, and no node of the cluster any more
 	restartAt   int64 // when it is down
 
 	inbox    []packet
@@ -80,6 +83,7 @@ type round struct {
 type commitView struct {
 	sync    nexusraft.SyncState
 	members nexusraft.Membership
+	conf    *pb.ConfState
 }
 
 type pendingRead struct {
@@ -118,6 +122,8 @@ func (n *node) start() {
 		MaxInflight: 16, MaxAppendBytes: 512,
 	})
 	n.s.must(n, "start", err)
+	_, n.conf, err = log.InitialState()
+	n.s.must(n, "read the configuration", err)
 	n.r, n.nextTick, n.restartAt = r, n.s.now+int64(n.s.between(1, tickSteps)), 0
 	n.waiting, n.reading = make(map[zone.ProposalID]*operation), make(map[string]*operation)
 	n.sending = make(map[*node]nexusraft.Index)
@@ -197,6 +203,10 @@ func (n *node) drain() {
 }
 
 func (n *node) receive(p packet) {
+	if n.r.Membership().IsRemoved(p.from.replica) {
+		p.from.fenced() // the handshake refuses it
+		return
+	}
 	m := &pb.Message{}
 	n.s.must(n, "unmarshal a message", proto.Unmarshal(p.message, m))
 	if p.data != nil {
@@ -240,8 +250,9 @@ func (n *node) nextProposal() zone.ProposalID {
 func (n *node) begin() {
 	w, err := n.r.Ready()
 	n.s.must(n, "make a round of work", err)
-	view := commitView{members: n.r.Membership()}
+	view := commitView{members: n.r.Membership(), conf: n.conf}
 	view.sync, _ = n.r.Sync()
+	n.madeBy = n.conf
 	n.s.oracle.worked(n, &w)
 	n.sendAll(w.SendNow)
 	if n.crashAt == beforeWrite {
@@ -278,6 +289,25 @@ func (n *node) finish() {
 	n.r.Advance()
 	n.answer(rd)
 	n.s.oracle.gate(n)
+	if n.r.Membership().IsRemoved(n.replica) {
+		n.retire("it has applied its own removal")
+	}
+}
+
+// fenced is what a removed node hears when it calls another one, sooner or later.
+func (n *node) fenced() {
+	if n.r != nil && n.s.percent(20) {
+		n.retire("it was told that it was removed")
+	}
+}
+
+// retire stops a node for ever. Its shadow stays: what was on its disk was.
+func (n *node) retire(why string) {
+	n.s.eventf("%s is no more: %s", n.name, why)
+	if n.r != nil {
+		n.crash(false, 0)
+	}
+	n.gone, n.retired = true, true
 }
 
 // answer gives the results of a round that is over to those who wait for them.

@@ -257,6 +257,9 @@ func (o *oracle) sentToWitness(n *node, m *pb.Message) {
 		end = nexusraft.Index(m.GetSnapshot().GetMetadata().GetIndex())
 	case pb.MsgApp:
 		end += nexusraft.Index(len(m.GetEntries()))
+		if last := n.shadow.durable.last(); end > last {
+			o.s.fatalf("I3: %s shows a witness entries up to %d, on its own disk they end at %d", n.name, end, last)
+		}
 	default:
 		return
 	}
@@ -265,10 +268,24 @@ func (o *oracle) sentToWitness(n *node, m *pb.Message) {
 			o.s.fatalf("hold-back: %s sends the payload of entry %d to the witness: %s", n.name, e.GetIndex(), describe(m))
 		}
 	}
-	if _, self := n.r.Leader(); !self && end > o.released[term] {
+	if !slices.Contains(n.madeBy.GetVoters(), uint64(n.replica)) {
+		o.leaderGoes(n, end)
+	} else if _, self := n.r.Leader(); !self && end > o.released[term] {
 		o.s.fatalf("hold-back: %s leads no more and lets the witness see entries up to %d for the first time: %s", n.name, end, describe(m))
 	}
 	o.released[term] = max(o.released[term], end)
+}
+
+// leaderGoes checks what a leader on its way out of the zone lets a witness see: some member
+// that stays has it.
+func (o *oracle) leaderGoes(n *node, end nexusraft.Index) {
+	for _, id := range n.madeBy.GetVoters() {
+		x := o.s.replica(nexusraft.ReplicaID(id))
+		if !x.witness && x.shadow.durable.matches(n.shadow.staged) >= end {
+			return
+		}
+	}
+	o.s.fatalf("hold-back: %s, which goes, lets the witness see entries up to %d, and no member that stays has them", n.name, end)
 }
 
 // gate checks the hold-back: in sync, no witness was given an entry that the members
@@ -294,23 +311,36 @@ func (o *oracle) deposed(n *node) bool {
 
 // reached is R of the hold-back gate, from what is on the disks.
 func (o *oracle) reached(n *node) (nexusraft.Index, bool) {
-	members := n.r.Membership()
-	var durable []nexusraft.Index
-	for _, x := range members.Members {
-		if x.Role == nexusraft.RoleMember {
-			durable = append(durable, o.s.replica(x.Replica).shadow.durable.matches(n.shadow.staged))
+	r := ^nexusraft.Index(0)
+	for _, half := range halves(n.conf) {
+		var durable []nexusraft.Index
+		for _, id := range half {
+			if x := o.s.replica(id); !x.witness {
+				durable = append(durable, x.shadow.durable.matches(n.shadow.staged))
+			}
 		}
+		q := len(half)/2 + 1
+		if len(durable) < q {
+			return 0, false
+		}
+		slices.SortFunc(durable, func(a, b nexusraft.Index) int { return cmp.Compare(b, a) })
+		r = min(r, durable[q-1])
 	}
-	q := quorum(members)
-	if len(durable) < q {
-		return 0, false
-	}
-	slices.SortFunc(durable, func(a, b nexusraft.Index) int { return cmp.Compare(b, a) })
-	return durable[q-1], true
+	return r, true
 }
 
-func quorum(m nexusraft.Membership) int {
-	return (m.Count(nexusraft.RoleMember)+m.Count(nexusraft.RoleWitness))/2 + 1
+// halves are the voters; a joint configuration has two sets of them, each with its quorum.
+func halves(cs *pb.ConfState) (out [][]nexusraft.ReplicaID) {
+	for _, raw := range [][]uint64{cs.GetVoters(), cs.GetVotersOutgoing()} {
+		var half []nexusraft.ReplicaID
+		for _, id := range raw {
+			half = append(half, nexusraft.ReplicaID(id))
+		}
+		if len(half) > 0 {
+			out = append(out, half)
+		}
+	}
+	return out
 }
 
 // acknowledged checks, before the caller hears of it, that a write is where I1 wants it,
@@ -319,25 +349,44 @@ func (o *oracle) acknowledged(n *node, op *operation, a applied, view commitView
 	if a.Command == nil || string(a.Command.Command) != op.command {
 		o.s.fatalf("I8: the caller of %q gets the result of entry %d", op.command, a.Index)
 	}
-	onDisk := make(map[nexusraft.Role]int)
+	for _, half := range halves(view.conf) {
+		o.checkHalf(n, a, half, view.sync)
+	}
+	onDisk := 0
 	for _, x := range view.members.Members {
-		if o.s.replica(x.Replica).shadow.durable.holds(a.Index, a.Term) {
-			onDisk[x.Role]++
+		if x := o.s.replica(x.Replica); !x.witness && x.shadow.durable.holds(a.Index, a.Term) {
+			onDisk++
 		}
 	}
-	q, full := quorum(view.members), onDisk[nexusraft.RoleMember]
-	if full+onDisk[nexusraft.RoleWitness] < q {
-		o.s.fatalf("I1: %s acknowledges entry %d, which %d members and %d witnesses have on their disks", n.name, a.Index, full, onDisk[nexusraft.RoleWitness])
-	}
-	if view.sync == nexusraft.InSync && full < q {
-		o.s.fatalf("I1: %s, in sync, acknowledges entry %d, which %d members have on their disks", n.name, a.Index, full)
-	}
-	if copies := n.r.Copies(a.Index); copies > full+onDisk[nexusraft.RoleLearner] {
-		o.s.fatalf("%s says that entry %d is on %d copies, it is on %d", n.name, a.Index, copies, full+onDisk[nexusraft.RoleLearner])
+	if copies := n.r.Copies(a.Index); copies > onDisk {
+		o.s.fatalf("%s says that entry %d is on %d copies, it is on %d", n.name, a.Index, copies, onDisk)
 	}
 	o.acked++
 	if view.sync == nexusraft.InSync {
 		o.inSync++
+	}
+}
+
+// checkHalf holds I1 against one set of voters: a quorum of them has the entry on its disks,
+// and in sync one that is made of members.
+func (o *oracle) checkHalf(n *node, a applied, half []nexusraft.ReplicaID, sync nexusraft.SyncState) {
+	full, witnesses := 0, 0
+	for _, id := range half {
+		x := o.s.replica(id)
+		switch {
+		case !x.shadow.durable.holds(a.Index, a.Term):
+		case x.witness:
+			witnesses++
+		default:
+			full++
+		}
+	}
+	q := len(half)/2 + 1
+	if full+witnesses < q {
+		o.s.fatalf("I1: %s acknowledges entry %d, which %d members and %d witnesses have on their disks", n.name, a.Index, full, witnesses)
+	}
+	if sync == nexusraft.InSync && full < q {
+		o.s.fatalf("I1: %s, in sync, acknowledges entry %d, which %d members have on their disks", n.name, a.Index, full)
 	}
 }
 

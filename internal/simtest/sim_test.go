@@ -3,6 +3,7 @@ package simtest
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"testing/cryptotest"
@@ -26,11 +27,13 @@ type sim struct {
 	rng  *rand.Rand
 	now  int64 // steps
 
-	nodes   []*node // the two members, then the witness
+	nodes   []*node // the two members, then the witness, then who came later
+	retired []*node
 	net     *network
 	faults  *faults
 	clients *clients
 	admin   *admin
+	churn   *churn // nil: the zone stays as it is
 	oracle  *oracle
 	trace   trace
 }
@@ -50,7 +53,7 @@ func newSim(t *testing.T, seed uint64, founding bool) *sim {
 	s.admin = &admin{s: s}
 	s.createNodes(founding)
 	t.Cleanup(func() {
-		for _, n := range s.nodes {
+		for _, n := range slices.Concat(s.nodes, s.retired) {
 			n.disk.close()
 		}
 	})
@@ -64,14 +67,7 @@ func newSim(t *testing.T, seed uint64, founding bool) *sim {
 func (s *sim) createNodes(founding bool) {
 	all := nexusraft.Membership{Shape: nexusraft.DefaultShape}
 	for _, name := range []string{"a", "b", "w"} {
-		n := &node{
-			s: s, name: name,
-			id:      nexusraft.NodeID(s.rng.Uint64() | 1),
-			replica: nexusraft.ReplicaID(s.rng.Uint64()>>1 | 1),
-			witness: name == "w",
-		}
-		s.nodes = append(s.nodes, n)
-		all = all.With(n.record())
+		all = all.With(s.newNode(name, name == "w").record())
 	}
 	for i, n := range s.nodes {
 		origin := origin{index: firstIndex, term: firstTerm, members: all}
@@ -81,13 +77,36 @@ func (s *sim) createNodes(founding bool) {
 		case founding:
 			origin.index, origin.term, origin.members = 0, 0, nexusraft.Membership{}
 		}
-		if n.witness {
-			n.disk = newWitnessDisk(n, origin)
-		} else {
-			n.disk = newMemberDisk(n, origin)
-		}
-		n.shadow.begin(origin)
+		n.format(origin)
 	}
+}
+
+// newNode makes a node, without a disk, with identities that nobody has had.
+func (s *sim) newNode(name string, witness bool) *node {
+	n := &node{
+		s: s, name: name, witness: witness,
+		id:      nexusraft.NodeID(s.rng.Uint64() | 1),
+		replica: nexusraft.ReplicaID(s.rng.Uint64()>>1 | 1),
+	}
+	s.nodes = append(s.nodes, n)
+	return n
+}
+
+// joiner starts a new node that belongs to no zone yet.
+func (s *sim) joiner(witness bool) *node {
+	n := s.newNode(fmt.Sprintf("n%d", len(s.nodes)+len(s.retired)), witness)
+	n.format(origin{})
+	n.start()
+	return n
+}
+
+func (n *node) format(o origin) {
+	if n.witness {
+		n.disk = newWitnessDisk(n, o)
+	} else {
+		n.disk = newMemberDisk(n, o)
+	}
+	n.shadow.begin(o)
 }
 
 // A founder's log begins above index 1, so that every joiner starts by a snapshot.
@@ -103,15 +122,44 @@ type origin struct {
 	members nexusraft.Membership
 }
 
-func (s *sim) members() []*node { return s.nodes[:2] }
-func (s *sim) witness() *node   { return s.nodes[2] }
-func (s *sim) tick() int64      { return s.now / tickSteps }
+// members returns the full nodes that there are, in the zone or not.
+func (s *sim) members() (out []*node) {
+	for _, n := range s.nodes {
+		if !n.witness {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+func (s *sim) anyMember() *node {
+	all := s.members()
+	return all[s.rng.IntN(len(all))]
+}
+
+func (s *sim) witness() *node {
+	return s.nodes[slices.IndexFunc(s.nodes, func(n *node) bool { return n.witness })]
+}
+
+func (s *sim) tick() int64 { return s.now / tickSteps }
+
+// admitted reports whether the leader counts a node among its zone's.
+func (s *sim) admitted(n *node) bool {
+	leader := s.leader()
+	if leader == nil {
+		return false
+	}
+	_, ok := leader.r.Membership().Replica(n.replica)
+	return ok
+}
 
 // replica returns the node of a replica.
 func (s *sim) replica(id nexusraft.ReplicaID) *node {
-	for _, n := range s.nodes {
-		if n.replica == id {
-			return n
+	for _, all := range [][]*node{s.nodes, s.retired} {
+		for _, n := range all {
+			if n.replica == id {
+				return n
+			}
 		}
 	}
 	return nil
@@ -134,6 +182,7 @@ func (s *sim) leader() *node {
 // step lets one step of time pass.
 func (s *sim) step() {
 	s.now++
+	s.sweep()
 	s.faults.step()
 	s.net.deliver()
 	for _, i := range s.rng.Perm(len(s.nodes)) {
@@ -141,6 +190,17 @@ func (s *sim) step() {
 	}
 	s.clients.step()
 	s.admin.step()
+	s.churn.step()
+}
+
+// sweep takes out who is retired.
+func (s *sim) sweep() {
+	s.nodes = slices.DeleteFunc(s.nodes, func(n *node) bool {
+		if n.retired {
+			s.retired = append(s.retired, n)
+		}
+		return n.retired
+	})
 }
 
 // run lets ticks pass.

@@ -28,6 +28,7 @@ func TestTable(t *testing.T) {
 		{"in sync, leader's disk stalls", inSyncLeaderStalls},
 		{"in sync, witness dies", inSyncWitnessDies},
 		{"degraded, leader dies", degradedLeaderDies},
+		{"degraded, leader restarts", degradedLeaderRestarts},
 		{"degraded, witness dies", degradedWitnessDies},
 		{"closing, leader dies", closingLeaderDies},
 		{"member killed, then the other one", eachDies},
@@ -110,7 +111,7 @@ func inSyncLeaderDies(s *sim) {
 
 func inSyncFollowerDies(s *sim) {
 	s.kill(s.follower())
-	s.acknowledges(holdTicks + 2*roundTicks)
+	s.acknowledges(holdTicks + 3*roundTicks)
 	s.until("degraded", holdTicks+2*roundTicks, func() bool { return s.state() == nexusraft.Degraded })
 	s.end()
 }
@@ -171,6 +172,20 @@ func degradedLeaderDies(s *sim) {
 	s.revive(leader)
 	s.acknowledges(failoverTicks)
 	s.recover()
+}
+
+// degradedLeaderRestarts crashes the leader wherever it is in a round, with the follower gone
+// for good: leader and witness alone bring the zone back each time.
+func degradedLeaderRestarts(s *sim) {
+	leader, _ := s.degrade()
+	for range 5 {
+		s.kill(leader)
+		s.run(s.between(0, 20))
+		s.revive(leader)
+		s.acknowledges(2 * failoverTicks)
+		s.run(s.between(1, 10))
+	}
+	s.end()
 }
 
 func degradedWitnessDies(s *sim) {

@@ -25,6 +25,7 @@ var kinds = []struct {
 	{pb.ErrorKind_ERROR_KIND_OVERLOADED, nexusraft.ErrOverloaded},
 	{pb.ErrorKind_ERROR_KIND_ZONE_NOT_FOUND, nexusraft.ErrZoneNotFound},
 	{pb.ErrorKind_ERROR_KIND_TOO_LARGE, nexusraft.ErrTooLarge},
+	{pb.ErrorKind_ERROR_KIND_FENCED, nexusraft.ErrFenced},
 	{pb.ErrorKind_ERROR_KIND_REFUSED, nexusraft.ErrRefused},
 	{pb.ErrorKind_ERROR_KIND_UNKNOWN_SESSION, nexusraft.ErrUnknownSession},
 	{pb.ErrorKind_ERROR_KIND_NOT_FOUNDED, nexusraft.ErrNotFounded},

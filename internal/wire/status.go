@@ -26,6 +26,7 @@ func NodeStatusToProto(s nexusraft.NodeStatus) *pb.NodeStatus {
 		Healthy:     s.Healthy,
 		Problem:     s.Problem,
 		DiskBytes:   s.DiskBytes,
+		DiskFree:    s.DiskFree,
 		Zones:       convert(s.Zones, ZoneStatusToProto),
 	}
 }
@@ -42,6 +43,7 @@ func NodeStatusFromProto(m *pb.NodeStatus) nexusraft.NodeStatus {
 		Healthy:     m.GetHealthy(),
 		Problem:     m.GetProblem(),
 		DiskBytes:   m.GetDiskBytes(),
+		DiskFree:    m.GetDiskFree(),
 		Zones:       convert(m.GetZones(), ZoneStatusFromProto),
 	}
 }

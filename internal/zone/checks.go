@@ -21,6 +21,10 @@ var mayCome = map[pb.MessageType]bool{
 	pb.MsgReadIndex: true, pb.MsgReadIndexResp: true,
 }
 
+var isAnswer = map[pb.MessageType]bool{
+	pb.MsgAppResp: true, pb.MsgHeartbeatResp: true, pb.MsgVoteResp: true, pb.MsgPreVoteResp: true,
+}
+
 // maxPosition bounds the terms and indexes of messages: raft adds to them without a check.
 const maxPosition = 1 << 62
 
@@ -68,7 +72,8 @@ func (r *Replica) checkMessage(from nexusraft.NodeID, m *pb.Message) error {
 	if rec, ok := r.members.Replica(sender); ok && rec.Node != from {
 		return fmt.Errorf("sender %v belongs to node %v", sender, rec.Node)
 	}
-	if r.members.IsRemoved(sender) {
+	// Its answers to what it was sent before are late, and raft ignores them.
+	if r.members.IsRemoved(sender) && !isAnswer[m.GetType()] {
 		return fmt.Errorf("sender %v was removed from the zone", sender)
 	}
 	if m.GetTerm() == 0 && m.GetType() != pb.MsgReadIndex {

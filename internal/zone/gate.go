@@ -46,6 +46,10 @@ import (
 // Invariant (checked by the simulation after each step): in sync, no witness holds an
 // entry of this term beyond R.
 //
+// A leader may be on its way out of the zone: elected while its own removal was under way. It
+// takes its log with it, so in whatever state, no witness may see what none of the members
+// that stay has, or a single one of them could not be elected any more.
+//
 // Time is counted in ticks. The age of an entry is known from samples of the log's last
 // index, one for each of the last HoldTicks ticks: R has stalled if it has not reached what
 // the log's end was a hold time ago.
@@ -68,6 +72,7 @@ type gate struct {
 	backOff  int               // ticks to wait after the next failure
 	flushDue bool              // a heartbeat interval has passed since the last release
 	gone     map[nexusraft.ReplicaID]bool
+	heard    map[nexusraft.ReplicaID]int // the tick of a replica's last answer
 
 	held map[nexusraft.ReplicaID]*held // per witness
 }
@@ -88,6 +93,7 @@ func (g *gate) begin(term nexusraft.Term, opens nexusraft.Index) {
 		term: term, opens: opens, floor: opens, backOff: firstBackOffTicks,
 		samples: slices.Repeat([]nexusraft.Index{opens}, g.holdTicks+1),
 		gone:    make(map[nexusraft.ReplicaID]bool),
+		heard:   make(map[nexusraft.ReplicaID]int),
 		held:    make(map[nexusraft.ReplicaID]*held),
 	}
 	g.enter(nexusraft.Degraded, opens)
@@ -121,7 +127,20 @@ func (g *gate) leaving(id nexusraft.ReplicaID) {
 	}
 }
 
-func (g *gate) heardOf(id nexusraft.ReplicaID) { delete(g.gone, id) }
+func (g *gate) heardOf(id nexusraft.ReplicaID) {
+	if g.term == 0 {
+		return
+	}
+	delete(g.gone, id)
+	g.heard[id] = g.now
+}
+
+// heardWithin reports whether a replica has answered within so many ticks, and has not said
+// good-bye since. (raft's own mark is wiped for everybody at each check of the quorum.)
+func (g *gate) heardWithin(id nexusraft.ReplicaID, ticks int) bool {
+	at, ok := g.heard[id]
+	return ok && g.now-at <= ticks && !g.gone[id]
+}
 
 // voter is what the gate knows of one full voter.
 type voter struct {
@@ -133,8 +152,9 @@ type voter struct {
 // look is one observation of the zone by its leader.
 type look struct {
 	last   nexusraft.Index
-	halves [][]nexusraft.ReplicaID // voters, of both halves in a joint configuration
+	halves [][]nexusraft.ReplicaID // voters, of both halves in a joint configuration; those to come first
 	full   map[nexusraft.ReplicaID]voter
+	going  bool // the leader is not among the voters to come
 }
 
 // reached returns R over the full voters that count says yes to; ok is false where there
@@ -206,15 +226,25 @@ func (g *gate) fail(last nexusraft.Index) {
 
 // limit is how far a witness may see the log now.
 func (g *gate) limit(l look) nexusraft.Index {
+	limit := l.last
 	switch g.state {
 	case nexusraft.InSync:
-		r, _ := l.reached(all)
-		return r
+		limit, _ = l.reached(all)
 	case nexusraft.Closing:
-		return g.floor
-	default:
-		return l.last
+		limit = g.floor
 	}
+	if l.going {
+		limit = min(limit, l.stays())
+	}
+	return limit
+}
+
+// stays returns the end of the longest log among the full voters to come.
+func (l look) stays() (longest nexusraft.Index) {
+	for _, id := range l.halves[0] {
+		longest = max(longest, l.full[id].match)
+	}
+	return longest
 }
 
 // filtered is what a leader's messages have become.

@@ -15,8 +15,8 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
-// ConfChange is one change of a zone's replicas. More than one replica at once makes it a
-// joint change, which raft leaves by itself.
+// ConfChange is one change of a zone's replicas. More than one replica at once, or a member
+// that goes, makes it a joint change, which ends by itself.
 type ConfChange struct {
 	Set    []nexusraft.Member    // admitted, or given another role (a learner becomes a member)
 	Remove []nexusraft.ReplicaID // gone for ever: a tombstone stays (I12)
@@ -44,7 +44,7 @@ func (r *Replica) ProposeConfChange(id ProposalID, c ConfChange) error {
 	if err := r.checkConfChange(c); err != nil {
 		return err
 	}
-	e, err := encodeConfChange(id, c)
+	e, err := encodeConfChange(id, c, slices.ContainsFunc(c.Remove, r.isMember))
 	if err != nil {
 		return err
 	}
@@ -69,6 +69,9 @@ func (r *Replica) checkConfChange(c ConfChange) error {
 	if len(c.Set)+len(c.Remove) == 0 {
 		return fmt.Errorf("%w: the change is empty", nexusraft.ErrRefused)
 	}
+	if r.Joint() {
+		return fmt.Errorf("%w: %w", nexusraft.ErrRefused, ErrChanging)
+	}
 	next := r.members
 	for _, m := range c.Set {
 		if r.members.IsRemoved(m.Replica) || r.members.IsRemovedNode(m.Node) {
@@ -90,19 +93,30 @@ func (r *Replica) checkConfChange(c ConfChange) error {
 	if err := next.Validate(); err != nil {
 		return fmt.Errorf("%w: %w", nexusraft.ErrRefused, err)
 	}
-	witnesses, voters := next.Count(nexusraft.RoleWitness), next.Count(nexusraft.RoleWitness)+next.Count(nexusraft.RoleMember)
-	if witnesses*2 >= voters {
+	if witnesses, voters := next.Count(nexusraft.RoleWitness), voters(next); witnesses*2 >= voters {
 		return fmt.Errorf("%w: %d of %d voters would be witnesses; they must be fewer than half", nexusraft.ErrRefused, witnesses, voters)
+	}
+	// Tombstones are for ever (I12), and the records travel in each snapshot.
+	if n := len(next.Encode()); n > nexusraft.MaxMembershipBytes {
+		return fmt.Errorf("%w: the zone's records would have %d bytes, limit %d, %d replicas that were removed among them; move its data to a new cluster",
+			nexusraft.ErrRefused, n, nexusraft.MaxMembershipBytes, len(next.Removed))
 	}
 	return nil
 }
 
-func encodeConfChange(id ProposalID, c ConfChange) (*pb.Entry, error) {
+// encodeConfChange makes the entry of a change, a joint one if joint or raft says so.
+//
+// A member goes by a joint change even if it goes alone: it may come to lead meanwhile, and
+// as long as the configuration is joint the gate knows that its leader goes.
+func encodeConfChange(id ProposalID, c ConfChange, joint bool) (*pb.Entry, error) {
 	context, err := json.Marshal(confContext{Proposal: id, Set: c.Set})
 	if err != nil {
 		return nil, fmt.Errorf("encode conf change: %w", err)
 	}
 	cc := &pb.ConfChangeV2{Context: context}
+	if joint {
+		cc.Transition = pb.ConfChangeTransitionJointImplicit.Enum()
+	}
 	for _, m := range c.Set {
 		typ := pb.ConfChangeAddNode
 		if m.Role == nexusraft.RoleLearner {
@@ -164,8 +178,24 @@ func (r *Replica) ApplyConfChange(e *pb.Entry) (*pb.ConfState, nexusraft.Members
 		}
 	}
 	r.members, r.conf = next, cs
+	if r.gate.term != 0 {
+		r.gate.evaluate(r.look()) // R may be another one now
+	}
 	r.unchecked = true
 	return cs, next, nil
+}
+
+// leaveJoint proposes the end of a joint configuration. raft does so itself, but only while
+// it applies an entry: if a transfer keeps it from proposing just then, and fails, an idle
+// zone would stay in between for ever.
+func (r *Replica) leaveJoint() {
+	if !r.Joint() || r.applied < r.last || r.rn.BasicStatus().LeadTransferee != 0 {
+		return
+	}
+	leave := &pb.Entry{Type: pb.EntryConfChangeV2.Enum()}
+	if _, err := r.propose([]*pb.Entry{leave}); err != nil {
+		r.cfg.Logger.Debugf("can't leave the joint configuration yet: %v", err)
+	}
 }
 
 // switchConf has raft switch to another configuration. raft answers a change that the

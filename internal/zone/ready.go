@@ -16,8 +16,8 @@ import (
 // package comment. Entries and messages are shared with raft: they may be read until the
 // round is over (messages: for as long as needed), and never changed.
 type Work struct {
-	// SendNow may leave before anything is stored: a leader's appends, heartbeats and
-	// snapshots of a round that changes neither term nor vote (I3).
+	// SendNow may leave before anything is stored: a leader's heartbeats, and its appends
+	// and snapshots for full replicas, of a round that changes neither term nor vote (I3).
 	SendNow []*pb.Message
 
 	// Snapshot, if not nil, replaces the whole log and the state, before Append.
@@ -37,7 +37,8 @@ type Work struct {
 	// MustSync says that the write must be on the disk before AfterSync may leave.
 	MustSync bool
 
-	// AfterSync may leave once the write is done: vote requests, and every answer (I3).
+	// AfterSync may leave once the write is done: vote requests, every answer, and what a
+	// witness is sent of the log (I3).
 	AfterSync []*pb.Message
 
 	// Reads are indexes from which reads may be served.
@@ -183,11 +184,13 @@ func (r *Replica) route(msgs []*pb.Message, steady bool, w *Work) {
 		msgs = f.messages
 		r.told = append(r.told, f.snapshots...)
 	} else {
-		msgs = slices.DeleteFunc(msgs, r.outlived)
+		// From a leader that was deposed in the same round: nothing decides any more how
+		// far the witness may see.
+		msgs = slices.DeleteFunc(msgs, r.showsWitness)
 	}
 	for _, m := range msgs {
 		r.noteAsked(m)
-		if steady && mayLeaveEarly(m) {
+		if steady && mayLeaveEarly(m) && !r.showsWitness(m) {
 			w.SendNow = append(w.SendNow, m)
 		} else {
 			w.AfterSync = append(w.AfterSync, m)
@@ -195,9 +198,11 @@ func (r *Replica) route(msgs []*pb.Message, steady bool, w *Work) {
 	}
 }
 
-// outlived reports whether a message is for a witness from a leader that was deposed in the
-// same round: nothing decides any more how far the witness may see.
-func (r *Replica) outlived(m *pb.Message) bool {
+// showsWitness reports whether a message shows a witness a part of the log. It must be on
+// the leader's own disk by then: where the leader has the only copy, and crashes before it
+// has written what the witness has acknowledged, nobody else has the entry, and the witness
+// would refuse the leader its vote for ever. (A full follower that is ahead can lead itself.)
+func (r *Replica) showsWitness(m *pb.Message) bool {
 	typ := m.GetType()
 	return (typ == pb.MsgApp || typ == pb.MsgSnap) && r.isWitness(nexusraft.ReplicaID(m.GetTo()))
 }
@@ -214,7 +219,8 @@ func (r *Replica) noteCommitted(entries []*pb.Entry, w *Work) error {
 		c := Committed{Index: nexusraft.Index(e.GetIndex()), Term: nexusraft.Term(e.GetTerm())}
 		switch {
 		case e.GetType() != pb.EntryNormal:
-			c.ConfChange = e
+			// Who restarts must know with whom: the others may be gone by then.
+			c.ConfChange, w.MustSync = e, true
 		case len(e.GetData()) > 0:
 			env, err := DecodeEnvelope(e.GetData())
 			if err != nil {
@@ -238,9 +244,17 @@ func (r *Replica) isWitness(id nexusraft.ReplicaID) bool {
 	return ok && m.Role == nexusraft.RoleWitness
 }
 
+func (r *Replica) isMember(id nexusraft.ReplicaID) bool {
+	m, ok := r.members.Replica(id)
+	return ok && m.Role == nexusraft.RoleMember
+}
+
 // look observes the zone for the gate.
 func (r *Replica) look() look {
-	l := look{last: r.last, full: make(map[nexusraft.ReplicaID]voter)}
+	l := look{
+		last: r.last, full: make(map[nexusraft.ReplicaID]voter),
+		going: !slices.Contains(r.conf.GetVoters(), uint64(r.cfg.Replica)),
+	}
 	for _, half := range [][]uint64{r.conf.GetVoters(), r.conf.GetVotersOutgoing()} {
 		if len(half) == 0 {
 			continue

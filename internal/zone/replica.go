@@ -162,6 +162,7 @@ func (r *Replica) Tick() {
 	r.rn.Tick()
 	if r.leads() {
 		r.gate.tick(r.last)
+		r.leaveJoint()
 		r.unchecked = true
 	}
 }

@@ -81,7 +81,7 @@ func (r *Replica) Promotable() []nexusraft.Member {
 	var out []nexusraft.Member
 	r.rn.WithProgress(func(raw uint64, typ raft.ProgressType, pr tracker.Progress) {
 		m, ok := r.members.Replica(nexusraft.ReplicaID(raw))
-		caughtUp := pr.State == tracker.StateReplicate && pr.RecentActive && nexusraft.Index(pr.Match) >= r.hard.commit
+		caughtUp := pr.State == tracker.StateReplicate && r.active(m.Replica) && nexusraft.Index(pr.Match) >= r.recent()
 		if ok && typ == raft.ProgressTypeLearner && m.Role == nexusraft.RoleLearner && caughtUp {
 			out = append(out, m)
 		}
@@ -109,9 +109,8 @@ func (r *Replica) replicas() []nexusraft.ReplicaStatus {
 	var out []nexusraft.ReplicaStatus
 	r.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
 		m, _ := r.members.Replica(nexusraft.ReplicaID(id))
-		active := nexusraft.ReplicaID(id) == r.cfg.Replica || pr.RecentActive && !r.gate.gone[nexusraft.ReplicaID(id)]
 		out = append(out, nexusraft.ReplicaStatus{
-			Member: m, Match: nexusraft.Index(pr.Match), Active: active, State: progressStates[pr.State],
+			Member: m, Match: nexusraft.Index(pr.Match), Active: r.active(nexusraft.ReplicaID(id)), State: progressStates[pr.State],
 		})
 	})
 	return out

@@ -1029,7 +1029,9 @@ type NodeStatus struct {
 	// Bytes its data directory takes.
 	DiskBytes int64 `protobuf:"varint,9,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
 	// The zones it has a replica of.
-	Zones         []*ZoneStatus `protobuf:"bytes,10,rep,name=zones,proto3" json:"zones,omitempty"`
+	Zones []*ZoneStatus `protobuf:"bytes,10,rep,name=zones,proto3" json:"zones,omitempty"`
+	// Bytes that its disk has free, its reserve included; 0 if it is not known.
+	DiskFree      int64 `protobuf:"varint,11,opt,name=disk_free,json=diskFree,proto3" json:"disk_free,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1134,6 +1136,13 @@ func (x *NodeStatus) GetZones() []*ZoneStatus {
 	return nil
 }
 
+func (x *NodeStatus) GetDiskFree() int64 {
+	if x != nil {
+		return x.DiskFree
+	}
+	return 0
+}
+
 var File_nexusraft_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_nexusraft_v1_cluster_proto_rawDesc = "" +
@@ -1203,7 +1212,7 @@ const file_nexusraft_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"membership\x18\x0e \x01(\v2\x18.nexusraft.v1.MembershipR\n" +
 	"membership\x127\n" +
-	"\breplicas\x18\x0f \x03(\v2\x1b.nexusraft.v1.ReplicaStatusR\breplicas\"\xb1\x02\n" +
+	"\breplicas\x18\x0f \x03(\v2\x1b.nexusraft.v1.ReplicaStatusR\breplicas\"\xce\x02\n" +
 	"\n" +
 	"NodeStatus\x12\x1d\n" +
 	"\n" +
@@ -1218,7 +1227,8 @@ const file_nexusraft_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"disk_bytes\x18\t \x01(\x03R\tdiskBytes\x12.\n" +
 	"\x05zones\x18\n" +
-	" \x03(\v2\x18.nexusraft.v1.ZoneStatusR\x05zones*Q\n" +
+	" \x03(\v2\x18.nexusraft.v1.ZoneStatusR\x05zones\x12\x1b\n" +
+	"\tdisk_free\x18\v \x01(\x03R\bdiskFree*Q\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vROLE_MEMBER\x10\x01\x12\x10\n" +

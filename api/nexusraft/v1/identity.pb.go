@@ -56,6 +56,9 @@ const (
 	// None of the above. From Propose it is the state machine's own answer, the same on every
 	// replica, and the command left nothing behind; elsewhere the text says what it is.
 	ErrorKind_ERROR_KIND_APPLICATION ErrorKind = 13
+	// The asking node's data directory may no longer take part in the cluster: the node was
+	// removed, or the directory is a copy or was rolled back. It is for good.
+	ErrorKind_ERROR_KIND_FENCED ErrorKind = 14
 )
 
 // Enum value maps for ErrorKind.
@@ -75,6 +78,7 @@ var (
 		11: "ERROR_KIND_UNKNOWN_SESSION",
 		12: "ERROR_KIND_NOT_FOUNDED",
 		13: "ERROR_KIND_APPLICATION",
+		14: "ERROR_KIND_FENCED",
 	}
 	ErrorKind_value = map[string]int32{
 		"ERROR_KIND_UNSPECIFIED":     0,
@@ -91,6 +95,7 @@ var (
 		"ERROR_KIND_UNKNOWN_SESSION": 11,
 		"ERROR_KIND_NOT_FOUNDED":     12,
 		"ERROR_KIND_APPLICATION":     13,
+		"ERROR_KIND_FENCED":          14,
 	}
 )
 
@@ -142,7 +147,10 @@ type Hello struct {
 	// The name its operator gave it, at most 64 bytes; may be empty.
 	Name string `protobuf:"bytes,7,opt,name=name,proto3" json:"name,omitempty"`
 	// Whether the speaking node is a witness: it votes and holds no data.
-	Witness       bool `protobuf:"varint,8,opt,name=witness,proto3" json:"witness,omitempty"`
+	Witness bool `protobuf:"varint,8,opt,name=witness,proto3" json:"witness,omitempty"`
+	// A random number minted at each opening of the data directory; never 0. Two handshakes
+	// of one node and one incarnation with different numbers come from two copies of a disk.
+	Boot          uint64 `protobuf:"fixed64,9,opt,name=boot,proto3" json:"boot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -233,6 +241,13 @@ func (x *Hello) GetWitness() bool {
 	return false
 }
 
+func (x *Hello) GetBoot() uint64 {
+	if x != nil {
+		return x.Boot
+	}
+	return 0
+}
+
 // Error is the answer of a node that could be reached. It travels inside a response, so
 // that an error of the call itself always means that the call broke.
 type Error struct {
@@ -320,7 +335,7 @@ var File_nexusraft_v1_identity_proto protoreflect.FileDescriptor
 
 const file_nexusraft_v1_identity_proto_rawDesc = "" +
 	"\n" +
-	"\x1bnexusraft/v1/identity.proto\x12\fnexusraft.v1\"\xe3\x01\n" +
+	"\x1bnexusraft/v1/identity.proto\x12\fnexusraft.v1\"\xf7\x01\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x1d\n" +
 	"\n" +
@@ -331,13 +346,14 @@ const file_nexusraft_v1_identity_proto_rawDesc = "" +
 	"\vincarnation\x18\x05 \x01(\x04R\vincarnation\x12\x18\n" +
 	"\aaddress\x18\x06 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04name\x18\a \x01(\tR\x04name\x12\x18\n" +
-	"\awitness\x18\b \x01(\bR\awitness\"\xa9\x01\n" +
+	"\awitness\x18\b \x01(\bR\awitness\x12\x12\n" +
+	"\x04boot\x18\t \x01(\x06R\x04boot\"\xa9\x01\n" +
 	"\x05Error\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.nexusraft.v1.ErrorKindR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x12\n" +
 	"\x04zone\x18\x03 \x01(\x04R\x04zone\x12$\n" +
 	"\x0eleader_node_id\x18\x04 \x01(\x06R\fleaderNodeId\x12%\n" +
-	"\x0eleader_address\x18\x05 \x01(\tR\rleaderAddress*\x83\x03\n" +
+	"\x0eleader_address\x18\x05 \x01(\tR\rleaderAddress*\x9a\x03\n" +
 	"\tErrorKind\x12\x1a\n" +
 	"\x16ERROR_KIND_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_KIND_NOT_LEADER\x10\x01\x12\x19\n" +
@@ -353,7 +369,8 @@ const file_nexusraft_v1_identity_proto_rawDesc = "" +
 	"\x12\x1e\n" +
 	"\x1aERROR_KIND_UNKNOWN_SESSION\x10\v\x12\x1a\n" +
 	"\x16ERROR_KIND_NOT_FOUNDED\x10\f\x12\x1a\n" +
-	"\x16ERROR_KIND_APPLICATION\x10\rB=Z;github.com/nexi-lab/nexus-raft/api/nexusraft/v1;nexusraftv1b\x06proto3"
+	"\x16ERROR_KIND_APPLICATION\x10\r\x12\x15\n" +
+	"\x11ERROR_KIND_FENCED\x10\x0eB=Z;github.com/nexi-lab/nexus-raft/api/nexusraft/v1;nexusraftv1b\x06proto3"
 
 var (
 	file_nexusraft_v1_identity_proto_rawDescOnce sync.Once

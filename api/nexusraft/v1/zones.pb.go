@@ -536,11 +536,408 @@ func (x *StateChecksum) GetBytes() uint64 {
 	return 0
 }
 
+// ChangeMembershipRequest is one change, by nodes; each has at most one replica in a zone.
+type ChangeMembershipRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The zone.
+	Zone uint64 `protobuf:"varint,1,opt,name=zone,proto3" json:"zone,omitempty"`
+	// What to do.
+	//
+	// Types that are valid to be assigned to Change:
+	//
+	//	*ChangeMembershipRequest_Remove
+	//	*ChangeMembershipRequest_Promote
+	//	*ChangeMembershipRequest_Replace
+	Change        isChangeMembershipRequest_Change `protobuf_oneof:"change"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeMembershipRequest) Reset() {
+	*x = ChangeMembershipRequest{}
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeMembershipRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeMembershipRequest) ProtoMessage() {}
+
+func (x *ChangeMembershipRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeMembershipRequest.ProtoReflect.Descriptor instead.
+func (*ChangeMembershipRequest) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ChangeMembershipRequest) GetZone() uint64 {
+	if x != nil {
+		return x.Zone
+	}
+	return 0
+}
+
+func (x *ChangeMembershipRequest) GetChange() isChangeMembershipRequest_Change {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+func (x *ChangeMembershipRequest) GetRemove() uint64 {
+	if x != nil {
+		if x, ok := x.Change.(*ChangeMembershipRequest_Remove); ok {
+			return x.Remove
+		}
+	}
+	return 0
+}
+
+func (x *ChangeMembershipRequest) GetPromote() uint64 {
+	if x != nil {
+		if x, ok := x.Change.(*ChangeMembershipRequest_Promote); ok {
+			return x.Promote
+		}
+	}
+	return 0
+}
+
+func (x *ChangeMembershipRequest) GetReplace() *Replacement {
+	if x != nil {
+		if x, ok := x.Change.(*ChangeMembershipRequest_Replace); ok {
+			return x.Replace
+		}
+	}
+	return nil
+}
+
+type isChangeMembershipRequest_Change interface {
+	isChangeMembershipRequest_Change()
+}
+
+type ChangeMembershipRequest_Remove struct {
+	// Take this node's replica out of the zone, for ever.
+	Remove uint64 `protobuf:"fixed64,2,opt,name=remove,proto3,oneof"`
+}
+
+type ChangeMembershipRequest_Promote struct {
+	// Make this learner a member, beyond the zone's declared shape if need be.
+	Promote uint64 `protobuf:"fixed64,3,opt,name=promote,proto3,oneof"`
+}
+
+type ChangeMembershipRequest_Replace struct {
+	// Put a learner in a member's place, as one joint change.
+	Replace *Replacement `protobuf:"bytes,4,opt,name=replace,proto3,oneof"`
+}
+
+func (*ChangeMembershipRequest_Remove) isChangeMembershipRequest_Change() {}
+
+func (*ChangeMembershipRequest_Promote) isChangeMembershipRequest_Change() {}
+
+func (*ChangeMembershipRequest_Replace) isChangeMembershipRequest_Change() {}
+
+// Replacement is a member that goes and a learner that takes its place.
+type Replacement struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The member's node.
+	Old uint64 `protobuf:"fixed64,1,opt,name=old,proto3" json:"old,omitempty"`
+	// The learner's node.
+	New           uint64 `protobuf:"fixed64,2,opt,name=new,proto3" json:"new,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Replacement) Reset() {
+	*x = Replacement{}
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Replacement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Replacement) ProtoMessage() {}
+
+func (x *Replacement) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Replacement.ProtoReflect.Descriptor instead.
+func (*Replacement) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Replacement) GetOld() uint64 {
+	if x != nil {
+		return x.Old
+	}
+	return 0
+}
+
+func (x *Replacement) GetNew() uint64 {
+	if x != nil {
+		return x.New
+	}
+	return 0
+}
+
+// ChangeMembershipResponse says how the change ended.
+type ChangeMembershipResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The outcome.
+	//
+	// Types that are valid to be assigned to Result:
+	//
+	//	*ChangeMembershipResponse_Membership
+	//	*ChangeMembershipResponse_Error
+	Result        isChangeMembershipResponse_Result `protobuf_oneof:"result"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeMembershipResponse) Reset() {
+	*x = ChangeMembershipResponse{}
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeMembershipResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeMembershipResponse) ProtoMessage() {}
+
+func (x *ChangeMembershipResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeMembershipResponse.ProtoReflect.Descriptor instead.
+func (*ChangeMembershipResponse) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ChangeMembershipResponse) GetResult() isChangeMembershipResponse_Result {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *ChangeMembershipResponse) GetMembership() *Membership {
+	if x != nil {
+		if x, ok := x.Result.(*ChangeMembershipResponse_Membership); ok {
+			return x.Membership
+		}
+	}
+	return nil
+}
+
+func (x *ChangeMembershipResponse) GetError() *Error {
+	if x != nil {
+		if x, ok := x.Result.(*ChangeMembershipResponse_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isChangeMembershipResponse_Result interface {
+	isChangeMembershipResponse_Result()
+}
+
+type ChangeMembershipResponse_Membership struct {
+	// The zone's replicas, as the change left them.
+	Membership *Membership `protobuf:"bytes,1,opt,name=membership,proto3,oneof"`
+}
+
+type ChangeMembershipResponse_Error struct {
+	// The change was not made, or, if uncertain, may still be.
+	Error *Error `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
+}
+
+func (*ChangeMembershipResponse_Membership) isChangeMembershipResponse_Result() {}
+
+func (*ChangeMembershipResponse_Error) isChangeMembershipResponse_Result() {}
+
+// TransferLeaderRequest asks for another leader.
+type TransferLeaderRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The zone.
+	Zone uint64 `protobuf:"varint,1,opt,name=zone,proto3" json:"zone,omitempty"`
+	// The node that is to lead; 0 for the member that has most of the log.
+	To            uint64 `protobuf:"fixed64,2,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferLeaderRequest) Reset() {
+	*x = TransferLeaderRequest{}
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferLeaderRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferLeaderRequest) ProtoMessage() {}
+
+func (x *TransferLeaderRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferLeaderRequest.ProtoReflect.Descriptor instead.
+func (*TransferLeaderRequest) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *TransferLeaderRequest) GetZone() uint64 {
+	if x != nil {
+		return x.Zone
+	}
+	return 0
+}
+
+func (x *TransferLeaderRequest) GetTo() uint64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+// TransferLeaderResponse says how the transfer ended.
+type TransferLeaderResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The outcome.
+	//
+	// Types that are valid to be assigned to Result:
+	//
+	//	*TransferLeaderResponse_Leader
+	//	*TransferLeaderResponse_Error
+	Result        isTransferLeaderResponse_Result `protobuf_oneof:"result"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferLeaderResponse) Reset() {
+	*x = TransferLeaderResponse{}
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferLeaderResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferLeaderResponse) ProtoMessage() {}
+
+func (x *TransferLeaderResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferLeaderResponse.ProtoReflect.Descriptor instead.
+func (*TransferLeaderResponse) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *TransferLeaderResponse) GetResult() isTransferLeaderResponse_Result {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *TransferLeaderResponse) GetLeader() uint64 {
+	if x != nil {
+		if x, ok := x.Result.(*TransferLeaderResponse_Leader); ok {
+			return x.Leader
+		}
+	}
+	return 0
+}
+
+func (x *TransferLeaderResponse) GetError() *Error {
+	if x != nil {
+		if x, ok := x.Result.(*TransferLeaderResponse_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isTransferLeaderResponse_Result interface {
+	isTransferLeaderResponse_Result()
+}
+
+type TransferLeaderResponse_Leader struct {
+	// The node that leads now.
+	Leader uint64 `protobuf:"fixed64,1,opt,name=leader,proto3,oneof"`
+}
+
+type TransferLeaderResponse_Error struct {
+	// The leadership was not moved.
+	Error *Error `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
+}
+
+func (*TransferLeaderResponse_Leader) isTransferLeaderResponse_Result() {}
+
+func (*TransferLeaderResponse_Error) isTransferLeaderResponse_Result() {}
+
 var File_nexusraft_v1_zones_proto protoreflect.FileDescriptor
 
 const file_nexusraft_v1_zones_proto_rawDesc = "" +
 	"\n" +
-	"\x18nexusraft/v1/zones.proto\x12\fnexusraft.v1\x1a\x1bnexusraft/v1/identity.proto\"A\n" +
+	"\x18nexusraft/v1/zones.proto\x12\fnexusraft.v1\x1a\x1anexusraft/v1/cluster.proto\x1a\x1bnexusraft/v1/identity.proto\"A\n" +
 	"\tRequestID\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\"\x9c\x01\n" +
@@ -570,10 +967,34 @@ const file_nexusraft_v1_zones_proto_rawDesc = "" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x10\n" +
 	"\x03sum\x18\x03 \x01(\fR\x03sum\x12\x14\n" +
 	"\x05pairs\x18\x04 \x01(\x04R\x05pairs\x12\x14\n" +
-	"\x05bytes\x18\x05 \x01(\x04R\x05bytes2\x9a\x01\n" +
+	"\x05bytes\x18\x05 \x01(\x04R\x05bytes\"\xa4\x01\n" +
+	"\x17ChangeMembershipRequest\x12\x12\n" +
+	"\x04zone\x18\x01 \x01(\x04R\x04zone\x12\x18\n" +
+	"\x06remove\x18\x02 \x01(\x06H\x00R\x06remove\x12\x1a\n" +
+	"\apromote\x18\x03 \x01(\x06H\x00R\apromote\x125\n" +
+	"\areplace\x18\x04 \x01(\v2\x19.nexusraft.v1.ReplacementH\x00R\areplaceB\b\n" +
+	"\x06change\"1\n" +
+	"\vReplacement\x12\x10\n" +
+	"\x03old\x18\x01 \x01(\x06R\x03old\x12\x10\n" +
+	"\x03new\x18\x02 \x01(\x06R\x03new\"\x8d\x01\n" +
+	"\x18ChangeMembershipResponse\x12:\n" +
+	"\n" +
+	"membership\x18\x01 \x01(\v2\x18.nexusraft.v1.MembershipH\x00R\n" +
+	"membership\x12+\n" +
+	"\x05error\x18\x02 \x01(\v2\x13.nexusraft.v1.ErrorH\x00R\x05errorB\b\n" +
+	"\x06result\";\n" +
+	"\x15TransferLeaderRequest\x12\x12\n" +
+	"\x04zone\x18\x01 \x01(\x04R\x04zone\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\x06R\x02to\"i\n" +
+	"\x16TransferLeaderResponse\x12\x18\n" +
+	"\x06leader\x18\x01 \x01(\x06H\x00R\x06leader\x12+\n" +
+	"\x05error\x18\x02 \x01(\v2\x13.nexusraft.v1.ErrorH\x00R\x05errorB\b\n" +
+	"\x06result2\xda\x02\n" +
 	"\x05Zones\x12F\n" +
 	"\aPropose\x12\x1c.nexusraft.v1.ProposeRequest\x1a\x1d.nexusraft.v1.ProposeResponse\x12I\n" +
-	"\bChecksum\x12\x1d.nexusraft.v1.ChecksumRequest\x1a\x1e.nexusraft.v1.ChecksumResponseB=Z;github.com/nexi-lab/nexus-raft/api/nexusraft/v1;nexusraftv1b\x06proto3"
+	"\bChecksum\x12\x1d.nexusraft.v1.ChecksumRequest\x1a\x1e.nexusraft.v1.ChecksumResponse\x12a\n" +
+	"\x10ChangeMembership\x12%.nexusraft.v1.ChangeMembershipRequest\x1a&.nexusraft.v1.ChangeMembershipResponse\x12[\n" +
+	"\x0eTransferLeader\x12#.nexusraft.v1.TransferLeaderRequest\x1a$.nexusraft.v1.TransferLeaderResponseB=Z;github.com/nexi-lab/nexus-raft/api/nexusraft/v1;nexusraftv1b\x06proto3"
 
 var (
 	file_nexusraft_v1_zones_proto_rawDescOnce sync.Once
@@ -587,36 +1008,50 @@ func file_nexusraft_v1_zones_proto_rawDescGZIP() []byte {
 	return file_nexusraft_v1_zones_proto_rawDescData
 }
 
-var file_nexusraft_v1_zones_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_nexusraft_v1_zones_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_nexusraft_v1_zones_proto_goTypes = []any{
-	(*RequestID)(nil),        // 0: nexusraft.v1.RequestID
-	(*ProposeRequest)(nil),   // 1: nexusraft.v1.ProposeRequest
-	(*ProposeResponse)(nil),  // 2: nexusraft.v1.ProposeResponse
-	(*ProposeResult)(nil),    // 3: nexusraft.v1.ProposeResult
-	(*ChecksumRequest)(nil),  // 4: nexusraft.v1.ChecksumRequest
-	(*ChecksumResponse)(nil), // 5: nexusraft.v1.ChecksumResponse
-	(*StateChecksum)(nil),    // 6: nexusraft.v1.StateChecksum
-	(*Hello)(nil),            // 7: nexusraft.v1.Hello
-	(*Error)(nil),            // 8: nexusraft.v1.Error
+	(*RequestID)(nil),                // 0: nexusraft.v1.RequestID
+	(*ProposeRequest)(nil),           // 1: nexusraft.v1.ProposeRequest
+	(*ProposeResponse)(nil),          // 2: nexusraft.v1.ProposeResponse
+	(*ProposeResult)(nil),            // 3: nexusraft.v1.ProposeResult
+	(*ChecksumRequest)(nil),          // 4: nexusraft.v1.ChecksumRequest
+	(*ChecksumResponse)(nil),         // 5: nexusraft.v1.ChecksumResponse
+	(*StateChecksum)(nil),            // 6: nexusraft.v1.StateChecksum
+	(*ChangeMembershipRequest)(nil),  // 7: nexusraft.v1.ChangeMembershipRequest
+	(*Replacement)(nil),              // 8: nexusraft.v1.Replacement
+	(*ChangeMembershipResponse)(nil), // 9: nexusraft.v1.ChangeMembershipResponse
+	(*TransferLeaderRequest)(nil),    // 10: nexusraft.v1.TransferLeaderRequest
+	(*TransferLeaderResponse)(nil),   // 11: nexusraft.v1.TransferLeaderResponse
+	(*Hello)(nil),                    // 12: nexusraft.v1.Hello
+	(*Error)(nil),                    // 13: nexusraft.v1.Error
+	(*Membership)(nil),               // 14: nexusraft.v1.Membership
 }
 var file_nexusraft_v1_zones_proto_depIdxs = []int32{
-	7,  // 0: nexusraft.v1.ProposeRequest.hello:type_name -> nexusraft.v1.Hello
+	12, // 0: nexusraft.v1.ProposeRequest.hello:type_name -> nexusraft.v1.Hello
 	0,  // 1: nexusraft.v1.ProposeRequest.request:type_name -> nexusraft.v1.RequestID
-	7,  // 2: nexusraft.v1.ProposeResponse.hello:type_name -> nexusraft.v1.Hello
+	12, // 2: nexusraft.v1.ProposeResponse.hello:type_name -> nexusraft.v1.Hello
 	3,  // 3: nexusraft.v1.ProposeResponse.ok:type_name -> nexusraft.v1.ProposeResult
-	8,  // 4: nexusraft.v1.ProposeResponse.error:type_name -> nexusraft.v1.Error
-	7,  // 5: nexusraft.v1.ChecksumResponse.hello:type_name -> nexusraft.v1.Hello
+	13, // 4: nexusraft.v1.ProposeResponse.error:type_name -> nexusraft.v1.Error
+	12, // 5: nexusraft.v1.ChecksumResponse.hello:type_name -> nexusraft.v1.Hello
 	6,  // 6: nexusraft.v1.ChecksumResponse.checksum:type_name -> nexusraft.v1.StateChecksum
-	8,  // 7: nexusraft.v1.ChecksumResponse.error:type_name -> nexusraft.v1.Error
-	1,  // 8: nexusraft.v1.Zones.Propose:input_type -> nexusraft.v1.ProposeRequest
-	4,  // 9: nexusraft.v1.Zones.Checksum:input_type -> nexusraft.v1.ChecksumRequest
-	2,  // 10: nexusraft.v1.Zones.Propose:output_type -> nexusraft.v1.ProposeResponse
-	5,  // 11: nexusraft.v1.Zones.Checksum:output_type -> nexusraft.v1.ChecksumResponse
-	10, // [10:12] is the sub-list for method output_type
-	8,  // [8:10] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	13, // 7: nexusraft.v1.ChecksumResponse.error:type_name -> nexusraft.v1.Error
+	8,  // 8: nexusraft.v1.ChangeMembershipRequest.replace:type_name -> nexusraft.v1.Replacement
+	14, // 9: nexusraft.v1.ChangeMembershipResponse.membership:type_name -> nexusraft.v1.Membership
+	13, // 10: nexusraft.v1.ChangeMembershipResponse.error:type_name -> nexusraft.v1.Error
+	13, // 11: nexusraft.v1.TransferLeaderResponse.error:type_name -> nexusraft.v1.Error
+	1,  // 12: nexusraft.v1.Zones.Propose:input_type -> nexusraft.v1.ProposeRequest
+	4,  // 13: nexusraft.v1.Zones.Checksum:input_type -> nexusraft.v1.ChecksumRequest
+	7,  // 14: nexusraft.v1.Zones.ChangeMembership:input_type -> nexusraft.v1.ChangeMembershipRequest
+	10, // 15: nexusraft.v1.Zones.TransferLeader:input_type -> nexusraft.v1.TransferLeaderRequest
+	2,  // 16: nexusraft.v1.Zones.Propose:output_type -> nexusraft.v1.ProposeResponse
+	5,  // 17: nexusraft.v1.Zones.Checksum:output_type -> nexusraft.v1.ChecksumResponse
+	9,  // 18: nexusraft.v1.Zones.ChangeMembership:output_type -> nexusraft.v1.ChangeMembershipResponse
+	11, // 19: nexusraft.v1.Zones.TransferLeader:output_type -> nexusraft.v1.TransferLeaderResponse
+	16, // [16:20] is the sub-list for method output_type
+	12, // [12:16] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_nexusraft_v1_zones_proto_init() }
@@ -624,6 +1059,7 @@ func file_nexusraft_v1_zones_proto_init() {
 	if File_nexusraft_v1_zones_proto != nil {
 		return
 	}
+	file_nexusraft_v1_cluster_proto_init()
 	file_nexusraft_v1_identity_proto_init()
 	file_nexusraft_v1_zones_proto_msgTypes[2].OneofWrappers = []any{
 		(*ProposeResponse_Ok)(nil),
@@ -633,13 +1069,26 @@ func file_nexusraft_v1_zones_proto_init() {
 		(*ChecksumResponse_Checksum)(nil),
 		(*ChecksumResponse_Error)(nil),
 	}
+	file_nexusraft_v1_zones_proto_msgTypes[7].OneofWrappers = []any{
+		(*ChangeMembershipRequest_Remove)(nil),
+		(*ChangeMembershipRequest_Promote)(nil),
+		(*ChangeMembershipRequest_Replace)(nil),
+	}
+	file_nexusraft_v1_zones_proto_msgTypes[9].OneofWrappers = []any{
+		(*ChangeMembershipResponse_Membership)(nil),
+		(*ChangeMembershipResponse_Error)(nil),
+	}
+	file_nexusraft_v1_zones_proto_msgTypes[11].OneofWrappers = []any{
+		(*TransferLeaderResponse_Leader)(nil),
+		(*TransferLeaderResponse_Error)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nexusraft_v1_zones_proto_rawDesc), len(file_nexusraft_v1_zones_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

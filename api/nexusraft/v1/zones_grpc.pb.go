@@ -21,8 +21,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Zones_Propose_FullMethodName  = "/nexusraft.v1.Zones/Propose"
-	Zones_Checksum_FullMethodName = "/nexusraft.v1.Zones/Checksum"
+	Zones_Propose_FullMethodName          = "/nexusraft.v1.Zones/Propose"
+	Zones_Checksum_FullMethodName         = "/nexusraft.v1.Zones/Checksum"
+	Zones_ChangeMembership_FullMethodName = "/nexusraft.v1.Zones/ChangeMembership"
+	Zones_TransferLeader_FullMethodName   = "/nexusraft.v1.Zones/TransferLeader"
 )
 
 // ZonesClient is the client API for Zones service.
@@ -37,6 +39,14 @@ type ZonesClient interface {
 	Propose(ctx context.Context, in *ProposeRequest, opts ...grpc.CallOption) (*ProposeResponse, error)
 	// Checksum digests the node's own copy of a zone's state, as of one applied index.
 	Checksum(ctx context.Context, in *ChecksumRequest, opts ...grpc.CallOption) (*ChecksumResponse, error)
+	// ChangeMembership makes one change of the zone's replicas, asked for by an operator, and
+	// answers once it is in force. Only the zone's leader makes it; other nodes answer
+	// NOT_LEADER. REFUSED says why nothing was changed; OVERLOADED that it is too early (a
+	// learner has not caught up, another change is under way) and may be asked again.
+	ChangeMembership(ctx context.Context, in *ChangeMembershipRequest, opts ...grpc.CallOption) (*ChangeMembershipResponse, error)
+	// TransferLeader moves the zone's leadership to another member and answers once that
+	// leads, or REFUSED. Only the leader does it; other nodes answer NOT_LEADER.
+	TransferLeader(ctx context.Context, in *TransferLeaderRequest, opts ...grpc.CallOption) (*TransferLeaderResponse, error)
 }
 
 type zonesClient struct {
@@ -67,6 +77,26 @@ func (c *zonesClient) Checksum(ctx context.Context, in *ChecksumRequest, opts ..
 	return out, nil
 }
 
+func (c *zonesClient) ChangeMembership(ctx context.Context, in *ChangeMembershipRequest, opts ...grpc.CallOption) (*ChangeMembershipResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ChangeMembershipResponse)
+	err := c.cc.Invoke(ctx, Zones_ChangeMembership_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *zonesClient) TransferLeader(ctx context.Context, in *TransferLeaderRequest, opts ...grpc.CallOption) (*TransferLeaderResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TransferLeaderResponse)
+	err := c.cc.Invoke(ctx, Zones_TransferLeader_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ZonesServer is the server API for Zones service.
 // All implementations must embed UnimplementedZonesServer
 // for forward compatibility.
@@ -79,6 +109,14 @@ type ZonesServer interface {
 	Propose(context.Context, *ProposeRequest) (*ProposeResponse, error)
 	// Checksum digests the node's own copy of a zone's state, as of one applied index.
 	Checksum(context.Context, *ChecksumRequest) (*ChecksumResponse, error)
+	// ChangeMembership makes one change of the zone's replicas, asked for by an operator, and
+	// answers once it is in force. Only the zone's leader makes it; other nodes answer
+	// NOT_LEADER. REFUSED says why nothing was changed; OVERLOADED that it is too early (a
+	// learner has not caught up, another change is under way) and may be asked again.
+	ChangeMembership(context.Context, *ChangeMembershipRequest) (*ChangeMembershipResponse, error)
+	// TransferLeader moves the zone's leadership to another member and answers once that
+	// leads, or REFUSED. Only the leader does it; other nodes answer NOT_LEADER.
+	TransferLeader(context.Context, *TransferLeaderRequest) (*TransferLeaderResponse, error)
 	mustEmbedUnimplementedZonesServer()
 }
 
@@ -94,6 +132,12 @@ func (UnimplementedZonesServer) Propose(context.Context, *ProposeRequest) (*Prop
 }
 func (UnimplementedZonesServer) Checksum(context.Context, *ChecksumRequest) (*ChecksumResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Checksum not implemented")
+}
+func (UnimplementedZonesServer) ChangeMembership(context.Context, *ChangeMembershipRequest) (*ChangeMembershipResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ChangeMembership not implemented")
+}
+func (UnimplementedZonesServer) TransferLeader(context.Context, *TransferLeaderRequest) (*TransferLeaderResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TransferLeader not implemented")
 }
 func (UnimplementedZonesServer) mustEmbedUnimplementedZonesServer() {}
 func (UnimplementedZonesServer) testEmbeddedByValue()               {}
@@ -152,6 +196,42 @@ func _Zones_Checksum_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Zones_ChangeMembership_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ChangeMembershipRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ZonesServer).ChangeMembership(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Zones_ChangeMembership_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ZonesServer).ChangeMembership(ctx, req.(*ChangeMembershipRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Zones_TransferLeader_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TransferLeaderRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ZonesServer).TransferLeader(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Zones_TransferLeader_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ZonesServer).TransferLeader(ctx, req.(*TransferLeaderRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Zones_ServiceDesc is the grpc.ServiceDesc for Zones service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -166,6 +246,14 @@ var Zones_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Checksum",
 			Handler:    _Zones_Checksum_Handler,
+		},
+		{
+			MethodName: "ChangeMembership",
+			Handler:    _Zones_ChangeMembership_Handler,
+		},
+		{
+			MethodName: "TransferLeader",
+			Handler:    _Zones_TransferLeader_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -1,0 +1,128 @@
+package transport
+
+import (
+	"fmt"
+	"net"
+	"sync"
+
+	"google.golang.org/grpc"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+)
+
+// Life is one opening of a data directory, the latest that was heard of a node. The zero
+// value is none. A boot of 0 is unknown: it was not kept in earlier releases.
+type Life struct {
+	Incarnation nexusraft.Incarnation `json:"incarnation"`
+	Boot        uint64                `json:"boot,string,omitempty"`
+}
+
+// LifeOf returns the life that a node speaks in.
+func LifeOf(id Identity) Life { return Life{Incarnation: id.Incarnation, Boot: id.Boot} }
+
+// Check returns ErrFenced unless peer speaks in the life l or in a later one (invariant
+// I5): a lower incarnation has forgotten what it has acknowledged since, and two openings
+// with one number have happened to two copies.
+func (l Life) Check(peer Identity) error {
+	switch {
+	case peer.Incarnation < l.Incarnation:
+		return fmt.Errorf("%w: node %v comes as incarnation %d and has been seen as incarnation %d: its data directory was copied or rolled back",
+			nexusraft.ErrFenced, peer.Node, peer.Incarnation, l.Incarnation)
+	case peer.Incarnation == l.Incarnation && l.Boot != 0 && peer.Boot != l.Boot:
+		return fmt.Errorf("%w: node %v comes as incarnation %d, and another opening of its data directory had that number before: it was copied or rolled back",
+			nexusraft.ErrFenced, peer.Node, peer.Incarnation)
+	}
+	return nil
+}
+
+// lives remembers the latest life of each peer, and which of them are going on.
+type lives struct {
+	mu   sync.Mutex
+	seen map[nexusraft.NodeID]*sighting
+}
+
+type sighting struct {
+	Life
+	address string
+	streams map[exchangeServer]struct{} // of this life, those that are open
+}
+
+type exchangeServer = grpc.BidiStreamingServer[pb.ExchangeRequest, pb.ExchangeResponse]
+
+// check refuses a peer that was seen in a later life, and one that comes in a later life
+// while an earlier one still speaks from elsewhere. The second passes by itself, when that
+// one's stream has broken. A peer that asks to join is nobody's later life.
+func (n *lives) check(peer Identity) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.seen[peer.Node]
+	if s == nil {
+		return nil
+	}
+	if err := s.Check(peer); err != nil {
+		return err
+	}
+	if peer.Cluster != 0 && peer.Incarnation > s.Incarnation && len(s.streams) > 0 && peer.Address != s.address {
+		return refuse("node %v runs at %s as incarnation %d; a copy of its data directory must not run", peer.Node, s.address, s.Incarnation)
+	}
+	return nil
+}
+
+// record remembers a peer that was accepted.
+func (n *lives) record(peer Identity) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.seen[peer.Node]
+	switch {
+	case n.seen == nil:
+		n.seen = make(map[nexusraft.NodeID]*sighting)
+		fallthrough
+	case s == nil || s.Incarnation < peer.Incarnation:
+		n.seen[peer.Node] = &sighting{Life: LifeOf(peer), address: peer.Address, streams: make(map[exchangeServer]struct{})}
+	case s.Incarnation == peer.Incarnation:
+		s.address = peer.Address
+	}
+}
+
+// speaks notes an open Exchange stream of a peer that was recorded; the result ends it.
+func (n *lives) speaks(peer Identity, stream exchangeServer) (end func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.seen[peer.Node]
+	s.streams[stream] = struct{}{}
+	return func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		delete(s.streams, stream)
+	}
+}
+
+// tell sends r on the open streams of a node. They can't end meanwhile; a stream carries
+// so little this way that Send does not wait.
+func (n *lives) tell(node nexusraft.NodeID, r *pb.ExchangeResponse) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if s := n.seen[node]; s != nil {
+		for stream := range s.streams {
+			_ = stream.Send(r) // an error is that the stream has ended
+		}
+	}
+}
+
+// SameAddress reports whether two host:port lead to the same socket, as far as their
+// spelling tells.
+func SameAddress(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	if errA != nil || errB != nil || portA != portB {
+		return false
+	}
+	return hostA == hostB || isLocal(hostA) && isLocal(hostB)
+}
+
+// isLocal reports whether a host can only be this machine.
+func isLocal(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || host == "" || ip != nil && (ip.IsLoopback() || ip.IsUnspecified())
+}

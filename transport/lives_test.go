@@ -1,0 +1,125 @@
+package transport
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+func TestSameAddress(t *testing.T) {
+	for _, tc := range []struct {
+		a, b string
+		want bool
+	}{
+		{"127.0.0.1:2027", "127.0.0.1:2027", true},
+		{"localhost:2027", "127.0.0.1:2027", true},
+		{"[::1]:2027", "0.0.0.0:2027", true},
+		{"127.0.0.1:2026", "127.0.0.1:2027", false},
+		{"10.0.0.1:2027", "127.0.0.1:2027", false},
+		{"host:2027", "host:2027", true},
+		{"host:2027", "nonsense", false},
+	} {
+		if diff := cmp.Diff(tc.want, SameAddress(tc.a, tc.b)); diff != "" {
+			t.Errorf("SameAddress(%q, %q): %s", tc.a, tc.b, diff)
+		}
+	}
+}
+
+// A life is followed by itself and by later ones only.
+func TestLifeCheck(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		seen   Life
+		fenced bool
+	}{
+		{"never seen", Life{}, false},
+		{"the same", Life{5, 1}, false},
+		{"a former one", Life{4, 9}, false},
+		{"a later one", Life{6, 1}, true},
+		{"another opening with its number", Life{5, 2}, true},
+		{"kept without a boot", Life{5, 0}, false},
+	} {
+		if err := tc.seen.Check(identityA); errors.Is(err, nexusraft.ErrFenced) != tc.fenced || (err != nil) != tc.fenced {
+			t.Errorf("%s: got %v, want fenced %t", tc.name, err, tc.fenced)
+		}
+	}
+}
+
+// A later life from elsewhere waits until the stream of the former one has ended.
+func TestLaterLifeWhileTheFormerSpeaks(t *testing.T) {
+	later := identityA
+	later.Incarnation++
+	moved := later
+	moved.Address = "elsewhere:1"
+	var n lives
+	n.record(identityA)
+	end := n.speaks(identityA, nil)
+	if err := n.check(moved); !errors.Is(err, nexusraft.ErrRefused) || errors.Is(err, nexusraft.ErrFenced) || !strings.Contains(err.Error(), "runs at a:1") {
+		t.Errorf("from elsewhere: got %v, want ErrRefused that says where it runs", err)
+	}
+	if err := n.check(later); err != nil {
+		t.Errorf("at the same address: %v", err)
+	}
+	end()
+	if err := n.check(moved); err != nil {
+		t.Errorf("once the former one is gone: %v", err)
+	}
+}
+
+// A node that was removed while it was connected, and says nothing, hears of it.
+func TestGreetAgain(t *testing.T) {
+	var removed atomic.Bool
+	f := &fakeNode{hello: func(Identity) error {
+		if removed.Load() {
+			return fmt.Errorf("%w: node a was removed", nexusraft.ErrFenced)
+		}
+		return nil
+	}}
+	s := NewServer(as(identityB), f, f)
+	addr, _ := serveAt(t, "127.0.0.1:0", s)
+	told := make(chan error, 100)
+	p := peersOf(t, identityA, PeersOptions{OnFenced: func(_ nexusraft.NodeID, err error) {
+		select {
+		case told <- err:
+		default:
+		}
+	}})
+	connect(t, p, addr)
+	s.GreetAgain(nodeB) // nobody is there by that name
+	removed.Store(true)
+	s.GreetAgain(nodeA)
+	if err := await(t, "the refusal", told); !strings.Contains(err.Error(), "node a was removed") {
+		t.Errorf("got %v, want that it was removed", err)
+	}
+}
+
+// A refusal for good reaches the node that it concerns; one of a node that is not of its
+// cluster does not count.
+func TestFencedIsTold(t *testing.T) {
+	addr, _ := serve(t, identityB, &fakeNode{hello: func(Identity) error {
+		return fmt.Errorf("%w: node a was removed", nexusraft.ErrFenced)
+	}})
+	told := make(chan error, 100)
+	p := peersOf(t, identityA, PeersOptions{OnFenced: func(_ nexusraft.NodeID, err error) {
+		select {
+		case told <- err:
+		default:
+		}
+	}})
+	p.SetAddress(nodeB, addr)
+	if err := await(t, "the refusal", told); !errors.Is(err, nexusraft.ErrFenced) || !strings.Contains(err.Error(), "node a was removed") {
+		t.Errorf("got %v, want ErrFenced in the peer's words", err)
+	}
+	stranger := identityB
+	stranger.Cluster++
+	err := asRefusal(refusalStatus(stranger, hello(identityA, nodeB), fmt.Errorf("%w: so there", nexusraft.ErrFenced)))
+	if fencedBy(identityA, nodeB, err) {
+		t.Error("a node of another cluster can fence this one")
+	}
+}
