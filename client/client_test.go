@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -273,5 +274,18 @@ func TestJudge(t *testing.T) {
 			t.Errorf("%v, write %t, sent %t: got %d and %v, want %d, uncertain %t",
 				test.err, test.write, test.sent, got, err, test.want, test.uncertain)
 		}
+	}
+}
+
+// What no node takes does not leave: beyond gRPC's own limit its error would be uncertain.
+func TestAPutThatIsTooLargeIsNotSent(t *testing.T) {
+	n := start(t, nil)
+	c := connect(t, Options{Endpoints: []string{n.address}})
+	if _, err := c.Put(within(t), []byte("k"), nil); err != nil {
+		t.Fatal(err)
+	}
+	_, err := c.Put(within(t), bytes.Repeat([]byte("k"), 100), make([]byte, 5<<20))
+	if !errors.Is(err, nexusraft.ErrTooLarge) || errors.Is(err, nexusraft.ErrUncertain) || n.arrivals.Load() != 1 || len(err.Error()) > 300 {
+		t.Errorf("got %v and %d requests, want ErrTooLarge in a line, and the first alone", err, n.arrivals.Load())
 	}
 }

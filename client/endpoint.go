@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync/atomic"
@@ -52,6 +53,9 @@ func newEndpoint(address string) (*endpoint, error) {
 func (e *endpoint) dial(ctx context.Context, address string) (net.Conn, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "tcp", address)
+	if op, ok := errors.AsType[*net.OpError](err); ok { // its text names the address, which the caller does
+		err = op.Err
+	}
 	e.failure.Store(&err)
 	return conn, err
 }
@@ -72,15 +76,15 @@ func (e *endpoint) ready(ctx context.Context, timeout time.Duration) error {
 			return fmt.Errorf("client: %w", nexusraft.ErrClosed)
 		case connectivity.TransientFailure:
 			if err := e.failure.Load(); err != nil && *err != nil {
-				return fmt.Errorf("client: connect to %s: %w", e.address, *err)
+				return fmt.Errorf("client: %s: %w", e.address, *err)
 			}
-			return fmt.Errorf("client: connect to %s: it does not speak gRPC", e.address)
+			return fmt.Errorf("client: %s: something listens there, but does not answer as a node does", e.address)
 		}
 		if !e.conn.WaitForStateChange(wait, state) {
 			if ctx.Err() != nil {
-				return fmt.Errorf("client: connect to %s: %w", e.address, ctx.Err())
+				return fmt.Errorf("client: %s: no connection: %w", e.address, ctx.Err())
 			}
-			return fmt.Errorf("client: connect to %s: no answer within %v", e.address, timeout)
+			return fmt.Errorf("client: %s: no connection within %v", e.address, timeout)
 		}
 	}
 }

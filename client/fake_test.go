@@ -27,13 +27,25 @@ type fakeNode struct {
 
 	address  string
 	server   *grpc.Server
-	arrivals atomic.Int64 // of KV requests
+	arrivals atomic.Int64 // of KV requests, changes and transfers
 
 	put      func(context.Context, *etcdserverpb.PutRequest) (*etcdserverpb.PutResponse, error)
 	del      func(context.Context, *etcdserverpb.DeleteRangeRequest) (*etcdserverpb.DeleteRangeResponse, error)
 	rangeOf  func(context.Context, *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error)
 	status   *nexusraftv1.StatusResponse
 	checksum *nexusraftv1.ChecksumResponse
+	change   func(context.Context, *nexusraftv1.ChangeMembershipRequest) (*nexusraftv1.ChangeMembershipResponse, error)
+	transfer func(context.Context, *nexusraftv1.TransferLeaderRequest) (*nexusraftv1.TransferLeaderResponse, error)
+}
+
+func (n *fakeNode) ChangeMembership(ctx context.Context, req *nexusraftv1.ChangeMembershipRequest) (*nexusraftv1.ChangeMembershipResponse, error) {
+	n.arrivals.Add(1)
+	return n.change(ctx, req)
+}
+
+func (n *fakeNode) TransferLeader(ctx context.Context, req *nexusraftv1.TransferLeaderRequest) (*nexusraftv1.TransferLeaderResponse, error) {
+	n.arrivals.Add(1)
+	return n.transfer(ctx, req)
 }
 
 func (n *fakeNode) Put(ctx context.Context, req *etcdserverpb.PutRequest) (*etcdserverpb.PutResponse, error) {

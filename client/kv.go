@@ -22,6 +22,9 @@ const copiesHeader = "nexus-copies"
 // pageKeys is how many keys List asks for at a time; halved while the answer is too large.
 const pageKeys = 4096
 
+// maxPutBytes is above what any node takes, and below what gRPC lets through.
+const maxPutBytes = 2 << 20
+
 // KeyValue is one key, its value and where it stands in the history of the zone. The
 // slices belong to the caller.
 type KeyValue struct {
@@ -49,6 +52,9 @@ type DeleteResult struct {
 // The error is nexusraft.ErrUncertain if the put may have happened or may still happen; of
 // any other error nothing was and nothing will be written.
 func (c *Client) Put(ctx context.Context, key, value []byte) (PutResult, error) {
+	if n := len(key) + len(value); n > maxPutBytes { // beyond gRPC's own limit the node could not say so
+		return PutResult{}, fmt.Errorf("put %s: client: %w: key and value have %d bytes, and no node takes over %d", brief(key), nexusraft.ErrTooLarge, n, maxPutBytes)
+	}
 	var result PutResult
 	err := c.write(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
 		var header metadata.MD
@@ -61,7 +67,7 @@ func (c *Client) Put(ctx context.Context, key, value []byte) (PutResult, error) 
 		return nil
 	})
 	if err != nil {
-		return PutResult{}, fmt.Errorf("put %q: %w", key, err)
+		return PutResult{}, fmt.Errorf("put %s: %w", brief(key), err)
 	}
 	return result, nil
 }
@@ -84,7 +90,7 @@ func (c *Client) Delete(ctx context.Context, key []byte) (DeleteResult, error) {
 		return nil
 	})
 	if err != nil {
-		return DeleteResult{}, fmt.Errorf("delete %q: %w", key, err)
+		return DeleteResult{}, fmt.Errorf("delete %s: %w", brief(key), err)
 	}
 	return result, nil
 }
@@ -94,7 +100,7 @@ func (c *Client) Delete(ctx context.Context, key []byte) (DeleteResult, error) {
 func (c *Client) Get(ctx context.Context, key []byte) (KeyValue, bool, error) {
 	resp, err := c.rangeOf(ctx, &etcdserverpb.RangeRequest{Key: key})
 	if err != nil {
-		return KeyValue{}, false, fmt.Errorf("get %q: %w", key, err)
+		return KeyValue{}, false, fmt.Errorf("get %s: %w", brief(key), err)
 	}
 	if len(resp.Kvs) == 0 {
 		return KeyValue{}, false, nil
@@ -118,7 +124,7 @@ func (c *Client) List(ctx context.Context, prefix []byte) iter.Seq2[KeyValue, er
 				continue
 			}
 			if err != nil {
-				yield(KeyValue{}, fmt.Errorf("list %q: %w", prefix, err))
+				yield(KeyValue{}, fmt.Errorf("list %s: %w", brief(prefix), err))
 				return
 			}
 			for _, kv := range resp.Kvs {
@@ -156,6 +162,15 @@ func prefixRange(prefix []byte) (key, end []byte) {
 		}
 	}
 	return prefix, []byte{0}
+}
+
+// brief quotes a key for an error's text, a long one in part.
+func brief(key []byte) string {
+	const most = 64
+	if len(key) <= most {
+		return strconv.Quote(string(key))
+	}
+	return fmt.Sprintf("%q… (%d bytes)", key[:most], len(key))
 }
 
 func keyValue(kv *mvccpb.KeyValue) KeyValue {

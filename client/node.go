@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	nexusraftv1 "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/internal/wire"
@@ -31,7 +34,10 @@ func (c *Client) Status(ctx context.Context, endpoint string) (nexusraft.NodeSta
 	}
 	resp, err := nexusraftv1.NewClusterClient(e.conn).Status(ctx, &nexusraftv1.StatusRequest{})
 	if err != nil {
-		return nexusraft.NodeStatus{}, fmt.Errorf("client: status of %s: %w", endpoint, err)
+		if status.Code(err) == codes.DeadlineExceeded {
+			err = fmt.Errorf("no answer within %v: %w", c.opts.AttemptTimeout, context.DeadlineExceeded)
+		}
+		return nexusraft.NodeStatus{}, fmt.Errorf("client: %s: status: %w", endpoint, err)
 	}
 	return wire.NodeStatusFromProto(resp.GetStatus()), nil
 }

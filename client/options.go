@@ -33,6 +33,11 @@ type Options struct {
 	// sent. A read then goes to the next endpoint, a write ends with
 	// nexusraft.ErrUncertain. 0 means DefaultAttemptTimeout.
 	AttemptTimeout time.Duration
+
+	// OnWait, if set, is told why Members, ChangeMembership or TransferLeader is about to
+	// wait before it tries again, up to a few dozen times a second, on the goroutine of
+	// that call. It must not call the client.
+	OnWait func(reason error)
 }
 
 // withDefaults returns a completed copy, or everything that is wrong with o.

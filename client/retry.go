@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -48,7 +49,7 @@ func (c *Client) try(ctx context.Context, write bool, call callFunc) error {
 	ctx = metadata.AppendToOutgoingContext(ctx, zoneHeader, c.opts.Zone.String())
 	endpoints := c.opts.Endpoints
 	next, unfit, delay := c.firstIndex(), 0, minBackoff
-	var last error
+	last := make([]error, len(endpoints)) // what each endpoint came to
 	for failures := 1; ; failures++ {
 		if ctx.Err() != nil {
 			return gaveUp(ctx, last)
@@ -71,7 +72,8 @@ func (c *Client) try(ctx context.Context, write bool, call callFunc) error {
 		if v == final || unfit >= len(endpoints) {
 			return err
 		}
-		last, next = err, c.nextIndex(next, err)
+		last[next] = err
+		next = c.nextIndex(next, err)
 		if failures%len(endpoints) == 0 || errors.Is(err, nexusraft.ErrOverloaded) {
 			pause(ctx, delay)
 			delay = min(2*delay, maxBackoff)
@@ -165,14 +167,31 @@ func (c *Client) nextIndex(i int, err error) int {
 	return (i + 1) % len(c.opts.Endpoints)
 }
 
-// gaveUp says why a call was not tried again, and what the last attempt came to. Nothing
-// was written.
-func gaveUp(ctx context.Context, last error) error {
-	if last == nil {
-		return fmt.Errorf("client: %w", ctx.Err())
-	}
-	return fmt.Errorf("client: gave up: %w; the last attempt: %w", ctx.Err(), last)
+// gaveUpError says why a call was not tried again, and what the last attempt at each
+// endpoint came to. Nothing was written.
+type gaveUpError struct {
+	cause error // the context's
+	last  []error
 }
+
+func gaveUp(ctx context.Context, last []error) error {
+	last = slices.DeleteFunc(slices.Clone(last), func(err error) bool { return err == nil })
+	return &gaveUpError{ctx.Err(), last}
+}
+
+func (e *gaveUpError) Error() string {
+	text := "client: gave up, out of time"
+	if errors.Is(e.cause, context.Canceled) {
+		text = "client: cancelled"
+	}
+	for _, err := range e.last {
+		text += "; " + strings.TrimPrefix(err.Error(), "client: ")
+	}
+	return text
+}
+
+// Unwrap makes the context's error and those of the attempts known to errors.Is.
+func (e *gaveUpError) Unwrap() []error { return append([]error{e.cause}, e.last...) }
 
 // pause waits between half of d and d, or until ctx ends.
 func pause(ctx context.Context, d time.Duration) {

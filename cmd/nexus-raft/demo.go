@@ -18,7 +18,7 @@ type demoCommand struct {
 	Kill       string        `help:"What to kill with SIGKILL while writers run: leader (and then the new leader), follower, witness, each (one after the other) or none." enum:"leader,follower,witness,each,none" default:"leader"`
 	MinSeconds float64       `help:"How long writers run, at least." default:"10"`
 	Writers    int           `help:"How many write at the same time." default:"8"`
-	DataDir    string        `help:"Where the three processes keep their data, empty or absent; by default a temporary directory." placeholder:"DIR"`
+	DataDir    string        `env:"NEXUS_RAFT_DEMO_DATA_DIR" help:"Where the three processes keep their data, empty or absent; by default a temporary directory." placeholder:"DIR"`
 	Keep       bool          `help:"Keep data and logs; otherwise they are removed unless something goes wrong."`
 	JSON       bool          `help:"Print the summary as JSON, as the last line and alone on standard output; all else goes to standard error."`
 	Deadline   time.Duration `help:"How long the whole demo may take." default:"30m"`

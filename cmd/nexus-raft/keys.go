@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -10,23 +11,44 @@ import (
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/client"
+	"github.com/nexi-lab/nexus-raft/kv"
 )
 
-// remote are the flags of every command that asks a cluster.
-type remote struct {
+// asking are the flags of every command that asks a cluster.
+type asking struct {
 	Endpoints []string      `help:"Nodes to ask, separated by commas; any that answers will do." default:"127.0.0.1:2026" placeholder:"HOST:PORT"`
-	Timeout   time.Duration `help:"How long to try." default:"5s"`
+	Timeout   time.Duration `help:"How long to try; for status, how long to wait for each node." default:"${timeout}"`
 	JSON      bool          `help:"Print JSON, one object per line. A key or value that is not valid UTF-8 is in the field key_base64 or value_base64 instead of key or value."`
 }
 
-// connect returns a client, a context that ends with the timeout, and what ends both.
-func (r *remote) connect(ctx context.Context) (*client.Client, context.Context, func(), error) {
-	if r.Timeout <= 0 {
-		return nil, nil, nil, usageError{fmt.Errorf("--timeout %v is not above 0", r.Timeout)}
+// client returns a client; o has what the flags don't say.
+func (a *asking) client(o client.Options) (*client.Client, error) {
+	if a.Timeout <= 0 {
+		return nil, usageError{fmt.Errorf("--timeout %v is not above 0", a.Timeout)}
 	}
-	c, err := client.New(client.Options{Endpoints: r.Endpoints})
+	o.Endpoints = a.Endpoints
+	c, err := client.New(o)
 	if err != nil {
-		return nil, nil, nil, usageError{err}
+		return nil, usageError{err}
+	}
+	return c, nil
+}
+
+// remote are the flags of every command that is about one zone.
+type remote struct {
+	asking
+	Zone nexusraft.ZoneID `help:"The zone, in hexadecimal; 1 is the root zone." default:"1" placeholder:"HEX"`
+}
+
+// connect returns a client, a context that ends with the timeout, and what ends both.
+func (r *remote) connect(ctx context.Context, o client.Options) (*client.Client, context.Context, func(), error) {
+	if r.Zone == 0 {
+		return nil, nil, nil, usageError{errors.New("--zone 0 is no zone; 1 is the root zone")}
+	}
+	o.Zone = r.Zone
+	c, err := r.client(o)
+	if err != nil {
+		return nil, nil, nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
 	return c, ctx, func() { cancel(); c.Close() }, nil
@@ -66,6 +88,24 @@ func printJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
+// explain adds the way out to an error of a request about keys.
+func explain(err error) error {
+	for _, known := range []struct {
+		err    error
+		wayOut string
+	}{
+		{nexusraft.ErrUncertain, "read the key before you write it again"},
+		{nexusraft.ErrZoneNotFound, "nexus-raft status shows which zones there are"},
+		{nexusraft.ErrTooLarge, fmt.Sprintf("the limits are %d bytes for a key, and %d for key and value with their frame", kv.MaxKeyBytes, kv.MaxRequestBytes)},
+		{nexusraft.ErrDiskFull, "nothing was written; nexus-raft status shows whose disk is full"},
+	} {
+		if errors.Is(err, known.err) {
+			return fmt.Errorf("%w; %s", err, known.wayOut)
+		}
+	}
+	return err
+}
+
 type putCommand struct {
 	Key   string `arg:"" help:"Key, 1 byte to 4 KiB."`
 	Value string `arg:"" help:"Value."`
@@ -82,14 +122,14 @@ Example:
 }
 
 func (c *putCommand) Run(ctx context.Context, s streams) error {
-	conn, ctx, end, err := c.connect(ctx)
+	conn, ctx, end, err := c.connect(ctx, client.Options{})
 	if err != nil {
 		return err
 	}
 	defer end()
 	r, err := conn.Put(ctx, []byte(c.Key), []byte(c.Value))
 	if err != nil {
-		return err
+		return explain(err)
 	}
 	if c.JSON {
 		return printJSON(s.out, struct {
@@ -117,7 +157,7 @@ Example:
 }
 
 func (c *getCommand) Run(ctx context.Context, s streams) error {
-	conn, ctx, end, err := c.connect(ctx)
+	conn, ctx, end, err := c.connect(ctx, client.Options{})
 	if err != nil {
 		return err
 	}
@@ -125,9 +165,9 @@ func (c *getCommand) Run(ctx context.Context, s streams) error {
 	kv, found, err := conn.Get(ctx, []byte(c.Key))
 	switch {
 	case err != nil:
-		return err
+		return explain(err)
 	case !found:
-		return fmt.Errorf("get: there is no key %q", c.Key)
+		return fmt.Errorf("get: there is no key %.64q", c.Key)
 	case c.JSON:
 		return printJSON(s.out, newPair(kv))
 	}
@@ -149,14 +189,14 @@ Example:
 }
 
 func (c *delCommand) Run(ctx context.Context, s streams) error {
-	conn, ctx, end, err := c.connect(ctx)
+	conn, ctx, end, err := c.connect(ctx, client.Options{})
 	if err != nil {
 		return err
 	}
 	defer end()
 	r, err := conn.Delete(ctx, []byte(c.Key))
 	if err != nil {
-		return err
+		return explain(err)
 	}
 	if c.JSON {
 		return printJSON(s.out, struct {
@@ -184,14 +224,14 @@ Example:
 }
 
 func (c *listCommand) Run(ctx context.Context, s streams) error {
-	conn, ctx, end, err := c.connect(ctx)
+	conn, ctx, end, err := c.connect(ctx, client.Options{})
 	if err != nil {
 		return err
 	}
 	defer end()
 	for kv, err := range conn.List(ctx, []byte(c.Prefix)) {
 		if err != nil {
-			return err
+			return explain(err)
 		}
 		if c.JSON {
 			err = printJSON(s.out, newPair(kv))

@@ -9,7 +9,7 @@ import (
 
 // mainVariable makes this test program behave as nexus-raft itself, for tests that need
 // processes.
-const mainVariable = "NEXUS_RAFT_MAIN"
+const mainVariable = "RUN_AS_NEXUS_RAFT"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(mainVariable) != "" {
@@ -45,11 +45,26 @@ func TestExitStatuses(t *testing.T) {
 		{[]string{"get", "k", "--endpoints", nobody, "--timeout", "100ms"}, exitFailed, nobody},
 		{[]string{"put", "k", "v", "--endpoints", nobody, "--timeout", "100ms"}, exitFailed, nobody},
 		{[]string{"status", "--endpoints", nobody, "--timeout", "100ms"}, exitFailed, "no endpoint answered"},
+		{[]string{"get", "k", "--endpoints", "127.0.0.1"}, exitUsage, `"127.0.0.1" is not host:port`},
+		{[]string{"put", "k", "v", "--zone", "0"}, exitUsage, "--zone 0"},
+		{[]string{"member"}, exitUsage, "expected one of"},
+		{[]string{"member", "replace", "n1"}, exitUsage, "<new>"},
+		{[]string{"member", "list", "--endpoints", nobody, "--timeout", "100ms"}, exitFailed, "no leader answers: " + nobody},
+		{[]string{"member", "remove", "n1", "--endpoints", nobody, "--timeout", "100ms"}, exitFailed, nobody},
+		{[]string{"transfer", "--endpoints", nobody, "--timeout", "100ms"}, exitFailed, nobody},
+		{[]string{"status", "--timeout=-1s"}, exitUsage, "--timeout -1s is not above 0"},
 		{[]string{"serve", "--data-dir", empty, "--listen", "0.0.0.0:0"}, exitUsage, "--insecure"},
 		{[]string{"serve", "--data-dir", empty, "--listen", ":0"}, exitUsage, "--insecure"},
 		{[]string{"serve", "--data-dir", empty, "--listen", "192.0.2.1:2026"}, exitUsage, "--insecure"},
 		{[]string{"serve", "--data-dir", empty, "--listen", "0.0.0.0:0", "--insecure"}, exitUsage, "--advertise"},
 		{[]string{"serve", "--data-dir", empty, "--advertise", "nonsense"}, exitUsage, "--advertise"},
+		{[]string{"serve", "--data-dir", empty, "--join", "nonsense"}, exitUsage, "--join"},
+		{[]string{"serve", "--data-dir", empty, "--config", empty + "/none.yaml"}, exitUsage, empty + "/none.yaml"},
+		{[]string{"serve", "--data-dir", empty, "--disk-reserve", "lots"}, exitUsage, "--disk-reserve"},
+		{[]string{"witness", "--data-dir", empty, "--listen", "0.0.0.0:0"}, exitUsage, "--insecure"},
+		{[]string{"witness", "--data-dir", empty, "--listen", "127.0.0.1:0"}, exitFailed, "--join"},
+		{[]string{"init", "--data-dir", empty, "--listen", "0.0.0.0:2026"}, exitUsage, "--advertise"},
+		{[]string{"init", "--data-dir", empty, "--advertise", "n.example:0"}, exitUsage, "port 0"},
 		{[]string{"serve", "--data-dir", empty, "--log-level", "loud"}, exitUsage, "--log-level"},
 		{[]string{"serve", "--data-dir", empty, "--listen", "127.0.0.1:0"}, exitFailed, "--join"},
 		{[]string{"demo", empty}, exitFailed, "holds no file"},
@@ -59,6 +74,15 @@ func TestExitStatuses(t *testing.T) {
 		{[]string{"demo", "--min-seconds", "NaN"}, exitUsage, "--min-seconds"},
 		{[]string{"demo", "--writers", "0"}, exitUsage, "--writers"},
 		{[]string{"demo", "--deadline", "-1s"}, exitUsage, "--deadline"},
+		{[]string{"bench", "erase"}, exitUsage, "put"},
+		{[]string{"bench", "--endpoints", "nonsense"}, exitUsage, `"nonsense" is not host:port`},
+		{[]string{"bench", "--clients", "0"}, exitUsage, "--clients"},
+		{[]string{"bench", "--value-size", "-1"}, exitUsage, "--value-size"},
+		{[]string{"bench", "--key-space", "0"}, exitUsage, "--key-space"},
+		{[]string{"bench", "--duration", "0s"}, exitUsage, "--duration"},
+		{[]string{"bench", "--zone", "xyz"}, exitUsage, "--zone"},
+		{[]string{"bench", "--endpoints", nobody, "--html", empty}, exitFailed, "is not a file"},
+		{[]string{"bench", "--endpoints", nobody}, exitFailed, nobody},
 	} {
 		status, stdout, stderr := command(t, tc.args...)
 		if status != tc.status || !strings.Contains(stderr, tc.says) || strings.Count(stderr, "\n") > 2 {
@@ -68,8 +92,8 @@ func TestExitStatuses(t *testing.T) {
 }
 
 func TestHelpHasAnExample(t *testing.T) {
-	for _, name := range []string{"init", "serve", "witness", "demo", "put", "get", "del", "list", "status"} {
-		status, stdout, stderr := command(t, name, "--help")
+	for _, name := range []string{"init", "serve", "witness", "demo", "bench", "put", "get", "del", "list", "status", "member list", "member remove", "member replace", "member promote", "transfer"} {
+		status, stdout, stderr := command(t, append(strings.Fields(name), "--help")...)
 		if status != exitOK || !strings.Contains(stdout, "Example") || stderr != "" {
 			t.Errorf("%s --help: got status %d, %q, %q; want an example", name, status, stdout, stderr)
 		}
@@ -77,8 +101,10 @@ func TestHelpHasAnExample(t *testing.T) {
 }
 
 func TestVersion(t *testing.T) {
-	status, stdout, stderr := command(t, "--version")
-	if status != exitOK || !strings.HasPrefix(stdout, "nexus-raft ") || stderr != "" {
-		t.Errorf("got status %d, %q, %q; want name and version", status, stdout, stderr)
+	for _, args := range [][]string{{"--version"}, {"serve", "--version"}, {"put", "--version"}} {
+		status, stdout, stderr := command(t, args...)
+		if status != exitOK || !strings.HasPrefix(stdout, "nexus-raft ") || stderr != "" {
+			t.Errorf("%q: got status %d, %q, %q; want name and version", args, status, stdout, stderr)
+		}
 	}
 }

@@ -1,17 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"net"
+	"strings"
 
+	"github.com/nexi-lab/nexus-raft/internal/program"
 	"github.com/nexi-lab/nexus-raft/internal/server"
 	"github.com/nexi-lab/nexus-raft/kv"
 	"github.com/nexi-lab/nexus-raft/node"
+	"github.com/nexi-lab/nexus-raft/storage"
 )
 
 // initCommand founds a cluster.
@@ -33,104 +34,82 @@ Example:
 }
 
 func (c *initCommand) Run(s streams) error {
-	address := c.Advertise
-	if address == "" {
-		address = c.Listen
+	if err := program.CheckReachable(c.Listen, c.Advertise); err != nil {
+		return usageError{err}
 	}
-	if _, _, err := net.SplitHostPort(address); err != nil {
-		return usageError{fmt.Errorf("address %q is not host:port", address)}
-	}
-	founded, err := node.Init(node.Config{Dir: c.DataDir, Name: c.Name, Advertise: address, StateMachine: kv.StateMachine{}})
+	address := cmp.Or(c.Advertise, c.Listen)
+	founded, err := node.Init(node.Config{
+		Dir: c.DataDir, Name: c.Name, Advertise: address, StateMachine: kv.StateMachine{},
+		Storage: storage.Options{DiskReserve: -1}, // it writes next to nothing, and serve has a reserve of its own
+	})
 	if err != nil {
 		return err
 	}
 	if c.JSON {
 		return json.NewEncoder(s.out).Encode(founded)
 	}
-	_, err = fmt.Fprintf(s.out, "founded cluster %v with node %v in %s\nstart it with: nexus-raft serve --data-dir %s --listen %s\n",
-		founded.Cluster, founded.Node, c.DataDir, c.DataDir, c.Listen)
+	_, err = fmt.Fprintf(s.out, "founded cluster %v with node %v in %s\nstart it with: %s\n",
+		founded.Cluster, founded.Node, c.DataDir, c.next())
 	return err
+}
+
+// next is the command line that serves what was founded.
+func (c *initCommand) next() string {
+	words := []string{"nexus-raft", "serve", "--data-dir", quoted(c.DataDir), "--listen", quoted(c.Listen)}
+	if c.Advertise != "" {
+		words = append(words, "--advertise", quoted(c.Advertise))
+	}
+	return strings.Join(words, " ")
+}
+
+// quoted returns a word as a POSIX shell wants it.
+func quoted(word string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./:@%+=,", r)
+	}
+	if word != "" && strings.TrimFunc(word, plain) == "" {
+		return word
+	}
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
 // serveCommand runs a member.
 type serveCommand struct {
-	DataDir   string   `help:"Directory of the node's data." required:"" placeholder:"DIR"`
-	Listen    string   `help:"Address to serve on." default:"127.0.0.1:2026" placeholder:"HOST:PORT"`
-	Advertise string   `help:"Address where other nodes reach this one; by default the one it serves on." placeholder:"HOST:PORT"`
-	Join      []string `help:"Nodes of the cluster to join, separated by commas. Needed at the first start only." placeholder:"HOST:PORT"`
-	Name      string   `help:"What people call this node; must be unique in the cluster." placeholder:"NAME"`
-	LogLevel  string   `help:"How much to log: debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
-	LogFormat string   `help:"How to log: text or json." enum:"text,json" default:"text"`
-	Insecure  bool     `help:"Serve on an address that others can reach, although nothing is encrypted and nobody is authenticated."`
+	program.Daemon `set:"listen=127.0.0.1:2026"`
 
-	StopWhenStdinCloses bool `hidden:"" help:"Stop in order when standard input ends, so that no node outlives the process that started it."`
+	DiskReserve byteSize `help:"How much of the disk stays free: below it, writes are refused and reads go on. 0 for none." default:"128MiB" placeholder:"SIZE"`
 }
 
 func (*serveCommand) Help() string {
-	return `A member holds data and votes. It logs to standard error, "ready" once it serves; SIGTERM and
-SIGINT stop it in order. The same command line starts it again.
+	return `A member holds data and votes.
 
 Examples:
 
   nexus-raft serve --data-dir D1
-  nexus-raft serve --data-dir D2 --name n2 --listen 127.0.0.1:2036 --join 127.0.0.1:2026`
+  nexus-raft serve --data-dir D2 --name n2 --listen 127.0.0.1:2036 --join 127.0.0.1:2026
+
+The same command line starts it again.` + program.DaemonHelp
 }
 
 func (c *serveCommand) Run(ctx context.Context, s streams) error {
-	if err := c.checkAddresses(); err != nil {
-		return usageError{err}
-	}
-	if c.StopWhenStdinCloses {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithCancel(ctx)
-		defer cancel()
-		go func() { // ends with the process: a read can't be called off
-			io.Copy(io.Discard, s.in)
-			cancel()
-		}()
-	}
-	n, err := node.Open(node.Config{
-		Dir: c.DataDir, Name: c.Name, Advertise: c.Advertise, Join: c.Join,
-		StateMachine: kv.StateMachine{}, Logger: c.logger(s.err), ServerOptions: server.Options(),
+	return c.Serve(ctx, s.in, func(ctx context.Context, lis net.Listener) error {
+		n, err := node.Open(node.Config{
+			Dir: c.DataDir, Name: c.Name, Advertise: c.Advertise, Join: c.Join, JoinTimeout: c.JoinTimeout,
+			StateMachine: kv.StateMachine{}, Logger: c.Logger(s.err), ServerOptions: server.Options(),
+			Storage: storage.Options{DiskReserve: c.reserve()},
+		})
+		if err != nil {
+			lis.Close()
+			return err
+		}
+		return n.Run(ctx, lis, etcdServices(n))
 	})
-	if err != nil {
-		return err
-	}
-	lis, err := net.Listen("tcp", c.Listen)
-	if err != nil {
-		return errors.Join(err, n.Close())
-	}
-	service := server.NewKV(zones{n}, func() server.Identity { return server.Identity{Cluster: n.Cluster(), Node: n.ID()} })
-	return n.Run(ctx, lis, service.Register)
 }
 
-// checkAddresses refuses to serve the world without being told to, and an address that
-// nobody can dial.
-func (c *serveCommand) checkAddresses() error {
-	addr, err := net.ResolveTCPAddr("tcp", c.Listen)
-	if err != nil {
-		return fmt.Errorf("--listen %q: %w", c.Listen, err)
+// reserve is the flag as the store wants it, where 0 is the default and none is negative.
+func (c *serveCommand) reserve() int64 {
+	if c.DiskReserve == 0 {
+		return -1
 	}
-	everywhere := addr.IP == nil || addr.IP.IsUnspecified()
-	switch {
-	case !c.Insecure && !addr.IP.IsLoopback():
-		return fmt.Errorf("--listen %s can be reached from other machines, and nothing is encrypted or authenticated yet: add --insecure if the network is trusted", c.Listen)
-	case everywhere && c.Advertise == "":
-		return fmt.Errorf("--listen %s names no address that others could dial: add --advertise HOST:PORT", c.Listen)
-	case c.Advertise == "":
-		return nil
-	}
-	if _, _, err := net.SplitHostPort(c.Advertise); err != nil {
-		return fmt.Errorf("--advertise %q is not host:port", c.Advertise)
-	}
-	return nil
-}
-
-func (c *serveCommand) logger(w io.Writer) *slog.Logger {
-	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
-	options := &slog.HandlerOptions{Level: levels[c.LogLevel]}
-	if c.LogFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, options))
-	}
-	return slog.New(slog.NewTextHandler(w, options))
+	return int64(c.DiskReserve)
 }

@@ -122,18 +122,18 @@ func TestStatus(t *testing.T) {
 	var leads nexusraft.NodeStatus
 	eventually(t, "the member leads", func() bool {
 		_, stdout, _ := command(t, "status", "--json", "--endpoints", endpoint)
-		var a answer
-		if err := json.Unmarshal([]byte(stdout), &a); err != nil || a.Status == nil {
+		var r report
+		if err := json.Unmarshal([]byte(stdout), &r); err != nil || len(r.Answers) != 1 || r.Answers[0].Status == nil {
 			return false
 		}
-		leads = *a.Status
+		leads = *r.Answers[0].Status
 		return len(leads.Zones) == 1 && leads.Zones[0].State == nexusraft.Leader
 	})
 	if leads.Name != "n1" || leads.Address != endpoint || !leads.Healthy || leads.Witness {
 		t.Errorf("got %+v, want n1 at %s, healthy", leads, endpoint)
 	}
 	status, stdout, _ := command(t, "status", "--endpoints", endpoint+",127.0.0.1:1")
-	for _, want := range []string{"member n1", "healthy", "leader n1", "127.0.0.1:1", "no answer"} {
+	for _, want := range []string{"n1", "healthy", "LEADER", "can NOT lose n1: it is the only member", "127.0.0.1:1: no answer"} {
 		if status != exitOK || !strings.Contains(stdout, want) {
 			t.Errorf("status: got %d and\n%s\nwant %q in it", status, stdout, want)
 		}
@@ -163,6 +163,25 @@ func TestServeStopsInOrderAndStartsAgain(t *testing.T) {
 	}
 	if err := again.Wait(); err != nil {
 		t.Errorf("SIGTERM: %v, want status 0", err)
+	}
+}
+
+// What init prints can be given to a shell as it is.
+func TestInitPrintsTheNextCommand(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "Bob's $HOME; data")
+	status, stdout, stderr := command(t, "init", "--data-dir", dir, "--listen", "0.0.0.0:2026", "--advertise", "n1.example:2026")
+	_, next, ok := strings.Cut(strings.TrimSpace(stdout), "start it with: nexus-raft ")
+	if status != exitOK || !ok {
+		t.Fatalf("got status %d, %q, %q; want the next command", status, stdout, stderr)
+	}
+	out, err := exec.CommandContext(t.Context(), "sh", "-c", `printf '%s\n' `+next).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := strings.Split(strings.TrimSpace(string(out)), "\n")
+	want := []string{"serve", "--data-dir", dir, "--listen", "0.0.0.0:2026", "--advertise", "n1.example:2026"}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("what a shell makes of %q (-want +got):\n%s", next, d)
 	}
 }
 

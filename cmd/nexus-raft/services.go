@@ -1,10 +1,21 @@
 package main
 
 import (
+	"google.golang.org/grpc"
+
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/server"
 	"github.com/nexi-lab/nexus-raft/node"
 )
+
+// etcdServices registers what a member offers of etcd's API.
+func etcdServices(n *node.Node) func(grpc.ServiceRegistrar) {
+	identity := func() server.Identity { return server.Identity{Cluster: n.Cluster(), Node: n.ID()} }
+	return func(r grpc.ServiceRegistrar) {
+		server.NewKV(zones{n}, identity).Register(r)
+		server.NewOperator(zones{n}, n).Register(r)
+	}
+}
 
 // zones are a node's, as the key-value service needs them.
 type zones struct{ node *node.Node }

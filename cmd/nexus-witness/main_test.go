@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+
+	"github.com/nexi-lab/nexus-raft/internal/program"
 )
 
 func TestRunStatus(t *testing.T) {
@@ -17,11 +19,13 @@ func TestRunStatus(t *testing.T) {
 		{[]string{"--help"}, 0, "nexus-witness --data-dir /var/lib/nexus-witness --join"},
 		{nil, 2, "--data-dir"},
 		{[]string{"--data-dir", empty, "--log-level", "loud"}, 2, "loud"},
-		{[]string{"--data-dir", empty}, 1, "no cluster in " + empty + ": give --join ADDRESS"},
-		{[]string{"--data-dir", empty, "--listen", ":2027"}, 1, "--insecure"},
+		{[]string{"--data-dir", empty, "--listen", "127.0.0.1:0"}, 1, "no cluster in " + empty + ": give --join ADDRESS"},
+		{[]string{"--data-dir", empty, "--listen", ":2027"}, 2, "--insecure"},
+		{[]string{"--data-dir", empty, "--disk-reserve", "1GiB"}, 2, "--disk-reserve"},
+		{[]string{"--config", empty + "/none.yaml"}, 2, empty + "/none.yaml"},
 	} {
 		var out bytes.Buffer
-		if got := run(tc.args, &out, &out); got != tc.status || !strings.Contains(out.String(), tc.want) {
+		if got := run(t.Context(), tc.args, program.Standard{Out: &out, Err: &out}); got != tc.status || !strings.Contains(out.String(), tc.want) {
 			t.Errorf("%q: got status %d, want %d with %q; it wrote:\n%s", tc.args, got, tc.status, tc.want, &out)
 		}
 	}

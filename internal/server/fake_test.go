@@ -118,8 +118,23 @@ func (f fakeZones) Zone(id nexusraft.ZoneID) (Zone, error) {
 	return nil, nexusraft.ErrZoneNotFound
 }
 
-// serve runs the service on a loopback socket and returns a connection to it.
+// fakeNode says of itself what it is told.
+type fakeNode struct {
+	status nexusraft.NodeStatus
+	room   error
+}
+
+func (n fakeNode) Status(context.Context) (nexusraft.NodeStatus, error) { return n.status, nil }
+
+func (n fakeNode) Room() error { return n.room }
+
+// serve runs the services on a loopback socket and returns a connection to them.
 func serve(t *testing.T, zones Zones) *grpc.ClientConn {
+	t.Helper()
+	return serveNode(t, zones, fakeNode{})
+}
+
+func serveNode(t *testing.T, zones Zones, node Node) *grpc.ClientConn {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -127,6 +142,7 @@ func serve(t *testing.T, zones Zones) *grpc.ClientConn {
 	}
 	s := grpc.NewServer(append([]grpc.ServerOption{grpc.MaxSendMsgSize(1 << 20)}, Options()...)...)
 	NewKV(zones, func() Identity { return Identity{Cluster: 0xC1, Node: 0xD1} }).Register(s)
+	NewOperator(zones, node).Register(s)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
 	conn, err := grpc.NewClient("passthrough:///"+l.Addr().String(),

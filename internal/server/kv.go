@@ -46,7 +46,7 @@ func NewKV(zones Zones, identity func() Identity) *KV {
 
 // Register adds the service to a gRPC server.
 func (s *KV) Register(r grpc.ServiceRegistrar) {
-	etcdserverpb.RegisterKVServer(r, s)
+	r.RegisterService(only(etcdserverpb.KV_ServiceDesc, "Range", "Put", "DeleteRange"), s)
 }
 
 // Range implements etcdserverpb.KVServer. With serializable it is answered from this
@@ -138,17 +138,26 @@ func write[R interface {
 
 // zone returns the zone that the request's metadata names.
 func (s *KV) zone(ctx context.Context) (Zone, error) {
+	id, err := zoneOf(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.zones.Zone(id)
+}
+
+// zoneOf returns the zone that a request's metadata names.
+func zoneOf(ctx context.Context) (nexusraft.ZoneID, error) {
 	id := nexusraft.RootZone
 	switch names := metadata.ValueFromIncomingContext(ctx, zoneHeader); len(names) {
 	case 0:
 	case 1:
 		if err := id.UnmarshalText([]byte(names[0])); err != nil {
-			return nil, fmt.Errorf("%w: metadata %s: %w", errBadMetadata, zoneHeader, err)
+			return 0, fmt.Errorf("%w: metadata %s: %w", errBadMetadata, zoneHeader, err)
 		}
 	default:
-		return nil, fmt.Errorf("%w: metadata %s names %d zones", errBadMetadata, zoneHeader, len(names))
+		return 0, fmt.Errorf("%w: metadata %s names %d zones", errBadMetadata, zoneHeader, len(names))
 	}
-	return s.zones.Zone(id)
+	return id, nil
 }
 
 // complete fills in what the state machine does not know.

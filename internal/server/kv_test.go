@@ -172,6 +172,9 @@ func TestWhatIsNotOffered(t *testing.T) {
 	client := etcdserverpb.NewKVClient(conn)
 	_, txnErr := client.Txn(t.Context(), &etcdserverpb.TxnRequest{})
 	_, compactErr := client.Compact(t.Context(), &etcdserverpb.CompactionRequest{})
+	_, defragErr := etcdserverpb.NewMaintenanceClient(conn).Defragment(t.Context(), &etcdserverpb.DefragmentRequest{})
+	_, disarmErr := etcdserverpb.NewMaintenanceClient(conn).Alarm(t.Context(), &etcdserverpb.AlarmRequest{Action: etcdserverpb.AlarmRequest_DEACTIVATE})
+	_, removeErr := etcdserverpb.NewClusterClient(conn).MemberRemove(t.Context(), &etcdserverpb.MemberRemoveRequest{ID: 1})
 	_, leaseErr := etcdserverpb.NewLeaseClient(conn).LeaseGrant(t.Context(), &etcdserverpb.LeaseGrantRequest{})
 	stream, err := client.RangeStream(t.Context(), &etcdserverpb.RangeRequest{Key: []byte("a")})
 	if err != nil {
@@ -180,6 +183,7 @@ func TestWhatIsNotOffered(t *testing.T) {
 	_, streamErr := stream.Recv()
 	for method, err := range map[string]error{
 		"KV/Txn": txnErr, "KV/Compact": compactErr, "KV/RangeStream": streamErr, "Lease/LeaseGrant": leaseErr,
+		"Maintenance/Defragment": defragErr, "Maintenance/Alarm with action DEACTIVATE": disarmErr, "Cluster/MemberRemove": removeErr,
 	} {
 		st := status.Convert(err)
 		if st.Code() != codes.Unimplemented || !strings.Contains(st.Message(), method+" is not offered yet") {

@@ -1,9 +1,9 @@
 package server
 
 import (
-	"context"
+	"slices"
+	"strings"
 
-	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -27,22 +27,18 @@ func Options() []grpc.ServerOption {
 	}
 }
 
-// Txn implements etcdserverpb.KVServer.
-func (s *KV) Txn(context.Context, *etcdserverpb.TxnRequest) (*etcdserverpb.TxnResponse, error) {
-	return nil, notOffered(etcdserverpb.KV_Txn_FullMethodName)
-}
-
-// Compact implements etcdserverpb.KVServer.
-func (s *KV) Compact(context.Context, *etcdserverpb.CompactionRequest) (*etcdserverpb.CompactionResponse, error) {
-	return nil, notOffered(etcdserverpb.KV_Compact_FullMethodName)
-}
-
-// RangeStream implements etcdserverpb.KVServer.
-func (s *KV) RangeStream(*etcdserverpb.RangeRequest, grpc.ServerStreamingServer[etcdserverpb.RangeStreamResponse]) error {
-	return notOffered(etcdserverpb.KV_RangeStream_FullMethodName)
+// only is a service with the named unary methods and no others, so that all the rest of it
+// comes to the handler of what is registered nowhere.
+func only(d grpc.ServiceDesc, methods ...string) *grpc.ServiceDesc {
+	d.Methods = slices.DeleteFunc(slices.Clone(d.Methods), func(m grpc.MethodDesc) bool {
+		return !slices.Contains(methods, m.MethodName)
+	})
+	d.Streams = nil
+	return &d
 }
 
 // notOffered answers a method that this version does not have.
 func notOffered(method string) error {
-	return status.Errorf(codes.Unimplemented, "nexusraft: %s is not offered yet; of etcd's API, Range, Put and DeleteRange are", method)
+	return status.Errorf(codes.Unimplemented, "nexusraft: %s is not offered yet; of etcd's API these are: "+
+		"KV Range, Put and DeleteRange, Maintenance Status and the list of alarms, Cluster MemberList", strings.TrimPrefix(method, "/"))
 }

@@ -92,6 +92,7 @@ func (c *cluster) found(ctx context.Context) error {
 	ctx2, cancel := context.WithTimeout(ctx, foundTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx2, c.programs.node, "init", "--json", "--data-dir", u.dir, "--name", u.name, "--listen", address)
+	cmd.Env = childEnvironment()
 	cmd.SysProcAttr = childAttributes()
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

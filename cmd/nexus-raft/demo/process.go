@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -41,6 +42,7 @@ func startProcess(name, log, program string, args ...string) (*process, error) {
 	defer out.Close() // the child has its own
 	cmd := exec.Command(program, args...)
 	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Env = childEnvironment()
 	cmd.SysProcAttr = childAttributes()
 	in, err := cmd.StdinPipe()
 	if err == nil {
@@ -55,6 +57,12 @@ func startProcess(name, log, program string, args ...string) (*process, error) {
 		p.err = cmd.Wait()
 	}()
 	return p, nil
+}
+
+// childEnvironment is this process's own without the variables that stand for flags, which
+// are meant for another node.
+func childEnvironment() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "NEXUS_RAFT_") })
 }
 
 func (p *process) pid() int { return p.cmd.Process.Pid }

@@ -20,7 +20,7 @@ import (
 )
 
 // helperVariable makes this test program behave as a child that a test starts.
-const helperVariable = "NEXUS_RAFT_DEMO_HELPER"
+const helperVariable = "RUN_AS_DEMO_HELPER"
 
 func TestMain(m *testing.M) {
 	switch os.Getenv(helperVariable) {

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/cmd/nexus-raft/bench"
+)
+
+type benchCommand struct {
+	Op        string        `arg:"" optional:"" help:"What to measure: put, or get, which writes its keys first." enum:"put,get" default:"put"`
+	Endpoints []string      `help:"Members to ask, separated by commas; one connection each, with the clients spread over them." default:"127.0.0.1:2026" placeholder:"HOST:PORT"`
+	Clients   int           `help:"How many ask at the same time; each waits for its answer before it asks again." default:"16"`
+	ValueSize int           `help:"Size of values, in bytes." default:"256"`
+	KeySpace  int           `help:"How many different keys; all begin with bench/ and stay when the measurement is over." default:"10000"`
+	Duration  time.Duration `help:"How long to measure." default:"10s"`
+	Zone      string        `help:"Zone to ask, by default the root zone." placeholder:"HEX"`
+	HTML      string        `name:"html" help:"Also write a page with charts to this file; it replaces one that is there." placeholder:"FILE"`
+	JSON      bool          `help:"Print the result as JSON."`
+}
+
+func (*benchCommand) Help() string {
+	return `Prints throughput, errors and the latency of what succeeded; progress goes to standard error.
+It speaks etcd's v3 API, so that the same command measures an etcd. A failed put is counted and
+never repeated. An interrupt ends it early and still prints the result.
+
+Examples:
+
+  nexus-raft bench --endpoints 127.0.0.1:2026,127.0.0.1:2036 --html bench.html
+  nexus-raft bench get --clients 64 --value-size 1024 --duration 30s`
+}
+
+func (c *benchCommand) Run(ctx context.Context, s streams) error {
+	config, err := c.config(s)
+	if err != nil {
+		return usageError{err}
+	}
+	var page *bench.Page
+	if c.HTML != "" {
+		if page, err = bench.NewPage(c.HTML); err != nil {
+			return fmt.Errorf("bench: --html: %w", err)
+		}
+		defer page.Close()
+	}
+	result, err := bench.Run(ctx, config)
+	if result == nil {
+		return fmt.Errorf("bench: %w", err)
+	}
+	if c.JSON {
+		err = errors.Join(err, printJSON(s.out, result))
+	} else {
+		err = errors.Join(err, result.Print(s.out))
+	}
+	if page != nil {
+		err = errors.Join(err, page.Write(result))
+	}
+	if err != nil {
+		return fmt.Errorf("bench: %w", err)
+	}
+	return nil
+}
+
+func (c *benchCommand) config(s streams) (bench.Config, error) {
+	for _, endpoint := range c.Endpoints {
+		if _, _, err := net.SplitHostPort(endpoint); err != nil {
+			return bench.Config{}, fmt.Errorf("--endpoints: %q is not host:port", endpoint)
+		}
+	}
+	switch {
+	case len(c.Endpoints) == 0:
+		return bench.Config{}, errors.New("--endpoints names none")
+	case c.Clients < 1 || c.Clients > 10_000:
+		return bench.Config{}, fmt.Errorf("--clients %d is not between 1 and 10000", c.Clients)
+	case c.ValueSize < 0 || c.ValueSize > 64<<20:
+		return bench.Config{}, fmt.Errorf("--value-size %d is not between 0 and 64 MiB", c.ValueSize)
+	case c.KeySpace < 1 || c.KeySpace > 1_000_000_000:
+		return bench.Config{}, fmt.Errorf("--key-space %d is not between 1 and 1000000000", c.KeySpace)
+	case c.Duration < time.Millisecond:
+		return bench.Config{}, fmt.Errorf("--duration %v is below a millisecond", c.Duration)
+	}
+	if c.Zone != "" {
+		var id nexusraft.ZoneID
+		if err := id.UnmarshalText([]byte(c.Zone)); err != nil {
+			return bench.Config{}, fmt.Errorf("--zone: %w", err)
+		}
+	}
+	return bench.Config{
+		Op: bench.Op(c.Op), Endpoints: c.Endpoints, Clients: c.Clients, ValueSize: c.ValueSize, KeySpace: c.KeySpace,
+		Duration: c.Duration, Zone: c.Zone, Progress: s.err, Bar: isTerminal(s.err),
+	}, nil
+}

@@ -1,0 +1,344 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/client"
+)
+
+// memberCommand is about the replicas of a zone.
+type memberCommand struct {
+	List    memberListCommand    `cmd:"" help:"Print the replicas as the leader sees them."`
+	Remove  memberRemoveCommand  `cmd:"" set:"timeout=30s" help:"Take a node's replica out of the zone, for ever."`
+	Replace memberReplaceCommand `cmd:"" set:"timeout=30s" help:"Put a learner in a member's place."`
+	Promote memberPromoteCommand `cmd:"" set:"timeout=30s" help:"Make a learner one more member."`
+}
+
+// nodeArgument is what the commands say of their arguments.
+const nodeArgument = `A node is given by its name, its ID, or the first digits of its ID (4 at least).`
+
+type memberListCommand struct {
+	remote
+}
+
+func (*memberListCommand) Help() string {
+	return `LAG is how many entries of the leader's log a replica is not known to have on its disk; SILENT
+is one that the leader does not hear.
+
+Example:
+
+  nexus-raft member list --endpoints 127.0.0.1:2026,127.0.0.1:2036`
+}
+
+// listed is one replica as JSON.
+type listed struct {
+	nexusraft.Member
+	Leader bool             `json:"leader"`
+	Active bool             `json:"active"`
+	Lag    *nexusraft.Index `json:"lag,omitempty"` // nil if not known
+}
+
+func (c *memberListCommand) Run(ctx context.Context, s streams) error {
+	conn, ctx, end, err := c.connect(ctx, client.Options{})
+	if err != nil {
+		return err
+	}
+	defer end()
+	zone, err := conn.Members(ctx)
+	if err != nil {
+		return err
+	}
+	view := leadersView(zone)
+	if !c.JSON {
+		if err := printMembers(s.out, view); err != nil {
+			return err
+		}
+		for _, r := range view.learners() {
+			fmt.Fprintln(s.out, view.prospect(r))
+		}
+		return nil
+	}
+	for _, r := range view.rows {
+		x := listed{Member: r.Member, Leader: view.leads(r), Active: !r.silent()}
+		if n, ok := view.lag(r); ok {
+			x.Lag = &n
+		}
+		if err := printJSON(s.out, x); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leadersView is a view that only the leader was asked for.
+func leadersView(zone nexusraft.ZoneStatus) zoneView {
+	answer := client.Answer{Status: nexusraft.NodeStatus{Zones: []nexusraft.ZoneStatus{zone}}}
+	return newZoneView(0, zone.Zone, []client.Answer{answer})
+}
+
+// prospect says what is to become of a learner: the advice that has to do with it.
+func (v zoneView) prospect(r row) string {
+	for _, x := range v.rows {
+		waiting := []row{r}
+		if x.Role == nexusraft.RoleMember && x.silent() && !r.silent() {
+			return v.reviveOrReplace(x, &waiting)
+		}
+	}
+	return v.learnerAdvice(r)
+}
+
+func printMembers(w io.Writer, v zoneView) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "NAME\tNODE\tROLE\tADDRESS\tSTATE\tLAG")
+	for _, r := range v.rows {
+		state := "active"
+		switch {
+		case v.leads(r):
+			state = "LEADER"
+		case r.silent():
+			state = "SILENT"
+		}
+		fmt.Fprintf(t, "%s\t%v\t%s\t%s\t%s\t%s\n", cmp.Or(printable(r.Name), "-"), r.Node, r.Role, r.Address, state, v.lagText(r))
+	}
+	return t.Flush()
+}
+
+type memberRemoveCommand struct {
+	Node string `arg:"" help:"The node to remove."`
+	remote
+}
+
+func (*memberRemoveCommand) Help() string {
+	return nodeArgument + `
+
+The node's program ends, and its directory never takes part again: to come back, it is cleared
+and joins as a new node. Refused where the zone would be left without a quorum, without its
+newest data, or with too many witnesses. Prints what is left and what the zone can lose then.
+
+Example:
+
+  nexus-raft member remove w1`
+}
+
+func (c *memberRemoveCommand) Run(ctx context.Context, s streams) error {
+	return c.change(ctx, s, func(m nexusraft.Membership) (change nexusraft.MembershipChange, done string, err error) {
+		x, err := findNode(m, c.Node, anyReplica)
+		change.Remove = x.Node
+		return change, fmt.Sprintf("removed %v", x), err
+	})
+}
+
+type memberReplaceCommand struct {
+	Old string `arg:"" help:"The member that goes, for ever."`
+	New string `arg:"" help:"The learner that takes its place."`
+	remote
+}
+
+func (*memberReplaceCommand) Help() string {
+	return nodeArgument + `
+
+For a member whose disk was lost: cleared and started again with its old command line, it has
+come back as a new node, a learner, and takes the place of the one it was. If both have one
+name, that name will do for both. Waits until the learner has caught up, and says so.
+
+Example:
+
+  nexus-raft member replace n2 n2`
+}
+
+func (c *memberReplaceCommand) Run(ctx context.Context, s streams) error {
+	return c.change(ctx, s, func(m nexusraft.Membership) (change nexusraft.MembershipChange, done string, err error) {
+		from, err := findNode(m, c.Old, isVoter)
+		to, err2 := findNode(m, c.New, isLearner)
+		change.Replace, change.With = from.Node, to.Node
+		return change, fmt.Sprintf("replaced %v by %v", from, to), cmp.Or(err, err2)
+	})
+}
+
+type memberPromoteCommand struct {
+	Node string `arg:"" help:"The learner."`
+	remote
+}
+
+func (*memberPromoteCommand) Help() string {
+	return nodeArgument + `
+
+A learner becomes a member by itself as long as the zone has fewer members than it is meant to
+have; this command makes it one beyond that. Waits until the learner has caught up.
+
+Example:
+
+  nexus-raft member promote n3`
+}
+
+func (c *memberPromoteCommand) Run(ctx context.Context, s streams) error {
+	return c.change(ctx, s, func(m nexusraft.Membership) (change nexusraft.MembershipChange, done string, err error) {
+		x, err := findNode(m, c.Node, isLearner)
+		change.Promote = x.Node
+		return change, fmt.Sprintf("promoted %v", x), err
+	})
+}
+
+// change makes the change that plan finds in the membership, and prints what was done and
+// what the zone is then.
+func (r *remote) change(ctx context.Context, s streams, plan func(nexusraft.Membership) (nexusraft.MembershipChange, string, error)) error {
+	conn, ctx, end, err := r.connect(ctx, client.Options{OnWait: sayWhy(s.err)})
+	if err != nil {
+		return err
+	}
+	defer end()
+	zone, err := conn.Members(ctx)
+	if err != nil {
+		return err
+	}
+	change, done, err := plan(zone.Membership)
+	if err != nil {
+		return err
+	}
+	left, err := conn.ChangeMembership(ctx, change)
+	switch {
+	case err != nil:
+		return howToAsk(err)
+	case r.JSON:
+		return printJSON(s.out, struct {
+			Done       string               `json:"done"`
+			Membership nexusraft.Membership `json:"membership"`
+		}{done, left})
+	}
+	fmt.Fprintln(s.out, done)
+	return printSettled(ctx, s, conn, r.Zone)
+}
+
+// howToAsk adds to an uncertain change which command shows what has become of it.
+func howToAsk(err error) error {
+	if errors.Is(err, nexusraft.ErrUncertain) {
+		return fmt.Errorf("%w: nexus-raft member list", err)
+	}
+	return err
+}
+
+// settleTime bounds how long a command waits for a zone to be in sync again after a change.
+const settleTime = 3 * time.Second
+
+// printSettled prints the zone's replicas and what it can lose, once it is in sync or after
+// a moment.
+func printSettled(ctx context.Context, s streams, conn *client.Client, zone nexusraft.ZoneID) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	for {
+		view, ok := viewOf(zone, conn.Survey(ctx))
+		if settled := ok && view.leader != nil && view.leader.Sync == nexusraft.InSync; !settled && ctx.Err() == nil {
+			sleep(ctx, 100*time.Millisecond)
+			continue
+		}
+		if !ok {
+			return nil // what was done is done
+		}
+		if err := printMembers(s.out, view); err != nil {
+			return err
+		}
+		fmt.Fprintln(s.out, strings.Join(assess(view).lines(), "\n"))
+		return nil
+	}
+}
+
+func viewOf(zone nexusraft.ZoneID, answers []client.Answer) (zoneView, bool) {
+	views, _ := zoneViews(answers)
+	for _, v := range views {
+		if v.zone == zone {
+			return v, true
+		}
+	}
+	return zoneView{}, false
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// sayWhy returns a client's OnWait that prints each new reason, at most one a second.
+func sayWhy(w io.Writer) func(error) {
+	var said string
+	var at time.Time
+	return func(reason error) {
+		text := strings.TrimPrefix(reason.Error(), "client: ")
+		if text == said || time.Since(at) < time.Second {
+			return
+		}
+		said, at = text, time.Now()
+		fmt.Fprintln(w, "waiting:", text)
+	}
+}
+
+func anyReplica(nexusraft.Member) bool  { return true }
+func isVoter(m nexusraft.Member) bool   { return m.Role.Voter() }
+func isLearner(m nexusraft.Member) bool { return m.Role == nexusraft.RoleLearner }
+
+// minPrefix is how many digits of a node's ID are enough, if no other ID begins with them.
+const minPrefix = 4
+
+// findNode returns the replica that an argument names. Where it names several, the fitting
+// one counts, if there is but one.
+func findNode(m nexusraft.Membership, name string, fits func(nexusraft.Member) bool) (nexusraft.Member, error) {
+	found := named(m.Members, name)
+	if len(found) > 1 {
+		var fitting []nexusraft.Member
+		for _, x := range found {
+			if fits(x) {
+				fitting = append(fitting, x)
+			}
+		}
+		if len(fitting) == 1 {
+			found = fitting
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return nexusraft.Member{}, fmt.Errorf("no node of the zone is called %s, and no ID begins so; there are %s", printable(name), candidates(m.Members))
+	}
+	return nexusraft.Member{}, fmt.Errorf("%s may mean any of %s; give its ID", printable(name), candidates(found))
+}
+
+// named returns the replicas that an argument may mean: by ID, by name, or by the first
+// digits of an ID.
+func named(members []nexusraft.Member, name string) []nexusraft.Member {
+	for _, match := range []func(nexusraft.Member) bool{
+		func(x nexusraft.Member) bool { return x.Node.String() == strings.ToLower(name) },
+		func(x nexusraft.Member) bool { return name != "" && x.Name == name },
+		func(x nexusraft.Member) bool {
+			return len(name) >= minPrefix && strings.HasPrefix(x.Node.String(), strings.ToLower(name))
+		},
+	} {
+		var found []nexusraft.Member
+		for _, x := range members {
+			if match(x) {
+				found = append(found, x)
+			}
+		}
+		if len(found) > 0 {
+			return found
+		}
+	}
+	return nil
+}
+
+func candidates(members []nexusraft.Member) string {
+	var out []string
+	for _, x := range members {
+		out = append(out, fmt.Sprintf("%s %s", x.Role, printable(x.String())))
+	}
+	return strings.Join(out, ", ")
+}
