@@ -1,0 +1,82 @@
+# Every check, one target each; `bash .ci/run` runs them all in a clean checkout. Nothing but
+# Go and make is needed: tools come through the module proxy, in the versions given here.
+
+GOFUMPT     := go run mvdan.cc/gofumpt@v0.12.0
+STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.7.0
+FUZZTIME    ?= 20s
+LOAD        ?= 60s
+OUT         ?= dist
+
+PLATFORMS := linux/amd64 linux/arm64 linux/arm darwin/arm64 windows/amd64
+PROGRAMS  := nexus-raft nexus-witness
+BUILD     := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w'
+
+.PHONY: test lint tidy generate race fuzz etcd cross footprint demo build clean
+
+## test: what the README promises to pass with nothing but Go
+test:
+	go test ./...
+
+## lint: format, vet, static checks, of both modules
+lint:
+	@unformatted=$$($(GOFUMPT) -l .); test -z "$$unformatted" || { echo "not gofumpt-clean: $$unformatted"; exit 1; }
+	go vet ./...
+	$(STATICCHECK) ./...
+	cd etcdtest && go vet ./... && $(STATICCHECK) ./...
+
+## tidy: go.mod names what is used, and nothing else
+tidy:
+	go mod tidy -diff
+	cd etcdtest && go mod tidy -diff
+
+## generate: the protocol is lint-free, and the code generated from it is current
+generate:
+	go generate ./proto/...
+	git diff --exit-code -- api proto
+
+race:
+	CGO_ENABLED=1 go test -race -timeout 20m ./...
+
+## fuzz: every target for FUZZTIME
+fuzz:
+	@set -e; n=0; \
+	for dir in $$(go list -f '{{.Dir}}' ./...); do \
+	  for target in $$(cat $$dir/*_test.go 2>/dev/null | sed -nE 's/^func (Fuzz[A-Za-z0-9_]+)\(.*/\1/p'); do \
+	    (cd $$dir && go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x . </dev/null); \
+	    n=$$((n + 1)); \
+	  done; \
+	done; \
+	test $$n -gt 0; echo "$$n targets fuzzed for $(FUZZTIME) each"
+
+## etcd: etcd's own Go client and etcdctl against a cluster of real processes
+etcd:
+	cd etcdtest && go test ./...
+
+## build: both programs for this machine
+build:
+	@mkdir -p $(OUT)
+	@for program in $(PROGRAMS); do $(BUILD) -o $(OUT)/$$program ./cmd/$$program || exit 1; done
+
+## cross: both programs for each platform, without cgo
+cross:
+	@mkdir -p $(OUT)
+	@for platform in $(PLATFORMS); do for program in $(PROGRAMS); do \
+	  echo "$$program $$platform"; \
+	  GOOS=$${platform%/*} GOARCH=$${platform#*/} $(BUILD) -o $(OUT)/$$program-$$(echo $$platform | tr / -) ./cmd/$$program || exit 1; \
+	done; done
+
+## footprint: sizes are what the README says, and the witness stays small under load
+footprint:
+	NEXUS_RAFT_FOOTPRINT=$(LOAD) go test -v -count=1 -timeout 10m -run '^TestFootprint$$' ./cmd/nexus-witness
+
+## demo: processes killed under load, with the real witness program; nothing may be lost
+demo: build
+	@for kill in leader each; do \
+	  $(OUT)/nexus-raft demo . --kill $$kill --witness-bin $(OUT)/nexus-witness --json >$(OUT)/demo.out || exit 1; \
+	  tail -n 1 $(OUT)/demo.out; \
+	  tail -n 1 $(OUT)/demo.out | grep -q '"lost":0[,}]' || { echo "demo --kill $$kill lost an acknowledged write"; exit 1; }; \
+	  tail -n 1 $(OUT)/demo.out | grep -q '"state_checksums_equal":true' || { echo "demo --kill $$kill: the members' states differ"; exit 1; }; \
+	done
+
+clean:
+	rm -rf $(OUT)
