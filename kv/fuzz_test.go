@@ -56,3 +56,25 @@ func FuzzApply(f *testing.F) {
 		}
 	})
 }
+
+// A result is read, refused as corrupt, or what refused the command.
+func FuzzDecodeResult(f *testing.F) {
+	f.Add([]byte{outcomeOK})
+	f.Add([]byte{outcomeOK, 0xff})
+	for _, r := range refusals {
+		f.Add([]byte{r.outcome})
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_, errPut := DecodePutResult(b)
+		_, errDelete := DecodeDeleteRangeResult(b)
+		for _, err := range []error{errPut, errDelete} {
+			known := err == nil || errors.Is(err, nexusraft.ErrCorrupt)
+			for _, r := range refusals {
+				known = known || errors.Is(err, r.err)
+			}
+			if !known {
+				t.Errorf("%x: got %v, want a result, ErrCorrupt or a refusal", b, err)
+			}
+		}
+	})
+}

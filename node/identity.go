@@ -48,14 +48,19 @@ func loadIdentity(t *storage.Tree) (id identity, ok bool, err error) {
 	if err != nil || !ok {
 		return identity{}, false, err
 	}
+	id, err = decodeIdentity(b)
+	return id, err == nil, err
+}
+
+func decodeIdentity(b []byte) (id identity, err error) {
 	err = json.Unmarshal(b, &id)
 	if err == nil && id.Node == 0 {
 		err = errors.New("it names no node")
 	}
 	if err != nil {
-		return identity{}, false, fmt.Errorf("%w: the node's identity record can't be read: %w", nexusraft.ErrCorrupt, err)
+		return identity{}, fmt.Errorf("%w: the node's identity record can't be read: %w", nexusraft.ErrCorrupt, err)
 	}
-	return id, true, nil
+	return id, nil
 }
 
 func stageIdentity(b *storage.Batch, t *storage.Tree, id identity) error {

@@ -27,17 +27,23 @@ func loadPeers(t *storage.Tree) (map[nexusraft.NodeID]peerRecord, error) {
 		if err != nil {
 			return nil, err
 		}
-		var id nexusraft.NodeID
-		var r peerRecord
-		if err := id.UnmarshalText(p.Key[len(peerPrefix):]); err != nil {
-			return nil, fmt.Errorf("%w: peer record %q: %w", nexusraft.ErrCorrupt, p.Key, err)
-		}
-		if err := json.Unmarshal(p.Value, &r); err != nil {
-			return nil, fmt.Errorf("%w: record of peer %v: %w", nexusraft.ErrCorrupt, id, err)
+		id, r, err := decodePeer(p)
+		if err != nil {
+			return nil, err
 		}
 		out[id] = r
 	}
 	return out, nil
+}
+
+func decodePeer(p nexusraft.Pair) (id nexusraft.NodeID, r peerRecord, err error) {
+	if err := id.UnmarshalText(p.Key[len(peerPrefix):]); err != nil {
+		return 0, peerRecord{}, fmt.Errorf("%w: peer record %q: %w", nexusraft.ErrCorrupt, p.Key, err)
+	}
+	if err := json.Unmarshal(p.Value, &r); err != nil {
+		return 0, peerRecord{}, fmt.Errorf("%w: record of peer %v: %w", nexusraft.ErrCorrupt, id, err)
+	}
+	return id, r, nil
 }
 
 // Hello implements transport.PeerHandler.
