@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"testing"
 	"time"
 
@@ -28,6 +29,18 @@ func TestOneMember(t *testing.T) {
 	if got := again.get("a"); got != "2" {
 		t.Errorf("after a restart a = %q, want 2", got)
 	}
+}
+
+// Whoever connects and says nothing does not keep a node from stopping.
+func TestStopWithAMuteConnection(t *testing.T) {
+	m := found(t, testConfig(t, "n1"))
+	conn, err := net.Dial("tcp", m.config.Advertise)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	m.put("a", "1") // by now the connection is accepted
+	m.close()       // fails if it takes too long
 }
 
 func TestFailedCommandLeavesNothing(t *testing.T) {

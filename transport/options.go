@@ -34,11 +34,16 @@ const (
 	pingTimeout = 20 * time.Second
 )
 
+// prefaceTimeout is how long a connection may take to say that it speaks HTTP/2. It says so
+// unasked, and a server that stops waits for it: by default, two minutes.
+const prefaceTimeout = 2 * time.Second
+
 // ServerOptions returns what a grpc.Server needs that peers connect to.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(maxRPCBytes),
 		grpc.MaxSendMsgSize(maxRPCBytes),
+		grpc.ConnectionTimeout(prefaceTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
 			MinTime:             pingAfter / 2, // a client that is on time is never told off

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os/signal"
 	"syscall"
 	"time"
 )
@@ -65,7 +66,10 @@ func (d *Daemon) Logger(w io.Writer) *slog.Logger {
 // Serve binds the address, calls run with the listener, which run closes, and returns what
 // run returns. The context given to run ends with ctx, or with in if the flags say so. Soon
 // after that Serve returns, even if run does not: the process is to end then.
+//
+// From then on the process ignores SIGPIPE: a node outlives whoever reads its log.
 func (d *Daemon) Serve(ctx context.Context, in io.Reader, run func(context.Context, net.Listener) error) error {
+	signal.Ignore(syscall.SIGPIPE)
 	lis, err := d.bind(ctx)
 	if err != nil {
 		return err

@@ -8,8 +8,10 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -141,5 +143,20 @@ func TestQuickEndIsPassedOn(t *testing.T) {
 	wanted := errors.New("no")
 	if err := d.Serve(t.Context(), nil, func(context.Context, net.Listener) error { return wanted }); !errors.Is(err, wanted) {
 		t.Errorf("got %v, want %v", err, wanted)
+	}
+}
+
+// Writing the log to a pipe that nobody reads any more must not kill a node.
+func TestServeIgnoresBrokenPipes(t *testing.T) {
+	signal.Reset(syscall.SIGPIPE)
+	t.Cleanup(func() { signal.Reset(syscall.SIGPIPE) })
+	ignored := false
+	d := Daemon{Listen: "127.0.0.1:0"}
+	err := d.Serve(t.Context(), nil, func(_ context.Context, lis net.Listener) error {
+		ignored = signal.Ignored(syscall.SIGPIPE)
+		return lis.Close()
+	})
+	if err != nil || !ignored {
+		t.Errorf("got %v, SIGPIPE ignored: %v", err, ignored)
 	}
 }
