@@ -32,7 +32,7 @@ var rules = map[string]struct {
 	"client":              {[]string{"", "api/nexusraft/v1", "internal/wire"}, "what a remote program links"},
 	"internal/server":     {[]string{"", "node", "kv", "api/nexusraft/v1", "internal/wire"}, "the client-facing services"},
 	"internal/simtest":    {[]string{"", "storage", "internal/zone", "internal/raftlog", "witness"}, "tests only"},
-	"internal/program":    {[]string{"witness"}, "the command lines of both programs, one of which is tiny"},
+	"internal/program":    {[]string{"", "witness"}, "the command lines of both programs, one of which is tiny"},
 	"cmd/nexus-witness":   {[]string{"internal/program"}, "the tiny program: nothing but the witness"},
 	"cmd/nexus-raft":      {[]string{"", "node", "storage", "kv", "client", "internal/program", "internal/server", "cmd/nexus-raft/bench", "cmd/nexus-raft/demo"}, "the program joins everything"},
 	"cmd/nexus-raft/demo": {[]string{"", "client"}, "it drives processes from outside"},

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Role says what a replica is in its zone.
@@ -188,6 +191,19 @@ func (m Membership) Validate() error {
 		last, nodes[x.Node] = x.Replica, true
 	}
 	return errors.Join(errs...)
+}
+
+// ValidateName returns what is wrong with a node's name. It may be empty.
+func ValidateName(name string) error {
+	switch {
+	case len(name) > MaxNameBytes:
+		return fmt.Errorf("name of %d bytes, limit %d", len(name), MaxNameBytes)
+	case !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }):
+		return fmt.Errorf("name %q has characters that can't be printed", name)
+	case strings.TrimSpace(name) != name:
+		return fmt.Errorf("name %q begins or ends with a space", name)
+	}
+	return nil
 }
 
 // Validate returns what is wrong with the record, all at once.

@@ -82,7 +82,7 @@ func (e *endpoint) ready(ctx context.Context, timeout time.Duration) error {
 		}
 		if !e.conn.WaitForStateChange(wait, state) {
 			if ctx.Err() != nil {
-				return fmt.Errorf("client: %s: no connection: %w", e.address, ctx.Err())
+				return fmt.Errorf("client: %s: no connection in time: %w", e.address, ctx.Err())
 			}
 			return fmt.Errorf("client: %s: no connection within %v", e.address, timeout)
 		}

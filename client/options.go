@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -56,7 +57,9 @@ func (o Options) withDefaults() (Options, error) {
 	if len(o.Endpoints) == 0 {
 		errs = append(errs, errors.New("no endpoint: name at least one node as host:port"))
 	}
-	for _, e := range o.Endpoints {
+	for i, e := range o.Endpoints {
+		e = strings.TrimSpace(e) // as in "a:1, b:1"
+		o.Endpoints[i] = e
 		if _, _, err := net.SplitHostPort(e); err != nil {
 			errs = append(errs, fmt.Errorf("endpoint %q is not host:port: %w", e, err))
 		}

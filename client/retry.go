@@ -52,7 +52,7 @@ func (c *Client) try(ctx context.Context, write bool, call callFunc) error {
 	last := make([]error, len(endpoints)) // what each endpoint came to
 	for failures := 1; ; failures++ {
 		if ctx.Err() != nil {
-			return gaveUp(ctx, last)
+			return gaveUp(ctx, write, last)
 		}
 		e, err := c.node(endpoints[next])
 		if err != nil {
@@ -107,10 +107,11 @@ func judge(err error, write, sent bool) (verdict, error) {
 	if answer := nodeError(st); answer != nil {
 		return judgeAnswer(answer, write)
 	}
+	err = plain(err)
 	broken := st.Code() == codes.Unavailable || st.Code() == codes.DeadlineExceeded || st.Code() == codes.Canceled
 	switch {
-	case st.Code() == codes.Unimplemented: // as a witness answers
-		return another, err
+	case st.Code() == codes.Unimplemented:
+		return another, fmt.Errorf("it serves no keys, as a witness does: name a member: %w", err)
 	case slices.Contains(refusals, st.Code()):
 		return final, err
 	case write && sent:
@@ -122,6 +123,26 @@ func judge(err error, write, sent bool) (verdict, error) {
 	}
 	return final, err
 }
+
+// plainError is gRPC's error with a text for people.
+type plainError struct{ grpc error }
+
+// plain leaves the code out of the text, except where the message alone says too little.
+func plain(err error) error { return &plainError{err} }
+
+func (e *plainError) Error() string {
+	st := status.Convert(e.grpc)
+	switch st.Code() {
+	case codes.DeadlineExceeded:
+		return "no answer in time"
+	case codes.Canceled:
+		return "the call was cancelled"
+	}
+	return st.Message()
+}
+
+// Unwrap returns gRPC's error, whose status status.FromError finds.
+func (e *plainError) Unwrap() error { return e.grpc }
 
 // refusals are the codes with which a server says that it did not do what it was asked.
 var refusals = []codes.Code{
@@ -170,19 +191,23 @@ func (c *Client) nextIndex(i int, err error) int {
 // gaveUpError says why a call was not tried again, and what the last attempt at each
 // endpoint came to. Nothing was written.
 type gaveUpError struct {
+	write bool
 	cause error // the context's
 	last  []error
 }
 
-func gaveUp(ctx context.Context, last []error) error {
+func gaveUp(ctx context.Context, write bool, last []error) error {
 	last = slices.DeleteFunc(slices.Clone(last), func(err error) bool { return err == nil })
-	return &gaveUpError{ctx.Err(), last}
+	return &gaveUpError{write, ctx.Err(), last}
 }
 
 func (e *gaveUpError) Error() string {
 	text := "client: gave up, out of time"
 	if errors.Is(e.cause, context.Canceled) {
 		text = "client: cancelled"
+	}
+	if e.write {
+		text += ", nothing was written"
 	}
 	for _, err := range e.last {
 		text += "; " + strings.TrimPrefix(err.Error(), "client: ")

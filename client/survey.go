@@ -170,7 +170,7 @@ func (w *waiter) wait(ctx context.Context, reason error) error {
 	pause(ctx, w.delay)
 	w.delay = min(2*w.delay, maxBackoff)
 	if ctx.Err() != nil {
-		return gaveUp(ctx, []error{reason})
+		return gaveUp(ctx, true, []error{reason})
 	}
 	return nil
 }

@@ -69,8 +69,8 @@ func (c Config) withDefaults() (Config, error) {
 	if c.StateMachine == nil {
 		errs = append(errs, errors.New("Config.StateMachine is required"))
 	}
-	if len(c.Name) > nexusraft.MaxNameBytes {
-		errs = append(errs, fmt.Errorf("name of %d bytes, limit %d", len(c.Name), nexusraft.MaxNameBytes))
+	if err := nexusraft.ValidateName(c.Name); err != nil {
+		errs = append(errs, err)
 	}
 	if c.TickInterval < time.Millisecond {
 		errs = append(errs, fmt.Errorf("TickInterval %v is below 1 ms", c.TickInterval))

@@ -60,7 +60,7 @@ func isFinal(err error) bool {
 
 // askAll asks each address once, and a leader that one of them names.
 func (n *Node) askAll(ctx context.Context) (transport.JoinResult, error) {
-	var errs []error
+	var failed error
 	for _, address := range n.config.Join {
 		result, err := n.askOne(ctx, address)
 		leader, ok := errors.AsType[*nexusraft.NotLeaderError](err)
@@ -70,9 +70,12 @@ func (n *Node) askAll(ctx context.Context) (transport.JoinResult, error) {
 		if err == nil || isFinal(err) {
 			return result, err
 		}
-		errs = append(errs, fmt.Errorf("%s: %w", address, err))
+		if failed != nil {
+			err = fmt.Errorf("%w; %w", failed, err)
+		}
+		failed = err
 	}
-	return transport.JoinResult{}, errors.Join(errs...)
+	return transport.JoinResult{}, failed
 }
 
 // mayLead reports whether a hint is worth following. Where the node that led was this one, in

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -96,13 +97,26 @@ func (p *Peers) Join(ctx context.Context, addr string, r JoinRequest) (JoinResul
 
 func joinError(ctx context.Context, err error) error {
 	if status.Code(err) != codes.Unimplemented {
-		return fmt.Errorf("%w: %w", ErrUnreachable, reason(ctx, err))
+		return fmt.Errorf("%w: %w", ErrUnreachable, forPeople(reason(ctx, err)))
 	}
 	text := status.Convert(err).Message()
 	if strings.HasPrefix(text, "unknown service") {
 		text += ": it is no node of this kind; give the address of a member"
 	}
 	return fmt.Errorf("%w: %s", nexusraft.ErrRefused, text)
+}
+
+// forPeople returns what the operating system said, without what gRPC has wrapped it in.
+func forPeople(err error) error {
+	s, ok := status.FromError(err)
+	if !ok {
+		return err
+	}
+	text := s.Message()
+	if i := strings.Index(text, "dial tcp "); i >= 0 {
+		text = strings.TrimRight(text[i:], `"`)
+	}
+	return errors.New(text)
 }
 
 func joinResult(addr string, a *pb.Admission) (JoinResult, error) {

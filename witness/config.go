@@ -42,8 +42,8 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Dir == "" {
 		errs = append(errs, errors.New("Config.Dir is required"))
 	}
-	if len(c.Name) > nexusraft.MaxNameBytes {
-		errs = append(errs, fmt.Errorf("name of %d bytes, limit %d", len(c.Name), nexusraft.MaxNameBytes))
+	if err := nexusraft.ValidateName(c.Name); err != nil {
+		errs = append(errs, err)
 	}
 	if len(c.Advertise) > nexusraft.MaxAddressBytes {
 		errs = append(errs, fmt.Errorf("address of %d bytes to advertise, limit %d", len(c.Advertise), nexusraft.MaxAddressBytes))

@@ -506,6 +506,9 @@ func TestBadKeys(t *testing.T) {
 	if after.LastIndex > before.LastIndex+1 {
 		t.Errorf("last index %d after %d, want nothing appended", after.LastIndex, before.LastIndex)
 	}
+	if status, _, stderr := command(t, "get", "k", "--endpoints", c.aw); status != exitFailed || !strings.Contains(stderr, "name a member") {
+		t.Errorf("get at the witness: got status %d, %q; want the way out", status, stderr)
+	}
 	if status, _, stderr := command(t, "put", long[1:], "v", "--endpoints", c.endpoints()); status != exitOK {
 		t.Errorf("a key of 4 KiB: status %d, %.200s", status, stderr)
 	}

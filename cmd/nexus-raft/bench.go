@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -65,7 +66,9 @@ func (c *benchCommand) Run(ctx context.Context, s streams) error {
 }
 
 func (c *benchCommand) config(s streams) (bench.Config, error) {
-	for _, endpoint := range c.Endpoints {
+	for i, endpoint := range c.Endpoints {
+		endpoint = strings.TrimSpace(endpoint) // as in "a:1, b:1"
+		c.Endpoints[i] = endpoint
 		if _, _, err := net.SplitHostPort(endpoint); err != nil {
 			return bench.Config{}, fmt.Errorf("--endpoints: %q is not host:port", endpoint)
 		}

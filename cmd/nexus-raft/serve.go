@@ -34,6 +34,9 @@ Example:
 }
 
 func (c *initCommand) Run(s streams) error {
+	if err := program.CheckNode(c.DataDir, c.Name); err != nil {
+		return usageError{err}
+	}
 	if err := program.CheckReachable(c.Listen, c.Advertise); err != nil {
 		return usageError{err}
 	}

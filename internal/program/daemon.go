@@ -10,6 +10,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
 // How long an orderly stop may take. What it misses is as if the process had been killed.
@@ -36,6 +38,9 @@ type Daemon struct {
 // AfterApply is called by kong once all flags are known. It returns what is wrong with them
 // and can be told before anything is touched.
 func (d *Daemon) AfterApply(ctx context.Context) error {
+	if err := CheckNode(d.DataDir, d.Name); err != nil {
+		return err
+	}
 	if err := checkListen(ctx, d.Listen, d.Insecure); err != nil {
 		return err
 	}
@@ -49,6 +54,17 @@ func (d *Daemon) AfterApply(ctx context.Context) error {
 	}
 	if d.JoinTimeout <= 0 {
 		return fmt.Errorf("--join-timeout %v is not above 0", d.JoinTimeout)
+	}
+	return nil
+}
+
+// CheckNode returns what is wrong with --data-dir or --name.
+func CheckNode(dataDir, name string) error {
+	if dataDir == "" {
+		return errors.New("--data-dir is empty: name the directory of the node's data")
+	}
+	if err := nexusraft.ValidateName(name); err != nil {
+		return fmt.Errorf("--name: %w", err)
 	}
 	return nil
 }
