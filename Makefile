@@ -39,14 +39,7 @@ race:
 
 ## fuzz: every target for FUZZTIME
 fuzz:
-	@set -e; n=0; \
-	for dir in $$(go list -f '{{.Dir}}' ./...); do \
-	  for target in $$(cat $$dir/*_test.go 2>/dev/null | sed -nE 's/^func (Fuzz[A-Za-z0-9_]+)\(.*/\1/p'); do \
-	    (cd $$dir && go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x . </dev/null); \
-	    n=$$((n + 1)); \
-	  done; \
-	done; \
-	test $$n -gt 0; echo "$$n targets fuzzed for $(FUZZTIME) each"
+	bash .ci/fuzz $(FUZZTIME)
 
 ## etcd: etcd's own Go client and etcdctl against a cluster of real processes
 etcd:
