@@ -9,9 +9,13 @@ OUT         ?= dist
 
 PLATFORMS := linux/amd64 linux/arm64 linux/arm darwin/arm64 windows/amd64
 PROGRAMS  := nexus-raft nexus-witness
+CHECKS    := test lint tidy generate race fuzz etcd cross footprint demo
 BUILD     := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w'
 
-.PHONY: test lint tidy generate race fuzz etcd cross footprint demo build clean
+.PHONY: all $(CHECKS) build clean
+
+## all: every check, in the order of .ci/run, which adds how long each took
+all: $(CHECKS)
 
 ## test: what the README promises to pass with nothing but Go
 test:

@@ -10,28 +10,52 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
-// What decodes is canonical: it encodes to the same bytes. Everything else is ErrCorrupt.
-func FuzzDecodeRecord(f *testing.F) {
+// FuzzDecode reads any bytes as a record and as a command's result. A record is canonical:
+// it encodes to the same bytes. Everything else is ErrCorrupt, or what refused the command.
+func FuzzDecode(f *testing.F) {
 	f.Add([]byte(nil))
 	f.Add(record{create: 2, mod: 2, version: 1}.encode())
 	f.Add(record{create: 300, mod: 70000, version: 7, lease: 1 << 62, value: []byte("value")}.encode())
 	f.Add([]byte("\x82\x00\x02\x01\x00v"))
 	f.Add([]byte("\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x01\x01\x00"))
+	f.Add([]byte{outcomeOK})
+	f.Add([]byte{outcomeOK, 0xff})
+	for _, r := range refusals {
+		f.Add([]byte{r.outcome})
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r, err := decodeRecord([]byte("key"), b)
-		if err != nil {
-			if !errors.Is(err, nexusraft.ErrCorrupt) {
-				t.Fatalf("got %v, want %v", err, nexusraft.ErrCorrupt)
-			}
-			return
-		}
-		if !r.valid() {
-			t.Fatalf("decoded an invalid record %+v", r)
-		}
-		if got := r.encode(); !bytes.Equal(got, b) {
-			t.Fatalf("encodes to %x, was %x", got, b)
-		}
+		fuzzRecord(t, b)
+		_, errPut := DecodePutResult(b)
+		_, errDelete := DecodeDeleteRangeResult(b)
+		fuzzRefusal(t, b, errPut)
+		fuzzRefusal(t, b, errDelete)
 	})
+}
+
+func fuzzRecord(t *testing.T, b []byte) {
+	r, err := decodeRecord([]byte("key"), b)
+	if err != nil {
+		if !errors.Is(err, nexusraft.ErrCorrupt) {
+			t.Fatalf("got %v, want %v", err, nexusraft.ErrCorrupt)
+		}
+		return
+	}
+	if !r.valid() {
+		t.Fatalf("decoded an invalid record %+v", r)
+	}
+	if got := r.encode(); !bytes.Equal(got, b) {
+		t.Fatalf("encodes to %x, was %x", got, b)
+	}
+}
+
+func fuzzRefusal(t *testing.T, b []byte, err error) {
+	known := err == nil || errors.Is(err, nexusraft.ErrCorrupt)
+	for _, r := range refusals {
+		known = known || errors.Is(err, r.err)
+	}
+	if !known {
+		t.Errorf("%x: got %v, want a result, ErrCorrupt or a refusal", b, err)
+	}
 }
 
 // Any bytes are a command that runs, is refused, or is none; the state stays readable.
@@ -53,28 +77,6 @@ func FuzzApply(f *testing.F) {
 		got := mustRange(t, tx, &etcdserverpb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}})
 		if want := int64(2); changed && got.Header.Revision != want+1 || !changed && got.Header.Revision != want {
 			t.Fatalf("revision %d after one command on revision %d, changed %t", got.Header.Revision, want, changed)
-		}
-	})
-}
-
-// A result is read, refused as corrupt, or what refused the command.
-func FuzzDecodeResult(f *testing.F) {
-	f.Add([]byte{outcomeOK})
-	f.Add([]byte{outcomeOK, 0xff})
-	for _, r := range refusals {
-		f.Add([]byte{r.outcome})
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		_, errPut := DecodePutResult(b)
-		_, errDelete := DecodeDeleteRangeResult(b)
-		for _, err := range []error{errPut, errDelete} {
-			known := err == nil || errors.Is(err, nexusraft.ErrCorrupt)
-			for _, r := range refusals {
-				known = known || errors.Is(err, r.err)
-			}
-			if !known {
-				t.Errorf("%x: got %v, want a result, ErrCorrupt or a refusal", b, err)
-			}
 		}
 	})
 }

@@ -446,9 +446,6 @@ func (c *cluster) verify(h *history) {
 	c.awaitEqual()
 }
 
-// replica returns the replica ID of the node of that name.
-func (m *member) replica(name string) nexusraft.ReplicaID { return m.record(name).Replica }
-
 // record returns the record of the node of that name.
 func (m *member) record(name string) nexusraft.Member {
 	m.t.Helper()

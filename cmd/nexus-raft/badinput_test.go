@@ -223,6 +223,7 @@ func listing(t *testing.T, dir string) string {
 // A member whose disk was lost comes back with its old command line: it is a new node and a
 // learner, and status says what makes it a member; that makes it one.
 func TestWipedMemberIsReplaced(t *testing.T) {
+	t.Parallel()
 	c := newTrio(t)
 	c.put(t, "k", "before")
 	c.n2.kill(t)
@@ -261,6 +262,7 @@ func TestWipedMemberIsReplaced(t *testing.T) {
 
 // A founder whose disk was lost must not open a second, empty cluster.
 func TestWipedFounder(t *testing.T) {
+	t.Parallel()
 	c := newTrio(t)
 	c.put(t, "k", "v")
 	c.n1.kill(t)
@@ -281,6 +283,7 @@ func TestWipedFounder(t *testing.T) {
 
 // A copy of a data directory that runs beside the original has no say, and ends.
 func TestCopiedDirectory(t *testing.T) {
+	t.Parallel()
 	c := newTrio(t)
 	c.put(t, "k", "1")
 	c.n2.stop(t)
@@ -296,6 +299,7 @@ func TestCopiedDirectory(t *testing.T) {
 
 // A backup that is put back over a data directory has forgotten what it acknowledged.
 func TestRolledBackDirectory(t *testing.T) {
+	t.Parallel()
 	c := newTrio(t)
 	c.n2.stop(t)
 	copyDir(t, c.data("n2"), c.data("backup"))
@@ -309,6 +313,7 @@ func TestRolledBackDirectory(t *testing.T) {
 }
 
 func TestRolledBackWitness(t *testing.T) {
+	t.Parallel()
 	c := newTrio(t)
 	c.w1.stop(t)
 	copyDir(t, c.data("w1"), c.data("backup"))
@@ -324,6 +329,7 @@ func TestRolledBackWitness(t *testing.T) {
 
 // A removed node ends, and stays out.
 func TestRemovedWitness(t *testing.T) {
+	t.Parallel()
 	c := newTrio(t)
 	if status, _, stderr := command(t, "member", "remove", "n2", "--endpoints", c.endpoints()); status != exitFailed || !strings.Contains(stderr, "witness") {
 		t.Errorf("remove n2: got status %d, %q; want a refusal: half of the voters would be witnesses", status, stderr)
@@ -342,6 +348,7 @@ func TestRemovedWitness(t *testing.T) {
 
 // Directories that are not a node's.
 func TestForeignDirectories(t *testing.T) {
+	t.Parallel()
 	c := newTrio(t)
 	file := filepath.Join(c.dir, "file")
 	if err := os.WriteFile(file, []byte("precious"), 0o644); err != nil {
@@ -401,6 +408,7 @@ func unwritable(t *testing.T) string {
 }
 
 func TestPortInUse(t *testing.T) {
+	t.Parallel()
 	c := newTrio(t)
 	status := statusOf(t, c.a2)
 	c.n2.stop(t)
@@ -419,26 +427,32 @@ func TestPortInUse(t *testing.T) {
 
 // Addresses to join that lead nowhere.
 func TestJoinAddresses(t *testing.T) {
+	t.Parallel()
 	c := newTrio(t)
 	web := httptest.NewServer(http.NotFoundHandler())
 	defer web.Close()
 	mute := muteServer(t)
-	nobody, own := freeAddress(t), freeAddress(t)
-	_, port, _ := net.SplitHostPort(own)
-	for _, tc := range []struct {
-		join string
-		says []string
+	own, local, nobody := freeAddress(t), freeAddress(t), freeAddress(t)
+	_, port, _ := net.SplitHostPort(local)
+	cases := []struct {
+		listen, join string
+		says         []string
 	}{
-		{own, []string{own, "own address"}},
-		{"localhost:" + port, []string{"localhost:" + port, "own address"}},
-		{nobody, []string{nobody, "refused"}},
-		{web.Listener.Addr().String(), []string{web.Listener.Addr().String()}},
-		{mute, []string{mute}},
-		{c.aw, []string{c.aw, "witness"}},
-	} {
+		{own, own, []string{own, "own address"}},
+		{local, "localhost:" + port, []string{"localhost:" + port, "own address"}},
+		{freeAddress(t), nobody, []string{nobody, "refused"}},
+		{freeAddress(t), web.Listener.Addr().String(), []string{web.Listener.Addr().String()}},
+		{freeAddress(t), mute, []string{mute}},
+		{freeAddress(t), c.aw, []string{c.aw, "witness"}},
+	}
+	var started []*process // all at once: each waits out its timeout
+	for _, tc := range cases {
 		dir := filepath.Join(t.TempDir(), "n3")
-		began := time.Now()
-		launch(t, "serve", "--data-dir", dir, "--listen", own, "--join", tc.join, "--join-timeout", "2s").complains(t, tc.says...)
+		started = append(started, launch(t, "serve", "--data-dir", dir, "--listen", tc.listen, "--join", tc.join, "--join-timeout", "2s"))
+	}
+	began := time.Now()
+	for i, tc := range cases {
+		started[i].complains(t, tc.says...)
 		if took := time.Since(began); took > 20*time.Second {
 			t.Errorf("--join %s took %v", tc.join, took)
 		}
@@ -480,6 +494,7 @@ func muteServer(t *testing.T) string {
 
 // Keys, values and zones that are not to be.
 func TestBadKeys(t *testing.T) {
+	t.Parallel()
 	c := newTrio(t)
 	before := c.awaitSync(t)
 	long := strings.Repeat("k", 4<<10+1)

@@ -155,6 +155,7 @@ func TestDemo(t *testing.T) {
 }
 
 func TestDemoInterrupted(t *testing.T) {
+	t.Parallel()
 	s := startShow(t, "--min-seconds", "600")
 	children := s.children(t)
 	if err := s.cmd.Process.Signal(syscall.SIGINT); err != nil {
@@ -170,6 +171,7 @@ func TestDemoInterrupted(t *testing.T) {
 }
 
 func TestDemoWhoseChildDies(t *testing.T) {
+	t.Parallel()
 	s := startShow(t, "--min-seconds", "600", "--kill", "none")
 	children := s.children(t)
 	victim, err := os.FindProcess(children[1].pid)
@@ -189,6 +191,7 @@ func TestDemoWhoseChildDies(t *testing.T) {
 }
 
 func TestDemoKilled(t *testing.T) {
+	t.Parallel()
 	s := startShow(t, "--min-seconds", "600", "--kill", "none")
 	children := s.children(t)
 	if err := s.cmd.Process.Kill(); err != nil {

@@ -148,6 +148,7 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 }
 
 func TestStopWithoutQuorum(t *testing.T) {
+	t.Parallel()
 	c := newTrio(t)
 	c.n2.kill(t)
 	c.w1.kill(t)
@@ -160,6 +161,7 @@ func TestStopWithoutQuorum(t *testing.T) {
 
 // SIGTERM ends the search for a cluster, and is no failure. The flags are from a file.
 func TestStopWhileJoining(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"serve", "witness"} {
 		dir := t.TempDir()
 		config := filepath.Join(dir, "node.yaml")
@@ -174,6 +176,7 @@ func TestStopWhileJoining(t *testing.T) {
 }
 
 func TestJoinTimeout(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []string{"serve", "witness"} {
 		dir := filepath.Join(t.TempDir(), "data")
 		p := launch(t, kind, "--data-dir", dir, "--listen", "127.0.0.1:0", "--join", "127.0.0.1:1", "--join-timeout", "100ms")

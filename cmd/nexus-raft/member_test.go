@@ -125,6 +125,7 @@ func TestSizes(t *testing.T) {
 
 // Everything that an operator does to a zone's members, on a real one.
 func TestMembersByHand(t *testing.T) {
+	t.Parallel()
 	c := newTrio(t)
 	c.put(t, "k", "v")
 	operate := func(args ...string) string {

@@ -85,6 +85,7 @@ func founded(t *testing.T) (dir, endpoint string, member *exec.Cmd, in io.WriteC
 }
 
 func TestKeysByHand(t *testing.T) {
+	t.Parallel()
 	_, endpoint, _, _ := founded(t)
 	ask := func(args ...string) []string {
 		return append(args, "--endpoints", "127.0.0.1:1,"+endpoint, "--timeout", "20s")
@@ -118,6 +119,7 @@ func TestKeysByHand(t *testing.T) {
 }
 
 func TestStatus(t *testing.T) {
+	t.Parallel()
 	_, endpoint, _, _ := founded(t)
 	var leads nexusraft.NodeStatus
 	eventually(t, "the member leads", func() bool {
@@ -141,6 +143,7 @@ func TestStatus(t *testing.T) {
 }
 
 func TestServeStopsInOrderAndStartsAgain(t *testing.T) {
+	t.Parallel()
 	dir, endpoint, member, in := founded(t)
 	put := func(value, want string) {
 		t.Helper()

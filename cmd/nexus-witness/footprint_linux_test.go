@@ -15,8 +15,8 @@ import (
 
 // What the witness may take at most, and how far the README's figures may be off.
 const (
-	maxWitnessProgram = 15 << 20
-	maxWitnessMemory  = 40 << 20
+	maxWitnessProgram = 15_000_000
+	maxWitnessMemory  = 40_000_000
 	readmeTolerance   = 0.10
 )
 
