@@ -38,6 +38,11 @@ type Revision uint64
 // a cloned or rolled-back disk is recognised by a number that went backwards.
 type Incarnation uint64
 
+// Boot names one opening of a data directory: minted at random for each, never zero. Two
+// copies of a directory that are opened equally often have the same Incarnation, and
+// different boots.
+type Boot uint64
+
 // MintID returns a random identifier that Raft accepts: not zero and not one of the two
 // largest values, which raft keeps for its own threads.
 func MintID() uint64 {
@@ -55,6 +60,7 @@ func MintID() uint64 {
 func (id ClusterID) String() string { return hexID(uint64(id)) }
 func (id NodeID) String() string    { return hexID(uint64(id)) }
 func (id ReplicaID) String() string { return hexID(uint64(id)) }
+func (b Boot) String() string       { return hexID(uint64(b)) }
 func (id ZoneID) String() string    { return strconv.FormatUint(uint64(id), 16) }
 
 // MarshalText implements encoding.TextMarshaler.
@@ -68,6 +74,12 @@ func (id ReplicaID) MarshalText() ([]byte, error) { return []byte(id.String()), 
 
 // MarshalText implements encoding.TextMarshaler.
 func (id ZoneID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// MarshalText implements encoding.TextMarshaler.
+func (b Boot) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (b *Boot) UnmarshalText(text []byte) error { return parseID(text, (*uint64)(b)) }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (id *ClusterID) UnmarshalText(b []byte) error { return parseID(b, (*uint64)(id)) }

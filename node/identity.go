@@ -19,7 +19,7 @@ type identity struct {
 	Name        string                `json:"name,omitempty"`
 	Cluster     nexusraft.ClusterID   `json:"cluster"` // 0: belongs to none yet
 	Incarnation nexusraft.Incarnation `json:"incarnation"`
-	Fenced      string                `json:"fenced,omitempty"` // why it may take part no more, for good
+	Boots       []nexusraft.Boot      `json:"boots,omitempty"` // of this opening and those before, see transport.Identity
 }
 
 // The names of the store's trees. State trees are named by newStateTreeName.

@@ -49,8 +49,7 @@ type Node struct {
 	running atomic.Bool
 	closed  sync.Once
 
-	who  atomic.Pointer[transport.Identity]
-	boot uint64 // minted at each opening, see transport.Identity
+	who atomic.Pointer[transport.Identity]
 
 	helloMu sync.Mutex // held while a peer's record is compared and stored
 	peersMu sync.Mutex // guards known; never held during a write, since the worker takes it
@@ -99,7 +98,6 @@ func Open(c Config) (_ *Node, err error) {
 		config: c, logger: c.Logger, store: store,
 		ready:  make(chan struct{}),
 		fenced: make(chan error, 1),
-		boot:   nexusraft.MintID(),
 		states: make(map[nexusraft.ZoneID]published),
 	}
 	if n.trees, err = openTrees(store); err != nil {
@@ -140,8 +138,6 @@ func (n *Node) openIdentity() error {
 		return err
 	case !ok:
 		id = identity{Node: nexusraft.NodeID(nexusraft.MintID()), Name: n.config.Name}
-	case id.Fenced != "":
-		return fmt.Errorf("open node: %w: %s", nexusraft.ErrFenced, id.Fenced)
 	}
 	if id.Cluster == 0 && len(n.config.Join) == 0 {
 		return notFounded(n.config.Dir)
@@ -150,6 +146,7 @@ func (n *Node) openIdentity() error {
 		id.Name = n.config.Name
 	}
 	id.Incarnation++
+	id.Boots = transport.NewBoot(id.Boots)
 	return n.setIdentity(id, nil)
 }
 
@@ -191,17 +188,6 @@ func fenceText(err error) string {
 	return after
 }
 
-// noteFence makes a node that ends because it was fenced know it when it is started again:
-// a copy that is restarted often enough would come as a later life of the original.
-func (n *Node) noteFence(err error) error {
-	if !errors.Is(err, nexusraft.ErrFenced) {
-		return nil
-	}
-	id := n.identity()
-	id.Fenced = fenceText(err)
-	return n.setIdentity(id, nil)
-}
-
 // setIdentity stores the identity, synced, with what more adds to the batch.
 func (n *Node) setIdentity(id identity, more func(*storage.Batch) error) error {
 	b := n.store.NewBatch()
@@ -223,7 +209,8 @@ func (n *Node) setIdentity(id identity, more func(*storage.Batch) error) error {
 		address = old.Address
 	}
 	n.who.Store(&transport.Identity{
-		Cluster: id.Cluster, Node: id.Node, Incarnation: id.Incarnation, Boot: n.boot, Name: id.Name, Address: address,
+		Cluster: id.Cluster, Node: id.Node, Name: id.Name, Address: address,
+		Incarnation: id.Incarnation, Boot: id.Boots[0], Earlier: id.Boots[1:],
 	})
 	return nil
 }
@@ -233,7 +220,10 @@ func (n *Node) self() transport.Identity { return *n.who.Load() }
 
 func (n *Node) identity() identity {
 	w := n.self()
-	return identity{Node: w.Node, Name: w.Name, Cluster: w.Cluster, Incarnation: w.Incarnation}
+	return identity{
+		Node: w.Node, Name: w.Name, Cluster: w.Cluster,
+		Incarnation: w.Incarnation, Boots: append([]nexusraft.Boot{w.Boot}, w.Earlier...),
+	}
 }
 
 // dropOrphans removes state trees that no zone refers to: snapshots that a crash cut off.
@@ -287,7 +277,7 @@ func (n *Node) Run(ctx context.Context, lis net.Listener, register func(grpc.Ser
 	if isStuck(err) {
 		return err // nothing can be waited for; the process is to end
 	}
-	return errors.Join(err, n.noteFence(err), n.close())
+	return errors.Join(err, n.close())
 }
 
 // listenOn settles the address that peers are told.

@@ -10,11 +10,10 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/node"
 	"github.com/nexi-lab/nexus-raft/storage"
-	"github.com/nexi-lab/nexus-raft/witness"
 )
 
 // TestRestoredAsOftenOpened: a backup that is opened as often as the directory was since is
-// told apart by its boot number, ends, and knows it when it is started again.
+// told apart by its boot number, and if it is opened more often, by what it does not remember.
 func TestRestoredAsOftenOpened(t *testing.T) {
 	c := newCluster(t, nil)
 	config := c.crash(c.other(c.awaitSync()))
@@ -25,27 +24,44 @@ func TestRestoredAsOftenOpened(t *testing.T) {
 	m.put("seen", "1")
 	c.crash(m)
 	c.start(backup).fenced("another opening")
-	if _, err := node.Open(backup); !errors.Is(err, nexusraft.ErrFenced) || !strings.Contains(err.Error(), "clear "+backup.Dir) {
-		t.Errorf("started again: %v, want ErrFenced with the way out", err)
-	}
+	c.start(backup).fenced("knows nothing of its incarnation")
 	c.start(config)
 	c.awaitSync()
 }
 
+// TestCopyThatCameFirst: of two copies the one that the others have met is the node from
+// then on. The other one ends, and does the first no harm.
+func TestCopyThatCameFirst(t *testing.T) {
+	c := newCluster(t, nil)
+	h := c.write(2)
+	config := c.crash(c.other(c.awaitSync()))
+	copied := config
+	copied.Storage.FS = config.Storage.FS.(*storage.MemFS).CrashClone(nil, 0)
+	m := c.start(copied)
+	c.awaitSync()
+	m.put("seen", "1")
+	copied = c.crash(m)
+	reopen(t, config, 3)
+	c.start(config).fenced("knows nothing of its incarnation")
+	h.more(t, 20)
+	c.start(copied)
+	c.awaitSync()
+	c.verify(h)
+}
+
 // TestRemovedWhileAway: a witness that was removed while it was down ends when it is back,
-// and does not start again.
+// however often.
 func TestRemovedWhileAway(t *testing.T) {
 	c := newCluster(t, nil)
 	lost := c.awaitSync().record("w").Node
 	config := c.crashWitness()
 	c.change(nexusraft.MembershipChange{Remove: lost})
-	err := awaitEnd(t, "w", c.runWitness(config).ended)
-	if !errors.Is(err, nexusraft.ErrFenced) {
-		t.Errorf("the removed witness ended with %v, want ErrFenced", err)
-	}
-	mentions(t, err, "removed", "clear "+config.Dir)
-	if _, err := witness.Open(config); !errors.Is(err, nexusraft.ErrFenced) {
-		t.Errorf("started again: %v, want ErrFenced", err)
+	for range 2 {
+		err := awaitEnd(t, "w", c.runWitness(config).ended)
+		if !errors.Is(err, nexusraft.ErrFenced) {
+			t.Errorf("the removed witness ended with %v, want ErrFenced", err)
+		}
+		mentions(t, err, "removed", "clear "+config.Dir)
 	}
 }
 

@@ -169,7 +169,7 @@ func TestEmptyAnswerIsUncertain(t *testing.T) {
 }
 
 func TestJoin(t *testing.T) {
-	joiner := Identity{Node: nodeA, Incarnation: 1, Boot: 1, Address: "a:1", Name: "a"}
+	joiner := Identity{Node: nodeA, Incarnation: 1, Boot: 1, Earlier: []nexusraft.Boot{3, 2}, Address: "a:1", Name: "a"}
 	want := JoinResult{
 		Cluster: testCluster, Zone: 1, Replica: 77,
 		Membership: nexusraft.Membership{
@@ -200,11 +200,11 @@ func TestJoin(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("result (-want +got):\n%s", diff)
 	}
-	if got := await(t, "the joiner's handshake", greeted); got != joiner {
-		t.Errorf("Hello: got %+v, want %+v", got, joiner)
+	if diff := cmp.Diff(joiner, await(t, "the joiner's handshake", greeted)); diff != "" {
+		t.Errorf("Hello (-want +got):\n%s", diff)
 	}
-	if got := await(t, "the answering node's handshake", answered); got != identityB {
-		t.Errorf("Accept: got %+v, want %+v", got, identityB)
+	if diff := cmp.Diff(identityB, await(t, "the answering node's handshake", answered)); diff != "" {
+		t.Errorf("Accept (-want +got):\n%s", diff)
 	}
 }
 

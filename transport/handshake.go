@@ -15,15 +15,16 @@ import (
 // hello is how self speaks to the node to, 0 if only its address is known.
 func hello(self Identity, to nexusraft.NodeID) *pb.Hello {
 	return &pb.Hello{
-		Protocol:    ProtocolVersion,
-		ClusterId:   uint64(self.Cluster),
-		NodeId:      uint64(self.Node),
-		ToNodeId:    uint64(to),
-		Incarnation: uint64(self.Incarnation),
-		Boot:        self.Boot,
-		Address:     self.Address,
-		Name:        self.Name,
-		Witness:     self.Witness,
+		Protocol:     ProtocolVersion,
+		ClusterId:    uint64(self.Cluster),
+		NodeId:       uint64(self.Node),
+		ToNodeId:     uint64(to),
+		Incarnation:  uint64(self.Incarnation),
+		Boot:         uint64(self.Boot),
+		EarlierBoots: wireBoots(self.Earlier),
+		Address:      self.Address,
+		Name:         self.Name,
+		Witness:      self.Witness,
 	}
 }
 
@@ -35,7 +36,7 @@ func checkHello(self Identity, h *pb.Hello) (Identity, error) {
 		Cluster:     nexusraft.ClusterID(h.GetClusterId()),
 		Node:        nexusraft.NodeID(h.GetNodeId()),
 		Incarnation: nexusraft.Incarnation(h.GetIncarnation()),
-		Boot:        h.GetBoot(),
+		Boot:        nexusraft.Boot(h.GetBoot()),
 		Address:     h.GetAddress(),
 		Name:        h.GetName(),
 		Witness:     h.GetWitness(),
@@ -53,6 +54,8 @@ func checkHello(self Identity, h *pb.Hello) (Identity, error) {
 		return Identity{}, refuse("the incarnation of peer %v is 0", peer.Node)
 	case peer.Boot == 0:
 		return Identity{}, refuse("the boot number of peer %v is 0", peer.Node)
+	case len(h.GetEarlierBoots()) > maxEarlier:
+		return Identity{}, refuse("peer %v names %d earlier boots, limit %d", peer.Node, len(h.GetEarlierBoots()), maxEarlier)
 	case peer.Address == "":
 		return Identity{}, refuse("peer %v does not say its address", peer.Node)
 	case len(peer.Address) > nexusraft.MaxAddressBytes:
@@ -67,7 +70,18 @@ func checkHello(self Identity, h *pb.Hello) (Identity, error) {
 	case to != self.Node && to != 0:
 		return Identity{}, refuse("node mismatch: peer %v means to speak to node %v, but this is node %v", peer.Node, to, self.Node)
 	}
+	for _, b := range h.GetEarlierBoots() {
+		peer.Earlier = append(peer.Earlier, nexusraft.Boot(b))
+	}
 	return peer, nil
+}
+
+func wireBoots(boots []nexusraft.Boot) []uint64 {
+	var out []uint64
+	for _, b := range boots {
+		out = append(out, uint64(b))
+	}
+	return out
 }
 
 // checkCaller checks the handshake of a caller. One that is joining may belong to no

@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,6 +32,8 @@ var refusals = []struct {
 	{"node not said", func(h *pb.Hello) { h.ToNodeId = 0 }, "node mismatch"},
 	{"incarnation", func(h *pb.Hello) { h.Incarnation-- }, "copied or rolled back"},
 	{"boot", func(h *pb.Hello) { h.Boot++ }, "another opening"},
+	{"forgotten boots", func(h *pb.Hello) { h.Incarnation++; h.EarlierBoots = []uint64{99} }, "knows nothing of its incarnation"},
+	{"many boots", func(h *pb.Hello) { h.EarlierBoots = make([]uint64, maxEarlier+1) }, "earlier boots"},
 	{"no boot", func(h *pb.Hello) { h.Boot = 0 }, "boot number of peer"},
 	{"no address", func(h *pb.Hello) { h.Address = "" }, "does not say its address"},
 	{"no incarnation", func(h *pb.Hello) { h.Incarnation = 0 }, "incarnation of peer"},
@@ -92,7 +95,7 @@ func TestServerRefusesWrongHandshakes(t *testing.T) {
 				tt.spoil(h)
 				err := asRefusal(call(t.Context(), conn, h))
 				want := nexusraft.ErrRefused
-				if tt.name == "incarnation" || tt.name == "boot" {
+				if slices.Contains([]string{"incarnation", "boot", "forgotten boots"}, tt.name) {
 					want = nexusraft.ErrFenced
 				}
 				if !errors.Is(err, want) || !strings.Contains(err.Error(), tt.text) {

@@ -15,15 +15,27 @@ import (
 // value is none. A boot of 0 is unknown: it was not kept in earlier releases.
 type Life struct {
 	Incarnation nexusraft.Incarnation `json:"incarnation"`
-	Boot        uint64                `json:"boot,string,omitempty"`
+	Boot        nexusraft.Boot        `json:"boot,omitempty"`
+}
+
+// maxEarlier is how many boots a node remembers. A peer that was away for more openings
+// than that has the incarnation alone to go by.
+const maxEarlier = 64
+
+// NewBoot returns boots, those of a data directory with the latest first, with a new one in
+// front and as many as an Identity may name: what is to be stored when it is opened.
+func NewBoot(boots []nexusraft.Boot) []nexusraft.Boot {
+	all := append([]nexusraft.Boot{nexusraft.Boot(nexusraft.MintID())}, boots...)
+	return all[:min(len(all), 1+maxEarlier)]
 }
 
 // LifeOf returns the life that a node speaks in.
 func LifeOf(id Identity) Life { return Life{Incarnation: id.Incarnation, Boot: id.Boot} }
 
 // Check returns ErrFenced unless peer speaks in the life l or in a later one (invariant
-// I5): a lower incarnation has forgotten what it has acknowledged since, and two openings
-// with one number have happened to two copies.
+// I5): a lower incarnation has forgotten what it has acknowledged since, two openings
+// with one number have happened to two copies, and so have two lives of which the later one
+// does not remember the former.
 func (l Life) Check(peer Identity) error {
 	switch {
 	case peer.Incarnation < l.Incarnation:
@@ -32,8 +44,21 @@ func (l Life) Check(peer Identity) error {
 	case peer.Incarnation == l.Incarnation && l.Boot != 0 && peer.Boot != l.Boot:
 		return fmt.Errorf("%w: node %v comes as incarnation %d, and another opening of its data directory had that number before: it was copied or rolled back",
 			nexusraft.ErrFenced, peer.Node, peer.Incarnation)
+	case !l.before(peer):
+		return fmt.Errorf("%w: node %v comes as incarnation %d and knows nothing of its incarnation %d that has been seen: its data directory was copied or rolled back",
+			nexusraft.ErrFenced, peer.Node, peer.Incarnation, l.Incarnation)
 	}
 	return nil
+}
+
+// before reports whether peer, of a later incarnation, comes from the life l, as far as it
+// remembers.
+func (l Life) before(peer Identity) bool {
+	ago := uint64(peer.Incarnation - l.Incarnation)
+	if ago == 0 || l.Boot == 0 || ago > uint64(len(peer.Earlier)) {
+		return true
+	}
+	return peer.Earlier[ago-1] == l.Boot
 }
 
 // lives remembers the latest life of each peer, and which of them are going on.

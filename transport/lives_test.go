@@ -3,6 +3,7 @@ package transport
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -44,10 +45,35 @@ func TestLifeCheck(t *testing.T) {
 		{"a later one", Life{6, 1}, true},
 		{"another opening with its number", Life{5, 2}, true},
 		{"kept without a boot", Life{5, 0}, false},
+		{"a former one that it remembers", Life{3, 8}, false},
+		{"a former one that it remembers otherwise", Life{3, 9}, true},
+		{"a former one beyond its memory", Life{2, 7}, false},
+		{"a remembered one kept without a boot", Life{3, 0}, false},
 	} {
-		if err := tc.seen.Check(identityA); errors.Is(err, nexusraft.ErrFenced) != tc.fenced || (err != nil) != tc.fenced {
+		peer := identityA
+		peer.Earlier = []nexusraft.Boot{9, 8}
+		if err := tc.seen.Check(peer); errors.Is(err, nexusraft.ErrFenced) != tc.fenced || (err != nil) != tc.fenced {
 			t.Errorf("%s: got %v, want fenced %t", tc.name, err, tc.fenced)
 		}
+	}
+}
+
+// A data directory remembers as many openings as a handshake may name.
+func TestNewBoot(t *testing.T) {
+	var boots []nexusraft.Boot
+	for range 2 * maxEarlier {
+		next := NewBoot(boots)
+		if want := min(len(boots), maxEarlier); next[0] == 0 || !slices.Equal(next[1:], boots[:want]) {
+			t.Fatalf("got %v after %v", next, boots)
+		}
+		boots = next
+	}
+	full := identityA
+	full.Boot, full.Earlier = boots[0], boots[1:]
+	if got, err := checkHello(identityB, hello(full, nodeB)); err != nil {
+		t.Errorf("a full memory is refused: %v", err)
+	} else if diff := cmp.Diff(full, got); diff != "" {
+		t.Errorf("a full memory (-want +got):\n%s", diff)
 	}
 }
 

@@ -14,9 +14,10 @@ type Identity struct {
 	Cluster     nexusraft.ClusterID // 0: it belongs to no cluster yet and can only join one
 	Node        nexusraft.NodeID
 	Incarnation nexusraft.Incarnation
-	Boot        uint64 // minted at each opening of the data directory; never 0
-	Address     string // where it is reached, host:port; at most nexusraft.MaxAddressBytes
-	Name        string // at most nexusraft.MaxNameBytes
+	Boot        nexusraft.Boot   // of this opening; never 0
+	Earlier     []nexusraft.Boot // of those before, the latest first, those that are known; see NewBoot
+	Address     string           // where it is reached, host:port; at most nexusraft.MaxAddressBytes
+	Name        string           // at most nexusraft.MaxNameBytes
 	Witness     bool
 }
 

@@ -21,7 +21,7 @@ type identity struct {
 	Cluster     nexusraft.ClusterID   `json:"cluster"` // 0: belongs to none yet
 	Zones       []nexusraft.ZoneID    `json:"zones,omitempty"`
 	Peers       []peerRecord          `json:"peers,omitempty"`
-	Fenced      string                `json:"fenced,omitempty"` // why it may take part no more, for good
+	Boots       []nexusraft.Boot      `json:"boots,omitempty"` // of this opening and those before, see transport.Identity
 }
 
 // peerRecord is the latest life that was seen of a peer, and where it was then.
@@ -89,11 +89,9 @@ func openIdentity(f FS, dir, name string, mint bool) (*keeper, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", s.path(slotOf(s.sequence)), err)
 	}
-	if id.Fenced != "" {
-		return nil, fmt.Errorf("open witness: %w: %s", nexusraft.ErrFenced, id.Fenced)
-	}
 	k := &keeper{slots: s, id: id}
 	id.Incarnation++
+	id.Boots = transport.NewBoot(id.Boots)
 	if name != "" {
 		id.Name = name
 	}
@@ -101,7 +99,7 @@ func openIdentity(f FS, dir, name string, mint bool) (*keeper, error) {
 }
 
 func mintIdentity(f FS, dir, name string) (*keeper, error) {
-	id := identity{Node: nexusraft.NodeID(nexusraft.MintID()), Name: name, Incarnation: 1}
+	id := identity{Node: nexusraft.NodeID(nexusraft.MintID()), Name: name, Incarnation: 1, Boots: transport.NewBoot(nil)}
 	content, err := json.Marshal(id)
 	if err != nil {
 		return nil, fmt.Errorf("encode identity: %w", err)
@@ -150,16 +148,6 @@ func (k *keeper) admitted(cluster nexusraft.ClusterID, zone nexusraft.ZoneID) er
 	defer k.mu.Unlock()
 	id := k.id
 	id.Cluster, id.Zones = cluster, append(slices.Clone(id.Zones), zone)
-	return k.save(id)
-}
-
-// fenced records why this node may take part in its cluster no more. A copy that is
-// restarted often enough would otherwise come as a later life of the original.
-func (k *keeper) fenced(why string) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	id := k.id
-	id.Fenced = why
 	return k.save(id)
 }
 

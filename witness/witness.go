@@ -26,7 +26,6 @@ type Witness struct {
 	logger *slog.Logger
 	unlock func() error
 	keeper *keeper
-	boot   uint64 // minted at each opening, see transport.Identity
 	logs   []*Log // until the worker owns them
 
 	inbox  *inbox
@@ -67,7 +66,7 @@ func Open(c Config) (*Witness, error) {
 		return nil, err
 	}
 	w := &Witness{
-		config: c, logger: c.Logger, unlock: unlock, inbox: newInbox(), boot: nexusraft.MintID(),
+		config: c, logger: c.Logger, unlock: unlock, inbox: newInbox(),
 		ready: make(chan struct{}), broken: make(chan struct{}), stopped: make(chan struct{}),
 	}
 	w.worker = &worker{inbox: w.inbox, zones: make(map[nexusraft.ZoneID]*hosted)}
@@ -172,7 +171,7 @@ func (w *Witness) Run(ctx context.Context, lis net.Listener) (err error) {
 	if !w.start() {
 		return errors.Join(fmt.Errorf("run witness: %w", nexusraft.ErrClosed), lis.Close())
 	}
-	defer func() { err = errors.Join(err, w.noteFence(err), w.unlock()) }()
+	defer func() { err = errors.Join(err, w.unlock()) }()
 	w.setSelf(lis.Addr())
 	w.peers = transport.NewPeers(w.identity, transport.PeersOptions{
 		Logger: w.logger, VoteTimeout: w.config.electionTimeout(), Accept: w.meet,
@@ -290,7 +289,7 @@ func (w *Witness) identity() transport.Identity {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return transport.Identity{
-		Cluster: id.Cluster, Node: id.Node, Incarnation: id.Incarnation, Boot: w.boot,
+		Cluster: id.Cluster, Node: id.Node, Incarnation: id.Incarnation, Boot: id.Boots[0], Earlier: id.Boots[1:],
 		Address: w.address, Name: id.Name, Witness: true,
 	}
 }
@@ -377,12 +376,4 @@ func (w *Witness) wayBack() string {
 
 func (w *Witness) errRemoved(z nexusraft.ZoneID) error {
 	return fmt.Errorf("%w: witness %v was removed from zone %v: %s", nexusraft.ErrFenced, w.keeper.identity().Node, z, w.wayBack())
-}
-
-// noteFence makes a witness that ends because it was fenced know it when it is started again.
-func (w *Witness) noteFence(err error) error {
-	if !errors.Is(err, nexusraft.ErrFenced) {
-		return nil
-	}
-	return w.keeper.fenced(fenceText(err))
 }

@@ -214,6 +214,12 @@ func TestWitnessRefusesLowerIncarnations(t *testing.T) {
 		if err := (handler{w.Witness}).Hello(again); !errors.Is(err, nexusraft.ErrFenced) {
 			t.Errorf("another opening with the same number: got %v, want ErrFenced", err)
 		}
+		later := m.id
+		later.Incarnation++
+		later.Earlier = []nexusraft.Boot{99}
+		if err := (handler{w.Witness}).Hello(later); !errors.Is(err, nexusraft.ErrFenced) {
+			t.Errorf("a later opening that does not remember this one: got %v, want ErrFenced", err)
+		}
 		self := w.identity()
 		if err := (handler{w.Witness}).Hello(self); !errors.Is(err, nexusraft.ErrRefused) {
 			t.Errorf("a copy of itself: got %v, want ErrRefused", err)

@@ -150,7 +150,11 @@ type Hello struct {
 	Witness bool `protobuf:"varint,8,opt,name=witness,proto3" json:"witness,omitempty"`
 	// A random number minted at each opening of the data directory; never 0. Two handshakes
 	// of one node and one incarnation with different numbers come from two copies of a disk.
-	Boot          uint64 `protobuf:"fixed64,9,opt,name=boot,proto3" json:"boot,omitempty"`
+	Boot uint64 `protobuf:"fixed64,9,opt,name=boot,proto3" json:"boot,omitempty"`
+	// The boots of the openings before this one, the latest first; at most 64, those that are
+	// known. Who has seen a life that is not among them where it would be by its incarnation
+	// speaks to a copy of the disk, however often that was opened.
+	EarlierBoots  []uint64 `protobuf:"fixed64,10,rep,packed,name=earlier_boots,json=earlierBoots,proto3" json:"earlier_boots,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -248,6 +252,13 @@ func (x *Hello) GetBoot() uint64 {
 	return 0
 }
 
+func (x *Hello) GetEarlierBoots() []uint64 {
+	if x != nil {
+		return x.EarlierBoots
+	}
+	return nil
+}
+
 // Error is the answer of a node that could be reached. It travels inside a response, so
 // that an error of the call itself always means that the call broke.
 type Error struct {
@@ -335,7 +346,7 @@ var File_nexusraft_v1_identity_proto protoreflect.FileDescriptor
 
 const file_nexusraft_v1_identity_proto_rawDesc = "" +
 	"\n" +
-	"\x1bnexusraft/v1/identity.proto\x12\fnexusraft.v1\"\xf7\x01\n" +
+	"\x1bnexusraft/v1/identity.proto\x12\fnexusraft.v1\"\x9c\x02\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x1d\n" +
 	"\n" +
@@ -347,7 +358,9 @@ const file_nexusraft_v1_identity_proto_rawDesc = "" +
 	"\aaddress\x18\x06 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04name\x18\a \x01(\tR\x04name\x12\x18\n" +
 	"\awitness\x18\b \x01(\bR\awitness\x12\x12\n" +
-	"\x04boot\x18\t \x01(\x06R\x04boot\"\xa9\x01\n" +
+	"\x04boot\x18\t \x01(\x06R\x04boot\x12#\n" +
+	"\rearlier_boots\x18\n" +
+	" \x03(\x06R\fearlierBoots\"\xa9\x01\n" +
 	"\x05Error\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.nexusraft.v1.ErrorKindR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x12\n" +
