@@ -190,8 +190,27 @@ func (b *Batch) apply(sync bool) error {
 	return b.write(sync)
 }
 
-// write hands the batch to Pebble. The caller holds its latches.
-func (b *Batch) write(sync bool) (err error) {
+// write makes the batch visible, to those who watch, too. The caller holds its latches.
+func (b *Batch) write(sync bool) error {
+	w := &b.s.watches
+	if !w.used.Load() {
+		return b.show(sync)
+	}
+	w.order.Lock()
+	defer w.order.Unlock()
+	news := w.collect(b.b) // Pebble may take a large batch's contents
+	if err := b.show(sync); err != nil {
+		return err
+	}
+	w.deliver(news)
+	for _, t := range b.drops {
+		w.drop(t)
+	}
+	return nil
+}
+
+// show hands the batch to Pebble.
+func (b *Batch) show(sync bool) (err error) {
 	defer b.s.guard(&err)
 	if err := b.refused(); err != nil {
 		return err

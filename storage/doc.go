@@ -8,6 +8,7 @@
 //     key each; a Store has them too, for its default tree.
 //   - A Batch writes many keys without looking at them.
 //   - Store.Transact writes what depends on what it reads, in any trees.
+//   - Tree.Watch delivers what others change, in the order of the commits.
 //   - An Overlay holds writes that are not decided yet, over any nexusraft.Reader.
 //
 // Who writes says with each write whether to wait for the disk (Sync, NoSync); many who wait
@@ -47,5 +48,5 @@
 // # Reading the source
 //
 // Store.Open, then view.walk (how trees are read), Batch.Commit, latches (how writers of one
-// key keep apart), Tx, fence (what happens when the disk fails), Overlay.merge.
+// key keep apart), Tx, watches, fence (what happens when the disk fails), Overlay.merge.
 package storage

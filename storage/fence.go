@@ -41,7 +41,9 @@ type fence struct {
 	vfs.FS
 	log    *slog.Logger
 	died   atomic.Pointer[error]
-	memory *vfs.MemFS // the files begun after death, by their base names
+	gone   chan struct{} // closed once it has died, or the store is about to close
+	goes   sync.Once     // closes gone
+	memory *vfs.MemFS    // the files begun after death, by their base names
 
 	mu      sync.Mutex // guards what follows
 	changed *sync.Cond // of what follows
@@ -53,7 +55,7 @@ type fence struct {
 const compactionCategory vfs.DiskWriteCategory = "pebble-compaction"
 
 func newFence(fs vfs.FS, log *slog.Logger) *fence {
-	f := &fence{FS: fs, log: log, memory: vfs.NewMem()}
+	f := &fence{FS: fs, log: log, memory: vfs.NewMem(), gone: make(chan struct{})}
 	f.changed = sync.NewCond(&f.mu)
 	return f
 }
@@ -62,6 +64,7 @@ func newFence(fs vfs.FS, log *slog.Logger) *fence {
 // It is logged here since it may happen where no caller gets to know it.
 func (f *fence) stop(cause error) {
 	if f.died.CompareAndSwap(nil, &cause) {
+		f.goes.Do(func() { close(f.gone) })
 		f.log.Error("store has stopped", "err", cause)
 	}
 }
@@ -129,8 +132,9 @@ func (f *fence) stall(on bool) {
 	f.changed.Broadcast()
 }
 
-// release lets go of the compactions that wait.
+// release lets go of the compactions that wait, and of all that wait for the store.
 func (f *fence) release() {
+	f.goes.Do(func() { close(f.gone) })
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.closing = true

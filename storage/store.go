@@ -35,6 +35,7 @@ type Store struct {
 	gate    gate
 	latches *latches
 	ends    *ends
+	watches watches
 	turn    chan struct{} // full while a transaction has the turn, see Transact
 	ids     ids
 
@@ -132,6 +133,7 @@ func (s *Store) Close() error {
 		return nil
 	}
 	s.fence.release()
+	s.watches.close()
 	select {
 	case <-idle:
 	case <-time.After(closeTimeout):
