@@ -254,6 +254,7 @@ func (w *Witness) serve(ctx context.Context, checks *health.Server, served <-cha
 		case err := <-served:
 			return finish(fmt.Errorf("serve: %w", err))
 		case <-ctx.Done():
+			w.logger.Info("stopping in order")
 			return finish(nil)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"time"
 	"unicode/utf8"
 
@@ -107,8 +108,9 @@ func explain(err error) error {
 }
 
 type putCommand struct {
-	Key   string `arg:"" help:"Key, 1 byte to 4 KiB."`
-	Value string `arg:"" help:"Value."`
+	Key   string  `arg:"" help:"Key, 1 byte to 4 KiB."`
+	Value *string `arg:"" optional:"" help:"Value."`
+	File  string  `help:"Read the value from this file instead; - is standard input." placeholder:"FILE"`
 	remote
 }
 
@@ -116,18 +118,23 @@ func (*putCommand) Help() string {
 	return `Prints the revision that the write made and on how many data copies it was when it was
 acknowledged. If the outcome is not known, the write may have happened or may still happen.
 
-Example:
+Examples:
 
-  nexus-raft put greeting hello --endpoints 127.0.0.1:2026,127.0.0.1:2036`
+  nexus-raft put greeting hello --endpoints 127.0.0.1:2026,127.0.0.1:2036
+  nexus-raft put picture --file picture.png`
 }
 
 func (c *putCommand) Run(ctx context.Context, s streams) error {
+	value, err := c.value(s.in)
+	if err != nil {
+		return err
+	}
 	conn, ctx, end, err := c.connect(ctx, client.Options{})
 	if err != nil {
 		return err
 	}
 	defer end()
-	r, err := conn.Put(ctx, []byte(c.Key), []byte(c.Value))
+	r, err := conn.Put(ctx, []byte(c.Key), value)
 	if err != nil {
 		return explain(err)
 	}
@@ -139,6 +146,28 @@ func (c *putCommand) Run(ctx context.Context, s streams) error {
 	}
 	_, err = fmt.Fprintf(s.out, "revision %d, data copies %d\n", r.Revision, r.Copies)
 	return err
+}
+
+// value is what the command line says, or the file that it names.
+func (c *putCommand) value(in io.Reader) ([]byte, error) {
+	switch {
+	case (c.Value == nil) == (c.File == ""):
+		return nil, usageError{errors.New("put: give a VALUE or --file FILE")}
+	case c.Value != nil:
+		return []byte(*c.Value), nil
+	case c.File != "-":
+		f, err := os.Open(c.File)
+		if err != nil {
+			return nil, fmt.Errorf("put: --file: %w", err)
+		}
+		defer f.Close()
+		in = f
+	}
+	value, err := io.ReadAll(io.LimitReader(in, kv.MaxRequestBytes+1)) // one more, to be refused
+	if err != nil {
+		return nil, fmt.Errorf("put: --file %s: %w", c.File, err)
+	}
+	return value, nil
 }
 
 type getCommand struct {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -36,7 +37,9 @@ func TestExitStatuses(t *testing.T) {
 	}{
 		{[]string{}, exitUsage, "expected one of"},
 		{[]string{"frobnicate"}, exitUsage, "frobnicate"},
-		{[]string{"put", "k"}, exitUsage, "<value>"},
+		{[]string{"put", "k"}, exitUsage, "VALUE or --file"},
+		{[]string{"put", "k", "v", "--file", "x"}, exitUsage, "VALUE or --file"},
+		{[]string{"put", "k", "--file", filepath.Join(empty, "absent")}, exitFailed, "absent"},
 		{[]string{"serve"}, exitUsage, "--data-dir"},
 		{[]string{"init"}, exitUsage, "--data-dir"},
 		{[]string{"init", "--data-dir", ""}, exitUsage, "--data-dir is empty"},

@@ -86,6 +86,10 @@ func founded(t *testing.T) (dir, endpoint string, member *exec.Cmd, in io.WriteC
 
 func TestKeysByHand(t *testing.T) {
 	t.Parallel()
+	file, large := filepath.Join(t.TempDir(), "large"), strings.Repeat("v", 500<<10) // more than an argument may have
+	if err := os.WriteFile(file, []byte(large), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	_, endpoint, _, _ := founded(t)
 	ask := func(args ...string) []string {
 		return append(args, "--endpoints", "127.0.0.1:1,"+endpoint, "--timeout", "20s")
@@ -109,6 +113,10 @@ func TestKeysByHand(t *testing.T) {
 		{ask("del", "a"), 0, "deleted 1\n", ""},
 		{ask("del", "a", "--json"), 0, `{"deleted":0,"revision":5,"copies":1}` + "\n", ""},
 		{ask("get", "a"), 1, "", `nexus-raft: get: there is no key "a"` + "\n"},
+		{ask("put", "large", "--file", file), 0, "revision 6, data copies 1\n", ""},
+		{ask("get", "large"), 0, large + "\n", ""},
+		{ask("put", "empty", "--file", "-"), 0, "revision 7, data copies 1\n", ""},
+		{ask("get", "empty"), 0, "\n", ""},
 	} {
 		status, stdout, stderr := command(t, tc.args...)
 		got, want := fmt.Sprint(status, stdout, stderr), fmt.Sprint(tc.status, tc.stdout, tc.stderr)

@@ -217,7 +217,7 @@ func (v zoneView) withoutLeader() (out verdict) {
 		}
 	}
 	why := "no node leads the zone"
-	again := "ask again in a second or two: an election may be under way"
+	start, again := "start ", "ask again in a second or two: an election may be under way"
 	if named, ok := v.row(v.named); ok && named.own == nil {
 		why = fmt.Sprintf("%s leads the zone, the others say, but does not answer here", named.title())
 		again += fmt.Sprintf("; if %s leads on, ask from where %s can be reached", named.title(), named.Address)
@@ -234,7 +234,10 @@ func (v zoneView) withoutLeader() (out verdict) {
 		out.Do = append(out.Do, again)
 	}
 	if len(absent) > 0 {
-		out.Do = append(out.Do, "if no leader is found, start "+strings.Join(absent, ", ")+" again: what was acknowledged last may be there alone")
+		if again != "" {
+			start = "if no leader is found, start "
+		}
+		out.Do = append(out.Do, start+strings.Join(absent, ", ")+" again: what was acknowledged last may be there alone")
 	}
 	return out
 }

@@ -194,7 +194,7 @@ can NOT lose n1, n2, w1: no node leads the zone
 do: ask again in a second or two: an election may be under way`},
 		"nobody can lead": {newSituation(n1, n2, w1).unreachable(0).unreachable(2).leaderless(0), `
 can NOT lose n1, n2, w1: no node leads the zone: 1 of 3 voters answer, and 2 are needed
-do: if no leader is found, start n1 (h1:1), w1 (hw:1) again: what was acknowledged last may be there alone`},
+do: start n1 (h1:1), w1 (hw:1) again: what was acknowledged last may be there alone`},
 		"the leader is out of reach": {newSituation(n1, n2, w1).unreachable(0).leaderless(1), `
 can NOT lose n1, n2, w1: n1 leads the zone, the others say, but does not answer here
 do: ask again in a second or two: an election may be under way; if n1 leads on, ask from where h1:1 can be reached

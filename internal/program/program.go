@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -70,10 +71,32 @@ func Parse(ctx context.Context, name string, line any, args []string, std Standa
 	case status >= 0:
 		return nil, status
 	case err != nil:
-		fmt.Fprintf(std.Err, "%s: %v\nTry %s --help.\n", name, err, commandPath(name, err))
+		fmt.Fprintf(std.Err, "%s: %v%s\nTry %s --help.\n", name, err, fromEnvironment(err, args), commandPath(name, err))
 		return nil, ExitUsage
 	}
 	return command, 0
+}
+
+// fromEnvironment names the environment variable that has the value that a parse error is
+// about, if it has.
+func fromEnvironment(err error, args []string) string {
+	p, ok := errors.AsType[*kong.ParseError](err)
+	if !ok || p.Context == nil {
+		return ""
+	}
+	for _, f := range p.Context.Flags() {
+		flag := "--" + f.Name
+		given := slices.ContainsFunc(args, func(a string) bool { return a == flag || strings.HasPrefix(a, flag+"=") })
+		if given || !strings.HasPrefix(err.Error(), flag) {
+			continue
+		}
+		for _, name := range f.Tag.Envs {
+			if _, set := os.LookupEnv(name); set {
+				return " (from $" + name + ")"
+			}
+		}
+	}
+	return ""
 }
 
 // commandPath returns the program and the command that a parse error is about.

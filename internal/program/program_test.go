@@ -152,7 +152,15 @@ func TestEmptyFile(t *testing.T) {
 }
 
 func TestBadEnvironmentIsNamed(t *testing.T) {
-	_, status, _, stderr := parse(t, map[string]string{"NEXUS_RAFT_SIZE": "many"}, "run", "--data-dir", "d")
+	_, status, _, stderr := parse(t, map[string]string{"NEXUS_RAFT_LOG_LEVEL": "loud"}, "run", "--data-dir", "d")
+	if status != ExitUsage || !strings.Contains(stderr, "(from $NEXUS_RAFT_LOG_LEVEL)") {
+		t.Errorf("a wrong word: got status %d, %q; want %d with the variable's name", status, stderr, ExitUsage)
+	}
+	_, status, _, stderr = parse(t, map[string]string{"NEXUS_RAFT_LOG_LEVEL": "info"}, "run", "--data-dir", "d", "--log-level", "loud")
+	if status != ExitUsage || strings.Contains(stderr, "(from $NEXUS_RAFT_LOG_LEVEL)") {
+		t.Errorf("a wrong word in a flag: got status %d, %q; want %d without the variable's name", status, stderr, ExitUsage)
+	}
+	_, status, _, stderr = parse(t, map[string]string{"NEXUS_RAFT_SIZE": "many"}, "run", "--data-dir", "d")
 	if status != ExitUsage || !strings.Contains(stderr, "NEXUS_RAFT_SIZE") {
 		t.Errorf("got status %d, %q; want the variable named", status, stderr)
 	}

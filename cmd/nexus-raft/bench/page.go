@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -26,7 +27,10 @@ func NewPage(path string) (*Page, error) {
 	}
 	temp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp")
 	if err != nil {
-		return nil, fmt.Errorf("write a page: %w", err)
+		if p, ok := errors.AsType[*fs.PathError](err); ok {
+			err = p.Err // the name in p is none that the caller knows
+		}
+		return nil, fmt.Errorf("write to %s: %w", path, err)
 	}
 	return &Page{path: path, temp: temp}, nil
 }
