@@ -192,13 +192,16 @@ func (b *Batch) apply(sync bool) error {
 
 // write makes the batch visible, to those who watch, too. The caller holds its latches.
 func (b *Batch) write(sync bool) error {
+	if b.s.options.ReadOnly {
+		return b.s.readOnly(b)
+	}
 	w := &b.s.watches
 	if !w.used.Load() {
 		return b.show(sync)
 	}
 	w.order.Lock()
 	defer w.order.Unlock()
-	news := w.collect(b.b) // Pebble may take a large batch's contents
+	news := w.collect(b.b) // before Pebble takes a large batch's contents
 	if err := b.show(sync); err != nil {
 		return err
 	}
@@ -216,6 +219,7 @@ func (b *Batch) show(sync bool) (err error) {
 		return err
 	}
 	b.committed = true
+	writes, bytes := b.b.Count(), b.b.Len() // Pebble may take a large batch's contents
 	b.s.ends.include(b.b)
 	if sync {
 		err = b.writeSynced()
@@ -230,6 +234,9 @@ func (b *Batch) show(sync bool) (err error) {
 		t.dropped.Store(true)
 		b.s.ends.forget(t.id)
 	}
+	b.s.counts.commits.Add(1)
+	b.s.counts.writes.Add(int64(writes))
+	b.s.counts.bytes.Add(int64(bytes))
 	return b.s.dead()
 }
 

@@ -6,6 +6,7 @@ import (
 	"path"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -39,11 +40,12 @@ import (
 // wait for ever).
 type fence struct {
 	vfs.FS
-	log    *slog.Logger
-	died   atomic.Pointer[error]
-	gone   chan struct{} // closed once it has died, or the store is about to close
-	goes   sync.Once     // closes gone
-	memory *vfs.MemFS    // the files begun after death, by their base names
+	log     *slog.Logger
+	died    atomic.Pointer[error]
+	gone    chan struct{} // closed once it has died, or the store is about to close
+	goes    sync.Once     // closes gone
+	traffic traffic
+	memory  *vfs.MemFS // the files begun after death, by their base names
 
 	mu      sync.Mutex // guards what follows
 	changed *sync.Cond // of what follows
@@ -200,11 +202,17 @@ func (f *fencedFile) Write(p []byte) (int, error) {
 	if err := f.do("write", func() error { _, err := f.File.Write(p); return err }); err != nil {
 		return 0, err
 	}
+	f.fence.traffic.wrote(f.name, n)
 	return n, nil
 }
 
-func (f *fencedFile) Sync() error     { return f.do("sync", f.File.Sync) }
-func (f *fencedFile) SyncData() error { return f.do("sync", f.File.SyncData) }
+func (f *fencedFile) Sync() error     { return f.sync(f.File.Sync) }
+func (f *fencedFile) SyncData() error { return f.sync(f.File.SyncData) }
+
+func (f *fencedFile) sync(op func() error) error {
+	defer f.fence.traffic.synced(f.name, time.Now())
+	return f.do("sync", op)
+}
 
 func (f *fencedFile) SyncTo(length int64) (fullSync bool, err error) {
 	err = f.do("sync", func() (err error) { fullSync, err = f.File.SyncTo(length); return err })

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -23,8 +22,15 @@ const (
 	defaultMemTableBytes = 16 << 20
 	defaultFlushInterval = 500 * time.Millisecond
 	defaultDiskReserve   = 128 << 20
-	memTables            = 4 // at most so many are held before writes wait for the disk
-	maxOpenFiles         = 500
+)
+
+// Compression says how much time goes into making tables smaller.
+type Compression int
+
+const (
+	CompressionFast  Compression = iota // what costs next to nothing: Snappy, or a relative of it
+	CompressionNone                     // for values that are compressed already
+	CompressionSmall                    // Zstandard
 )
 
 // FS is the file system that a store lives in.
@@ -50,6 +56,15 @@ type Options struct {
 	// the disk keeps up; 500 ms by default. A negative one leaves it at that: such a write
 	// is then synced by the next one that is, by Flush, or by Close.
 	FlushInterval time.Duration
+
+	// Compression is how tables are compressed; CompressionFast by default. Those that are on
+	// the disk keep theirs until they are compacted.
+	Compression Compression
+
+	// ReadOnly opens a store that exists, and changes nothing of it: what writes returns
+	// nexusraft.ErrRefused. What is in the write-ahead log is read, too, and held in memory.
+	// Nobody else may have the store open, as ever.
+	ReadOnly bool
 
 	// DiskReserve is how many bytes of the disk are kept free: below it, writes get
 	// nexusraft.ErrDiskFull and the store lives on; reads, removals and batches that have
@@ -104,20 +119,8 @@ func (o *Options) withDefaults() (Options, error) {
 	if c.Durability != Sync && c.Durability != NoSync {
 		errs = append(errs, fmt.Errorf("Durability is %d, must be Sync or NoSync", c.Durability))
 	}
-	return c, errors.Join(errs...)
-}
-
-// engine returns Pebble's options for a database that lives in fs.
-func (o Options) engine(fs *fence, lock *pebble.Lock) *pebble.Options {
-	return &pebble.Options{
-		FS:                          fs,
-		Lock:                        lock,
-		FormatMajorVersion:          pebble.FormatValueSeparation,
-		CacheSize:                   o.CacheBytes,
-		MemTableSize:                uint64(o.MemTableBytes),
-		MemTableStopWritesThreshold: memTables,
-		MaxOpenFiles:                maxOpenFiles,
-		Logger:                      engineLog{fence: fs, log: o.Logger},
-		EventListener:               engineEvents(fs, o.Logger),
+	if _, ok := compressions[c.Compression]; !ok {
+		errs = append(errs, fmt.Errorf("Compression is %d, must be CompressionFast, CompressionNone or CompressionSmall", c.Compression))
 	}
+	return c, errors.Join(errs...)
 }

@@ -39,6 +39,7 @@ func (v view) get(dst, key []byte, wanted bool) (value []byte, ok bool, err erro
 		return dst, false, err
 	}
 	defer v.s.gate.exit()
+	v.s.counts.pointReads.add()
 	stored := keyBuffers.Get().(*[]byte)
 	defer keyBuffers.Put(stored)
 	*stored = appendKey((*stored)[:0], v.id, key)

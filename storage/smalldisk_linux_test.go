@@ -2,6 +2,7 @@ package storage
 
 import (
 	"errors"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -83,11 +84,9 @@ func TestSmallDisk(t *testing.T) {
 // fillUp writes numbered values above n until the store refuses one; it returns the last.
 func fillUp(t *testing.T, tree *Tree, n int) int {
 	t.Helper()
-	value := make([]byte, 512<<10)
+	value, random := make([]byte, 512<<10), rand.NewChaCha8([32]byte{byte(n)})
 	for range 1000 {
-		for i := range value {
-			value[i] = byte(i*i>>8 + i*(n+7)) // does not compress
-		}
+		random.Read(value) // it never fails, and what it gives does not compress
 		if err := tree.Set(numberedKey(n+1), value); err != nil {
 			wantFull(t, "Set", err, true)
 			return n

@@ -38,6 +38,9 @@ type Store struct {
 	watches watches
 	turn    chan struct{} // full while a transaction has the turn, see Transact
 	ids     ids
+	counts  counts
+
+	recovered bool // see Stats
 
 	unsynced  atomic.Bool // something may have been written since the last sync
 	syncArmed atomic.Bool // syncInBackground is about to run
@@ -58,7 +61,7 @@ type defaultTree = Tree
 func (s *Store) Default() *Tree { return s.defaultTree }
 
 // Open opens the store in dir, which is created if it is absent (readable by its owner
-// only). o may be nil. One opener at a time has a store; another, in this process or any
+// only; see Options.ReadOnly). o may be nil. One opener at a time has a store; another, in this process or any
 // other one, gets an error. It returns nexusraft.ErrCorrupt if the stored data fails its
 // checks, and an error that names both versions if it is of another format.
 func Open(dir string, o *Options) (*Store, error) {
@@ -92,8 +95,8 @@ func Open(dir string, o *Options) (*Store, error) {
 
 // open takes the lock, starts Pebble and reads the registry, or leaves nothing behind.
 func (s *Store) open(c Options) (err error) {
-	if err := makeDir(c.FS, s.dir); err != nil {
-		return fmt.Errorf("create the directory: %w", err)
+	if err := s.prepareDir(c); err != nil {
+		return err
 	}
 	if s.lock, err = pebble.LockDirectory(s.dir, c.FS); err != nil {
 		return lockError(err)
@@ -139,7 +142,7 @@ func (s *Store) Close() error {
 	case <-time.After(closeTimeout):
 		return fmt.Errorf("close store %s: calls are still running after %v; end them first", s.dir, closeTimeout)
 	}
-	if err := errors.Join(s.shut(), s.fence.cause()); err != nil {
+	if err := errors.Join(s.noteClosed(), s.shut(), s.fence.cause()); err != nil {
 		return fmt.Errorf("close store %s: %w", s.dir, err)
 	}
 	return nil
@@ -228,6 +231,22 @@ func canonical(dir string) (string, error) {
 		return filepath.Join(parent, filepath.Base(abs)), err
 	}
 	return real, err
+}
+
+// prepareDir makes sure that there is a directory for a store, or, for one that is only to
+// be read, a store.
+func (s *Store) prepareDir(c Options) error {
+	if !c.ReadOnly {
+		if err := makeDir(c.FS, s.dir); err != nil {
+			return fmt.Errorf("create the directory: %w", err)
+		}
+		return nil
+	}
+	exists, err := Exists(s.dir, &c)
+	if err == nil && !exists {
+		err = fmt.Errorf("%w: there is no store, and Options.ReadOnly creates none", nexusraft.ErrRefused)
+	}
+	return err
 }
 
 // makeDir creates a directory with its parents so that it outlives a crash.

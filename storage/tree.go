@@ -22,6 +22,7 @@ const (
 	keyNextID           = "next"
 	keyDefault          = "default"
 	keyIDs              = "ids"
+	keyClosed           = "closed"
 	keyTree             = "tree/" // followed by the name
 	formatPrefix        = "nexus-raft store format "
 	format              = formatPrefix + "1"
@@ -136,7 +137,7 @@ func (s *Store) loadRegistry() error {
 		}
 		records[string(p.Key)] = slices.Clone(p.Value)
 	}
-	if len(records) == 0 {
+	if len(records) == 0 && !s.options.ReadOnly {
 		return s.found()
 	}
 	if found := string(records[keyFormat]); found != format {
@@ -166,7 +167,7 @@ func (s *Store) found() error {
 }
 
 // createDefault stores the ID of the default tree, and with it what else a new store
-// needs. A store that was written before there was such a tree gets it here, too.
+// needs.
 func (s *Store) createDefault(more ...record) error {
 	id := s.nextID
 	if id == math.MaxUint32 {
@@ -211,10 +212,56 @@ func (s *Store) decodeRegistry(records map[string][]byte) error {
 	if err := s.loadIDs(records[keyIDs]); err != nil {
 		return err
 	}
-	if s.defaultTree == nil {
+	if err := s.completeDefault(); err != nil {
+		return err
+	}
+	return s.noteOpened(records[keyClosed])
+}
+
+// completeDefault gives a store that was written before there was a default tree one.
+func (s *Store) completeDefault() error {
+	switch {
+	case s.defaultTree != nil:
+		return nil
+	case s.options.ReadOnly: // it stays empty
+		s.defaultTree = s.newTree("", s.nextID)
+		return nil
+	default:
 		return s.createDefault()
 	}
-	return nil
+}
+
+// noteOpened learns from the record that noteClosed has left whether the store was closed
+// in order, and takes the record away. It need not be synced: nothing that is written later
+// can survive a crash without it.
+func (s *Store) noteOpened(closed []byte) error {
+	s.recovered = closed == nil
+	if s.recovered || s.options.ReadOnly {
+		return nil
+	}
+	b := s.NewBatch()
+	defer b.Close()
+	if err := b.remove(registry, []byte(keyClosed)); err != nil {
+		return err
+	}
+	return b.Commit(false)
+}
+
+// noteClosed says that the store was closed in order, as its last write.
+func (s *Store) noteClosed() error {
+	if s.options.ReadOnly || s.fence.cause() != nil {
+		return nil
+	}
+	b := s.NewBatch()
+	defer b.Close()
+	b.UseReserve()
+	if err := b.set(registry, []byte(keyClosed), []byte{}); err != nil {
+		return err
+	}
+	if err := b.apply(true); err != nil {
+		return err
+	}
+	return b.awaitSync()
 }
 
 // record is a pair of the store's own tree.

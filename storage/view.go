@@ -60,6 +60,7 @@ func (v view) walk(start, end []byte, reverse bool, yield func(nexusraft.Pair, e
 	if bytes.Compare(lower, upper) >= 0 {
 		return nil
 	}
+	v.s.counts.scans.add()
 	it, err := v.s.newIter(v.src, lower, upper)
 	if err != nil {
 		return v.failed(err)
