@@ -9,7 +9,8 @@ OUT         ?= dist
 
 PLATFORMS := linux/amd64 linux/arm64 linux/arm darwin/arm64 windows/amd64
 PROGRAMS  := nexus-raft nexus-witness
-CHECKS    := test lint tidy generate race fuzz etcd cross footprint demo
+MODULES   := etcdtest bench
+CHECKS    := test lint tidy generate race fuzz etcd bench cross footprint demo
 BUILD     := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w'
 
 .PHONY: all $(CHECKS) build clean
@@ -21,17 +22,17 @@ all: $(CHECKS)
 test:
 	go test ./...
 
-## lint: format, vet, static checks, of both modules
+## lint: format, vet, static checks, of all modules
 lint:
 	@unformatted=$$($(GOFUMPT) -l .); test -z "$$unformatted" || { echo "not gofumpt-clean: $$unformatted"; exit 1; }
 	go vet ./...
 	$(STATICCHECK) ./...
-	cd etcdtest && go vet ./... && $(STATICCHECK) ./...
+	for module in $(MODULES); do (cd $$module && go vet ./... && $(STATICCHECK) ./...) || exit 1; done
 
 ## tidy: go.mod names what is used, and nothing else
 tidy:
 	go mod tidy -diff
-	cd etcdtest && go mod tidy -diff
+	for module in $(MODULES); do (cd $$module && go mod tidy -diff) || exit 1; done
 
 ## generate: the protocol is lint-free, and the code generated from it is current
 generate:
@@ -48,6 +49,10 @@ fuzz:
 ## etcd: etcd's own Go client and etcdctl against a cluster of real processes
 etcd:
 	cd etcdtest && go test ./...
+
+## bench: what measures the store measures it right; to measure: cd bench && go run . storage
+bench:
+	cd bench && go test ./...
 
 ## build: both programs for this machine
 build:

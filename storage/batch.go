@@ -21,6 +21,7 @@ type Batch struct {
 	b         *pebble.Batch // nil once closed
 	drops     []*Tree
 	latches   latchSet // of the keys that it writes
+	bytes     int      // of the keys and values that it writes
 	committed bool
 	syncing   bool // its sync was asked for and has not been awaited
 	sets      bool // it has a Set: it needs room on the disk
@@ -52,6 +53,7 @@ func (b *Batch) set(tree uint32, key, value []byte) error {
 	b.latches |= b.s.latches.of(op.Key)
 	copy(op.Value, value)
 	b.sets = true
+	b.bytes += len(key) + len(value)
 	return op.Finish()
 }
 
@@ -73,6 +75,7 @@ func (b *Batch) remove(tree uint32, key []byte) error {
 	op := b.b.DeleteDeferred(prefixBytes + len(key))
 	appendKey(op.Key[:0], tree, key)
 	b.latches |= b.s.latches.of(op.Key)
+	b.bytes += len(key)
 	return op.Finish()
 }
 
@@ -92,6 +95,7 @@ func (b *Batch) DeleteRange(t *Tree, start, end []byte) error {
 		return err
 	}
 	b.latches = allLatches
+	b.bytes += len(start) + len(end)
 	return b.b.DeleteRange(lower, upper, nil)
 }
 
@@ -219,7 +223,6 @@ func (b *Batch) show(sync bool) (err error) {
 		return err
 	}
 	b.committed = true
-	writes, bytes := b.b.Count(), b.b.Len() // Pebble may take a large batch's contents
 	b.s.ends.include(b.b)
 	if sync {
 		err = b.writeSynced()
@@ -234,9 +237,7 @@ func (b *Batch) show(sync bool) (err error) {
 		t.dropped.Store(true)
 		b.s.ends.forget(t.id)
 	}
-	b.s.counts.commits.Add(1)
-	b.s.counts.writes.Add(int64(writes))
-	b.s.counts.bytes.Add(int64(bytes))
+	b.s.counts.wrote(b.Len(), b.bytes)
 	return b.s.dead()
 }
 
@@ -276,7 +277,7 @@ func (b *Batch) Reset() {
 	}
 	_ = b.awaitSync() // told by CommitAsync's wait, or by the next commit
 	b.b.Reset()
-	b.drops, b.latches, b.committed, b.sets = nil, 0, false, false
+	b.drops, b.latches, b.bytes, b.committed, b.sets = nil, 0, 0, false, false
 }
 
 // Close gives the batch's memory back. What is not committed is forgotten.

@@ -41,6 +41,7 @@
 //	"next"         -> the next tree ID, 4 bytes big-endian
 //	"default"      -> the default tree's ID, 4 bytes big-endian
 //	"ids"          -> what GenerateID has not reached yet, 8 bytes big-endian
+//	"closed"       -> 1 if the store was closed in order, 0 while it is open
 //	"tree/" + name -> the tree's ID, 4 bytes big-endian
 //
 // IDs are never reused, so that nothing of a dropped tree can show up in a later one.

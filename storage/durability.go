@@ -1,7 +1,5 @@
 package storage
 
-import "time"
-
 // Durability says what a write waits for. Whatever it is, writes become visible at once,
 // and are kept in the order in which they became visible: a crash takes none without all
 // that came after it.
@@ -48,7 +46,7 @@ func (s *Store) FlushAsync() (wait func() error) {
 func (s *Store) syncLater() {
 	s.unsynced.Store(true)
 	if s.options.FlushInterval > 0 && s.syncArmed.CompareAndSwap(false, true) {
-		time.AfterFunc(s.options.FlushInterval, s.syncInBackground)
+		s.syncTimer.Reset(s.options.FlushInterval)
 	}
 }
 

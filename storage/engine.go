@@ -1,10 +1,22 @@
 package storage
 
-import "github.com/cockroachdb/pebble/v2"
+import (
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+)
 
+// The defaults, and what is the same for every store. What each is worth, and what was tried
+// and left, is in bench/README.md.
+//
+// Pebble holds up to memTables memory tables of full size before writes wait, one more to
+// write into, if those before it were small, or to use again; it takes their memory from the cache's.
 const (
-	memTables    = 4 // at most so many are held before writes wait for the disk
-	maxOpenFiles = 500
+	defaultCacheBytes    = 256 << 20
+	defaultMemTableBytes = 64 << 20
+	cacheMemTables       = 4 // the default cache has room for so many, and so for blocks, too
+	memTables            = 2
+	filterBits           = 10 // for each key: one in a hundred tables is looked into in vain
+	maxOpenFiles         = 500
 )
 
 // compressions are the engine's, for each level.
@@ -27,6 +39,9 @@ func (o Options) engine(fs *fence, lock *pebble.Lock) *pebble.Options {
 		MaxOpenFiles:                maxOpenFiles,
 		Logger:                      engineLog{fence: fs, log: o.Logger},
 		EventListener:               engineEvents(fs, o.Logger),
+	}
+	for level := range e.Levels {
+		e.Levels[level].FilterPolicy = bloom.FilterPolicy(filterBits)
 	}
 	e.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return compressions[o.Compression] })
 	return e

@@ -87,5 +87,5 @@ func lockError(err error) error {
 	if _, ok := errors.AsType[*fs.PathError](err); ok {
 		return fmt.Errorf("take its lock: %w", err)
 	}
-	return fmt.Errorf("%w: it is in use by another process; one at a time can use a data directory (%w)", nexusraft.ErrRefused, err)
+	return fmt.Errorf("%w: it is in use by another process; stop that one first: one at a time can use a data directory (%w)", nexusraft.ErrRefused, err)
 }

@@ -40,6 +40,7 @@ import (
 // wait for ever).
 type fence struct {
 	vfs.FS
+	dir     string // the store's; what is elsewhere, a backup, is none of its business
 	log     *slog.Logger
 	died    atomic.Pointer[error]
 	gone    chan struct{} // closed once it has died, or the store is about to close
@@ -56,11 +57,14 @@ type fence struct {
 // compactionCategory is how Pebble labels the files that its compactions write.
 const compactionCategory vfs.DiskWriteCategory = "pebble-compaction"
 
-func newFence(fs vfs.FS, log *slog.Logger) *fence {
-	f := &fence{FS: fs, log: log, memory: vfs.NewMem(), gone: make(chan struct{})}
+func newFence(fs vfs.FS, dir string, log *slog.Logger) *fence {
+	f := &fence{FS: fs, dir: dir, log: log, memory: vfs.NewMem(), gone: make(chan struct{})}
 	f.changed = sync.NewCond(&f.mu)
 	return f
 }
+
+// owns reports whether a file is the store's, or is its directory.
+func (f *fence) owns(name string) bool { return name == f.dir || f.PathDir(name) == f.dir }
 
 // stop ends the life of the store for the reason that it is given; the first one counts.
 // It is logged here since it may happen where no caller gets to know it.
@@ -105,6 +109,9 @@ func (f *fence) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCat
 }
 
 func (f *fence) create(name string, category vfs.DiskWriteCategory, open func() (vfs.File, error)) (vfs.File, error) {
+	if !f.owns(name) {
+		return open()
+	}
 	var file vfs.File
 	if f.do("create", name, func() (err error) { file, err = open(); return err }) {
 		return &fencedFile{File: file, fence: f, name: name, table: path.Ext(name) == ".sst"}, nil
@@ -156,8 +163,8 @@ func (f *fence) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
 // OpenDir implements vfs.FS.
 func (f *fence) OpenDir(name string) (vfs.File, error) {
 	dir, err := f.FS.OpenDir(name)
-	if err != nil {
-		return nil, err
+	if err != nil || !f.owns(name) {
+		return dir, err
 	}
 	return &fencedFile{File: dir, fence: f, name: name}, nil
 }
@@ -172,7 +179,7 @@ func (f *fence) Rename(oldname, newname string) error {
 // over, and removed at the next open. After death nothing is removed, as what Pebble
 // believes to be in a newer file may never have got there.
 func (f *fence) Remove(name string) error {
-	if f.cause() != nil {
+	if f.owns(name) && f.cause() != nil {
 		return nil
 	}
 	return f.FS.Remove(name)

@@ -48,7 +48,7 @@ func listing(t *testing.T, fs FS) map[string]string {
 // TestFenceKeepsTheDisk does after death all that Pebble does to a disk.
 func TestFenceKeepsTheDisk(t *testing.T) {
 	disk := NewMemFS()
-	f := newFence(disk, slog.New(slog.DiscardHandler))
+	f := newFence(disk, ".", slog.New(slog.DiscardHandler))
 	log, table := writeFile(t, f, "1.log", "log"), writeFile(t, f, "2.sst", "half a ta")
 	want := map[string]string{"1.log": "log", "2.sst": "half a ta"}
 	f.stop(errTest)
@@ -98,7 +98,7 @@ func TestFenceHoldsCompactions(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				f := newFence(NewMemFS(), slog.New(slog.DiscardHandler))
+				f := newFence(NewMemFS(), ".", slog.New(slog.DiscardHandler))
 				f.stop(errTest)
 				done := make(chan error, 1)
 				go func() {

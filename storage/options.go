@@ -18,8 +18,6 @@ const (
 )
 
 const (
-	defaultCacheBytes    = 64 << 20
-	defaultMemTableBytes = 16 << 20
 	defaultFlushInterval = 500 * time.Millisecond
 	defaultDiskReserve   = 128 << 20
 )
@@ -41,12 +39,21 @@ type Options struct {
 	// FS is the file system; by default the operating system's.
 	FS FS
 
-	// CacheBytes bounds the memory for blocks read from disk; 64 MiB by default.
+	// CacheBytes bounds the memory that the store holds for data: blocks read from the disk, and memory
+	// tables, which come first. By default 256 MiB, or four times MemTableBytes if that is
+	// more. It is taken as it is needed, so a small store takes little. Random reads are
+	// several times faster where it holds all that is read often.
+	//
+	// In a program that is built without cgo this is part of Go's heap, where the collector
+	// lets about as much garbage gather by default; set GOMEMLIMIT where memory is short.
 	CacheBytes int64
 
 	// MemTableBytes is how much is written before it moves from the write-ahead log
-	// into tables; 16 MiB by default, at least 64 KiB and at most 1 GiB. Up to four
-	// times as much is held in memory.
+	// into tables; 64 MiB by default, at least 64 KiB and at most 1 GiB. Up to three
+	// times as much is held in memory; writes wait when that is full. More of it means
+	// that less is written to the disk: what is overwritten or removed before it moves never
+	// does, and tables are merged less often. But a store whose process was killed takes
+	// longer to open: it reads all of the log again.
 	MemTableBytes int64
 
 	// Durability is what a write waits for that doesn't say it itself: Sync by default.
@@ -68,7 +75,7 @@ type Options struct {
 
 	// DiskReserve is how many bytes of the disk are kept free: below it, writes get
 	// nexusraft.ErrDiskFull and the store lives on; reads, removals and batches that have
-	// asked for the reserve (Batch.UseReserve) go on. By default 128 MiB, or eight times
+	// asked for the reserve (Batch.UseReserve) go on. By default 128 MiB, or four times
 	// MemTableBytes if that is more; below half of that, what is written already may need more
 	// than is left, and the store stops for good as on any failed write, keeping what was
 	// synced. A negative one is none.
@@ -94,11 +101,11 @@ func (o *Options) withDefaults() (Options, error) {
 	if c.FS == nil {
 		c.FS = vfs.Default
 	}
-	if c.CacheBytes == 0 {
-		c.CacheBytes = defaultCacheBytes
-	}
 	if c.MemTableBytes == 0 {
 		c.MemTableBytes = defaultMemTableBytes
+	}
+	if c.CacheBytes == 0 {
+		c.CacheBytes = max(defaultCacheBytes, cacheMemTables*c.MemTableBytes)
 	}
 	if c.FlushInterval == 0 {
 		c.FlushInterval = defaultFlushInterval

@@ -13,10 +13,10 @@ import (
 // reserve keeps writes away from the last bytes of the store's disk, and so Pebble from
 // ENOSPC, which a store does not survive (see fence).
 //
-// What the reserve is for: the memory tables that were written already (at most four, which
+// What the reserve is for: the memory tables that were written already (at most two, which
 // are still to become tables on the disk, while their logs go only afterwards), a compaction,
 // whose outputs are beside its inputs until it ends, and the batches that may use it. With
-// the default sizes that is 64 MiB of memory tables, a compaction of some 50 MiB (Pebble runs
+// the default sizes that is 128 MiB of memory tables, a compaction of some 50 MiB (Pebble runs
 // one at a time and bounds most of them by 25 tables of 2 MiB), and the rest for batches.
 //
 // The invariants:

@@ -115,8 +115,9 @@ func TestRoomIsCheap(t *testing.T) {
 
 func TestDiskReserveDefaults(t *testing.T) {
 	for _, c := range []struct{ reserve, memTable, want int64 }{
-		{0, 0, 128 << 20},
-		{0, 64 << 20, 512 << 20},
+		{0, 0, 256 << 20},
+		{0, 8 << 20, 128 << 20},
+		{0, 128 << 20, 512 << 20},
 		{5, 0, 5},
 		{-1, 0, -1},
 	} {

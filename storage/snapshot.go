@@ -58,6 +58,23 @@ func (x *Snapshot) Tree(name string) (*TreeView, bool, error) {
 // snapshot is closed.
 func (x *Snapshot) Reader(t *Tree) *TreeView { return &TreeView{x.view(t.id, t.name)} }
 
+// trees returns views of all trees that there were, the default tree first, the others by
+// name.
+func (x *Snapshot) trees() ([]*TreeView, error) {
+	views := []*TreeView{x.Reader(x.s.defaultTree)}
+	for p, err := range x.view(registry, "registry").Prefix([]byte(keyTree)) {
+		if err != nil {
+			return nil, err
+		}
+		id, ok := decodeID(p.Value)
+		if !ok {
+			return nil, fmt.Errorf("%w: registry of store %s: %q has ID %x", nexusraft.ErrCorrupt, x.s.dir, p.Key, p.Value)
+		}
+		views = append(views, &TreeView{x.view(id, string(p.Key[len(keyTree):]))})
+	}
+	return views, nil
+}
+
 // Close lets go of the snapshot. Its views return errors from then on. A second Close
 // does nothing.
 func (x *Snapshot) Close() {

@@ -44,6 +44,7 @@ type Store struct {
 
 	unsynced  atomic.Bool // something may have been written since the last sync
 	syncArmed atomic.Bool // syncInBackground is about to run
+	syncTimer *time.Timer // runs it
 
 	// poisoned says that Pebble panicked: its locks may be held, so it is left alone.
 	poisoned atomic.Bool
@@ -61,9 +62,10 @@ type defaultTree = Tree
 func (s *Store) Default() *Tree { return s.defaultTree }
 
 // Open opens the store in dir, which is created if it is absent (readable by its owner
-// only; see Options.ReadOnly). o may be nil. One opener at a time has a store; another, in this process or any
-// other one, gets an error. It returns nexusraft.ErrCorrupt if the stored data fails its
-// checks, and an error that names both versions if it is of another format.
+// only), unless Options.ReadOnly is set. o may be nil. One opener at a time has a store;
+// another, in this process or any other one, gets an error. It returns nexusraft.ErrCorrupt if
+// the stored data fails its checks, and an error that names both versions if it is of another
+// format.
 func Open(dir string, o *Options) (*Store, error) {
 	c, err := o.withDefaults()
 	if err != nil {
@@ -78,7 +80,7 @@ func Open(dir string, o *Options) (*Store, error) {
 	s := &Store{
 		dir:       dir,
 		options:   c,
-		fence:     newFence(c.FS, c.Logger),
+		fence:     newFence(c.FS, dir, c.Logger),
 		reserve:   newReserve(dir, c),
 		gate:      gate{idle: make(chan struct{})},
 		latches:   newLatches(),
@@ -101,6 +103,7 @@ func (s *Store) open(c Options) (err error) {
 	if s.lock, err = pebble.LockDirectory(s.dir, c.FS); err != nil {
 		return lockError(err)
 	}
+	s.syncTimer = time.AfterFunc(math.MaxInt64, s.syncInBackground) // syncLater arms it
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.shut())
@@ -142,7 +145,11 @@ func (s *Store) Close() error {
 	case <-time.After(closeTimeout):
 		return fmt.Errorf("close store %s: calls are still running after %v; end them first", s.dir, closeTimeout)
 	}
-	if err := errors.Join(s.noteClosed(), s.shut(), s.fence.cause()); err != nil {
+	err := errors.Join(s.noteClosed(), s.shut())
+	if cause := s.fence.cause(); !errors.Is(err, cause) {
+		err = errors.Join(err, cause)
+	}
+	if err != nil {
 		return fmt.Errorf("close store %s: %w", s.dir, err)
 	}
 	return nil
@@ -151,8 +158,10 @@ func (s *Store) Close() error {
 // errPoisoned is why a store can't be closed once Pebble has panicked.
 var errPoisoned = errors.New("the storage engine has panicked, this process must end")
 
-// shut closes snapshots, Pebble and lock, in this order. No calls may be running.
+// shut ends the timer and closes snapshots, Pebble and lock, in this order. No calls may be
+// running.
 func (s *Store) shut() error {
+	s.syncTimer.Stop()
 	if s.poisoned.Load() {
 		return errPoisoned
 	}

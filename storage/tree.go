@@ -137,13 +137,19 @@ func (s *Store) loadRegistry() error {
 		}
 		records[string(p.Key)] = slices.Clone(p.Value)
 	}
-	if len(records) == 0 && !s.options.ReadOnly {
+	if len(records) == 0 {
 		return s.found()
 	}
 	if found := string(records[keyFormat]); found != format {
 		return wrongFormat(found)
 	}
-	return s.decodeRegistry(records)
+	if err := s.decodeRegistry(records); err != nil {
+		return err
+	}
+	if err := s.completeDefault(); err != nil {
+		return err
+	}
+	return s.noteOpened()
 }
 
 // found makes a new Pebble database a store.
@@ -159,11 +165,14 @@ func (s *Store) found() error {
 	if used {
 		return wrongFormat("")
 	}
+	if s.options.ReadOnly {
+		return fmt.Errorf("%w: its creation was cut off, and Options.ReadOnly does not go on with it; open it without", nexusraft.ErrRefused)
+	}
 	s.nextID = registry + 1
 	if err := s.loadIDs(nil); err != nil {
 		return err
 	}
-	return s.createDefault(record{keyFormat, []byte(format)})
+	return s.createDefault(record{keyFormat, []byte(format)}, record{keyClosed, []byte{stateOpen}})
 }
 
 // createDefault stores the ID of the default tree, and with it what else a new store
@@ -185,7 +194,7 @@ func wrongFormat(found string) error {
 	return fmt.Errorf("%w: it is not a store of this program: its format is %q, wanted %q", nexusraft.ErrRefused, found, format)
 }
 
-// decodeRegistry fills s.nextID, s.trees and s.defaultTree.
+// decodeRegistry fills s.nextID, s.trees, s.ids, s.recovered, and s.defaultTree if there is one.
 func (s *Store) decodeRegistry(records map[string][]byte) error {
 	next, ok := decodeID(records[keyNextID])
 	if !ok {
@@ -212,10 +221,7 @@ func (s *Store) decodeRegistry(records map[string][]byte) error {
 	if err := s.loadIDs(records[keyIDs]); err != nil {
 		return err
 	}
-	if err := s.completeDefault(); err != nil {
-		return err
-	}
-	return s.noteOpened(records[keyClosed])
+	return s.loadEnd(records[keyClosed])
 }
 
 // completeDefault gives a store that was written before there was a default tree one.
@@ -229,39 +235,6 @@ func (s *Store) completeDefault() error {
 	default:
 		return s.createDefault()
 	}
-}
-
-// noteOpened learns from the record that noteClosed has left whether the store was closed
-// in order, and takes the record away. It need not be synced: nothing that is written later
-// can survive a crash without it.
-func (s *Store) noteOpened(closed []byte) error {
-	s.recovered = closed == nil
-	if s.recovered || s.options.ReadOnly {
-		return nil
-	}
-	b := s.NewBatch()
-	defer b.Close()
-	if err := b.remove(registry, []byte(keyClosed)); err != nil {
-		return err
-	}
-	return b.Commit(false)
-}
-
-// noteClosed says that the store was closed in order, as its last write.
-func (s *Store) noteClosed() error {
-	if s.options.ReadOnly || s.fence.cause() != nil {
-		return nil
-	}
-	b := s.NewBatch()
-	defer b.Close()
-	b.UseReserve()
-	if err := b.set(registry, []byte(keyClosed), []byte{}); err != nil {
-		return err
-	}
-	if err := b.apply(true); err != nil {
-		return err
-	}
-	return b.awaitSync()
 }
 
 // record is a pair of the store's own tree.

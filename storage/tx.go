@@ -3,11 +3,8 @@ package storage
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash"
 	"iter"
 	"slices"
 
@@ -173,7 +170,7 @@ type txRead struct {
 	key        []byte // if not nil, this key alone
 	start, end []byte // the part of a range that was read
 	reverse    bool
-	sum        digest
+	sum        Checksum
 }
 
 // check returns ErrConflict unless a reader would see the same now.
@@ -195,7 +192,7 @@ func (r *txRead) check() error {
 			sum.add(p.Key, p.Value)
 		}
 	}
-	if sum.digest() != r.sum {
+	if sum.checksum() != r.sum {
 		return ErrConflict
 	}
 	return nil
@@ -229,7 +226,7 @@ func (r *recorder) Get(key []byte) ([]byte, bool, error) {
 	if ok {
 		sum.add(key, value)
 	}
-	r.tx.reads = append(r.tx.reads, txRead{tree: r.tree, key: append([]byte{}, key...), sum: sum.digest()})
+	r.tx.reads = append(r.tx.reads, txRead{tree: r.tree, key: append([]byte{}, key...), sum: sum.checksum()})
 	r.tx.latches |= r.tx.s.latches.of(appendKey(nil, r.tree.id, key))
 	return value, ok, nil
 }
@@ -262,7 +259,7 @@ func (r *recorder) scan(start, end []byte, reverse bool) iter.Seq2[nexusraft.Pai
 			}
 		}
 		r.tx.loops--
-		read.sum = sum.digest()
+		read.sum = sum.checksum()
 		r.tx.reads = append(r.tx.reads, read)
 		r.tx.latches = allLatches
 	}
@@ -275,26 +272,4 @@ func (r *txRead) stopAt(key []byte) {
 	} else {
 		r.end = after(key)
 	}
-}
-
-// digest tells what was read apart from anything else.
-type digest [sha256.Size]byte
-
-// summer makes the digest of a list of pairs.
-type summer struct{ hash.Hash }
-
-func newSummer() summer { return summer{sha256.New()} }
-
-func (s summer) add(key, value []byte) {
-	var lengths [16]byte
-	binary.BigEndian.PutUint64(lengths[:8], uint64(len(key)))
-	binary.BigEndian.PutUint64(lengths[8:], uint64(len(value)))
-	s.Write(lengths[:])
-	s.Write(key)
-	s.Write(value)
-}
-
-func (s summer) digest() (d digest) {
-	s.Sum(d[:0])
-	return d
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -81,21 +82,43 @@ func (v view) walk(start, end []byte, reverse bool, yield func(nexusraft.Pair, e
 	}
 }
 
-// get appends the value at a stored key to dst, unless only its presence is wanted.
-func (s *Store) get(src pebble.Reader, stored, dst []byte, wanted bool) (value []byte, ok bool, err error) {
+// borrow returns the value at a stored key and what gives it back; nil if there is none.
+func (s *Store) borrow(src pebble.Reader, stored []byte) (value []byte, closer io.Closer, err error) {
+	defer s.guard(&err)
+	value, closer, err = src.Get(stored)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, nil, nil
+	}
+	return value, closer, err
+}
+
+func (s *Store) giveBack(closer io.Closer) (err error) {
+	defer s.guard(&err)
+	return closer.Close()
+}
+
+// pointRead is for iterators that look up one key: of the lowest level, too, they ask the
+// filters first. It is never changed.
+var pointRead = &pebble.IterOptions{UseL6Filters: true}
+
+// seek appends the value at a stored key to dst. It does what borrow does with an iterator
+// of its own, as Pebble allocates those from a pool, and what a Get needs of a table not.
+func (s *Store) seek(src pebble.Reader, stored, dst []byte) (value []byte, ok bool, err error) {
 	value = dst
 	defer s.guard(&err)
-	borrowed, closer, err := src.Get(stored)
-	if errors.Is(err, pebble.ErrNotFound) {
-		return dst, false, nil
-	}
+	it, err := src.NewIter(pointRead)
 	if err != nil {
 		return dst, false, err
 	}
-	if wanted {
+	if ok = it.SeekPrefixGE(stored); ok {
+		var borrowed []byte
+		borrowed, err = it.ValueAndErr()
 		value = append(dst, borrowed...)
 	}
-	return value, true, closer.Close()
+	if err = errors.Join(err, it.Close()); err != nil { // an error of the seek is that of Close
+		return dst, false, err
+	}
+	return value, ok, nil
 }
 
 func (s *Store) newIter(src pebble.Reader, lower, upper []byte) (it *pebble.Iterator, err error) {
