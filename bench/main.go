@@ -46,16 +46,20 @@ func main() {
 
 // Run measures, with its progress on the standard error, and prints the report to out.
 func (c *storageCommand) Run(out io.Writer) error {
-	report, err := c.measure(os.Stderr)
+	r, err := c.measure(os.Stderr)
 	if err != nil {
 		return err
 	}
-	if c.JSON {
-		e := json.NewEncoder(out)
-		e.SetIndent("", "  ")
-		return e.Encode(report)
+	return c.print(r, out)
+}
+
+func (c *storageCommand) print(r *report, out io.Writer) error {
+	if !c.JSON {
+		return r.table(out)
 	}
-	return report.table(out)
+	e := json.NewEncoder(out)
+	e.SetIndent("", "  ")
+	return e.Encode(r)
 }
 
 func (c *storageCommand) measure(progress io.Writer) (*report, error) {

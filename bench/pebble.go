@@ -14,12 +14,12 @@ type pebbleStore struct {
 	write *pebble.WriteOptions
 }
 
-// sameOptions returns the options that the storage package opens Pebble with by default.
-// TestSameOptions compares what the two write into their directories.
 // fullMemTable is how many keys fill one memory table of sameOptions, or the smaller ones that
 // an empty store begins with: none of them is in a table on the disk yet.
-const fullMemTable = 370_000
+const fullMemTable = 345_000
 
+// sameOptions returns the options that the storage package opens Pebble with by default.
+// TestSameOptions compares what the two write into their directories.
 func sameOptions() *pebble.Options {
 	o := &pebble.Options{
 		FormatMajorVersion:          pebble.FormatValueSeparation,

@@ -34,8 +34,8 @@ type result struct {
 	Median float64   `json:"median"`
 
 	// Ratio is the median, over the rounds, of how good the engine is compared with raw
-	// Pebble with the same options in the same round: 1 is as good, more is better. It is 0 if one of the
-	// two was not measured.
+	// Pebble with the same options in the same round: 1 is as good, more is better. It is 0
+	// if one of the two was not measured.
 	Ratio float64 `json:"ratio"`
 }
 

@@ -16,9 +16,9 @@ import (
 
 // runner measures rows.
 //
-// The machine is never quiet, and the disk's speed changes. So in each round of a row the engines take turns, in
-// the opposite order in every other round; ratios are taken within a round; and what is shown are medians. Only one store is open
-// at a time.
+// The machine is never quiet, and the disk's speed changes. So the engines take turns in each
+// round of a row, in the opposite order in every other one; ratios are taken within a round;
+// and what is shown are medians. Only one store is open at a time.
 type runner struct {
 	dir      string
 	keys     int
@@ -41,17 +41,19 @@ func (r *runner) run(rows []row) (*report, error) {
 		return nil, fmt.Errorf("measure the disk: %w", err)
 	}
 	for i, row := range rows {
-		line, err := r.row(row, fmt.Sprintf("%d/%d %s", i+1, len(rows), row.name))
+		fmt.Fprintf(r.progress, "%d/%d %s:", i+1, len(rows), row.name)
+		line, err := r.row(row)
 		if err != nil {
 			return nil, err
 		}
 		rep.Rows = append(rep.Rows, line)
 	}
-	fmt.Fprintf(r.progress, "\r\x1b[K")
 	return rep, nil
 }
 
-func (r *runner) row(row row, title string) (line, error) {
+// row measures a row, and says so with a line.
+func (r *runner) row(row row) (line, error) {
+	defer fmt.Fprintln(r.progress)
 	rounds := r.rounds
 	if row.once {
 		rounds = 1
@@ -63,7 +65,7 @@ func (r *runner) row(row row, title string) (line, error) {
 			slices.Reverse(engines)
 		}
 		for _, e := range engines {
-			fmt.Fprintf(r.progress, "\r\x1b[K%s, round %d/%d: %s", title, round+1, rounds, e.name)
+			fmt.Fprintf(r.progress, " %s", e.name)
 			runtime.GC() // what the one before has left is not this one's cost
 			v, err := row.measure(r, e)
 			if errors.Is(err, errNotMeasured) {

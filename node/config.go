@@ -55,6 +55,9 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.CompactBytes, 32<<20)
 	setDefault(&c.JoinTimeout, 30*time.Second)
 	setDefault(&c.Storage.FlushInterval, -1) // what a round leaves unsynced, the log can do again
+	// A node lives on small servers, and mostly writes: 64 MiB is all that its store holds in memory.
+	setDefault(&c.Storage.MemTableBytes, 16<<20)
+	setDefault(&c.Storage.CacheBytes, 64<<20)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -9,8 +9,8 @@ import (
 
 // Holder returns the node whose data directory a store is, and whether it is a node's at all.
 // Such a store may be read, but nobody else must write to it: its replicas would no longer
-// equal those of other nodes (I4). It returns nexusraft.ErrCorrupt if the record that says
-// whose it is can't be read.
+// equal those of other nodes (I4). It looks for a record of the node's identity, and changes
+// nothing; if that can't be read, it returns nexusraft.ErrCorrupt.
 func Holder(s *storage.Store) (nexusraft.NodeID, bool, error) {
 	own, _, err := s.OpenTree(nodeTree)
 	if err != nil {

@@ -45,11 +45,13 @@ type Node struct {
 	cancel    context.CancelFunc // ends the jobs
 
 	ready   chan struct{} // closed when the node serves
-	fenced  chan error    // has room for one: a peer refuses this node for good
+	fenced  chan error    // has room for one: too many peers refuse this node for good
 	running atomic.Bool
 	closed  sync.Once
 
 	who atomic.Pointer[transport.Identity]
+
+	refusals transport.Refusals
 
 	helloMu sync.Mutex // held while a peer's record is compared and stored
 	peersMu sync.Mutex // guards known; never held during a write, since the worker takes it
@@ -120,7 +122,7 @@ func Open(c Config) (_ *Node, err error) {
 	n.worker, n.sending, n.receiving = newWorker(n), newJobs(ctx, maxSending), newJobs(ctx, maxReceiving)
 	n.server = transport.NewServer(n.self, n, n)
 	n.peers = transport.NewPeers(n.self, transport.PeersOptions{
-		Logger: c.Logger, VoteTimeout: c.electionTimeout(), OnUnreachable: n.unreachable, Accept: n.meet,
+		Logger: c.Logger, VoteTimeout: c.electionTimeout(), OnUnreachable: n.unreachable, Accept: n.accepted,
 		OnFenced: n.fencedBy,
 	})
 	return n, nil
@@ -171,10 +173,25 @@ func (n *Node) checkRemoved() error {
 
 func wayBack(dir string) string { return fmt.Sprintf("clear %s and join as a new node", dir) }
 
-// fencedBy is told that a peer refuses this node for good.
-func (n *Node) fencedBy(peer nexusraft.NodeID, err error) {
+// fencedBy is told that a peer refuses this node for good. A peer that can't be who it says
+// is not believed, and one alone ends the node only if no quorum is left without it.
+func (n *Node) fencedBy(peer transport.Identity, err error) {
+	if refused := n.meet(peer); refused != nil {
+		n.logger.Warn("a refusal is not believed", "peer", peer.Node, "err", refused)
+		return
+	}
+	why := errors.New(fenceText(err))
+	if n.refusals.Add(peer.Node, why) {
+		n.logger.Error("refused for good", "peer", peer.Node, "err", why)
+	}
+	n.stateMu.RLock()
+	members := n.states[nexusraft.RootZone].members
+	n.stateMu.RUnlock()
+	if len(members.Members) > 0 && !n.refusals.Final(members) {
+		return
+	}
 	select {
-	case n.fenced <- fmt.Errorf("%w: peer %v refuses this node for good: %s: %s", nexusraft.ErrFenced, peer, fenceText(err), wayBack(n.config.Dir)):
+	case n.fenced <- fmt.Errorf("%w: peer %v refuses this node for good: %w: %s", nexusraft.ErrFenced, peer.Node, why, wayBack(n.config.Dir)):
 	default: // one is enough
 	}
 }
@@ -507,6 +524,9 @@ func (n *Node) zones() []nexusraft.ZoneID {
 // problem says why the node is not healthy, "" if it is.
 func (n *Node) problem() string {
 	if p := n.watchdog.problem(); p != "" {
+		return p
+	}
+	if p := n.refusals.Problem(); p != "" {
 		return p
 	}
 	n.stateMu.RLock()

@@ -90,6 +90,12 @@ func (n *Node) meet(peer transport.Identity) error {
 	return nil
 }
 
+// accepted is told what a peer says of itself that accepts this node.
+func (n *Node) accepted(peer transport.Identity) error {
+	n.refusals.Remove(peer.Node)
+	return n.meet(peer)
+}
+
 // wasRemoved reports whether the root zone, and with it the cluster, has a tombstone of a
 // node.
 func (n *Node) wasRemoved(id nexusraft.NodeID) bool {

@@ -489,8 +489,11 @@ func TestClonedDiskHasNoVote(t *testing.T) {
 			t.Fatalf("%s was elected by a clone's vote: %+v", m.config.Name, s)
 		}
 	}
+	if s := clone.status(); s.State == nexusraft.Leader {
+		t.Errorf("the clone leads: %+v", s)
+	}
+	c.startWitness(watcher) // with its refusal no quorum is left
 	clone.fenced("copied or rolled back")
 	c.start(config)
-	c.startWitness(watcher)
 	c.awaitSync()
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -45,7 +47,7 @@ func (s *Store) backup(ctx context.Context, dir string) error {
 	if dir == s.dir || within(f, s.dir, dir) {
 		return fmt.Errorf("%w: it is in the store's own directory", nexusraft.ErrRefused)
 	}
-	return replace(ctx, f, dir, func(dir string) error {
+	return replace(ctx, f, s.dir, dir, func(dir string) error {
 		if s.options.ReadOnly { // Pebble can't then, and nobody changes the files
 			return copyDir(ctx, f, s.dir, dir, nil)
 		}
@@ -99,7 +101,7 @@ func restore(ctx context.Context, f FS, backup, dir string, progress func(done, 
 		return lockError(err)
 	}
 	defer lock.Close()
-	return replace(ctx, f, dir, func(dir string) error {
+	return replace(ctx, f, backup, dir, func(dir string) error {
 		if err := copyDir(ctx, f, backup, dir, progress); err != nil {
 			return err
 		}
@@ -109,7 +111,7 @@ func restore(ctx context.Context, f FS, backup, dir string, progress func(done, 
 
 // verify reads the store in dir to its last byte.
 func verify(ctx context.Context, f FS, dir string) error {
-	s, err := Open(dir, &Options{FS: f, ReadOnly: true, DiskReserve: -1})
+	s, err := Open(dir, &Options{FS: f, ReadOnly: true, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return err
 	}
@@ -134,18 +136,19 @@ func target(f FS, dir string) (string, error) {
 		return "", fmt.Errorf("%w: it is not a directory", nexusraft.ErrRefused)
 	}
 	names, err := f.List(dir)
+	names = slices.DeleteFunc(names, func(name string) bool { return name == lostAndFound })
 	if err == nil && len(names) > 0 {
 		err = fmt.Errorf("%w: it is not empty (it has %q); give a directory that is absent or empty", nexusraft.ErrRefused, names[0])
 	}
 	return dir, err
 }
 
-// realName is canonical for the operating system's file system alone.
+// realName returns the one name that a directory has: two that lead to one are the same.
 func realName(f FS, dir string) (string, error) {
 	if f == vfs.Default {
 		return canonical(dir)
 	}
-	return dir, nil
+	return f.PathJoin(".", dir), nil
 }
 
 // within reports whether dir is below parent.
@@ -158,34 +161,47 @@ func within(f FS, parent, dir string) bool {
 	return false
 }
 
-// replace has fill make a directory, and gives it its name dir once it is complete.
-func replace(ctx context.Context, f FS, dir string, fill func(dir string) error) (err error) {
+// replace has fill make a directory from another one, and gives it its name dir once it is complete.
+func replace(ctx context.Context, f FS, from, dir string, fill func(dir string) error) (err error) {
 	temp := dir + partial
+	if temp == from || within(f, temp, from) {
+		return fmt.Errorf("%w: %s is where the copy is made; rename it first", nexusraft.ErrRefused, temp)
+	}
+	if err := errors.Join(ctx.Err(), removeUnused(f, temp)); err != nil {
+		return err
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, f.RemoveAll(temp))
 		}
 	}()
-	if err := errors.Join(ctx.Err(), f.RemoveAll(temp)); err != nil {
-		return err
-	}
 	parent := f.PathDir(dir)
 	if err := makeDir(f, parent); err != nil {
 		return err
 	}
-	if err := fill(temp); err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	if err := f.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: it can't be replaced, as it is a mount point for example; give a directory below it: %w", nexusraft.ErrRefused, err)
+	}
+	if err := errors.Join(fill(temp), ctx.Err()); err != nil {
 		return err
 	}
 	if err := f.Rename(temp, dir); err != nil {
 		return err
 	}
 	return syncDir(f, parent)
+}
+
+// removeUnused removes a directory, unless it is a store that somebody has open.
+func removeUnused(f FS, dir string) error {
+	exists, err := Exists(dir, &Options{FS: f})
+	if err == nil && exists {
+		lock, err := pebble.LockDirectory(dir, f)
+		if err != nil {
+			return fmt.Errorf("remove %s: %w", dir, lockError(err))
+		}
+		defer lock.Close()
+	}
+	return f.RemoveAll(dir)
 }
 
 func syncDir(f FS, dir string) error {
@@ -208,6 +224,9 @@ func copyDir(ctx context.Context, f FS, from, to string, progress func(done, tot
 		if err != nil {
 			return err
 		}
+		if name == lostAndFound {
+			continue
+		}
 		if !isStoreFile(name) || info.IsDir() {
 			return fmt.Errorf("%w: %s is no part of a store", nexusraft.ErrRefused, f.PathJoin(from, name))
 		}
@@ -223,7 +242,7 @@ func copyDir(ctx context.Context, f FS, from, to string, progress func(done, tot
 		}
 	}
 	for _, name := range names {
-		if name == "LOCK" {
+		if name == "LOCK" || name == lostAndFound {
 			continue
 		}
 		if err := copyFile(ctx, f, f.PathJoin(from, name), f.PathJoin(to, name), report); err != nil {

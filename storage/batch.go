@@ -109,6 +109,9 @@ func (b *Batch) DropTree(t *Tree) error {
 	if t == b.s.defaultTree {
 		return errors.New("drop tree: the default tree can't be dropped; clear it")
 	}
+	if err := b.room(len(t.name) + len(keyTree) + opBytes); err != nil { // for both
+		return err
+	}
 	if err := b.DeleteRange(t, nil, nil); err != nil {
 		return err
 	}
@@ -182,7 +185,7 @@ func (b *Batch) commit(sync bool) error {
 		return err
 	}
 	for _, t := range b.drops {
-		delete(b.s.trees, t.name)
+		b.s.trees.remove(t.name)
 	}
 	return nil
 }
@@ -221,6 +224,9 @@ func (b *Batch) show(sync bool) (err error) {
 	defer b.s.guard(&err)
 	if err := b.refused(); err != nil {
 		return err
+	}
+	if b.sets && !b.reserved {
+		defer b.s.reserve.done(b.b.Len())
 	}
 	b.committed = true
 	b.s.ends.include(b.b)
@@ -286,7 +292,9 @@ func (b *Batch) Close() {
 		return
 	}
 	_ = b.awaitSync() // told by CommitAsync's wait, or by the next commit
-	_ = b.b.Close()   // it only lets go
+	if !b.s.poisoned.Load() {
+		_ = b.b.Close() // it only lets go, for others to use it
+	}
 	b.b = nil
 }
 
@@ -298,7 +306,7 @@ func (b *Batch) usable(t *Tree) error {
 	case b.committed:
 		return errors.New("use batch: it is committed, reset it first")
 	case t == nil:
-		return b.s.dead()
+		return b.s.alive()
 	case t.s != b.s:
 		return fmt.Errorf("use batch: tree %q is of store %s, the batch of %s", t.name, t.s.dir, b.s.dir)
 	case slices.Contains(b.drops, t):
@@ -307,7 +315,7 @@ func (b *Batch) usable(t *Tree) error {
 	if err := t.gone(); err != nil {
 		return err
 	}
-	return b.s.dead()
+	return b.s.alive()
 }
 
 // room makes sure that Pebble's batch, which panics when it is full, never is.

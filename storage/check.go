@@ -6,11 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
-
-	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
 // CheckStats says what Check has read.
@@ -64,7 +61,7 @@ func (s *Store) checkTables(ctx context.Context, out *CheckStats, progress func(
 				continue
 			}
 			seen[name], news = true, true
-			if err := ctx.Err(); err != nil {
+			if err := s.goesOn(ctx); err != nil {
 				return err
 			}
 			switch size, err := s.checkTable(ctx, name); {
@@ -123,20 +120,12 @@ func (s *Store) checkTable(ctx context.Context, name string) (size int64, err er
 	engine.EnsureDefaults()
 	r, err := sstable.NewReader(ctx, in, engine.MakeReaderOptions())
 	if err != nil {
-		return 0, errors.Join(damage(path, err), in.Close())
+		return 0, errors.Join(damaged(path, err), in.Close())
 	}
 	if err := errors.Join(r.ValidateBlockChecksums(), r.Close()); err != nil {
-		return 0, damage(path, err)
+		return 0, damaged(path, err)
 	}
 	return in.Size(), nil
-}
-
-// damage is what a failed check of a file means.
-func damage(path string, err error) error {
-	if pebble.IsCorruptionError(err) {
-		return fmt.Errorf("%w: %s: %w", nexusraft.ErrCorrupt, path, err)
-	}
-	return fmt.Errorf("read %s: %w", path, err)
 }
 
 // checkTrees reads all pairs of one snapshot.
@@ -153,8 +142,11 @@ func (s *Store) checkTrees(ctx context.Context, out *CheckStats) error {
 			if err != nil {
 				return err
 			}
-			if out.Pairs++; out.Pairs%1024 == 0 && ctx.Err() != nil {
-				return ctx.Err()
+			if out.Pairs++; out.Pairs%1024 != 0 {
+				continue
+			}
+			if err := s.goesOn(ctx); err != nil {
+				return err
 			}
 		}
 	}

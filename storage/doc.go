@@ -25,8 +25,10 @@
 // All operations are linearizable, and transactions serializable, together and with plain writes.
 // Readers take no locks: they wait neither for writers nor for each other.
 //
-// Reading back damaged bytes gives an error that
-// wraps nexusraft.ErrCorrupt, never a wrong value.
+// Reading back damaged bytes gives an error that wraps nexusraft.ErrCorrupt and names the file,
+// never a wrong value. One thing can't be told from a write that a power loss has cut off: damage,
+// before the store is opened again after it, to the end of the last log. What is cut off, and
+// not noticed, is a suffix.
 //
 // A failed write or sync is never retried. The store is dead from then on: nothing more
 // reaches its disk, and every call returns an error that wraps nexusraft.ErrClosed and
@@ -45,6 +47,9 @@
 //	"tree/" + name -> the tree's ID, 4 bytes big-endian
 //
 // IDs are never reused, so that nothing of a dropped tree can show up in a later one.
+//
+// Beside Pebble's files, SYNCED says how far its logs and manifest are on the disk, so that
+// damage to them is told from their end.
 //
 // # Reading the source
 //

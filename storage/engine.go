@@ -8,8 +8,9 @@ import (
 // The defaults, and what is the same for every store. What each is worth, and what was tried
 // and left, is in bench/README.md.
 //
-// Pebble holds up to memTables memory tables of full size before writes wait, one more to
-// write into, if those before it were small, or to use again; it takes their memory from the cache's.
+// The memory: Pebble lets writes wait when memTables tables of full size are waiting for the
+// disk. Before that, while it goes from small ones to full ones, it may hold one more, and later
+// it keeps one to use again. It takes the memory of them all from the cache's.
 const (
 	defaultCacheBytes    = 256 << 20
 	defaultMemTableBytes = 64 << 20

@@ -37,11 +37,11 @@ func engineEvents(f *fence, log *slog.Logger) *pebble.EventListener {
 	return &pebble.EventListener{
 		BackgroundError: func(err error) {
 			if f.cause() == nil { // of a dead store, the cause of death was all there is to say
-				log.Error("storage background job failed", "err", err)
+				log.Error("storage background job failed", "err", firstLine(err))
 			}
 		},
 		DataCorruption: func(info pebble.DataCorruptionInfo) {
-			log.Error("storage found damaged data", "path", info.Path, "err", info.Details)
+			log.Error("storage found damaged data", "path", info.Path, "err", firstLine(info.Details))
 		},
 		WriteStallBegin: func(info pebble.WriteStallBeginInfo) {
 			f.stall(true)

@@ -71,9 +71,12 @@ func checkLeftOvers(dir string, f FS) error {
 	return &ForeignError{Dir: dir, Names: names, First: names[i]}
 }
 
+// lostAndFound is in the topmost directory of some file systems.
+const lostAndFound = "lost+found"
+
 // isStoreFile reports whether a store, or the system, makes files of that name.
 func isStoreFile(name string) bool {
-	for _, prefix := range []string{"LOCK", "MANIFEST-", "OPTIONS-", "CURRENT", "marker.", "temporary.", "lost+found"} {
+	for _, prefix := range []string{"LOCK", syncedName, "MANIFEST-", "OPTIONS-", "CURRENT", "marker.", "temporary.", lostAndFound} {
 		if strings.HasPrefix(name, prefix) {
 			return true
 		}

@@ -1,9 +1,11 @@
 package storage
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"path"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,6 +48,7 @@ type fence struct {
 	gone    chan struct{} // closed once it has died, or the store is about to close
 	goes    sync.Once     // closes gone
 	traffic traffic
+	synced  synced
 	memory  *vfs.MemFS // the files begun after death, by their base names
 
 	mu      sync.Mutex // guards what follows
@@ -98,12 +101,35 @@ func (f *fence) do(verb, name string, op func() error) bool {
 
 // Create implements vfs.FS.
 func (f *fence) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
-	return f.create(name, category, func() (vfs.File, error) { return f.FS.Create(name, category) })
+	return f.create(name, category, func() (vfs.File, error) {
+		if strings.HasPrefix(f.PathBase(name), "marker.") {
+			return f.createMarker(name, category)
+		}
+		return f.FS.Create(name, category)
+	})
+}
+
+// createMarker creates one of the empty files whose names say what is valid, and syncs its
+// directory before and after, as Pebble syncs it only once it has removed the marker before
+// it: a crash could keep the new one without the file that it names, or neither of both.
+func (f *fence) createMarker(name string, category vfs.DiskWriteCategory) (file vfs.File, err error) {
+	dir := f.PathDir(name)
+	if err := syncDir(f.FS, dir); err != nil {
+		return nil, err
+	}
+	if file, err = f.FS.Create(name, category); err != nil {
+		return nil, err
+	}
+	if err := syncDir(f.FS, dir); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
 }
 
 // ReuseForWrite implements vfs.FS. Pebble calls it to recycle log files.
 func (f *fence) ReuseForWrite(oldname, newname string, category vfs.DiskWriteCategory) (vfs.File, error) {
 	return f.create(newname, category, func() (vfs.File, error) {
+		f.synced.forget(f.PathBase(oldname))
 		return f.FS.ReuseForWrite(oldname, newname, category)
 	})
 }
@@ -113,7 +139,13 @@ func (f *fence) create(name string, category vfs.DiskWriteCategory, open func() 
 		return open()
 	}
 	var file vfs.File
-	if f.do("create", name, func() (err error) { file, err = open(); return err }) {
+	if f.do("create", name, func() (err error) {
+		if err := f.synced.begin(f.PathBase(name)); err != nil {
+			return err
+		}
+		file, err = open()
+		return err
+	}) {
 		return &fencedFile{File: file, fence: f, name: name, table: path.Ext(name) == ".sst"}, nil
 	}
 	if category == compactionCategory && !f.needed() {
@@ -182,6 +214,9 @@ func (f *fence) Remove(name string) error {
 	if f.owns(name) && f.cause() != nil {
 		return nil
 	}
+	if f.owns(name) {
+		f.synced.forget(f.PathBase(name))
+	}
 	return f.FS.Remove(name)
 }
 
@@ -191,9 +226,10 @@ func (f *fence) Unwrap() vfs.FS { return f.FS }
 // fencedFile is a file or directory on the store's disk that Pebble writes or syncs.
 type fencedFile struct {
 	vfs.File
-	fence *fence
-	name  string
-	table bool // Pebble reads it back, and copes with an error
+	fence  *fence
+	name   string
+	length int64 // of what was written
+	table  bool  // Pebble reads it back, and copes with an error
 }
 
 // do runs op; what it returns is what Pebble may know of the outcome.
@@ -209,6 +245,7 @@ func (f *fencedFile) Write(p []byte) (int, error) {
 	if err := f.do("write", func() error { _, err := f.File.Write(p); return err }); err != nil {
 		return 0, err
 	}
+	f.length += int64(n)
 	f.fence.traffic.wrote(f.name, n)
 	return n, nil
 }
@@ -218,7 +255,13 @@ func (f *fencedFile) SyncData() error { return f.sync(f.File.SyncData) }
 
 func (f *fencedFile) sync(op func() error) error {
 	defer f.fence.traffic.synced(f.name, time.Now())
-	return f.do("sync", op)
+	return f.do("sync", func() error {
+		name := f.fence.PathBase(f.name)
+		if err := op(); err != nil || !isNoted(name) {
+			return err
+		}
+		return f.fence.synced.note(name, f.length)
+	})
 }
 
 func (f *fencedFile) SyncTo(length int64) (fullSync bool, err error) {

@@ -13,7 +13,7 @@ func FuzzDecodeRegistry(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 9}, "node", []byte{0, 0, 0, 1}, []byte{0, 0, 0, 2}, []byte{0, 0, 0, 0, 0, 0, 0, 5})
 	f.Add([]byte{}, "", []byte{0}, []byte{0, 0, 0, 1}, []byte{1})
 	f.Fuzz(func(t *testing.T, next []byte, name string, id, own, ids []byte) {
-		s := &Store{trees: make(map[string]*Tree)}
+		s := &Store{trees: treeMap{byName: make(map[string]*Tree)}}
 		err := s.decodeRegistry(map[string][]byte{keyNextID: next, keyTree + name: id, keyDefault: own, keyIDs: ids})
 		if err != nil {
 			if !errors.Is(err, nexusraft.ErrCorrupt) {
@@ -21,7 +21,7 @@ func FuzzDecodeRegistry(f *testing.F) {
 			}
 			return
 		}
-		tree := s.trees[name]
+		tree := s.trees.get(name)
 		if tree == nil || tree.id == registry || tree.id >= s.nextID || tree.id == s.defaultTree.id {
 			t.Errorf("tree %q is %+v, the default tree %+v, the next ID %d", name, tree, s.defaultTree, s.nextID)
 		}

@@ -15,7 +15,7 @@ import (
 // keys, and who decides by what it reads those of what it reads, from before it reads until
 // its batch is visible to readers; who reads or writes a range holds all of them. Stripes
 // are taken in ascending order, so nobody waits in a circle. They are never held
-// while the disk syncs, so that all who wait for a sync share one; nor while a caller's own
+// while the disk syncs (but by Import, for a moment), so that all who wait for a sync share one; nor while a caller's own
 // function runs, so that it may do what it likes. Readers take none.
 //
 // Rejected: a lock for each tree (then a range would hold up that tree alone, but a batch

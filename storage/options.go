@@ -26,9 +26,15 @@ const (
 type Compression int
 
 const (
-	CompressionFast  Compression = iota // what costs next to nothing: Snappy, or a relative of it
-	CompressionNone                     // for values that are compressed already
-	CompressionSmall                    // Zstandard
+	// CompressionFast takes what costs next to nothing: MinLZ, or Snappy on arm64.
+	CompressionFast Compression = iota
+
+	// CompressionNone is for values that are compressed already.
+	CompressionNone
+
+	// CompressionSmall takes Zstandard for the two last levels, where most of a large store
+	// is, as far as it makes them smaller than CompressionFast, which the other levels have.
+	CompressionSmall
 )
 
 // FS is the file system that a store lives in.
@@ -39,10 +45,10 @@ type Options struct {
 	// FS is the file system; by default the operating system's.
 	FS FS
 
-	// CacheBytes bounds the memory that the store holds for data: blocks read from the disk, and memory
-	// tables, which come first. By default 256 MiB, or four times MemTableBytes if that is
-	// more. It is taken as it is needed, so a small store takes little. Random reads are
-	// several times faster where it holds all that is read often.
+	// CacheBytes bounds the memory that the store holds for data: memory tables, which come
+	// first, and blocks read from the disk. By default 256 MiB, or four times MemTableBytes
+	// if that is more. It is taken as it is needed, so a small store takes little. Random
+	// reads are several times faster where it holds all that is read often.
 	//
 	// In a program that is built without cgo this is part of Go's heap, where the collector
 	// lets about as much garbage gather by default; set GOMEMLIMIT where memory is short.
@@ -75,10 +81,10 @@ type Options struct {
 
 	// DiskReserve is how many bytes of the disk are kept free: below it, writes get
 	// nexusraft.ErrDiskFull and the store lives on; reads, removals and batches that have
-	// asked for the reserve (Batch.UseReserve) go on. By default 128 MiB, or four times
-	// MemTableBytes if that is more; below half of that, what is written already may need more
-	// than is left, and the store stops for good as on any failed write, keeping what was
-	// synced. A negative one is none.
+	// asked for the reserve (Batch.UseReserve) go on. By default four times MemTableBytes,
+	// that is 256 MiB, and at least 128 MiB; below three quarters of that, what is written
+	// already may need more than is left, and the store stops for good as on any failed
+	// write, keeping what was synced. A negative one is none.
 	DiskReserve int64
 
 	// Merge is what Tree.Merge does: it returns the value that key shall have, which is old

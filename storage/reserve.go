@@ -13,10 +13,10 @@ import (
 // reserve keeps writes away from the last bytes of the store's disk, and so Pebble from
 // ENOSPC, which a store does not survive (see fence).
 //
-// What the reserve is for: the memory tables that were written already (at most two, which
+// What the reserve is for: the memory tables that were written already (at most three, which
 // are still to become tables on the disk, while their logs go only afterwards), a compaction,
 // whose outputs are beside its inputs until it ends, and the batches that may use it. With
-// the default sizes that is 128 MiB of memory tables, a compaction of some 50 MiB (Pebble runs
+// the default sizes that is 192 MiB of memory tables, a compaction of some 50 MiB (Pebble runs
 // one at a time and bounds most of them by 25 tables of 2 MiB), and the rest for batches.
 //
 // The invariants:
@@ -34,6 +34,7 @@ type reserve struct {
 	start   time.Time
 	next    atomic.Int64 // when to look again, since start
 	written atomic.Int64 // by batches, since the last look
+	large   atomic.Int64 // of batches of an eighth of the reserve and more, while they are written
 	full    atomic.Pointer[error]
 
 	looking sync.Mutex // held by whoever looks; the others go on with what is known
@@ -46,10 +47,13 @@ func newReserve(dir string, o Options) *reserve {
 	return &reserve{fs: o.FS, dir: dir, bytes: max(o.DiskReserve, 0), log: o.Logger, start: time.Now()}
 }
 
-// room returns nil if n bytes may be written, or nexusraft.ErrDiskFull.
+// room returns nil if n bytes may be written, and then done must follow; or nexusraft.ErrDiskFull.
 func (r *reserve) room(n int) error {
 	if r.bytes == 0 {
 		return nil
+	}
+	if int64(n) >= r.bytes/8 {
+		return r.roomForLarge(int64(n))
 	}
 	due := r.written.Add(int64(n)) >= r.bytes/8 || time.Since(r.start) >= time.Duration(r.next.Load())
 	if due && r.looking.TryLock() {
@@ -62,6 +66,30 @@ func (r *reserve) room(n int) error {
 	return nil
 }
 
+// roomForLarge is room for a batch that could use up the reserve alone. It looks for itself,
+// and takes what the others before it are about to write as written. It counts twice: a
+// batch is in the log, and then in a table.
+func (r *reserve) roomForLarge(n int64) error {
+	r.looking.Lock()
+	defer r.looking.Unlock()
+	r.look(n)
+	if full := r.full.Load(); full != nil {
+		return *full
+	}
+	if free, ok := r.free(); ok && free-2*(r.large.Load()+n) < r.bytes {
+		return r.fullError(free, fmt.Sprintf(", and the batch has %d", n))
+	}
+	r.large.Add(n)
+	return nil
+}
+
+// done follows each room that has returned nil, once the n bytes are written.
+func (r *reserve) done(n int) {
+	if r.bytes > 0 && int64(n) >= r.bytes/8 {
+		r.large.Add(-int64(n))
+	}
+}
+
 // look asks for the free space, of which n bytes are about to be used. A file system that
 // can't tell has room: to ask in vain is no reason to refuse a write.
 func (r *reserve) look(n int64) {
@@ -71,7 +99,7 @@ func (r *reserve) look(n int64) {
 	was := r.full.Load() != nil
 	switch {
 	case ok && (free < r.bytes || was && free < r.bytes+r.bytes/8):
-		err := fmt.Errorf("%w: the disk of store %s has %d bytes free, of which %d are its reserve; make room on it", nexusraft.ErrDiskFull, r.dir, free, r.bytes)
+		err := r.fullError(free, "")
 		r.full.Store(&err)
 		if !was {
 			r.log.Warn("disk full, writes are refused", "path", r.dir, "free", free, "reserve", r.bytes)
@@ -80,6 +108,10 @@ func (r *reserve) look(n int64) {
 		r.full.Store(nil)
 		r.log.Info("disk has room again", "path", r.dir, "free", free, "reserve", r.bytes)
 	}
+}
+
+func (r *reserve) fullError(free int64, more string) error {
+	return fmt.Errorf("%w: the disk of store %s has %d bytes free, of which %d are its reserve%s; make room on it", nexusraft.ErrDiskFull, r.dir, free, r.bytes, more)
 }
 
 // free returns how many bytes of the disk this process may still use, and whether that is known.

@@ -120,3 +120,34 @@ func takeAll(t *testing.T, name string) {
 		}
 	}
 }
+
+// TestBatchLargerThanTheDisk: it is refused before the engine fails, and so are several that
+// have no room together.
+func TestBatchLargerThanTheDisk(t *testing.T) {
+	o := testOptions(nil)
+	o.MemTableBytes, o.DiskReserve = 1<<20, 16<<20
+	s, err := Open(filepath.Join(smallDisk(t), "data"), o)
+	check(t, err)
+	defer func() { check(t, s.Close()) }()
+	random := rand.NewChaCha8([32]byte{1})
+	value := make([]byte, 20<<20)
+	random.Read(value)
+	whole := s.NewBatch()
+	defer whole.Close()
+	for i := range byte(6) {
+		check(t, whole.Set(s.Default(), []byte{i}, value))
+	}
+	if err := whole.Commit(true); !errors.Is(err, nexusraft.ErrDiskFull) {
+		t.Errorf("a batch of 120 MiB on a disk of 96: got %v, want ErrDiskFull", err)
+	}
+	errs := make(chan error, 6)
+	for i := range byte(6) {
+		go func() { errs <- s.Set([]byte{i}, value) }()
+	}
+	for range 6 {
+		if err := <-errs; err != nil && !errors.Is(err, nexusraft.ErrDiskFull) {
+			t.Errorf("one of six at once: got %v, want nil or ErrDiskFull", err)
+		}
+	}
+	check(t, s.Set([]byte("small"), nil))
+}

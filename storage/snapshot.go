@@ -31,8 +31,8 @@ func (s *Store) NewSnapshot() *Snapshot {
 		return x
 	}
 	defer s.gate.exit()
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.snapMu.Lock()
+	defer s.snapMu.Unlock()
 	x.snap = s.db.NewSnapshot()
 	s.snapshots[x] = struct{}{}
 	return x
@@ -56,7 +56,15 @@ func (x *Snapshot) Tree(name string) (*TreeView, bool, error) {
 // Reader returns a view of a tree at the snapshot's moment; a tree that was created
 // later is empty, and one that was dropped later is not. It may be used until the
 // snapshot is closed.
-func (x *Snapshot) Reader(t *Tree) *TreeView { return &TreeView{x.view(t.id, t.name)} }
+func (x *Snapshot) Reader(t *Tree) *TreeView {
+	v := x.view(t.id, t.name)
+	if t.s != x.s {
+		v.gone = func() error {
+			return fmt.Errorf("read snapshot: tree %q is of store %s, the snapshot of %s", t.name, t.s.dir, x.s.dir)
+		}
+	}
+	return &TreeView{v}
+}
 
 // trees returns views of all trees that there were, the default tree first, the others by
 // name.
@@ -79,12 +87,12 @@ func (x *Snapshot) trees() ([]*TreeView, error) {
 // does nothing.
 func (x *Snapshot) Close() {
 	x.closed.Store(true)
-	x.s.mu.Lock()
-	defer x.s.mu.Unlock()
+	x.s.snapMu.Lock()
+	defer x.s.snapMu.Unlock()
 	x.release()
 }
 
-// release gives Pebble's snapshot back, once. The caller holds s.mu.
+// release gives Pebble's snapshot back, once. The caller holds s.snapMu.
 func (x *Snapshot) release() {
 	if _, open := x.s.snapshots[x]; !open {
 		return

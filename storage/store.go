@@ -39,6 +39,7 @@ type Store struct {
 	turn    chan struct{} // full while a transaction has the turn, see Transact
 	ids     ids
 	counts  counts
+	imports atomic.Uint64 // that were begun, which names their files
 
 	recovered bool // see Stats
 
@@ -49,9 +50,17 @@ type Store struct {
 	// poisoned says that Pebble panicked: its locks may be held, so it is left alone.
 	poisoned atomic.Bool
 
-	mu        sync.Mutex // guards what follows
-	trees     map[string]*Tree
-	nextID    uint32 // the next new tree's; stored under keyNextID
+	closing  sync.Once // runs close
+	closeErr error     // what it has returned
+
+	trees treeMap // changed by those who hold mu alone
+
+	// mu is held by who creates, drops or imports trees, also while the disk syncs: who reads
+	// must not wait for it.
+	mu     sync.Mutex
+	nextID uint32 // the next new tree's; stored under keyNextID
+
+	snapMu    sync.Mutex // guards what follows
 	snapshots map[*Snapshot]struct{}
 }
 
@@ -71,11 +80,9 @@ func Open(dir string, o *Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
-	if o == nil || o.FS == nil {
-		// Locks are kept by name: two names for one directory must not be two locks.
-		if dir, err = canonical(dir); err != nil {
-			return nil, fmt.Errorf("open store: %w", err)
-		}
+	// Locks are kept by name: two names for one directory must not be two locks.
+	if dir, err = realName(c.FS, dir); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
 	}
 	s := &Store{
 		dir:       dir,
@@ -86,7 +93,7 @@ func Open(dir string, o *Options) (*Store, error) {
 		latches:   newLatches(),
 		ends:      newEnds(),
 		turn:      make(chan struct{}, 1),
-		trees:     make(map[string]*Tree),
+		trees:     treeMap{byName: make(map[string]*Tree)},
 		snapshots: make(map[*Snapshot]struct{}),
 	}
 	if err := s.open(c); err != nil {
@@ -103,7 +110,8 @@ func (s *Store) open(c Options) (err error) {
 	if s.lock, err = pebble.LockDirectory(s.dir, c.FS); err != nil {
 		return lockError(err)
 	}
-	s.syncTimer = time.AfterFunc(math.MaxInt64, s.syncInBackground) // syncLater arms it
+	s.syncTimer = time.AfterFunc(time.Hour, s.syncInBackground)
+	s.syncTimer.Stop() // until syncLater arms it
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.shut())
@@ -115,36 +123,51 @@ func (s *Store) open(c Options) (err error) {
 	if err := s.loadRegistry(); err != nil {
 		return err
 	}
+	if err := s.sweepStaged(); err != nil {
+		return err
+	}
 	return s.fence.cause()
 }
 
 func (s *Store) start(c Options) (err error) {
 	defer s.guard(&err)
-	db, err := pebble.Open(s.dir, c.engine(s.fence, s.lock))
-	if pebble.IsCorruptionError(err) {
-		return fmt.Errorf("%w: %w", nexusraft.ErrCorrupt, err)
+	found, err := checkIntact(c.FS, s.dir)
+	if err != nil {
+		return err
 	}
+	if !c.ReadOnly {
+		if err := s.fence.synced.open(c.FS, s.dir); err != nil {
+			return err
+		}
+	}
+	db, err := pebble.Open(s.dir, c.engine(s.fence, s.lock))
 	s.db = db
+	if err != nil && found && s.fence.cause() == nil {
+		return openFailed(err)
+	}
 	return err
 }
 
 // Close syncs what was written and closes the store. Calls that begin later return
 // nexusraft.ErrClosed; for those that are running (a loop over a Scan is one) it waits,
 // but not longer than ten seconds, after which it gives up with an error and leaves the
-// store to them. Open snapshots are closed. It returns the reason if the store was dead.
-// A second Close does nothing.
+// store to them, and to the end of the process: what was not synced stays so. Open
+// snapshots are closed. It returns the reason if the store was dead. A second Close waits for the
+// first, and returns the same.
 func (s *Store) Close() error {
-	idle, first := s.gate.close()
-	if !first {
-		return nil
-	}
+	s.closing.Do(func() { s.closeErr = s.close() })
+	return s.closeErr
+}
+
+func (s *Store) close() error {
+	idle := s.gate.close()
 	s.fence.release()
-	s.watches.close()
 	select {
 	case <-idle:
 	case <-time.After(closeTimeout):
 		return fmt.Errorf("close store %s: calls are still running after %v; end them first", s.dir, closeTimeout)
 	}
+	s.watches.close()
 	err := errors.Join(s.noteClosed(), s.shut())
 	if cause := s.fence.cause(); !errors.Is(err, cause) {
 		err = errors.Join(err, cause)
@@ -165,16 +188,16 @@ func (s *Store) shut() error {
 	if s.poisoned.Load() {
 		return errPoisoned
 	}
-	s.mu.Lock()
+	s.snapMu.Lock()
 	for x := range s.snapshots {
 		x.release()
 	}
-	s.mu.Unlock()
+	s.snapMu.Unlock()
 	err := s.stopEngine()
 	if s.poisoned.Load() {
 		return errPoisoned
 	}
-	return errors.Join(err, s.lock.Close())
+	return errors.Join(err, s.fence.synced.close(), s.lock.Close())
 }
 
 func (s *Store) stopEngine() (err error) {
@@ -204,6 +227,15 @@ func (s *Store) enter() error {
 		s.gate.exit()
 		return err
 	}
+	return nil
+}
+
+// alive returns nil while the store lives and is open, and otherwise what its callers get.
+func (s *Store) alive() error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	s.gate.exit()
 	return nil
 }
 
@@ -273,11 +305,7 @@ func makeDir(f FS, dir string) error {
 	if err := f.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	d, err := f.OpenDir(parent)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return syncDir(f, parent)
 }
 
 // gate counts the calls that are running and keeps new ones out once it is closed.
@@ -305,17 +333,14 @@ func (g *gate) exit() {
 	}
 }
 
-// close lets nobody in any more. It reports whether it is the first to do so, and the
-// channel that is closed when everyone has left.
-func (g *gate) close() (idle <-chan struct{}, first bool) {
+// close lets nobody in any more, and returns a channel that is closed when everyone has
+// left. It is called once.
+func (g *gate) close() (idle <-chan struct{}) {
 	for {
 		n := g.users.Load()
-		if n < 0 {
-			return g.idle, false
-		}
 		if g.users.CompareAndSwap(n, n+1+gateClosed) { // it enters, so that it can be the last to leave
 			g.exit()
-			return g.idle, true
+			return g.idle
 		}
 	}
 }

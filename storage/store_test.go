@@ -477,7 +477,7 @@ func TestCloseWaitsForScan(t *testing.T) {
 }
 
 func TestPanicOfTheEngine(t *testing.T) {
-	s := newStore(t)
+	s := mustOpen(t, NewMemFS())
 	provoke := func(cause any) (err error) {
 		defer s.guard(&err)
 		panic(cause)
@@ -496,7 +496,7 @@ func TestPanicOfTheEngine(t *testing.T) {
 }
 
 func TestFatalfNeverReturns(t *testing.T) {
-	s := newStore(t)
+	s := mustOpen(t, NewMemFS())
 	provoke := func() (err error) {
 		defer s.guard(&err)
 		engineLog{fence: s.fence, log: s.fence.log}.Fatalf("block %d is upside down", 7)

@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"unicode"
 	"unicode/utf8"
@@ -67,9 +68,12 @@ func (s *Store) Tree(name string) (*Tree, error) {
 		return nil, err
 	}
 	defer s.gate.exit()
+	if t := s.trees.get(name); t != nil {
+		return t, nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if t := s.trees[name]; t != nil {
+	if t := s.trees.get(name); t != nil {
 		return t, nil
 	}
 	return s.createTree(name)
@@ -86,8 +90,9 @@ func (s *Store) createTree(name string) (*Tree, error) {
 		return nil, fmt.Errorf("create tree %q: %w", name, err)
 	}
 	s.nextID++
-	s.trees[name] = s.newTree(name, id)
-	return s.trees[name], nil
+	t := s.newTree(name, id)
+	s.trees.add(t)
+	return t, nil
 }
 
 // OpenTree returns the tree of that name and whether there is one.
@@ -96,10 +101,8 @@ func (s *Store) OpenTree(name string) (*Tree, bool, error) {
 		return nil, false, err
 	}
 	defer s.gate.exit()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	t, ok := s.trees[name]
-	return t, ok, nil
+	t := s.trees.get(name)
+	return t, t != nil, nil
 }
 
 // Trees returns the names of all trees, sorted.
@@ -108,9 +111,7 @@ func (s *Store) Trees() ([]string, error) {
 		return nil, err
 	}
 	defer s.gate.exit()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Sorted(maps.Keys(s.trees)), nil
+	return s.trees.names(), nil
 }
 
 // DropTree removes a tree with all its keys, synced. A tree that is absent is no error.
@@ -121,10 +122,43 @@ func (s *Store) DropTree(name string) error {
 	}
 	b := s.NewBatch()
 	defer b.Close()
-	if err := b.DropTree(t); err != nil {
-		return err
+	if err = b.DropTree(t); err == nil {
+		err = b.Commit(true)
 	}
-	return b.Commit(true)
+	if err != nil && t.dropped.Load() { // somebody else was first
+		return s.Flush()
+	}
+	return err
+}
+
+// treeMap has the trees by their names.
+type treeMap struct {
+	mu     sync.RWMutex // guards what follows
+	byName map[string]*Tree
+}
+
+func (m *treeMap) get(name string) *Tree {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.byName[name]
+}
+
+func (m *treeMap) names() []string {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return slices.Sorted(maps.Keys(m.byName))
+}
+
+func (m *treeMap) add(t *Tree) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.byName[t.name] = t
+}
+
+func (m *treeMap) remove(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.byName, name)
 }
 
 // loadRegistry reads the store's own tree, and writes its first records into a new one.
@@ -213,7 +247,7 @@ func (s *Store) decodeRegistry(records map[string][]byte) error {
 		}
 		owner[id] = key
 		if named {
-			s.trees[name] = s.newTree(name, id)
+			s.trees.add(s.newTree(name, id))
 		} else {
 			s.defaultTree = s.newTree("", id)
 		}

@@ -51,7 +51,65 @@ func (tx *Tx) Tree(t *Tree) nexusraft.Tx {
 		o = NewOverlay(&recorder{tx: tx, tree: t, view: tx.snap.Reader(t)})
 		tx.overlays[t] = o
 	}
-	return o
+	return txTree{tx, o}
+}
+
+// txTree is what is seen of a tree until the transaction ends.
+type txTree struct {
+	tx *Tx
+	o  *Overlay
+}
+
+func (t txTree) usable() error {
+	if t.tx.ended {
+		return errors.New("use transaction: it has ended")
+	}
+	return nil
+}
+
+// Get implements nexusraft.Reader.
+func (t txTree) Get(key []byte) ([]byte, bool, error) {
+	if err := t.usable(); err != nil {
+		return nil, false, err
+	}
+	return t.o.Get(key)
+}
+
+// Scan implements nexusraft.Reader.
+func (t txTree) Scan(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
+	return t.whileUsable(t.o.Scan(start, end))
+}
+
+// ScanReverse implements nexusraft.Reader.
+func (t txTree) ScanReverse(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
+	return t.whileUsable(t.o.ScanReverse(start, end))
+}
+
+// whileUsable yields pairs, or an error if the transaction has ended before the first one.
+func (t txTree) whileUsable(pairs iter.Seq2[nexusraft.Pair, error]) iter.Seq2[nexusraft.Pair, error] {
+	return func(yield func(nexusraft.Pair, error) bool) {
+		if err := t.usable(); err != nil {
+			yield(nexusraft.Pair{}, err)
+			return
+		}
+		pairs(yield)
+	}
+}
+
+// Set implements nexusraft.Tx.
+func (t txTree) Set(key, value []byte) error {
+	if err := t.usable(); err != nil {
+		return err
+	}
+	return t.o.Set(key, value)
+}
+
+// Delete implements nexusraft.Tx.
+func (t txTree) Delete(key []byte) error {
+	if err := t.usable(); err != nil {
+		return err
+	}
+	return t.o.Delete(key)
 }
 
 // Commit ends the transaction and does its writes. It returns ErrConflict if others have
@@ -128,7 +186,7 @@ func (tx *Tx) commit(sync bool) (wait func() error, err error) {
 	defer tx.Close()
 	written, set := tx.written()
 	if len(written) == 0 {
-		return tx.s.dead, tx.s.dead()
+		return tx.s.dead, tx.s.alive()
 	}
 	return tx.s.publish(tx.latches|set, sync, func(b *Batch) error {
 		for _, r := range tx.reads {

@@ -166,7 +166,7 @@ func TestTxMisuse(t *testing.T) {
 	wrong("write another store", tx.Commit(), "is of store")
 	wrong("commit again", tx.Commit(), "ended")
 	_, _, err = in.Get([]byte("k"))
-	wrong("read after the end", err, "closed")
+	wrong("read after the end", err, "ended")
 	tx.Close()
 
 	tx = s.Begin()

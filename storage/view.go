@@ -66,7 +66,7 @@ func (v view) walk(start, end []byte, reverse bool, yield func(nexusraft.Pair, e
 	if err != nil {
 		return v.failed(err)
 	}
-	defer func() { _ = it.Close() }() // its error is that of the last step
+	defer func() { _ = v.s.giveBack(it) }() // its error is that of the last step
 	first, next := it.First, it.Next
 	if reverse {
 		first, next = it.Last, it.Prev
@@ -138,12 +138,8 @@ func (s *Store) step(it *pebble.Iterator, move func() bool) (p nexusraft.Pair, o
 
 // failed says where a read failed, and that damage is damage.
 func (v view) failed(err error) error {
-	switch {
-	case err == nil || errors.Is(err, nexusraft.ErrClosed):
+	if err == nil || errors.Is(err, nexusraft.ErrClosed) {
 		return err
-	case pebble.IsCorruptionError(err):
-		return fmt.Errorf("%w: read tree %q of store %s: %w", nexusraft.ErrCorrupt, v.name, v.s.dir, err)
-	default:
-		return fmt.Errorf("read tree %q of store %s: %w", v.name, v.s.dir, err)
 	}
+	return fmt.Errorf("read tree %q of store %s: %w", v.name, v.s.dir, damaged("", err))
 }

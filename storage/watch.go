@@ -123,8 +123,8 @@ func (w *Watch) All(ctx context.Context) iter.Seq2[Change, error] {
 
 // Close ends the watch. A second Close does nothing.
 func (w *Watch) Close() {
-	w.tree.s.watches.remove(w)
 	w.end(fmt.Errorf("%w: watch of tree %q", nexusraft.ErrClosed, w.tree.name), true)
+	w.tree.s.watches.tidy()
 }
 
 // take returns the oldest change of the queue, if there is one; if there will be none, why.
@@ -169,6 +169,12 @@ func (w *Watch) end(why error, drop bool) {
 		w.ended = why
 	}
 	w.signal()
+}
+
+func (w *Watch) hasEnded() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ended != nil
 }
 
 func (w *Watch) signal() {
@@ -230,10 +236,18 @@ func (ws *watches) add(w *Watch) {
 	ws.used.Store(true)
 }
 
-func (ws *watches) remove(w *Watch) {
-	ws.order.Lock()
-	defer ws.order.Unlock()
-	ws.open = slices.DeleteFunc(ws.open, func(x *Watch) bool { return x == w })
+// tidy forgets the watches that have ended, unless somebody commits: it may have to wait for
+// the disk, and does it itself the next time.
+func (ws *watches) tidy() {
+	if ws.order.TryLock() {
+		ws.forget()
+		ws.order.Unlock()
+	}
+}
+
+// forget is tidy for who holds order.
+func (ws *watches) forget() {
+	ws.open = slices.DeleteFunc(ws.open, (*Watch).hasEnded)
 	ws.used.Store(len(ws.open) > 0)
 }
 
@@ -257,6 +271,7 @@ type news struct {
 
 // collect returns what a batch that is about to become visible is to those who watch.
 func (ws *watches) collect(b *pebble.Batch) []news {
+	ws.forget()
 	var all []news
 	for _, w := range ws.open {
 		if n := w.collect(b); n.bytes > 0 {
@@ -294,11 +309,10 @@ func (ws *watches) deliver(all []news) {
 
 // drop ends the watches of a tree that was dropped. The caller holds order.
 func (ws *watches) drop(t *Tree) {
-	ws.open = slices.DeleteFunc(ws.open, func(w *Watch) bool {
+	for _, w := range ws.open {
 		if w.tree == t {
 			w.end(fmt.Errorf("watch tree %q: %w", t.name, t.gone()), false)
 		}
-		return w.tree == t
-	})
-	ws.used.Store(len(ws.open) > 0)
+	}
+	ws.forget()
 }

@@ -53,7 +53,9 @@ func (p *Peers) findAt(ctx context.Context, addr string, found func(nexusraft.No
 	if err != nil || st.Cluster != self.Cluster || st.Node == self.Node {
 		return
 	}
-	found(st.Node, addr)
+	if !p.isConnected(st.Node) { // or who answers here may be a copy of it
+		found(st.Node, addr)
+	}
 	for _, z := range st.Zones {
 		for _, m := range z.Membership.Members {
 			if m.Node != self.Node && m.Node != st.Node && m.Address != "" && !p.isConnected(m.Node) {

@@ -86,3 +86,28 @@ func TestRefusedPeersVoteDoesNotCount(t *testing.T) {
 		t.Error("the vote of a peer that was not accepted counts")
 	}
 }
+
+// Who answers at a hint as a peer that is connected elsewhere may be a copy of it, and is left alone.
+func TestFindLeavesWhoIsConnected(t *testing.T) {
+	addr, _ := serve(t, identityB, &fakeNode{})
+	asked := make(chan struct{}, 100)
+	answer := statusOf(identityB)
+	copied, _ := serve(t, identityB, &fakeNode{status: func(ctx context.Context) (nexusraft.NodeStatus, error) {
+		asked <- struct{}{}
+		return answer.status(ctx)
+	}})
+	p := peersOf(t, identityA, PeersOptions{})
+	connect(t, p, addr)
+	p.SetAddress(0xd, "127.0.0.1:1") // nobody is there, so Find goes on
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.Find(ctx, []string{copied}, func(n nexusraft.NodeID, addr string) { t.Errorf("found %v at %s", n, addr) })
+	}()
+	for range 2 { // the second time it has judged the first answer
+		await(t, "Find asks", asked)
+	}
+	cancel()
+	await(t, "Find ends", done)
+}

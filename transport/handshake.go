@@ -173,12 +173,12 @@ func asRefusal(err error) error {
 }
 
 // fencedBy reports whether err is the refusal for good of the node that was asked, which
-// belongs to self's cluster.
-func fencedBy(self Identity, asked nexusraft.NodeID, err error) bool {
+// belongs to self's cluster, and what that says of itself.
+func fencedBy(self Identity, asked nexusraft.NodeID, err error) (Identity, bool) {
 	r, ok := errors.AsType[*refusal](err)
 	if !ok || !errors.Is(err, nexusraft.ErrFenced) || r.from == nil {
-		return false
+		return Identity{}, false
 	}
-	_, err = checkAnswer(self, r.from, asked)
-	return err == nil
+	peer, err := checkAnswer(self, r.from, asked)
+	return peer, err == nil
 }

@@ -18,9 +18,9 @@ type Life struct {
 	Boot        nexusraft.Boot        `json:"boot,omitempty"`
 }
 
-// maxEarlier is how many boots a node remembers. A peer that was away for more openings
-// than that has the incarnation alone to go by.
-const maxEarlier = 64
+// maxEarlier is how many boots a node remembers. With a peer that has not met it for more
+// openings than that, it is as a copy that was opened so often.
+const maxEarlier = 256
 
 // NewBoot returns boots, those of a data directory with the latest first, with a new one in
 // front and as many as an Identity may name: what is to be stored when it is opened.
@@ -55,8 +55,11 @@ func (l Life) Check(peer Identity) error {
 // remembers.
 func (l Life) before(peer Identity) bool {
 	ago := uint64(peer.Incarnation - l.Incarnation)
-	if ago == 0 || l.Boot == 0 || ago > uint64(len(peer.Earlier)) {
+	switch {
+	case ago == 0 || l.Boot == 0:
 		return true
+	case ago > uint64(len(peer.Earlier)): // it began to remember later, unless it has forgotten
+		return len(peer.Earlier) < maxEarlier
 	}
 	return peer.Earlier[ago-1] == l.Boot
 }
@@ -110,17 +113,21 @@ func (n *lives) record(peer Identity) {
 	}
 }
 
-// speaks notes an open Exchange stream of a peer that was recorded; the result ends it.
-func (n *lives) speaks(peer Identity, stream exchangeServer) (end func()) {
+// speaks notes an open Exchange stream of a peer that was recorded, and greets it there, before
+// tell can; the result ends it.
+func (n *lives) speaks(peer Identity, stream exchangeServer, greet func() error) (end func(), err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if err := greet(); err != nil {
+		return nil, err
+	}
 	s := n.seen[peer.Node]
 	s.streams[stream] = struct{}{}
 	return func() {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		delete(s.streams, stream)
-	}
+	}, nil
 }
 
 // tell sends r on the open streams of a node. They can't end meanwhile; a stream carries

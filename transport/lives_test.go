@@ -47,7 +47,7 @@ func TestLifeCheck(t *testing.T) {
 		{"kept without a boot", Life{5, 0}, false},
 		{"a former one that it remembers", Life{3, 8}, false},
 		{"a former one that it remembers otherwise", Life{3, 9}, true},
-		{"a former one beyond its memory", Life{2, 7}, false},
+		{"a former one from before it remembered", Life{2, 7}, false},
 		{"a remembered one kept without a boot", Life{3, 0}, false},
 	} {
 		peer := identityA
@@ -55,6 +55,53 @@ func TestLifeCheck(t *testing.T) {
 		if err := tc.seen.Check(peer); errors.Is(err, nexusraft.ErrFenced) != tc.fenced || (err != nil) != tc.fenced {
 			t.Errorf("%s: got %v, want fenced %t", tc.name, err, tc.fenced)
 		}
+	}
+}
+
+// A copy that was opened so often that it remembers only lives of its own is refused.
+func TestLifeBeyondAFullMemory(t *testing.T) {
+	var boots []nexusraft.Boot
+	for range 2 * maxEarlier {
+		boots = NewBoot(boots)
+	}
+	copied := identityA
+	copied.Incarnation, copied.Boot, copied.Earlier = 2*maxEarlier, boots[0], boots[1:]
+	if err := (Life{3, 9}).Check(copied); !errors.Is(err, nexusraft.ErrFenced) {
+		t.Errorf("got %v, want ErrFenced", err)
+	}
+}
+
+// One refusal is a problem; the end is when those that are left are too few for a quorum.
+func TestRefusals(t *testing.T) {
+	voter := func(node nexusraft.NodeID, role nexusraft.Role) nexusraft.Member {
+		return nexusraft.Member{Replica: nexusraft.ReplicaID(node), Node: node, Role: role}
+	}
+	three := nexusraft.Membership{Members: []nexusraft.Member{
+		voter(1, nexusraft.RoleMember), voter(2, nexusraft.RoleMember), voter(3, nexusraft.RoleWitness), voter(4, nexusraft.RoleLearner),
+	}}
+	two := nexusraft.Membership{Members: three.Members[:2]}
+	why := errors.New("was copied")
+	var r Refusals
+	if r.Final(three) || r.Problem() != "" {
+		t.Error("nobody refuses, and it is final or a problem")
+	}
+	if !r.Add(2, why) || r.Add(2, why) {
+		t.Error("the first refusal is news, the second is not")
+	}
+	if r.Final(three) || !r.Final(two) || !strings.Contains(r.Problem(), "was copied") {
+		t.Errorf("refused by one: final %v of three, %v of two, %q", r.Final(three), r.Final(two), r.Problem())
+	}
+	r.Add(4, why)
+	if r.Final(three) {
+		t.Error("a learner's refusal counts")
+	}
+	r.Add(3, why)
+	if !r.Final(three) {
+		t.Error("refused by two of three: not final")
+	}
+	r.Remove(2)
+	if r.Final(three) {
+		t.Error("accepted by one again: final")
 	}
 }
 
@@ -85,7 +132,10 @@ func TestLaterLifeWhileTheFormerSpeaks(t *testing.T) {
 	moved.Address = "elsewhere:1"
 	var n lives
 	n.record(identityA)
-	end := n.speaks(identityA, nil)
+	end, err := n.speaks(identityA, nil, func() error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := n.check(moved); !errors.Is(err, nexusraft.ErrRefused) || errors.Is(err, nexusraft.ErrFenced) || !strings.Contains(err.Error(), "runs at a:1") {
 		t.Errorf("from elsewhere: got %v, want ErrRefused that says where it runs", err)
 	}
@@ -110,7 +160,7 @@ func TestGreetAgain(t *testing.T) {
 	s := NewServer(as(identityB), f, f)
 	addr, _ := serveAt(t, "127.0.0.1:0", s)
 	told := make(chan error, 100)
-	p := peersOf(t, identityA, PeersOptions{OnFenced: func(_ nexusraft.NodeID, err error) {
+	p := peersOf(t, identityA, PeersOptions{OnFenced: func(_ Identity, err error) {
 		select {
 		case told <- err:
 		default:
@@ -132,7 +182,7 @@ func TestFencedIsTold(t *testing.T) {
 		return fmt.Errorf("%w: node a was removed", nexusraft.ErrFenced)
 	}})
 	told := make(chan error, 100)
-	p := peersOf(t, identityA, PeersOptions{OnFenced: func(_ nexusraft.NodeID, err error) {
+	p := peersOf(t, identityA, PeersOptions{OnFenced: func(_ Identity, err error) {
 		select {
 		case told <- err:
 		default:
@@ -145,7 +195,27 @@ func TestFencedIsTold(t *testing.T) {
 	stranger := identityB
 	stranger.Cluster++
 	err := asRefusal(refusalStatus(stranger, hello(identityA, nodeB), fmt.Errorf("%w: so there", nexusraft.ErrFenced)))
-	if fencedBy(identityA, nodeB, err) {
+	if _, ok := fencedBy(identityA, nodeB, err); ok {
 		t.Error("a node of another cluster can fence this one")
+	}
+}
+
+// The refusal of a node that has been seen in a later life counts for nothing: it is a copy.
+func TestFencedByACopy(t *testing.T) {
+	refused := make(chan struct{}, 100)
+	addr, _ := serve(t, identityB, &fakeNode{hello: func(Identity) error {
+		select {
+		case refused <- struct{}{}:
+		default:
+		}
+		return fmt.Errorf("%w: so there", nexusraft.ErrFenced)
+	}})
+	later := identityB
+	later.Incarnation++
+	p := peersOf(t, identityA, PeersOptions{OnFenced: func(peer Identity, err error) { t.Errorf("%v fences: %v", peer, err) }})
+	p.seen.record(later)
+	p.SetAddress(nodeB, addr)
+	for range 3 { // when it asks again, it has made up its mind about the answer before
+		await(t, "a refusal", refused)
 	}
 }

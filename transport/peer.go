@@ -125,8 +125,8 @@ func (x *peer) send() {
 
 // noteFence tells the user of Peers if err is this peer's refusal of this node for good.
 func (x *peer) noteFence(err error) {
-	if fencedBy(x.peers.id(), x.node, err) {
-		x.peers.o.OnFenced(x.node, err)
+	if peer, ok := fencedBy(x.peers.id(), x.node, err); ok && x.peers.seen.check(peer) == nil {
+		x.peers.o.OnFenced(peer, err)
 	}
 }
 

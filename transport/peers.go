@@ -43,10 +43,11 @@ type PeersOptions struct {
 	// Peers have not seen in a later life.
 	Accept func(Identity) error
 
-	// OnFenced is told that a peer of this node's cluster refuses this node for good, with
-	// its words: err matches ErrFenced. It must not block and may be told again and again.
-	// nil is told nothing.
-	OnFenced func(peer nexusraft.NodeID, err error)
+	// OnFenced is told that a peer of this node's cluster, which these Peers have not seen in a later
+	// life, refuses this node for good, with its words: err matches ErrFenced. It is called
+	// where Accept is, which has not been asked, and may be told again and again. nil is
+	// told nothing.
+	OnFenced func(peer Identity, err error)
 }
 
 func (o PeersOptions) withDefaults() PeersOptions {
@@ -60,7 +61,7 @@ func (o PeersOptions) withDefaults() PeersOptions {
 		o.OnUnreachable = func(nexusraft.NodeID) {}
 	}
 	if o.OnFenced == nil {
-		o.OnFenced = func(nexusraft.NodeID, error) {}
+		o.OnFenced = func(Identity, error) {}
 	}
 	if o.Accept == nil {
 		o.Accept = func(Identity) error { return nil }

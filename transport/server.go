@@ -99,10 +99,13 @@ func (r raftService) Exchange(stream grpc.BidiStreamingServer[pb.ExchangeRequest
 	if err != nil {
 		return refusalStatus(r.s.id(), first.GetHello(), err)
 	}
-	defer r.s.seen.speaks(peer, stream)()
-	if err := stream.Send(&pb.ExchangeResponse{Hello: r.s.hello(first.GetHello())}); err != nil {
+	end, err := r.s.seen.speaks(peer, stream, func() error {
+		return stream.Send(&pb.ExchangeResponse{Hello: r.s.hello(first.GetHello())})
+	})
+	if err != nil {
 		return err
 	}
+	defer end()
 	for {
 		req, err := stream.Recv()
 		if errors.Is(err, io.EOF) && r.s.seen.check(peer) == nil {

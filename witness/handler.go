@@ -83,7 +83,8 @@ func (w *Witness) Status(ctx context.Context) (nexusraft.NodeStatus, error) {
 	defer timeout.Stop()
 	select {
 	case z := <-answer:
-		st.Zones, st.Healthy = z.zones, true
+		st.Zones, st.Problem = z.zones, w.refusals.Problem()
+		st.Healthy = st.Problem == ""
 		st.DiskBytes += z.bytes
 		return st, nil
 	case <-timeout.C:

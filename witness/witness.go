@@ -39,6 +39,8 @@ type Witness struct {
 	breakOnce sync.Once
 	failure   error // why the witness can't go on; read it after broken is closed
 
+	refusals transport.Refusals
+
 	mu      sync.Mutex // guards what follows
 	address string     // where peers reach this node
 	members nexusraft.Membership
@@ -140,6 +142,7 @@ func (w *Witness) load() (err error) {
 			return fmt.Errorf("open witness: %w", w.errRemoved(z))
 		}
 		w.logs = append(w.logs, log)
+		w.members = log.Membership() // of the one zone that a witness is in
 	}
 	return nil
 }
@@ -174,7 +177,7 @@ func (w *Witness) Run(ctx context.Context, lis net.Listener) (err error) {
 	defer func() { err = errors.Join(err, w.unlock()) }()
 	w.setSelf(lis.Addr())
 	w.peers = transport.NewPeers(w.identity, transport.PeersOptions{
-		Logger: w.logger, VoteTimeout: w.config.electionTimeout(), Accept: w.meet,
+		Logger: w.logger, VoteTimeout: w.config.electionTimeout(), Accept: w.accepted,
 		OnFenced: w.fencedBy,
 	})
 	defer w.peers.Close()
@@ -357,9 +360,30 @@ func (w *Witness) wasRemoved(node nexusraft.NodeID) bool {
 	return w.members.IsRemovedNode(node)
 }
 
-// fencedBy is told that a peer refuses this node for good.
-func (w *Witness) fencedBy(peer nexusraft.NodeID, err error) {
-	w.stop(fmt.Errorf("%w: peer %v refuses this node for good: %s: %s", nexusraft.ErrFenced, peer, fenceText(err), w.wayBack()))
+// fencedBy is told that a peer refuses this witness for good. A peer that can't be who it
+// says is not believed, and one alone ends the witness only if no quorum is left without it.
+func (w *Witness) fencedBy(peer transport.Identity, err error) {
+	if refused := w.meet(peer); refused != nil {
+		w.logger.Warn("a refusal is not believed", "peer", peer.Node, "err", refused)
+		return
+	}
+	why := errors.New(fenceText(err))
+	if w.refusals.Add(peer.Node, why) {
+		w.logger.Error("refused for good", "peer", peer.Node, "err", why)
+	}
+	w.mu.Lock()
+	members := w.members
+	w.mu.Unlock()
+	if len(members.Members) > 0 && !w.refusals.Final(members) {
+		return
+	}
+	w.stop(fmt.Errorf("%w: peer %v refuses this node for good: %w: %s", nexusraft.ErrFenced, peer.Node, why, w.wayBack()))
+}
+
+// accepted is told what a peer says of itself that accepts this witness.
+func (w *Witness) accepted(peer transport.Identity) error {
+	w.refusals.Remove(peer.Node)
+	return w.meet(peer)
 }
 
 // fenceText is what an ErrFenced says, without what it is.

@@ -47,6 +47,8 @@ type commandLine struct {
 	Member   memberCommand   `cmd:"" help:"List, remove, replace and promote the replicas of a zone."`
 	Transfer transferCommand `cmd:"" set:"timeout=30s" help:"Move a zone's leadership to another member."`
 
+	Store storeCommand `cmd:"" help:"Look into a store's directory on this machine; back it up, restore, check, export and import it."`
+
 	Version kong.VersionFlag `env:"-" help:"Print the version and exit."`
 }
 

@@ -231,7 +231,8 @@ func TestManyProducersAndConsumers(t *testing.T) {
 	checkForgotten(t, q)
 }
 
-// TestOneConsumerSeesTheOrder has many push at once, some in batches with others of the store.
+// TestOneConsumerSeesTheOrder has many push at once, messages of different sizes, so that a
+// large one's ID could be chosen before, and it be visible after, a small one's.
 func TestOneConsumerSeesTheOrder(t *testing.T) {
 	q := newQueue(t)
 	const producers, each = 4, 150
@@ -239,7 +240,7 @@ func TestOneConsumerSeesTheOrder(t *testing.T) {
 	for p := range producers {
 		wg.Go(func() {
 			for n := range each {
-				_, err := q.Push(fmt.Appendf(nil, "%d %d", p, n), storage.Durability((p+n)%2))
+				_, err := q.Push(fmt.Appendf(nil, "%d %d%*s", p, n, p*50_000, ""), storage.Durability(n%2))
 				check(inBackground{t}, err)
 			}
 		})

@@ -113,6 +113,7 @@ func TestNoTimerWithoutNeed(t *testing.T) {
 	inBubble(t, func(t *testing.T, q *Queue) {
 		push(t, q, "a")
 		a := mustPop(t, q, "a", 1)
+		mustBeEmpty(t, q)
 		if q.timer != nil {
 			t.Error("nobody waits, but there is a timer")
 		}
@@ -213,8 +214,27 @@ func TestDeliveredWhenSynced(t *testing.T) {
 	})
 }
 
-// TestHandedOverWhileItEnds cancels callers while messages are pushed: none is lost.
+// TestHandedOverWhileItEnds ends a call just before a message is handed to it: it returns it.
 func TestHandedOverWhileItEnds(t *testing.T) {
+	inBubble(t, func(t *testing.T, q *Queue) {
+		ctx, cancel := context.WithCancel(t.Context())
+		got := popAll(ctx, q, 1)
+		check(t, q.tree.Set(key(1), []byte("a")))
+		q.mu.Lock()
+		cancel() // it knows now, and waits for the lock
+		q.book.pushed(1, false)
+		q.dispatch()
+		q.mu.Unlock()
+		p := <-got
+		if p.err != nil || string(p.m.Value) != "a" {
+			t.Fatalf("got %+v, want the message", p)
+		}
+		check(t, q.Ack(p.m))
+	})
+}
+
+// TestEndsWhileItIsHandedOver cancels callers while messages are pushed: none is lost.
+func TestEndsWhileItIsHandedOver(t *testing.T) {
 	q := newQueue(t)
 	for n := range 500 {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -238,26 +258,31 @@ func TestHandedOverWhileItEnds(t *testing.T) {
 	checkForgotten(t, q)
 }
 
-// TestCloseWaitsForWrites looks at the lock that Close takes while a push waits for the disk.
+// TestCloseWaitsForWrites looks at the lock that Close takes while calls wait for the disk.
 func TestCloseWaitsForWrites(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		fs := &slowFS{FS: storage.NewMemFS()}
-		s := mustStore(t, fs)
-		defer func() { check(t, s.Close()) }()
-		q := mustOpen(t, s)
-		hold := fs.stop()
-		pushed := make(chan error)
-		go func() {
-			_, err := q.Push([]byte("a"), storage.Sync)
-			pushed <- err
-		}()
-		synctest.Wait()
-		if q.writing.TryLock() {
-			t.Error("a call writes, but Close would not wait for it")
-		}
-		close(hold)
-		check(t, <-pushed)
-		q.Close()
-		checkForgotten(t, q)
-	})
+	for name, write := range map[string]func(*Queue, Message) error{
+		"push": func(q *Queue, _ Message) error { _, err := q.Push(nil, storage.Sync); return err },
+		"ack":  func(q *Queue, m Message) error { return q.Ack(m, storage.Sync) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				fs := &slowFS{FS: storage.NewMemFS()}
+				s := mustStore(t, fs)
+				defer func() { check(t, s.Close()) }()
+				q := mustOpen(t, s)
+				push(t, q, "a")
+				m := mustPop(t, q, "a", 1)
+				hold := fs.stop()
+				done := make(chan error)
+				go func() { done <- write(q, m) }()
+				synctest.Wait()
+				if q.writing.TryLock() {
+					t.Error("a call writes, but Close would not wait for it")
+				}
+				close(hold)
+				check(t, <-done)
+				q.Close()
+			})
+		})
+	}
 }

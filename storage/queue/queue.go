@@ -25,7 +25,8 @@ type Options struct {
 	Redeliver time.Duration
 }
 
-// Message is a message that was popped. Its ID and Deliveries tell the lease that it is under.
+// Message is a message that was popped. Its ID and Deliveries tell which lease it has, of the
+// Queue that it was popped from. Its slice belongs to whoever has popped it.
 type Message struct {
 	ID         uint64
 	Value      []byte

@@ -29,6 +29,9 @@ func TestOrder(t *testing.T) {
 		if m.ID != id {
 			t.Errorf("message %d: got ID %d, want %d", i, m.ID, id)
 		}
+		if n := q.book.ready.Len(); n >= readAhead {
+			t.Fatalf("%d IDs are held besides the one that was popped", n)
+		}
 		mustLen(t, q, len(ids)-i)
 		check(t, q.Ack(m))
 		want(t, q.Ack(m), ErrNotLeased)
@@ -101,6 +104,33 @@ func TestAcknowledgedIsSkipped(t *testing.T) {
 			if low := q.book.lowest(); low <= id {
 				t.Fatalf("after %d: Len would begin at %d", id, low)
 			}
+		}
+	}
+}
+
+// TestBookOfSyncs shows up to which message is delivered while pushes wait for the disk.
+func TestBookOfSyncs(t *testing.T) {
+	k := newBook()
+	for i, step := range []struct {
+		do   func()
+		want uint64
+	}{
+		{func() { k.pushed(1, false) }, 1},
+		{func() { k.pushed(2, true) }, 1},
+		{func() { k.pushed(3, true) }, 1},
+		{func() { k.pushed(4, false) }, 1},
+		{func() { k.synced(2, true) }, 2},
+		{func() { k.pushed(5, true) }, 2},
+		{func() { k.synced(5, true) }, 5}, // and so all before it
+		{func() { k.pushed(6, false) }, 5},
+		{func() { k.synced(3, true) }, 6}, // nobody waits
+		{func() { k.pushed(7, true) }, 6},
+		{func() { k.pushed(8, true) }, 6},
+		{func() { k.synced(8, false) }, 6}, // it was not written
+		{func() { k.synced(7, true) }, 8},
+	} {
+		if step.do(); k.limit != step.want {
+			t.Errorf("after step %d: messages up to %d are delivered, want %d", i, k.limit, step.want)
 		}
 	}
 }
@@ -304,6 +334,15 @@ func TestTreeIsWrittenOtherwise(t *testing.T) {
 	mustPop(t, q, "a", 1)
 	check(t, q.tree.Clear())
 	mustBeEmpty(t, q)
+	if n := len(q.book.delivered); n != 1 {
+		t.Errorf("%d messages are known to be delivered, want the one that was", n)
+	}
+	push(t, q, "lost")
+	check(t, q.tree.Clear())
+	mustBeEmpty(t, q)
+	if start, end, ok := q.book.unread(); ok {
+		t.Errorf("all is read, and %x to %x is to be read again", start, end)
+	}
 	push(t, q, "d")
 	check(t, q.Ack(mustPop(t, q, "d", 1)))
 	id := push(t, q, "e")

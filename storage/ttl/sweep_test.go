@@ -81,10 +81,11 @@ func TestSweepGoesOn(t *testing.T) {
 	}
 	c.pass(time.Second)
 	cancelled, cancel := context.WithCancel(t.Context())
-	cancel()
+	tree.o.Clock = func() time.Time { cancel(); return c.now() } // once it has begun
 	if _, err := tree.Sweep(cancelled); !errors.Is(err, context.Canceled) {
 		t.Errorf("got error %v, want that of the context", err)
 	}
+	tree.o.Clock = c.now
 	if n := sweep(t, tree); n != 10 {
 		t.Errorf("after one that was broken off: got %d pairs swept, want 10", n)
 	}
@@ -98,16 +99,38 @@ func TestSweepGoesOn(t *testing.T) {
 		t.Errorf("a late one: got %d pairs swept, want 1", n)
 	}
 	c.pass(-time.Hour)
-	set(t, tree, "later", "", time.Second)
-	if found, _, err := tree.Update([]byte("latest"), time.Second, func([]byte) ([]byte, error) { return []byte{}, nil }); found != nil || err != nil {
+	if found, _, err := tree.Update([]byte("later"), time.Second, func([]byte) ([]byte, error) { return []byte{}, nil }); found != nil || err != nil {
 		t.Errorf("got %q, %v", found, err)
 	}
-	if n := sweep(t, tree); n != 0 { // at a time when it is not due
-		t.Errorf("too early: got %d pairs swept", n)
+	c.pass(time.Hour)
+	if n := sweep(t, tree); n != 1 {
+		t.Errorf("a later one: got %d pairs swept, want 1", n)
+	}
+	c.pass(-time.Hour)
+	set(t, tree, "back", "", time.Second)
+	if n := sweep(t, tree); n != 0 {
+		t.Errorf("the clock was set back: got %d pairs swept before their time", n)
 	}
 	c.pass(time.Second)
-	if n := sweep(t, tree); n != 2 {
-		t.Errorf("the clock was set back: got %d pairs swept, want 2", n)
+	if n := sweep(t, tree); n != 1 {
+		t.Errorf("the clock was set back: got %d pairs swept, want 1", n)
+	}
+}
+
+// TestFailedSweepIsRepeated has a step fail: the next sweep begins where that one began.
+func TestFailedSweepIsRepeated(t *testing.T) {
+	tree, c := newTree(t)
+	first := c.nanos.Load() + 1
+	for i := range stepEntries + 1 {
+		set(t, tree, fmt.Sprint(i), "", 1)
+		c.pass(1)
+	}
+	check(t, tree.s.DropTree("t"))
+	if n, err := tree.Sweep(t.Context()); err == nil || n != 0 {
+		t.Errorf("got %d pairs swept, error %v", n, err)
+	}
+	if from := tree.from.Load(); from > first {
+		t.Errorf("the next sweep begins %d after the first deadline", from-first)
 	}
 }
 

@@ -80,7 +80,7 @@ type Tree struct {
 // Open returns the tree of that name, creating it if there is none, and begins to sweep it in the
 // background. o may be nil. A name is 1 to MaxNameBytes bytes of UTF-8 without control
 // characters; the store's trees of that name and of name + "/deadlines" must not be written
-// otherwise. Close it before the store.
+// otherwise. It may be open more than once; each one sweeps. Close it before the store.
 func Open(s *storage.Store, name string, o *Options) (*Tree, error) {
 	c, err := o.withDefaults()
 	if err != nil {

@@ -151,8 +151,8 @@ type Hello struct {
 	// A random number minted at each opening of the data directory; never 0. Two handshakes
 	// of one node and one incarnation with different numbers come from two copies of a disk.
 	Boot uint64 `protobuf:"fixed64,9,opt,name=boot,proto3" json:"boot,omitempty"`
-	// The boots of the openings before this one, the latest first; at most 64, those that are
-	// known. Who has seen a life that is not among them where it would be by its incarnation
+	// The boots of the openings before this one, the latest first; at most 256, those that
+	// are known. Who has seen a life that is not among them where it would be by its incarnation
 	// speaks to a copy of the disk, however often that was opened.
 	EarlierBoots  []uint64 `protobuf:"fixed64,10,rep,packed,name=earlier_boots,json=earlierBoots,proto3" json:"earlier_boots,omitempty"`
 	unknownFields protoimpl.UnknownFields

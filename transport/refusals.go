@@ -1,0 +1,63 @@
+package transport
+
+import (
+	"fmt"
+	"sync"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// Refusals are the peers that refuse this node for good (ErrFenced). One of them alone may
+// have met a copy of this node's disk, and so be wrong: its word is a problem, and not yet the
+// end. The zero value is ready. Its methods may be called from any goroutine.
+type Refusals struct {
+	mu sync.Mutex // guards by
+	by map[nexusraft.NodeID]error
+}
+
+// Add notes that a peer refuses this node, and why. It reports whether that is news.
+func (r *Refusals) Add(peer nexusraft.NodeID, why error) (news bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.by == nil {
+		r.by = make(map[nexusraft.NodeID]error)
+	}
+	_, known := r.by[peer]
+	r.by[peer] = why
+	return !known
+}
+
+// Remove notes that a peer accepts this node.
+func (r *Refusals) Remove(peer nexusraft.NodeID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.by, peer)
+}
+
+// Final reports whether the voters that don't refuse this node, itself included if it is one,
+// are too few for a quorum: whoever is right, it can do nothing any more.
+func (r *Refusals) Final(m nexusraft.Membership) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	voters, left := 0, 0
+	for _, x := range m.Members {
+		if !x.Role.Voter() {
+			continue
+		}
+		voters++
+		if r.by[x.Node] == nil {
+			left++
+		}
+	}
+	return len(r.by) > 0 && left < voters/2+1
+}
+
+// Problem says who refuses this node, "" if nobody does.
+func (r *Refusals) Problem() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for peer, why := range r.by {
+		return fmt.Sprintf("peer %v refuses this node for good, others don't: two copies of its data directory may be running; stop the stale one: %v", peer, why)
+	}
+	return ""
+}
