@@ -26,7 +26,7 @@ func TestKilledWriter(t *testing.T) {
 		}
 		found := len(collect(t, trees[0].Scan(nil, nil)))
 		verifyNumbered(t, s, found)
-		if !s.Stats().Recovered {
+		if synced > 0 && !s.Stats().Recovered { // what is not synced, that it is open too, a kill may take
 			t.Errorf("round %d: the store says that it was closed in order", round)
 		}
 		if found < synced || found < last {
