@@ -27,7 +27,7 @@
 //
 // Reading back damaged bytes gives an error that wraps nexusraft.ErrCorrupt and names the file,
 // never a wrong value. One thing can't be told from a write that a power loss has cut off: damage,
-// before the store is opened again after it, to the end of the last log. What is cut off, and
+// before the store is opened again after it, to the end of the last log or of the manifest. What is cut off, and
 // not noticed, is a suffix.
 //
 // A failed write or sync is never retried. The store is dead from then on: nothing more
