@@ -180,29 +180,20 @@ func (n *Node) fencedBy(peer transport.Identity, err error) {
 		n.logger.Warn("a refusal is not believed", "peer", peer.Node, "err", refused)
 		return
 	}
-	why := errors.New(fenceText(err))
-	if n.refusals.Add(peer.Node, why) {
+	why, news := n.refusals.Add(peer.Node, err)
+	if news {
 		n.logger.Error("refused for good", "peer", peer.Node, "err", why)
 	}
 	n.stateMu.RLock()
 	members := n.states[nexusraft.RootZone].members
 	n.stateMu.RUnlock()
-	if len(members.Members) > 0 && !n.refusals.Final(members) {
+	if !n.refusals.Final(members) {
 		return
 	}
 	select {
 	case n.fenced <- fmt.Errorf("%w: peer %v refuses this node for good: %w: %s", nexusraft.ErrFenced, peer.Node, why, wayBack(n.config.Dir)):
 	default: // one is enough
 	}
-}
-
-// fenceText is what an ErrFenced says, without what it is.
-func fenceText(err error) string {
-	before, after, found := strings.Cut(err.Error(), nexusraft.ErrFenced.Error()+": ")
-	if !found {
-		return before
-	}
-	return after
 }
 
 // setIdentity stores the identity, synced, with what more adds to the batch.

@@ -472,6 +472,33 @@ func TestClonedDisk(t *testing.T) {
 	}
 }
 
+// TestDiskSetBack: a follower whose disk is set back to an earlier moment of the same run remembers
+// its openings, but not all that it has acknowledged. It ends as soon as the leader speaks to it.
+func TestDiskSetBack(t *testing.T) {
+	c := newCluster(t, nil)
+	h := c.write(2)
+	leader := c.awaitSync()
+	follower := c.other(leader)
+	earlier := follower.config.Storage.FS.(*storage.MemFS).CrashClone(nil, 0)
+	h.more(t, 20)
+	c.awaitSync()
+	config := c.crash(follower)
+	config.Storage.FS = earlier
+	back := c.start(config)
+	select {
+	case err := <-back.ended:
+		back.ended <- nil // for the cleanup
+		if !errors.Is(err, nexusraft.ErrCorrupt) {
+			t.Fatalf("%s ended with %v, want ErrCorrupt", config.Name, err)
+		}
+		mentions(t, err, "its disk was set back", "join as a new node")
+	case <-time.After(patience):
+		t.Fatalf("%s goes on: %+v", config.Name, back.status())
+	}
+	h.end()
+	h.verify(t, leader)
+}
+
 // TestClonedDiskHasNoVote: nor does a member that was restarted take the clone's vote.
 func TestClonedDiskHasNoVote(t *testing.T) {
 	c := newCluster(t, nil)

@@ -14,14 +14,14 @@ var keyBuffers = sync.Pool{New: func() any { return new([]byte) }}
 // Get returns a copy of the value at key, and whether there is one. An empty value is
 // not nil, no value is.
 func (v view) Get(key []byte) (value []byte, ok bool, err error) {
-	ok, err = v.View(key, func(borrowed []byte) error {
-		value = append([]byte{}, borrowed...)
-		return nil
-	})
-	if err != nil {
+	if err := v.enter(); err != nil {
 		return nil, false, err
 	}
-	return value, ok, nil
+	defer v.s.gate.exit()
+	stored := v.lookUp(key)
+	value, ok, err = v.s.copyOf(v.src, *stored)
+	keyBuffers.Put(stored)
+	return value, ok, v.failed(err)
 }
 
 // Contains reports whether there is a value at key.

@@ -250,10 +250,23 @@ func (s *Store) dead() error {
 
 // guard, deferred around a call of Pebble, turns its panic into a dead store and err.
 func (s *Store) guard(err *error) {
-	r := recover()
-	if r == nil {
+	if r := recover(); r != nil {
+		s.poison(r, err)
+	}
+}
+
+// guardWhile is guard for a function that also calls the caller's code: a panic there, while
+// engine is false, is the caller's own and goes on.
+func (s *Store) guardWhile(engine *bool, err *error) {
+	if !*engine {
 		return
 	}
+	if r := recover(); r != nil {
+		s.poison(r, err)
+	}
+}
+
+func (s *Store) poison(r any, err *error) {
 	s.poisoned.Store(true)
 	s.fence.stop(fmt.Errorf("storage engine panicked: %v", r))
 	*err = s.dead()

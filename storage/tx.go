@@ -188,7 +188,7 @@ func (tx *Tx) commit(sync bool) (wait func() error, err error) {
 	if len(written) == 0 {
 		return tx.s.dead, tx.s.alive()
 	}
-	return tx.s.publish(tx.latches|set, sync, func(b *Batch) error {
+	b, err := tx.s.publish(tx.latches|set, sync, func(b *Batch) error {
 		for _, r := range tx.reads {
 			if err := r.check(); err != nil {
 				return err
@@ -201,6 +201,10 @@ func (tx *Tx) commit(sync bool) (wait func() error, err error) {
 		}
 		return nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	return b.finish, nil
 }
 
 // written returns the trees that the transaction writes, in a fixed order, and the

@@ -67,19 +67,46 @@ func (v view) walk(start, end []byte, reverse bool, yield func(nexusraft.Pair, e
 		return v.failed(err)
 	}
 	defer func() { _ = v.s.giveBack(it) }() // its error is that of the last step
-	first, next := it.First, it.Next
 	if reverse {
-		first, next = it.Last, it.Prev
+		return v.failed(v.s.backward(it, yield))
 	}
-	for move := first; ; move = next {
-		p, ok, err := v.s.step(it, move)
+	return v.failed(v.s.forward(it, yield))
+}
+
+// forward yields the pairs of an iterator, without the tree's ID, until the consumer stops it.
+func (s *Store) forward(it *pebble.Iterator, yield func(nexusraft.Pair, error) bool) (err error) {
+	engine := true // whose code runs: the engine's, or the consumer's
+	defer s.guardWhile(&engine, &err)
+	for ok := it.First(); ok; ok = it.Next() {
+		value, err := it.ValueAndErr()
 		if err != nil {
-			return v.failed(err)
+			return err
 		}
-		if !ok || !yield(p, nil) {
+		engine = false
+		if !yield(nexusraft.Pair{Key: it.Key()[prefixBytes:], Value: value}, nil) {
 			return nil
 		}
+		engine = true
 	}
+	return it.Error()
+}
+
+// backward is forward in descending order.
+func (s *Store) backward(it *pebble.Iterator, yield func(nexusraft.Pair, error) bool) (err error) {
+	engine := true
+	defer s.guardWhile(&engine, &err)
+	for ok := it.Last(); ok; ok = it.Prev() {
+		value, err := it.ValueAndErr()
+		if err != nil {
+			return err
+		}
+		engine = false
+		if !yield(nexusraft.Pair{Key: it.Key()[prefixBytes:], Value: value}, nil) {
+			return nil
+		}
+		engine = true
+	}
+	return it.Error()
 }
 
 // borrow returns the value at a stored key and what gives it back; nil if there is none.
@@ -90,6 +117,23 @@ func (s *Store) borrow(src pebble.Reader, stored []byte) (value []byte, closer i
 		return nil, nil, nil
 	}
 	return value, closer, err
+}
+
+// copyOf returns a copy of the value at a stored key, and whether there is one.
+func (s *Store) copyOf(src pebble.Reader, stored []byte) (value []byte, ok bool, err error) {
+	defer s.guard(&err)
+	borrowed, closer, err := src.Get(stored)
+	switch {
+	case errors.Is(err, pebble.ErrNotFound):
+		return nil, false, nil
+	case err != nil:
+		return nil, false, err
+	}
+	value = append([]byte{}, borrowed...)
+	if err := closer.Close(); err != nil {
+		return nil, false, err
+	}
+	return value, true, nil
 }
 
 func (s *Store) giveBack(closer io.Closer) (err error) {
@@ -124,16 +168,6 @@ func (s *Store) seek(src pebble.Reader, stored, dst []byte) (value []byte, ok bo
 func (s *Store) newIter(src pebble.Reader, lower, upper []byte) (it *pebble.Iterator, err error) {
 	defer s.guard(&err)
 	return src.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
-}
-
-// step moves an iterator and returns the pair where it is then, without the tree's ID.
-func (s *Store) step(it *pebble.Iterator, move func() bool) (p nexusraft.Pair, ok bool, err error) {
-	defer s.guard(&err)
-	if !move() {
-		return p, false, it.Error()
-	}
-	value, err := it.ValueAndErr()
-	return nexusraft.Pair{Key: it.Key()[prefixBytes:], Value: value}, err == nil, err
 }
 
 // failed says where a read failed, and that damage is damage.

@@ -5,18 +5,29 @@ import (
 	"errors"
 	"iter"
 	"slices"
+	"sync"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
 // Set stores value at key, replacing what is there. A nil value is an empty one.
 func (t *Tree) Set(key, value []byte, d ...Durability) error {
-	return t.atKey(key, d, func(b *Batch) error { return b.Set(t, key, value) })
+	b := t.s.newSingle()
+	defer b.free()
+	if err := b.Set(t, key, value); err != nil {
+		return err
+	}
+	return b.commitTo(t, t.s.syncs(d))
 }
 
 // Delete removes key; a key that is absent is no error.
 func (t *Tree) Delete(key []byte, d ...Durability) error {
-	return t.atKey(key, d, func(b *Batch) error { return b.Delete(t, key) })
+	b := t.s.newSingle()
+	defer b.free()
+	if err := b.Delete(t, key); err != nil {
+		return err
+	}
+	return b.commitTo(t, t.s.syncs(d))
 }
 
 // Clear removes all keys.
@@ -124,15 +135,15 @@ func (t *Tree) atKey(key []byte, d []Durability, stage func(*Batch) error) error
 // what stage reads and writes, are held from before stage until the batch is visible. If
 // it stays empty, nothing is written or synced.
 func (s *Store) atomically(set latchSet, d []Durability, stage func(*Batch) error) error {
-	wait, err := s.publish(set, s.syncs(d), stage)
+	b, err := s.publish(set, s.syncs(d), stage)
 	if err != nil {
 		return err
 	}
-	return wait()
+	return b.finish()
 }
 
-// publish is atomically up to the moment when the batch is visible.
-func (s *Store) publish(set latchSet, sync bool, stage func(*Batch) error) (wait func() error, err error) {
+// publish is atomically up to the moment when the batch is visible: finish must follow.
+func (s *Store) publish(set latchSet, sync bool, stage func(*Batch) error) (*Batch, error) {
 	if err := s.enter(); err != nil {
 		return nil, err
 	}
@@ -142,16 +153,57 @@ func (s *Store) publish(set latchSet, sync bool, stage func(*Batch) error) (wait
 		b.Close()
 		return nil, err
 	}
-	return func() error {
-		defer b.Close()
-		return b.awaitSync()
-	}, nil
+	return b, nil
+}
+
+// finish closes the batch when it is on the disk, if it was to be synced.
+func (b *Batch) finish() error {
+	defer b.Close()
+	return b.awaitSync()
 }
 
 func (b *Batch) stageAndWrite(set latchSet, sync bool, stage func(*Batch) error) error {
 	b.s.latches.lock(set)
 	defer b.s.latches.unlock(set)
 	if err := stage(b); err != nil || b.Empty() {
+		return err
+	}
+	return b.write(sync)
+}
+
+// singles are batches of one write, the most frequent ones.
+var singles = sync.Pool{New: func() any { return new(Batch) }}
+
+// newSingle returns a batch for one write; free must follow.
+func (s *Store) newSingle() *Batch {
+	b := singles.Get().(*Batch)
+	*b = Batch{s: s, b: s.db.NewBatch()}
+	return b
+}
+
+func (b *Batch) free() {
+	b.Close()
+	*b = Batch{} // it keeps no store alive
+	singles.Put(b)
+}
+
+// commitTo is Commit of a batch that writes to one tree, but not if that is dropped meanwhile.
+func (b *Batch) commitTo(t *Tree, sync bool) error {
+	if err := b.s.enter(); err != nil {
+		return err
+	}
+	err := b.applyTo(t, sync)
+	b.s.gate.exit()
+	if err != nil {
+		return err
+	}
+	return b.awaitSync()
+}
+
+func (b *Batch) applyTo(t *Tree, sync bool) error {
+	b.s.latches.lock(b.latches)
+	defer b.s.latches.unlock(b.latches)
+	if err := t.gone(); err != nil {
 		return err
 	}
 	return b.write(sync)

@@ -85,8 +85,12 @@ func TestRefusals(t *testing.T) {
 	if r.Final(three) || r.Problem() != "" {
 		t.Error("nobody refuses, and it is final or a problem")
 	}
-	if !r.Add(2, why) || r.Add(2, why) {
-		t.Error("the first refusal is news, the second is not")
+	said, news := r.Add(2, fmt.Errorf("%w: it %w", nexusraft.ErrFenced, why))
+	if _, again := r.Add(2, why); !news || again || said.Error() != "it was copied" {
+		t.Errorf("got %q, news %v and then %v; want the words alone, news once", said, news, again)
+	}
+	if r.Final(nexusraft.Membership{}) {
+		t.Error("final, although the voters are not known yet")
 	}
 	if r.Final(three) || !r.Final(two) || !strings.Contains(r.Problem(), "was copied") {
 		t.Errorf("refused by one: final %v of three, %v of two, %q", r.Final(three), r.Final(two), r.Problem())

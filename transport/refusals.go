@@ -1,7 +1,9 @@
 package transport
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -15,8 +17,13 @@ type Refusals struct {
 	by map[nexusraft.NodeID]error
 }
 
-// Add notes that a peer refuses this node, and why. It reports whether that is news.
-func (r *Refusals) Add(peer nexusraft.NodeID, why error) (news bool) {
+// Add notes that a peer refuses this node with err, an ErrFenced. It returns what err says
+// without what it is, and whether the refusal is news.
+func (r *Refusals) Add(peer nexusraft.NodeID, err error) (why error, news bool) {
+	why = err
+	if _, after, found := strings.Cut(err.Error(), nexusraft.ErrFenced.Error()+": "); found {
+		why = errors.New(after)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.by == nil {
@@ -24,7 +31,7 @@ func (r *Refusals) Add(peer nexusraft.NodeID, why error) (news bool) {
 	}
 	_, known := r.by[peer]
 	r.by[peer] = why
-	return !known
+	return why, !known
 }
 
 // Remove notes that a peer accepts this node.
@@ -35,7 +42,8 @@ func (r *Refusals) Remove(peer nexusraft.NodeID) {
 }
 
 // Final reports whether the voters that don't refuse this node, itself included if it is one,
-// are too few for a quorum: whoever is right, it can do nothing any more.
+// are too few for a quorum: whoever is right, it can do nothing any more. Of a zone without
+// voters, one that is not open yet, it can't be told.
 func (r *Refusals) Final(m nexusraft.Membership) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -49,7 +57,7 @@ func (r *Refusals) Final(m nexusraft.Membership) bool {
 			left++
 		}
 	}
-	return len(r.by) > 0 && left < voters/2+1
+	return voters > 0 && left < voters/2+1
 }
 
 // Problem says who refuses this node, "" if nobody does.

@@ -367,14 +367,14 @@ func (w *Witness) fencedBy(peer transport.Identity, err error) {
 		w.logger.Warn("a refusal is not believed", "peer", peer.Node, "err", refused)
 		return
 	}
-	why := errors.New(fenceText(err))
-	if w.refusals.Add(peer.Node, why) {
+	why, news := w.refusals.Add(peer.Node, err)
+	if news {
 		w.logger.Error("refused for good", "peer", peer.Node, "err", why)
 	}
 	w.mu.Lock()
 	members := w.members
 	w.mu.Unlock()
-	if len(members.Members) > 0 && !w.refusals.Final(members) {
+	if !w.refusals.Final(members) {
 		return
 	}
 	w.stop(fmt.Errorf("%w: peer %v refuses this node for good: %w: %s", nexusraft.ErrFenced, peer.Node, why, w.wayBack()))
@@ -384,15 +384,6 @@ func (w *Witness) fencedBy(peer transport.Identity, err error) {
 func (w *Witness) accepted(peer transport.Identity) error {
 	w.refusals.Remove(peer.Node)
 	return w.meet(peer)
-}
-
-// fenceText is what an ErrFenced says, without what it is.
-func fenceText(err error) string {
-	before, after, found := strings.Cut(err.Error(), nexusraft.ErrFenced.Error()+": ")
-	if !found {
-		return before
-	}
-	return after
 }
 
 func (w *Witness) wayBack() string {

@@ -181,9 +181,6 @@ func TestWitnessRefusesMessagesForOthers(t *testing.T) {
 	stranger := m.message(pb.MsgApp, 9)
 	stranger.From = new(uint64(2)) // the record gives replica 2 to another node
 	m.send(w, stranger)
-	beyond := m.message(pb.MsgHeartbeat, 2)
-	beyond.Commit = new(uint64(1000))
-	m.send(w, beyond)
 	m.exchange(w, m.message(pb.MsgHeartbeat, 2), pb.MsgHeartbeatResp)
 	if st := w.zone(); st.Term != 2 || st.Commit != 10 {
 		t.Errorf("term %d, commit %d; want 2 and 10", st.Term, st.Commit)
@@ -195,6 +192,18 @@ func TestWitnessRefusesMessagesForOthers(t *testing.T) {
 	}
 	if st, err := w.Status(t.Context()); err != nil || len(st.Zones) != 1 || !st.Healthy || st.DiskBytes == 0 || !st.Witness {
 		t.Errorf("status: %+v, %v", st, err)
+	}
+}
+
+// TestWitnessThatForgot: one whose log ends before what its leader knows it to have has lost it.
+func TestWitnessThatForgot(t *testing.T) {
+	m, w := joined(t, NewMemFS())
+	m.follow(w, 2)
+	beyond := m.message(pb.MsgHeartbeat, 2)
+	beyond.Commit = new(uint64(1000))
+	m.send(w, beyond)
+	if err := w.awaitEnd(); !errors.Is(err, nexusraft.ErrCorrupt) || !strings.Contains(err.Error(), "has lost what was synced") {
+		t.Errorf("it ended with %v, want ErrCorrupt that says so", err)
 	}
 }
 

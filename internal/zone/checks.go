@@ -32,11 +32,15 @@ const maxPosition = 1 << 62
 //
 // raft trusts its user with both ends, with the type and with the shape of a message, and
 // panics on much of what it can't use. Step refuses all of that with ErrRefused, saying
-// what was wrong (I6); a message that raft may ignore is no error.
+// what was wrong (I6); a message that raft may ignore is no error. ErrCorrupt is the end of the
+// replica, see Ready.
 func (r *Replica) Step(from nexusraft.NodeID, m *pb.Message) error {
 	if err := r.checkMessage(from, m); err != nil {
 		return fmt.Errorf("%w: %v from node %v to replica %v of zone %v: %w",
 			nexusraft.ErrRefused, m.GetType(), from, nexusraft.ReplicaID(m.GetTo()), r.cfg.Zone, err)
+	}
+	if err := r.checkMemory(m); err != nil {
+		return err
 	}
 	if r.cfg.Witness && !r.witnessTakes(m) {
 		return nil
@@ -100,6 +104,26 @@ func (r *Replica) noteReach(m *pb.Message) {
 	}
 }
 
+// checkMemory returns ErrCorrupt if the leader counts on entries that this log does not have.
+// A leader names no commit beyond what this replica has acknowledged, and what was
+// acknowledged was in a Ready before: less log than that is loss, by a disk that was set back or
+// that lied about its syncs. A replica that has lost entries, and perhaps a vote, must take no part
+// any more: HasWork and Ready say so from then on, if the sender is a replica of the zone.
+func (r *Replica) checkMemory(m *pb.Message) error {
+	current := m.GetTerm() >= uint64(r.hard.term)
+	if m.GetType() != pb.MsgHeartbeat || !current || nexusraft.Index(m.GetCommit()) <= r.last {
+		return nil
+	}
+	sender := nexusraft.ReplicaID(m.GetFrom())
+	err := fmt.Errorf("%w: zone %v: leader %v knows that replica %v has entry %d, but its log ends at %d: its disk was set back, or has lost what was synced; clear the data directory and join as a new node",
+		nexusraft.ErrCorrupt, r.cfg.Zone, sender, r.cfg.Replica, m.GetCommit(), r.last)
+	if _, known := r.members.Replica(sender); !known {
+		return fmt.Errorf("%w: %w", nexusraft.ErrRefused, err)
+	}
+	r.lost = err
+	return err
+}
+
 // checkContent refuses what would make raft panic, or believe what can't be.
 func (r *Replica) checkContent(m *pb.Message) error {
 	switch m.GetType() {
@@ -107,12 +131,6 @@ func (r *Replica) checkContent(m *pb.Message) error {
 		return checkAppend(m)
 	case pb.MsgSnap:
 		return checkSnapshot(r.cfg.Replica, m)
-	case pb.MsgHeartbeat:
-		// A leader names no commit beyond what this replica has acknowledged, and
-		// what was acknowledged was in a Ready before. Less log than that is loss.
-		if current := m.GetTerm() >= uint64(r.hard.term); current && nexusraft.Index(m.GetCommit()) > r.last {
-			return fmt.Errorf("commit %d is beyond this log's end %d: the log has lost entries that it acknowledged", m.GetCommit(), r.last)
-		}
 	case pb.MsgAppResp:
 		if r.answersMe(m) && !m.GetReject() && nexusraft.Index(m.GetIndex()) > r.last {
 			return fmt.Errorf("it acknowledges index %d, this log ends at %d", m.GetIndex(), r.last)

@@ -96,7 +96,7 @@ var refusals = []struct {
 	{"of the last term of all", from(1, 2, pb.MsgHeartbeat, func(m *pb.Message) { m.Term = new(uint64(math.MaxUint64)) }), 0, "term"},
 	{"a vote for the last term of all", from(1, 2, pb.MsgVote, func(m *pb.Message) { m.Term = new(uint64(math.MaxUint64)) }), 0, "term"},
 
-	{"a commit that was never acknowledged", from(1, 2, pb.MsgHeartbeat, func(m *pb.Message) { m.Commit = new(uint64(12)) }), 0, "beyond this log's end 11"},
+	{"a commit that was never acknowledged, of a stranger", from(8, 2, pb.MsgHeartbeat, func(m *pb.Message) { m.Commit = new(uint64(12)) }), 0, "its log ends at 11"},
 	{"entries with a gap", from(1, 2, pb.MsgApp, appends(11, 2, entryAt(13, 2))), 0, "where 12 is expected"},
 	{"entries twice", from(1, 2, pb.MsgApp, appends(11, 2, entryAt(12, 2), entryAt(12, 2))), 0, "where 13 is expected"},
 	{"a term that goes back", from(1, 2, pb.MsgApp, appends(11, 2, entryAt(12, 1))), 0, "has term 1"},
@@ -164,6 +164,23 @@ func TestStepRefuses(t *testing.T) {
 				t.Errorf("a refused message changed the status (-before +after):\n%s", diff)
 			}
 		})
+	}
+}
+
+// A replica whose leader knows it to have more than it has, has forgotten: it stops.
+func TestStepStopsAfterALoss(t *testing.T) {
+	n := ledZone(t).nodes[2]
+	for _, m := range []*pb.Message{
+		from(1, 2, pb.MsgHeartbeat, func(m *pb.Message) { m.Commit = new(uint64(12)) }),
+		from(1, 2, pb.MsgHeartbeat, nil),
+	} {
+		err := n.r.Step(nodeOf(1), m)
+		if lost := m.GetCommit() == 12; errors.Is(err, nexusraft.ErrCorrupt) != lost {
+			t.Errorf("commit %d: got %v, want ErrCorrupt %v", m.GetCommit(), err, lost)
+		}
+		if work, err := n.r.Ready(); !n.r.HasWork() || !errors.Is(err, nexusraft.ErrCorrupt) || !work.Empty() || !strings.Contains(err.Error(), "ends at 11") {
+			t.Errorf("got %+v, %v; want no work any more, and why", work, err)
+		}
 	}
 }
 

@@ -76,11 +76,15 @@ type Read struct {
 }
 
 // HasWork reports whether Ready has something to say.
-func (r *Replica) HasWork() bool { return r.unchecked || r.rn.HasReady() }
+func (r *Replica) HasWork() bool { return r.lost != nil || r.unchecked || r.rn.HasReady() }
 
 // Ready returns the next round of work; Advance must follow. It returns ErrCorrupt if a
-// committed entry or a snapshot can't be read; the zone must then stop.
+// committed entry or a snapshot can't be read, or if the log has lost what it acknowledged; the
+// zone must then stop.
 func (r *Replica) Ready() (Work, error) {
+	if r.lost != nil {
+		return Work{}, r.lost
+	}
 	if r.inRound {
 		return Work{}, fmt.Errorf("zone %v: Ready called twice without Advance", r.cfg.Zone)
 	}

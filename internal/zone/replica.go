@@ -87,6 +87,7 @@ type Replica struct {
 	state   raft.StateType  // as of the last Ready
 	lead    nexusraft.ReplicaID
 
+	lost      error            // why the replica must stop: its log has forgotten
 	inRound   bool             // between Ready and Advance
 	applyTo   nexusraft.Index  // applied once this round is advanced
 	unchecked bool             // the gate must be looked at though raft has nothing to say
