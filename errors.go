@@ -47,6 +47,9 @@ var (
 	// was not run: whether an earlier attempt was, nobody knows any more.
 	ErrUnknownSession = errors.New("nexusraft: unknown or expired session")
 
+	// ErrGone: the requested events are no longer kept; see GoneError.
+	ErrGone = errors.New("nexusraft: no longer kept")
+
 	// ErrNotFounded: the data directory holds no identity; found a cluster with init,
 	// or join one.
 	ErrNotFounded = errors.New("nexusraft: the data directory belongs to no cluster")
@@ -68,3 +71,17 @@ func (e *NotLeaderError) Error() string {
 
 // Unwrap makes errors.Is(err, ErrNotLeader) true.
 func (e *NotLeaderError) Unwrap() error { return ErrNotLeader }
+
+// GoneError is ErrGone with what is still kept: whoever followed events has missed those
+// before Oldest, and may go on there.
+type GoneError struct {
+	Asked  uint64 // the sequence that was asked for
+	Oldest uint64 // the lowest one that is kept
+}
+
+func (e *GoneError) Error() string {
+	return fmt.Sprintf("nexusraft: event %d is no longer kept, the oldest is %d", e.Asked, e.Oldest)
+}
+
+// Unwrap makes errors.Is(err, ErrGone) true.
+func (e *GoneError) Unwrap() error { return ErrGone }

@@ -24,10 +24,9 @@ type Reader interface {
 	ScanReverse(start, end []byte) iter.Seq2[Pair, error]
 }
 
-// Tx is what a command sees of the zone's state while it is applied: reads observe the
-// writes of the same command and of all commands before it. Key and value are copied, so
+// ReadWriter is a Reader with writes, which its reads observe. Key and value are copied, so
 // the caller may reuse its slices.
-type Tx interface {
+type ReadWriter interface {
 	Reader
 
 	// Set stores value at key.
@@ -36,6 +35,28 @@ type Tx interface {
 	// Delete removes key; a key that is absent is no error.
 	Delete(key []byte) error
 }
+
+// Tx is what a command sees of the zone's state while it is applied: reads observe the
+// writes of the same command and of all commands before it.
+type Tx interface {
+	ReadWriter
+
+	// Publish appends an event to the zone's events, durable and ordered like the command
+	// itself: it is there if the command's writes are, and a command that fails publishes
+	// nothing. Topic and kind have 1 to MaxEventNameBytes bytes of valid UTF-8, otherwise
+	// it returns ErrTooLarge or ErrRefused; the payload has at most MaxEventPayloadBytes and
+	// is copied. All events of one command together have at most MaxCommandEventBytes,
+	// otherwise ErrTooLarge. Events are not part of what a Reader sees. Where the zone's
+	// events are turned off, nothing is kept.
+	Publish(topic, kind string, payload []byte) error
+}
+
+// Limits of events, in bytes.
+const (
+	MaxEventNameBytes    = 256      // of a topic, and of a type
+	MaxEventPayloadBytes = 2 << 20  // of a payload that a state machine publishes
+	MaxCommandEventBytes = 16 << 20 // of all events of one command
+)
 
 // Command is one committed command.
 type Command struct {

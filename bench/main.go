@@ -1,7 +1,9 @@
-// Command bench measures the storage package beside other embedded stores, in one run on
-// one disk: raw Pebble with the same options, Pebble with its defaults, bbolt and badger.
+// Command bench measures the parts of nexus-raft beside others: the storage package beside other
+// embedded stores, in one run on one disk (raw Pebble with the same options, Pebble with its defaults, bbolt
+// and badger), and the transport package beside a bare grpc-go stream, between two processes.
 //
 //	go run . storage
+//	go run . transport
 package main
 
 import (
@@ -18,8 +20,11 @@ import (
 )
 
 type commandLine struct {
-	Storage storageCommand `cmd:"" help:"Measure storage beside raw Pebble, Pebble with its defaults, bbolt and badger."`
+	Storage   storageCommand   `cmd:"" help:"Measure storage beside raw Pebble, Pebble with its defaults, bbolt and badger."`
+	Transport transportCommand `cmd:"" help:"Measure transport between two processes beside a bare grpc-go stream, and a file over TCP."`
+
 	Fill    fillCommand    `cmd:"" hidden:"" help:"Write keys and wait to be killed; the storage command runs it."`
+	Receive receiveCommand `cmd:"" hidden:"" help:"Receive until standard input ends; the transport command runs it."`
 }
 
 type storageCommand struct {

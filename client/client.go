@@ -54,7 +54,7 @@ func (c *Client) node(address string) (*endpoint, error) {
 	if e, ok := c.nodes[address]; ok {
 		return e, nil
 	}
-	e, err := newEndpoint(address)
+	e, err := newEndpoint(address, c.opts)
 	if err != nil {
 		return nil, err
 	}

@@ -11,7 +11,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/stats"
 
@@ -25,13 +24,17 @@ const maxAnswerBytes = 64 << 20
 type endpoint struct {
 	address string
 	conn    *grpc.ClientConn
+	plain   bool                  // not encrypted
 	failure atomic.Pointer[error] // why the last dial failed
 }
 
-func newEndpoint(address string) (*endpoint, error) {
+func newEndpoint(address string, o Options) (*endpoint, error) {
 	e := &endpoint{address: address}
-	conn, err := grpc.NewClient("passthrough:///"+address,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+	hostPort, security, err := o.dialOptions(e)
+	if err != nil {
+		return nil, fmt.Errorf("client: %w", err)
+	}
+	conn, err := grpc.NewClient("passthrough:///"+hostPort, append(security,
 		grpc.WithNoProxy(),
 		grpc.WithContextDialer(e.dial),
 		grpc.WithStatsHandler(sentHandler{}),
@@ -42,7 +45,7 @@ func newEndpoint(address string) (*endpoint, error) {
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 20 * time.Second}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswerBytes)),
 		grpc.WithDisableRetry(),
-	)
+	)...)
 	if err != nil {
 		return nil, fmt.Errorf("client: endpoint %s: %w", address, err)
 	}
@@ -78,7 +81,7 @@ func (e *endpoint) ready(ctx context.Context, timeout time.Duration) error {
 			if err := e.failure.Load(); err != nil && *err != nil {
 				return fmt.Errorf("client: %s: %w", e.address, *err)
 			}
-			return fmt.Errorf("client: %s: something listens there, but does not answer as a node does", e.address)
+			return fmt.Errorf("client: %s: something listens there, but does not answer as a node does%s", e.address, e.hint())
 		}
 		if !e.conn.WaitForStateChange(wait, state) {
 			if ctx.Err() != nil {

@@ -2,13 +2,12 @@ package client
 
 import (
 	"errors"
-	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/pki"
 )
 
 // Defaults of Options.
@@ -19,9 +18,16 @@ const (
 
 // Options says how to reach a cluster. Only Endpoints has no default.
 type Options struct {
-	// Endpoints are addresses of nodes, host:port, in the order in which they are tried
-	// at first; later the one that answered last comes first.
+	// Endpoints are addresses of nodes, in the order in which they are tried at first; later
+	// the one that answered last comes first. host:port is encrypted if there are
+	// Credentials, http://host:port never, https://host:port always.
 	Endpoints []string
+
+	// Credentials prove who the client is, and say which cluster it believes: PEM blocks, in
+	// this order, of the client's certificate and its PRIVATE KEY, if it has them, and the
+	// certificate of the cluster's CA; and a NEXUS-RAFT TOKEN, if it has one. Neither that nor
+	// anything else of them is sent unencrypted. nil: no encryption.
+	Credentials []byte
 
 	// Zone is where the keys are; 0 means the root zone.
 	Zone nexusraft.ZoneID
@@ -35,7 +41,7 @@ type Options struct {
 	// nexusraft.ErrUncertain. 0 means DefaultAttemptTimeout.
 	AttemptTimeout time.Duration
 
-	// OnWait, if set, is told why Members, ChangeMembership or TransferLeader is about to
+	// OnWait, if set, is told why Members, ChangeMembership, TransferLeader or Subscribe is about to
 	// wait before it tries again, up to a few dozen times a second, on the goroutine of
 	// that call. It must not call the client.
 	OnWait func(reason error)
@@ -60,9 +66,16 @@ func (o Options) withDefaults() (Options, error) {
 	for i, e := range o.Endpoints {
 		e = strings.TrimSpace(e) // as in "a:1, b:1"
 		o.Endpoints[i] = e
-		if _, _, err := net.SplitHostPort(e); err != nil {
-			errs = append(errs, fmt.Errorf("endpoint %q is not host:port: %w", e, err))
+		if _, _, err := o.security(e); err != nil {
+			errs = append(errs, err)
 		}
+	}
+	if o.Credentials != nil {
+		b, err := pki.ParseBundle(o.Credentials)
+		if err == nil {
+			_, err = b.Config(time.Now)
+		}
+		errs = append(errs, err)
 	}
 	if o.DialTimeout < 0 || o.AttemptTimeout < 0 {
 		errs = append(errs, errors.New("a timeout is negative"))

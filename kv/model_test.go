@@ -204,6 +204,7 @@ func TestAgainstModel(t *testing.T) {
 				got, gotErr := Range(tx, all)
 				want, wantErr := m.rangeOf(all)
 				same(rt, "whole state", got, want, gotErr, wantErr)
+				mirrored(rt, tx.events, m)
 			},
 		})
 	})

@@ -67,10 +67,14 @@ func put(tx nexusraft.Tx, req *etcdserverpb.PutRequest) (*etcdserverpb.PutRespon
 			resp.PrevKv = prev.keyValue(req.Key)
 		}
 	}
+	kind, event := newPut(req.Key, next) // before Set, after which the borrowed value is void
 	if err := tx.Set(stateKey(req.Key), next.encode()); err != nil {
 		return nil, err
 	}
-	return resp, setRevision(tx, rev)
+	if err := setRevision(tx, rev); err != nil {
+		return nil, err
+	}
+	return resp, tx.Publish(EventTopic, kind, event)
 }
 
 // deleteRange reads the whole range before it changes anything: an iteration does not
@@ -95,6 +99,9 @@ func deleteRange(tx nexusraft.Tx, req *etcdserverpb.DeleteRangeRequest) (*etcdse
 	if len(keys) > 0 {
 		rev++
 		if err := setRevision(tx, rev); err != nil {
+			return nil, err
+		}
+		if err := publishDeleted(tx, req, keys, rev); err != nil {
 			return nil, err
 		}
 	}

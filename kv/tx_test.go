@@ -19,7 +19,10 @@ type memTx struct {
 	calls     int
 	failAfter int
 	failure   error
+	events    []published
 }
+
+type published struct{ topic, kind, payload string }
 
 func newTx() *memTx { return &memTx{m: make(map[string]string)} }
 
@@ -93,6 +96,15 @@ func (t *memTx) Delete(key []byte) error {
 		return err
 	}
 	delete(t.m, k)
+	return nil
+}
+
+func (t *memTx) Publish(topic, kind string, payload []byte) error {
+	e := published{topic, kind, string(payload)}
+	if err := t.next(); err != nil {
+		return err
+	}
+	t.events = append(t.events, e)
 	return nil
 }
 

@@ -66,6 +66,10 @@ type machineTx struct {
 	machineReader
 	overlay *storage.Overlay
 	err     error
+
+	now        int64
+	events     [][]byte // published so far, as they are stored
+	eventBytes int
 }
 
 func (t *machineTx) Get(key []byte) ([]byte, bool, error) {
@@ -118,8 +122,9 @@ func (t *machineTx) note(err error) {
 
 // applied is the answer to one command.
 type applied struct {
-	data []byte
-	err  error // the state machine's own
+	data      []byte
+	err       error // the state machine's own
+	published bool  // there are new events
 }
 
 // applyCommand runs one command over base and merges its writes into base only if it
@@ -133,29 +138,43 @@ func applyCommand(sm nexusraft.StateMachine, base *storage.Overlay, index nexusr
 	if err != nil {
 		return applied{}, err
 	}
-	own := storage.NewOverlay(base)
-	tx := &machineTx{machineReader: machineReader{own}, overlay: own}
-	a.data, a.err, err = runApply(sm, tx, nexusraft.Command{Index: index, Time: now, Data: e.Command})
-	if tx.err != nil {
-		err = tx.err // whatever the state machine has made of it
+	effects := storage.NewOverlay(base)
+	if e.Own {
+		a, err = applyOwn(effects, now, e.Command)
+	} else {
+		a, err = applyMachine(sm, effects, nexusraft.Command{Index: index, Time: now, Data: e.Command})
 	}
 	if err != nil {
 		return applied{}, fmt.Errorf("apply command at %d: %w", index, err)
 	}
 	if a.err == nil {
-		own.MergeInto(base)
+		effects.MergeInto(base)
 	}
 	return a, nil
 }
 
-var errMachine = errors.New("the state machine panicked, the zone stops on this node")
+func applyMachine(sm nexusraft.StateMachine, effects *storage.Overlay, cmd nexusraft.Command) (a applied, err error) {
+	tx := &machineTx{machineReader: machineReader{effects}, overlay: effects, now: cmd.Time}
+	a.data, a.err, err = runApply(sm, tx, cmd)
+	if tx.err != nil {
+		err = tx.err // whatever the state machine has made of it
+	}
+	if err != nil || a.err != nil || len(tx.events) == 0 {
+		return a, err
+	}
+	a.published = true
+	_, err = publishEvents(effects, cmd.Time, tx.events...)
+	return a, err
+}
+
+var errMachine = errors.New("a command can't be applied, the zone stops on this node")
 
 // runApply turns a panic of the state machine into an error that stops the zone: what it
 // left half-done must not become state, and running it elsewhere would end the same way.
 func runApply(sm nexusraft.StateMachine, tx nexusraft.Tx, cmd nexusraft.Command) (data []byte, answer, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: %v", errMachine, p)
+			err = fmt.Errorf("%w: the state machine panicked: %v", errMachine, p)
 		}
 	}()
 	data, answer = sm.Apply(tx, cmd)

@@ -17,6 +17,7 @@ import (
 type proposal struct {
 	zone    nexusraft.ZoneID
 	request nexusraft.RequestID
+	own     bool // the command is a NodeCommand
 	command []byte
 	conf    *zone.ConfChange // instead of command
 

@@ -10,6 +10,7 @@ import (
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/storage"
+	"github.com/nexi-lab/nexus-raft/transport"
 )
 
 // Config configures a node. The zero value of an optional field is the default given.
@@ -39,6 +40,14 @@ type Config struct {
 	Clock func() time.Time
 
 	JoinTimeout time.Duration // 30 s: how long addresses where nobody listens are retried
+
+	// TLS is how the node proves who it is, as a server and to its peers; nil: not encrypted.
+	TLS *transport.TLS
+
+	// ClusterTLS, without TLS, encrypts with certificates of the cluster's own authority. A node
+	// gets its own when it joins, for JoinToken, and renews it by itself.
+	ClusterTLS bool
+	JoinToken  string // what Node.CreateToken has returned: a secret
 
 	ServerOptions []grpc.ServerOption // of the gRPC server, after the node's own: for services that Run registers
 

@@ -38,6 +38,7 @@ type hosted struct {
 	pause    int                                     // ticks before the next one
 	removed  error                                   // ErrFenced, once a conf change has taken this replica out
 
+	events    bell          // rings for those who follow the zone's events
 	term      atomic.Uint64 // of the stored hard state; anyone may look
 	leader    nexusraft.ReplicaID
 	sync      nexusraft.SyncState
@@ -49,7 +50,15 @@ type hosted struct {
 // round is what one turn of the worker does for the zone.
 type round struct {
 	work    zone.Work
-	answers []applied // one for each of work.Committed
+	answers []applied     // one for each of work.Committed
+	changes []confApplied // the conf changes among them
+}
+
+// confApplied is what a conf change has made of the zone's records.
+type confApplied struct {
+	entry         *raftpb.Entry
+	conf          *raftpb.ConfState
+	before, after nexusraft.Membership
 }
 
 func openHosted(w *worker, id nexusraft.ZoneID) (*hosted, error) {
@@ -92,7 +101,7 @@ func openHosted(w *worker, id nexusraft.ZoneID) (*hosted, error) {
 
 // published is what others may know of the zone as it is now.
 func (h *hosted) published() published {
-	return published{state: h.state, members: h.replica.Membership(), term: &h.term}
+	return published{state: h.state, members: h.replica.Membership(), term: &h.term, events: &h.events}
 }
 
 // propose hands what was waiting to raft, all at once.
@@ -112,7 +121,7 @@ func (h *hosted) propose(ps []*proposal) {
 			p.answer(nexusraft.Result{}, err)
 			continue
 		}
-		envelopes = append(envelopes, zone.Envelope{Proposal: h.nextID(), Request: p.request, Time: now, Command: p.command})
+		envelopes = append(envelopes, zone.Envelope{Proposal: h.nextID(), Request: p.request, Time: now, Own: p.own, Command: p.command})
 		calls = append(calls, p)
 		h.proposals[envelopes[len(envelopes)-1].Proposal] = p // before raft has it, which may panic
 	}
@@ -150,6 +159,7 @@ func (h *hosted) proposeConf(p *proposal) {
 		return
 	}
 	id := h.nextID()
+	p.conf.Time = h.w.node.config.Clock().UnixNano()
 	if err := h.replica.ProposeConfChange(id, *p.conf); err != nil {
 		p.answer(nexusraft.Result{}, noLeader(err, h.hint()))
 		return
@@ -205,11 +215,14 @@ func (h *hosted) begin() error {
 func (h *hosted) apply() error {
 	for _, c := range h.round.work.Committed {
 		var a applied
+		var err error
 		if c.Command != nil {
-			var err error
-			if a, err = applyCommand(h.w.node.config.StateMachine, h.overlay, c.Index, c.Command); err != nil {
-				return err
-			}
+			a, err = applyCommand(h.w.node.config.StateMachine, h.overlay, c.Index, c.Command)
+		} else if c.ConfChange != nil {
+			a, err = h.applyConfChange(c.ConfChange)
+		}
+		if err != nil {
+			return err
 		}
 		h.round.answers = append(h.round.answers, a)
 	}
@@ -246,11 +259,8 @@ func (h *hosted) stageApplied(b *storage.Batch, committed []zone.Committed) erro
 	if len(committed) == 0 {
 		return nil
 	}
-	for _, c := range committed {
-		if c.ConfChange == nil {
-			continue
-		}
-		if err := h.applyConfChange(b, c.ConfChange); err != nil {
+	for _, c := range h.round.changes {
+		if err := h.stageConfChange(b, c); err != nil {
 			return err
 		}
 	}
@@ -260,26 +270,39 @@ func (h *hosted) stageApplied(b *storage.Batch, committed []zone.Committed) erro
 	return h.log.SetApplied(b, committed[len(committed)-1].Index)
 }
 
-func (h *hosted) applyConfChange(b *storage.Batch, e *raftpb.Entry) error {
-	before := h.replica.Membership()
-	cs, members, err := h.replica.ApplyConfChange(e)
+// applyConfChange has raft switch to a conf change, and appends what it does to the zone's
+// events, in the order of the log.
+func (h *hosted) applyConfChange(e *raftpb.Entry) (applied, error) {
+	c := confApplied{entry: e, before: h.replica.Membership()}
+	now, err := zone.ConfChangeTime(e)
 	if err != nil {
-		return err
+		return applied{}, err
 	}
-	for _, m := range members.Members {
-		if old, ok := before.Replica(m.Replica); ok && old.Address != m.Address {
+	if now, err = advanceTime(h.overlay, now); err != nil {
+		return applied{}, err
+	}
+	if c.conf, c.after, err = h.replica.ApplyConfChange(e); err != nil {
+		return applied{}, err
+	}
+	h.round.changes = append(h.round.changes, c)
+	return applied{published: true}, publishMembers(h.overlay, now, c.before, c.after)
+}
+
+func (h *hosted) stageConfChange(b *storage.Batch, c confApplied) error {
+	for _, m := range c.after.Members {
+		if old, ok := c.before.Replica(m.Replica); ok && old.Address != m.Address {
 			h.w.node.moved(m.Node, m.Address)
 		}
 	}
-	if members.IsRemoved(h.self) {
-		h.removed = h.errRemoved(nexusraft.Index(e.GetIndex()))
+	if c.after.IsRemoved(h.self) {
+		h.removed = h.errRemoved(nexusraft.Index(c.entry.GetIndex()))
 	}
-	if err := h.log.SetMembership(b, cs, members); err != nil {
+	if err := h.log.SetMembership(b, c.conf, c.after); err != nil {
 		return err
 	}
 	h.w.node.publish(h.id, h.published())
-	for _, m := range members.Members {
-		h.logger.Info("replica", "index", e.GetIndex(), "replica", m.Replica, "peer", m.Node, "role", m.Role, "addr", m.Address)
+	for _, m := range c.after.Members {
+		h.logger.Info("replica", "index", c.entry.GetIndex(), "replica", m.Replica, "peer", m.Node, "role", m.Role, "addr", m.Address)
 	}
 	return nil
 }
@@ -320,8 +343,13 @@ func (h *hosted) finish() {
 	w := &h.round.work
 	h.overlay.Reset()
 	h.send(w.AfterSync)
+	news := w.Snapshot != nil
 	for i, c := range w.Committed {
 		h.settle(c, h.round.answers[i])
+		news = news || h.round.answers[i].published
+	}
+	if news {
+		h.events.ring()
 	}
 	for _, o := range w.Outcomes {
 		if p := h.proposals[o.Proposal]; p != nil {
@@ -354,12 +382,15 @@ func (h *hosted) note() {
 		h.leader = leader
 		st := h.replica.Status()
 		h.logger.Info("leader changed", "leader", leader, "self", self, "term", st.Term, "index", st.LastIndex)
+		m, _ := h.replica.Membership().Replica(leader)
+		h.w.node.events.leader(h.id, m.Node, leader, st.Term)
 	}
 	state, index := h.replica.Sync()
 	if state != h.sync {
 		h.sync, h.syncSince = state, time.Now()
 		if state != nexusraft.SyncUnknown {
 			h.logger.Info("sync state changed", "sync", state, "term", h.term.Load(), "index", index)
+			h.w.node.events.sync(h.id, state, nexusraft.Term(h.term.Load()), index)
 		}
 	}
 }
@@ -377,6 +408,7 @@ func (h *hosted) stop(err error) {
 		delete(h.proposals, id)
 		p.answer(nexusraft.Result{}, fmt.Errorf("%w: %w", nexusraft.ErrUncertain, err))
 	}
+	h.events.ring()
 	h.reads.fail(err)
 	h.endStaged(err)
 	for key, v := range h.votes {

@@ -76,6 +76,10 @@ type Founded struct {
 	Cluster nexusraft.ClusterID `json:"cluster"`
 	Node    nexusraft.NodeID    `json:"node"`
 	Name    string              `json:"name,omitempty"`
+
+	// Admin is the credentials of the client "admin", PEM: certificate, private key, and the
+	// cluster's authority. They are a secret, and are not to be had again.
+	Admin []byte `json:"-"`
 }
 
 // Init founds a cluster: it makes the data directory, a node identity, and the root zone
@@ -106,10 +110,11 @@ func Init(c Config) (_ Founded, err error) {
 		Node: nexusraft.NodeID(nexusraft.MintID()), Name: c.Name,
 		Cluster: nexusraft.ClusterID(nexusraft.MintID()),
 	}
-	if err := found(store, trees, id, c); err != nil {
+	admin, err := found(store, trees, id, c)
+	if err != nil {
 		return Founded{}, fmt.Errorf("init %s: %w", c.Dir, err)
 	}
-	return Founded{Cluster: id.Cluster, Node: id.Node, Name: id.Name}, nil
+	return Founded{Cluster: id.Cluster, Node: id.Node, Name: id.Name, Admin: admin}, nil
 }
 
 func alreadyHolds(dir string, id identity) error {
@@ -132,12 +137,12 @@ func checkDir(c Config) (exists bool, err error) {
 	return exists, err
 }
 
-// found writes identity and root zone in one synced batch.
-func found(store *storage.Store, trees trees, id identity, c Config) error {
+// found writes identity, root zone and authority in one synced batch, and returns Founded.Admin.
+func found(store *storage.Store, trees trees, id identity, c Config) (admin []byte, err error) {
 	replica := nexusraft.ReplicaID(nexusraft.MintID())
 	state, err := store.Tree(newStateTreeName(nexusraft.RootZone))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	meta := raftlog.Meta{
 		Replica: replica, StateTree: state.Name(),
@@ -151,12 +156,15 @@ func found(store *storage.Store, trees trees, id identity, c Config) error {
 	b := store.NewBatch()
 	defer b.Close()
 	if err := raftlog.Create(b, trees.raft, nexusraft.RootZone, meta, hs, foundingIndex); err != nil {
-		return err
+		return nil, err
 	}
 	if err := stageIdentity(b, trees.node, id); err != nil {
-		return err
+		return nil, err
 	}
-	return b.Commit(true)
+	if admin, err = foundSecurity(b, trees, state, id, c.Clock()); err != nil {
+		return nil, err
+	}
+	return admin, b.Commit(true)
 }
 
 // trees are the store's fixed trees.

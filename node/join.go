@@ -27,13 +27,17 @@ func (n *Node) join(ctx context.Context) error {
 			return fmt.Errorf("%w: --join names this node's own address %s; name other members, or found a cluster with init", nexusraft.ErrRefused, address)
 		}
 	}
+	request, key, err := n.joinRequest()
+	if err != nil {
+		return fmt.Errorf("join: %w", err)
+	}
 	deadline := time.Now().Add(n.config.JoinTimeout)
 	var said time.Time
 	for {
-		result, err := n.askAll(ctx)
+		result, err := n.askAll(ctx, request)
 		switch {
 		case err == nil:
-			return n.admitted(result)
+			return n.admitted(result, key)
 		case ctx.Err() != nil:
 			return fmt.Errorf("join: %w", context.Cause(ctx))
 		case errors.Is(err, nexusraft.ErrFenced):
@@ -59,13 +63,13 @@ func isFinal(err error) bool {
 }
 
 // askAll asks each address once, and a leader that one of them names.
-func (n *Node) askAll(ctx context.Context) (transport.JoinResult, error) {
+func (n *Node) askAll(ctx context.Context, r transport.JoinRequest) (transport.JoinResult, error) {
 	var failed error
 	for _, address := range n.config.Join {
-		result, err := n.askOne(ctx, address)
+		result, err := n.askOne(ctx, address, r)
 		leader, ok := errors.AsType[*nexusraft.NotLeaderError](err)
 		if ok && n.mayLead(leader.Address, address) {
-			result, err = n.askOne(ctx, leader.Address)
+			result, err = n.askOne(ctx, leader.Address, r)
 		}
 		if err == nil || isFinal(err) {
 			return result, err
@@ -84,27 +88,39 @@ func (n *Node) mayLead(hint, asked string) bool {
 	return hint != "" && hint != asked && !transport.SameAddress(hint, n.self().Address)
 }
 
-func (n *Node) askOne(ctx context.Context, address string) (transport.JoinResult, error) {
+func (n *Node) askOne(ctx context.Context, address string, r transport.JoinRequest) (transport.JoinResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinCallTimeout)
 	defer cancel()
-	return n.peers.Join(ctx, address, transport.JoinRequest{Role: nexusraft.RoleMember})
+	return n.peers.Join(ctx, address, r)
 }
 
-// admitted stores what this node is from now on: cluster and replica in one synced write.
-func (n *Node) admitted(j transport.JoinResult) error {
+// admitted stores what this node is from now on, cluster, replica and certificate, in one
+// synced write. Key is the certificate's, nil if it has asked for none.
+func (n *Node) admitted(j transport.JoinResult, key []byte) error {
 	state, err := n.store.Tree(newStateTreeName(j.Zone))
 	if err != nil {
 		return err
 	}
 	id := n.identity()
 	id.Cluster = j.Cluster
+	own := ownPair{Cert: j.Certificate, Key: key}
 	err = n.setIdentity(id, func(b *storage.Batch) error {
+		if key != nil {
+			if err := stagePair(b, n.trees.node, own); err != nil {
+				return err
+			}
+		}
 		return raftlog.Create(b, n.trees.raft, j.Zone, raftlog.Meta{
 			Replica: j.Replica, StateTree: state.Name(), Membership: j.Membership,
 		}, nil, 0)
 	})
 	if err != nil {
 		return fmt.Errorf("store the admission: %w", err)
+	}
+	if key != nil {
+		if err := n.useCertificate(own); err != nil {
+			return err
+		}
 	}
 	n.logger.Info("joined", "node", id.Node, "cluster", j.Cluster, "zone", j.Zone, "replica", j.Replica)
 	return nil

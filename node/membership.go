@@ -14,6 +14,9 @@ import (
 // Join implements transport.MemberHandler: the root zone's leader admits a node. Asked
 // again by the same node it answers as before.
 func (n *Node) Join(ctx context.Context, r transport.JoinRequest) (transport.JoinResult, error) {
+	if err := n.authorize(ctx, r); err != nil {
+		return transport.JoinResult{}, err
+	}
 	a, err := ask(ctx, n, nexusraft.RootZone, func(h *hosted) (admission, error) { return h.admit(r) })
 	if err != nil {
 		return transport.JoinResult{}, err
@@ -23,8 +26,14 @@ func (n *Node) Join(ctx context.Context, r transport.JoinRequest) (transport.Joi
 			return transport.JoinResult{}, fmt.Errorf("admit node %v: %w", r.Peer.Node, err)
 		}
 	}
+	var cert []byte
+	if r.CertificateRequest != nil {
+		if cert, err = n.sign(r.CertificateRequest, r.Peer.Node); err != nil {
+			return transport.JoinResult{}, err
+		}
+	}
 	return ask(ctx, n, nexusraft.RootZone, func(h *hosted) (transport.JoinResult, error) {
-		return transport.JoinResult{Cluster: n.identity().Cluster, Zone: h.id, Replica: a.replica, Membership: h.current()}, nil
+		return transport.JoinResult{Cluster: n.identity().Cluster, Zone: h.id, Replica: a.replica, Membership: h.current(), Certificate: cert}, nil
 	})
 }
 

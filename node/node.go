@@ -51,7 +51,13 @@ type Node struct {
 
 	who atomic.Pointer[transport.Identity]
 
+	tls          *transport.TLS
+	certificates atomic.Pointer[transport.Certificates] // of ClusterTLS; nil without
+
 	refusals transport.Refusals
+
+	events      *localEvents
+	subscribers atomic.Int64
 
 	helloMu sync.Mutex // held while a peer's record is compared and stored
 	peersMu sync.Mutex // guards known; never held during a write, since the worker takes it
@@ -68,6 +74,7 @@ type published struct {
 	state   *storage.Tree
 	members nexusraft.Membership
 	term    *atomic.Uint64
+	events  *bell // rings when there are new ones, and when the zone has stopped
 	failed  error // the zone has stopped on this node
 }
 
@@ -108,9 +115,13 @@ func Open(c Config) (_ *Node, err error) {
 	if err = n.openIdentity(); err != nil {
 		return nil, err
 	}
+	if err = n.openSecurity(); err != nil {
+		return nil, fmt.Errorf("open node: %w", err)
+	}
 	if err = n.checkRemoved(); err != nil {
 		return nil, err
 	}
+	n.events = newLocalEvents(c.Clock, n.identity().Incarnation)
 	if n.known, err = loadPeers(n.trees.node); err != nil {
 		return nil, err
 	}
@@ -123,7 +134,7 @@ func Open(c Config) (_ *Node, err error) {
 	n.server = transport.NewServer(n.self, n, n)
 	n.peers = transport.NewPeers(n.self, transport.PeersOptions{
 		Logger: c.Logger, VoteTimeout: c.electionTimeout(), OnUnreachable: n.unreachable, Accept: n.accepted,
-		OnFenced: n.fencedBy,
+		OnFenced: n.fencedBy, TLS: n.tls,
 	})
 	return n, nil
 }
@@ -312,6 +323,7 @@ func (n *Node) serve(ctx context.Context, r *running) error {
 	hinted, cancel := context.WithCancel(ctx)
 	var hints sync.WaitGroup
 	hints.Go(func() { n.followHints(hinted) })
+	hints.Go(func() { n.keepCertificate(hinted) })
 	defer hints.Wait()
 	defer cancel()
 	select {
@@ -419,7 +431,7 @@ func (n *Node) view(id nexusraft.ZoneID) (published, error) {
 	return p, p.failed
 }
 
-// reader returns a view of a zone's state as of now, and what ends it.
+// reader returns a view of all that a zone keeps as of now, and what ends it.
 func (n *Node) reader(id nexusraft.ZoneID) (nexusraft.Reader, func(), error) {
 	n.stateMu.RLock()
 	defer n.stateMu.RUnlock()
@@ -431,7 +443,7 @@ func (n *Node) reader(id nexusraft.ZoneID) (nexusraft.Reader, func(), error) {
 		return nil, nil, p.failed
 	}
 	snap := n.store.NewSnapshot()
-	return machineReader{snap.Reader(p.state)}, snap.Close, nil
+	return snap.Reader(p.state), snap.Close, nil
 }
 
 // publish makes a zone's tree and records known to readers.
@@ -469,6 +481,7 @@ func (n *Node) zoneFailed(id nexusraft.ZoneID, err error) {
 	p := n.states[id]
 	p.failed = fmt.Errorf("%w: zone %v has stopped on this node: %w", nexusraft.ErrClosed, id, err)
 	n.states[id] = p
+	p.events.ring()
 }
 
 // Status is what the node says of itself. It implements transport.PeerHandler.
@@ -518,6 +531,9 @@ func (n *Node) problem() string {
 		return p
 	}
 	if p := n.refusals.Problem(); p != "" {
+		return p
+	}
+	if p := n.certificateProblem(); p != "" {
 		return p
 	}
 	n.stateMu.RLock()
@@ -605,6 +621,7 @@ func (n *Node) Close() error {
 
 func (n *Node) close() (err error) {
 	n.closed.Do(func() {
+		n.events.end()
 		n.cancel()
 		n.peers.Close()
 		n.sending.wait()

@@ -43,7 +43,8 @@ const (
 )
 
 func (n *Node) start(lis net.Listener, register func(grpc.ServiceRegistrar)) *running {
-	options := append(transport.ServerOptions(), n.config.ServerOptions...)
+	options := append(n.tls.ServerOptions(), transport.GuardOptions()...)
+	options = append(options, n.config.ServerOptions...)
 	r := &running{
 		node: n, server: grpc.NewServer(options...), health: health.NewServer(),
 		failed: make(chan error, 3), stops: make(chan struct{}), worker: make(chan struct{}),
@@ -99,6 +100,7 @@ func (r *running) healthChanged(problem string) {
 	} else {
 		r.node.logger.Error("unhealthy", "err", problem)
 	}
+	r.node.events.health(problem)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.problem = problem
@@ -142,6 +144,7 @@ func (r *running) awaitWorker() error {
 
 // finish ends the rest once the worker has ended.
 func (r *running) finish() {
+	r.node.events.end()
 	r.node.peers.Close()
 	drained := make(chan struct{})
 	go func() {

@@ -83,6 +83,7 @@ func (n *Node) runSnapshot(h *hosted, to nexusraft.NodeID, header transport.Snap
 	defer n.sending.end()
 	err := n.peers.SendSnapshot(n.sending.context, to, header, encodeState(snap.Reader(state)))
 	snap.Close()
+	n.events.snapshot(header.Zone, to, header.Index, header.Term, err)
 	if err != nil {
 		n.logger.Warn("snapshot failed", "zone", header.Zone, "peer", to, "term", header.Term, "index", header.Index, "err", err)
 		select {
@@ -310,6 +311,7 @@ func (h *hosted) switched() {
 	h.overlay = storage.NewOverlay(h.state)
 	h.w.node.publishLocked(h.id, h.published())
 	h.logger.Info("snapshot installed", "term", x.term, "index", x.index)
+	h.w.node.events.snapshot(h.id, 0, x.index, x.term, nil)
 	x.end(nil)
 }
 

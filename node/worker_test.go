@@ -76,7 +76,7 @@ func admittedNode(t *testing.T) (*Node, *hosted) {
 	n := idleNode(t, true)
 	err := n.admitted(transport.JoinResult{
 		Cluster: 1, Zone: nexusraft.RootZone, Replica: selfReplica, Membership: admittedMembers(n),
-	})
+	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +252,7 @@ func TestUnreadableStateEndsTheWorker(t *testing.T) {
 	go func() { ended <- n.worker.run(stop) }()
 	var err error
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
-		if _, err = n.Propose(t.Context(), h.id, nexusraft.RequestID{}, []byte("k")); !errors.Is(err, nexusraft.ErrNotLeader) {
+		if _, err = n.Propose(t.Context(), transport.Proposal{Zone: h.id, Command: []byte("k")}); !errors.Is(err, nexusraft.ErrNotLeader) {
 			break
 		}
 	}

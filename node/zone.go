@@ -31,13 +31,18 @@ func (z *Zone) ID() nexusraft.ZoneID { return z.id }
 // or will be appended. ErrUncertain: it may still commit. Any other error is the state
 // machine's own, or the context's before anything was written.
 func (z *Zone) Propose(ctx context.Context, id nexusraft.RequestID, command []byte) (nexusraft.Result, error) {
-	r, err := z.node.propose(ctx, z.id, id, command)
+	return z.node.proposeAnywhere(ctx, transport.Proposal{Zone: z.id, Request: id, Command: command})
+}
+
+// proposeAnywhere proposes here, or if this node does not lead the zone, at the leader, once.
+func (n *Node) proposeAnywhere(ctx context.Context, p transport.Proposal) (nexusraft.Result, error) {
+	r, err := n.Propose(ctx, p)
 	leader, ok := errors.AsType[*nexusraft.NotLeaderError](err)
-	if !ok || leader.Leader == 0 || leader.Leader == z.node.identity().Node || !z.node.forwards.start() {
+	if !ok || leader.Leader == 0 || leader.Leader == n.identity().Node || !n.forwards.start() {
 		return r, err
 	}
-	defer z.node.forwards.end()
-	r, err = z.node.peers.Propose(ctx, leader.Leader, z.id, id, command)
+	defer n.forwards.end()
+	r, err = n.peers.Propose(ctx, leader.Leader, p)
 	if errors.Is(err, transport.ErrUnreachable) {
 		return r, fmt.Errorf("%w: %w", leader, err) // it never left this node
 	}
@@ -54,23 +59,19 @@ func (z *Zone) Term() nexusraft.Term {
 }
 
 // Propose implements transport.MemberHandler: a forwarded command is never forwarded again.
-func (n *Node) Propose(ctx context.Context, z nexusraft.ZoneID, id nexusraft.RequestID, command []byte) (nexusraft.Result, error) {
-	return n.propose(ctx, z, id, command)
-}
-
-func (n *Node) propose(ctx context.Context, z nexusraft.ZoneID, id nexusraft.RequestID, command []byte) (nexusraft.Result, error) {
-	if len(command) > zone.MaxCommandBytes {
-		return nexusraft.Result{}, fmt.Errorf("%w: command of %d bytes, limit %d", nexusraft.ErrTooLarge, len(command), zone.MaxCommandBytes)
+func (n *Node) Propose(ctx context.Context, p transport.Proposal) (nexusraft.Result, error) {
+	if len(p.Command) > zone.MaxCommandBytes {
+		return nexusraft.Result{}, fmt.Errorf("%w: command of %d bytes, limit %d", nexusraft.ErrTooLarge, len(p.Command), zone.MaxCommandBytes)
 	}
 	if err := context.Cause(ctx); err != nil {
 		return nexusraft.Result{}, fmt.Errorf("gave up before anything was written: %w", err)
 	}
-	p := newProposal(z)
-	p.request, p.command = id, bytes.Clone(command)
-	if err := n.worker.inbox.putProposal(p); err != nil {
+	call := newProposal(p.Zone)
+	call.request, call.own, call.command = p.Request, p.Own, bytes.Clone(p.Command)
+	if err := n.worker.inbox.putProposal(call); err != nil {
 		return nexusraft.Result{}, err
 	}
-	return p.wait(ctx)
+	return call.wait(ctx)
 }
 
 // Read runs fn over the zone's state, which includes every write that was acknowledged,
@@ -78,9 +79,18 @@ func (n *Node) propose(ctx context.Context, z nexusraft.ZoneID, id nexusraft.Req
 // context ends first, ErrNotLeader with the leader while this node follows with a full disk
 // (what it may not store, it can't serve), or fn's own error. The Reader is void when fn returns.
 func (z *Zone) Read(ctx context.Context, fn func(nexusraft.Reader) error) error {
+	if err := z.node.confirm(ctx, z.id); err != nil {
+		return err
+	}
+	return z.ReadLocal(ctx, fn)
+}
+
+// confirm returns once this replica's state includes every write that was acknowledged
+// before, or ErrNoQuorum; see Zone.Read.
+func (n *Node) confirm(ctx context.Context, z nexusraft.ZoneID) error {
 	r := newRead()
 	defer r.gone.Store(true)
-	_, err := ask(ctx, z.node, z.id, func(h *hosted) (struct{}, error) {
+	_, err := ask(ctx, n, z, func(h *hosted) (struct{}, error) {
 		if err := h.behind(); err != nil {
 			return struct{}{}, err
 		}
@@ -92,13 +102,10 @@ func (z *Zone) Read(ctx context.Context, fn func(nexusraft.Reader) error) error 
 	}
 	select {
 	case err := <-r.ready:
-		if err != nil {
-			return err
-		}
+		return err
 	case <-ctx.Done():
 		return fmt.Errorf("%w: %w", nexusraft.ErrNoQuorum, context.Cause(ctx))
 	}
-	return z.ReadLocal(ctx, fn)
 }
 
 // ReadLocal runs fn over the state as this replica has it, which may be behind.
@@ -108,7 +115,7 @@ func (z *Zone) ReadLocal(_ context.Context, fn func(nexusraft.Reader) error) err
 		return err
 	}
 	defer end()
-	return fn(reader)
+	return fn(machineReader{reader})
 }
 
 // Status returns this replica's view of the zone.

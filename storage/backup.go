@@ -212,25 +212,23 @@ func syncDir(f FS, dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// copyDir copies the files of a store, synced.
+// copyDir copies the files of a store, synced. What else is in its directory stays there.
 func copyDir(ctx context.Context, f FS, from, to string, progress func(done, total int64)) error {
-	names, err := f.List(from)
+	all, err := f.List(from)
 	if err != nil {
 		return err
 	}
+	var names []string
 	var total, done int64
-	for _, name := range names {
+	for _, name := range all {
 		info, err := f.Stat(f.PathJoin(from, name))
 		if err != nil {
 			return err
 		}
-		if name == lostAndFound {
-			continue
+		if isStoreFile(name) && !info.IsDir() && name != "LOCK" {
+			names = append(names, name)
+			total += info.Size()
 		}
-		if !isStoreFile(name) || info.IsDir() {
-			return fmt.Errorf("%w: %s is no part of a store", nexusraft.ErrRefused, f.PathJoin(from, name))
-		}
-		total += info.Size()
 	}
 	if err := f.MkdirAll(to, 0o700); err != nil {
 		return err
@@ -242,9 +240,6 @@ func copyDir(ctx context.Context, f FS, from, to string, progress func(done, tot
 		}
 	}
 	for _, name := range names {
-		if name == "LOCK" || name == lostAndFound {
-			continue
-		}
 		if err := copyFile(ctx, f, f.PathJoin(from, name), f.PathJoin(to, name), report); err != nil {
 			return fmt.Errorf("copy %s: %w", name, err)
 		}

@@ -260,7 +260,7 @@ func both(r nexusraft.Reader, how string) (string, error) {
 }
 
 // transaction does a move or a copy.
-func transaction(in nexusraft.Tx, c call) (found string, err error) {
+func transaction(in nexusraft.ReadWriter, c call) (found string, err error) {
 	if found, err = both(in, c.New); err != nil {
 		return "", err
 	}

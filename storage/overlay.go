@@ -11,7 +11,7 @@ import (
 )
 
 // Overlay is a set of uncommitted writes over a Reader; reads see the writes. It
-// implements nexusraft.Tx. Overlays stack: the base may be one.
+// implements nexusraft.ReadWriter. Overlays stack: the base may be one.
 //
 // An overlay is for one goroutine. Its slices are borrowed, and valid for as long as
 // those of its base. It may be written while it is iterated; the loop doesn't see that.
@@ -21,7 +21,7 @@ type Overlay struct {
 	bytes  int
 }
 
-var _ nexusraft.Tx = (*Overlay)(nil)
+var _ nexusraft.ReadWriter = (*Overlay)(nil)
 
 // write is a set key or, with deleted, a removed one. Its slices never change.
 type write struct {
@@ -47,7 +47,7 @@ func (o *Overlay) Get(key []byte) ([]byte, bool, error) {
 	return o.base.Get(key)
 }
 
-// Set implements nexusraft.Tx. It returns nexusraft.ErrTooLarge for a key or value that
+// Set implements nexusraft.ReadWriter. It returns nexusraft.ErrTooLarge for a key or value that
 // a batch would refuse.
 func (o *Overlay) Set(key, value []byte) error {
 	if err := checkSize(len(key), len(value)); err != nil {
@@ -57,7 +57,7 @@ func (o *Overlay) Set(key, value []byte) error {
 	return nil
 }
 
-// Delete implements nexusraft.Tx.
+// Delete implements nexusraft.ReadWriter.
 func (o *Overlay) Delete(key []byte) error {
 	if err := checkSize(len(key), 0); err != nil {
 		return err

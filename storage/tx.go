@@ -45,7 +45,7 @@ func (s *Store) Begin() *Tx {
 
 // Tree returns the transaction's view of a tree, where it reads and writes. It may be used
 // until the transaction ends.
-func (tx *Tx) Tree(t *Tree) nexusraft.Tx {
+func (tx *Tx) Tree(t *Tree) nexusraft.ReadWriter {
 	o := tx.overlays[t]
 	if o == nil {
 		o = NewOverlay(&recorder{tx: tx, tree: t, view: tx.snap.Reader(t)})
@@ -96,7 +96,7 @@ func (t txTree) whileUsable(pairs iter.Seq2[nexusraft.Pair, error]) iter.Seq2[ne
 	}
 }
 
-// Set implements nexusraft.Tx.
+// Set implements nexusraft.ReadWriter.
 func (t txTree) Set(key, value []byte) error {
 	if err := t.usable(); err != nil {
 		return err
@@ -104,7 +104,7 @@ func (t txTree) Set(key, value []byte) error {
 	return t.o.Set(key, value)
 }
 
-// Delete implements nexusraft.Tx.
+// Delete implements nexusraft.ReadWriter.
 func (t txTree) Delete(key []byte) error {
 	if err := t.usable(); err != nil {
 		return err

@@ -15,14 +15,16 @@ import (
 // TestConflicts has a write of somebody else come between what a transaction reads and its
 // commit: it must fail if and only if the transaction would have read something else.
 func TestConflicts(t *testing.T) {
-	get := func(key string) func(nexusraft.Tx) error {
-		return func(in nexusraft.Tx) error { _, _, err := in.Get([]byte(key)); return err }
+	get := func(key string) func(nexusraft.ReadWriter) error {
+		return func(in nexusraft.ReadWriter) error { _, _, err := in.Get([]byte(key)); return err }
 	}
-	scan := func(start, end string, limit int) func(nexusraft.Tx) error {
-		return func(in nexusraft.Tx) error { return readSome(in.Scan([]byte(start), []byte(end)), limit) }
+	scan := func(start, end string, limit int) func(nexusraft.ReadWriter) error {
+		return func(in nexusraft.ReadWriter) error { return readSome(in.Scan([]byte(start), []byte(end)), limit) }
 	}
-	reverse := func(start, end string, limit int) func(nexusraft.Tx) error {
-		return func(in nexusraft.Tx) error { return readSome(in.ScanReverse([]byte(start), []byte(end)), limit) }
+	reverse := func(start, end string, limit int) func(nexusraft.ReadWriter) error {
+		return func(in nexusraft.ReadWriter) error {
+			return readSome(in.ScanReverse([]byte(start), []byte(end)), limit)
+		}
 	}
 	set := func(key, value string) func(*Tree) error {
 		return func(tree *Tree) error { return tree.Set([]byte(key), []byte(value)) }
@@ -32,7 +34,7 @@ func TestConflicts(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name     string
-		read     func(nexusraft.Tx) error
+		read     func(nexusraft.ReadWriter) error
 		write    func(*Tree) error
 		conflict bool
 	}{
@@ -43,11 +45,11 @@ func TestConflicts(t *testing.T) {
 		{"absent key set", get("a"), set("a", ""), true},
 		{"other key set", get("b"), set("a", ""), false},
 		{"all cleared", get("b"), func(tree *Tree) error { return tree.Clear() }, true},
-		{"nothing read", func(nexusraft.Tx) error { return nil }, set("b", "x"), false},
-		{"own write read", func(in nexusraft.Tx) error {
+		{"nothing read", func(nexusraft.ReadWriter) error { return nil }, set("b", "x"), false},
+		{"own write read", func(in nexusraft.ReadWriter) error {
 			return errors.Join(in.Set([]byte("b"), nil), get("b")(in))
 		}, set("b", "x"), false},
-		{"read, then own write", func(in nexusraft.Tx) error {
+		{"read, then own write", func(in nexusraft.ReadWriter) error {
 			return errors.Join(get("b")(in), in.Set([]byte("b"), nil))
 		}, set("b", "x"), true},
 
@@ -125,14 +127,14 @@ func TestTxHoldsTheLatches(t *testing.T) {
 	tree := s.Default()
 	for _, c := range []struct {
 		name string
-		do   func(in nexusraft.Tx) error
+		do   func(in nexusraft.ReadWriter) error
 		want latchSet
 	}{
-		{"get", func(in nexusraft.Tx) error { _, _, err := in.Get([]byte("k")); return err }, s.latches.of(appendKey(nil, tree.id, []byte("k")))},
-		{"scan", func(in nexusraft.Tx) error { return lastError(in.Scan(nil, nil)) }, allLatches},
-		{"reverse", func(in nexusraft.Tx) error { return readSome(in.ScanReverse(nil, nil), 1) }, allLatches},
-		{"set", func(in nexusraft.Tx) error { return in.Set([]byte("l"), nil) }, s.latches.of(appendKey(nil, tree.id, []byte("l")))},
-		{"delete", func(in nexusraft.Tx) error { return in.Delete([]byte("m")) }, s.latches.of(appendKey(nil, tree.id, []byte("m")))},
+		{"get", func(in nexusraft.ReadWriter) error { _, _, err := in.Get([]byte("k")); return err }, s.latches.of(appendKey(nil, tree.id, []byte("k")))},
+		{"scan", func(in nexusraft.ReadWriter) error { return lastError(in.Scan(nil, nil)) }, allLatches},
+		{"reverse", func(in nexusraft.ReadWriter) error { return readSome(in.ScanReverse(nil, nil), 1) }, allLatches},
+		{"set", func(in nexusraft.ReadWriter) error { return in.Set([]byte("l"), nil) }, s.latches.of(appendKey(nil, tree.id, []byte("l")))},
+		{"delete", func(in nexusraft.ReadWriter) error { return in.Delete([]byte("m")) }, s.latches.of(appendKey(nil, tree.id, []byte("m")))},
 	} {
 		tx := s.Begin()
 		check(t, c.do(tx.Tree(tree)))

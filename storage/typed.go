@@ -28,7 +28,7 @@ func Typed[T any](t *Tree, c Codec[T]) *TypedTree[T] { return &TypedTree[T]{tree
 // TypedTx is what a transaction sees of a TypedTree, and for how long Tx.Tree says.
 type TypedTx[T any] struct {
 	t  *TypedTree[T]
-	in nexusraft.Tx
+	in nexusraft.ReadWriter
 }
 
 // In returns the transaction's view of the tree.

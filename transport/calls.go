@@ -14,15 +14,14 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
-// Propose runs a command on another node, which should lead the zone. It borrows command
-// until it returns.
+// Propose runs a command on another node, which should lead the zone. It borrows the
+// command until it returns.
 //
 // If the peer could not be reached at the last attempt, or doesn't connect within
 // VoteTimeout (by then there may be another leader), or ctx ends before, it returns
-// ErrUnreachable: nothing was sent. From then on every failure but the peer's own answer is ErrUncertain: the command may still
-// commit. The peer's answer matches the sentinel that it was there; see MemberHandler.
-func (p *Peers) Propose(ctx context.Context, to nexusraft.NodeID, zone nexusraft.ZoneID, request nexusraft.RequestID, command []byte) (nexusraft.Result, error) {
-	if err := checkCommand(command); err != nil {
+// ErrUnreachable: nothing was sent. From then on it is Client.Propose.
+func (p *Peers) Propose(ctx context.Context, to nexusraft.NodeID, c Proposal) (nexusraft.Result, error) {
+	if err := checkCommand(c.Command); err != nil {
 		return nexusraft.Result{}, err
 	}
 	x := p.peer(to)
@@ -31,65 +30,91 @@ func (p *Peers) Propose(ctx context.Context, to nexusraft.NodeID, zone nexusraft
 	}
 	waitCtx, cancel := context.WithTimeout(ctx, p.o.VoteTimeout)
 	defer cancel()
-	conn, err := x.awaitUp(waitCtx)
+	client, err := x.awaitUp(waitCtx)
 	if err != nil {
 		return nexusraft.Result{}, err
 	}
-	self := p.id()
-	resp, err := pb.NewZonesClient(conn).Propose(ctx, &pb.ProposeRequest{
-		Hello:   hello(self, to),
-		Zone:    uint64(zone),
-		Request: &pb.RequestID{Session: request.Session, Sequence: request.Sequence},
-		Command: command,
-	})
-	if err == nil {
-		return p.proposeResult(self, to, resp)
-	}
-	if status.Code(err) == codes.Unimplemented {
-		return nexusraft.Result{}, fmt.Errorf("propose to node %v: %w: %s", to, nexusraft.ErrNotLeader, status.Convert(err).Message())
-	}
-	return nexusraft.Result{}, fmt.Errorf("propose to node %v: %w: %w", to, nexusraft.ErrUncertain, err)
+	return client.Propose(ctx, c)
 }
 
-// proposeResult reads a peer's answer. One that can't be trusted says nothing.
-func (p *Peers) proposeResult(self Identity, to nexusraft.NodeID, resp *pb.ProposeResponse) (nexusraft.Result, error) {
+// Propose runs a command on the node, which should lead the zone. It borrows the command until
+// it returns.
+//
+// Every failure but the node's own answer is ErrUncertain: the command may still
+// commit. The answer matches the sentinel that it was there; see MemberHandler.
+func (c *Client) Propose(ctx context.Context, r Proposal) (nexusraft.Result, error) {
+	if err := checkCommand(r.Command); err != nil {
+		return nexusraft.Result{}, err
+	}
+	ctx, end, err := c.beginCall(ctx)
+	if err != nil {
+		return nexusraft.Result{}, err
+	}
+	defer end()
+	self := c.pool.self()
+	resp, err := pb.NewZonesClient(c.conn).Propose(ctx, &pb.ProposeRequest{
+		Hello:   hello(self, c.addr.ID),
+		Zone:    uint64(r.Zone),
+		Request: &pb.RequestID{Session: r.Request.Session, Sequence: r.Request.Sequence},
+		Own:     r.Own,
+		Command: r.Command,
+	})
+	if err == nil {
+		return c.proposeResult(self, resp)
+	}
+	if status.Code(err) == codes.Unimplemented {
+		return nexusraft.Result{}, fmt.Errorf("propose to node %v: %w: %s", c.addr.ID, nexusraft.ErrNotLeader, status.Convert(err).Message())
+	}
+	return nexusraft.Result{}, fmt.Errorf("propose to node %v: %w: %w", c.addr.ID, nexusraft.ErrUncertain, err)
+}
+
+// proposeResult reads a node's answer. One that can't be trusted says nothing.
+func (c *Client) proposeResult(self Identity, resp *pb.ProposeResponse) (nexusraft.Result, error) {
 	if e := resp.GetError(); e != nil {
 		return nexusraft.Result{}, wire.ErrorFromProto(e)
 	}
-	if err := p.accept(self, resp.GetHello(), to); err != nil {
-		return nexusraft.Result{}, fmt.Errorf("propose to node %v: %w: %s", to, nexusraft.ErrUncertain, err)
+	if err := c.pool.accept(self, resp.GetHello(), c.addr.ID); err != nil {
+		return nexusraft.Result{}, fmt.Errorf("propose to node %v: %w: %s", c.addr.ID, nexusraft.ErrUncertain, err)
 	}
 	ok := resp.GetOk()
 	if ok == nil {
-		return nexusraft.Result{}, fmt.Errorf("propose to node %v: %w: the answer is empty", to, nexusraft.ErrUncertain)
+		return nexusraft.Result{}, fmt.Errorf("propose to node %v: %w: the answer is empty", c.addr.ID, nexusraft.ErrUncertain)
 	}
 	return nexusraft.Result{Data: ok.GetData(), Index: nexusraft.Index(ok.GetIndex()), Copies: int(ok.GetCopies())}, nil
 }
 
-// Join asks the node at addr to admit this one. It returns the node's own answer (a
+// Join asks the node at addr to admit this one; see Client.Join.
+func (p *Peers) Join(ctx context.Context, addr string, r JoinRequest) (JoinResult, error) {
+	c, end, err := p.pool.spare(NodeAddress{Endpoint: addr})
+	if err != nil {
+		return JoinResult{}, err
+	}
+	defer end()
+	return c.Join(ctx, r)
+}
+
+// Join asks the node to admit this one. It returns the node's own answer (a
 // NotLeaderError names whom to ask instead), or ErrUnreachable if it got none. Asking again
 // is safe.
-func (p *Peers) Join(ctx context.Context, addr string, r JoinRequest) (JoinResult, error) {
-	self := p.id()
+func (c *Client) Join(ctx context.Context, r JoinRequest) (JoinResult, error) {
+	self, addr := c.pool.self(), c.addr.Endpoint
 	r.Peer = self
 	if err := checkJoinRole(r); err != nil {
 		return JoinResult{}, err
 	}
-	conn, err := p.dial(addr)
+	ctx, end, err := c.beginCall(ctx)
 	if err != nil {
 		return JoinResult{}, err
 	}
-	defer conn.Close()
-	ctx, cancel := p.bound(ctx)
-	defer cancel()
-	resp, err := pb.NewClusterClient(conn).Join(ctx, &pb.JoinRequest{Hello: hello(self, 0), Role: wire.RoleToProto(r.Role)})
+	defer end()
+	resp, err := pb.NewClusterClient(c.conn).Join(ctx, joinRequestToProto(hello(self, c.addr.ID), r))
 	if err != nil {
-		return JoinResult{}, fmt.Errorf("join by %s: %w", addr, joinError(ctx, err))
+		return JoinResult{}, fmt.Errorf("join by %s: %w%s", addr, joinError(ctx, err), c.hint(err))
 	}
 	if e := resp.GetError(); e != nil {
 		return JoinResult{}, fmt.Errorf("join by %s: %w", addr, wire.ErrorFromProto(e))
 	}
-	if err := p.accept(self, resp.GetHello(), 0); err != nil {
+	if err := c.pool.accept(self, resp.GetHello(), c.addr.ID); err != nil {
 		return JoinResult{}, fmt.Errorf("join by %s: %w", addr, err)
 	}
 	return joinResult(addr, resp.GetAdmission())
@@ -125,6 +150,8 @@ func joinResult(addr string, a *pb.Admission) (JoinResult, error) {
 		Zone:       nexusraft.ZoneID(a.GetZone()),
 		Replica:    nexusraft.ReplicaID(a.GetReplica()),
 		Membership: wire.MembershipFromProto(a.GetMembership()),
+
+		Certificate: a.GetCertificate(),
 	}
 	if result.Cluster == 0 || result.Zone == 0 || result.Replica == 0 {
 		return JoinResult{}, fmt.Errorf("join by %s: %w: the admission names cluster %v, zone %v, replica %v",

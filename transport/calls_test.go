@@ -19,16 +19,17 @@ import (
 )
 
 func TestProposeCarriesEverything(t *testing.T) {
+	proposal := Proposal{Zone: 3, Request: nexusraft.RequestID{Session: 1, Sequence: 2}, Own: true, Command: []byte("command")}
 	want := nexusraft.Result{Data: []byte("answer"), Index: 42, Copies: 2}
-	addr, _ := serve(t, identityB, &fakeNode{propose: func(_ context.Context, zone nexusraft.ZoneID, id nexusraft.RequestID, command []byte) (nexusraft.Result, error) {
-		if zone != 3 || id != (nexusraft.RequestID{Session: 1, Sequence: 2}) || string(command) != "command" {
-			t.Errorf("got zone %v, request %+v, command %q", zone, id, command)
+	addr, _ := serve(t, identityB, &fakeNode{propose: func(_ context.Context, got Proposal) (nexusraft.Result, error) {
+		if diff := cmp.Diff(proposal, got); diff != "" {
+			t.Errorf("proposal (-want +got):\n%s", diff)
 		}
 		return want, nil
 	}})
 	p := peersOf(t, identityA, PeersOptions{VoteTimeout: 10 * time.Second})
 	p.SetAddress(nodeB, addr) // Propose waits for the connection
-	got, err := p.Propose(t.Context(), nodeB, 3, nexusraft.RequestID{Session: 1, Sequence: 2}, []byte("command"))
+	got, err := p.Propose(t.Context(), nodeB, proposal)
 	if err != nil {
 		t.Fatalf("Propose: %v", err)
 	}
@@ -39,7 +40,7 @@ func TestProposeCarriesEverything(t *testing.T) {
 
 func TestProposeErrorsKeepTheirMeaning(t *testing.T) {
 	answer := make(chan error, 1)
-	addr, _ := serve(t, identityB, &fakeNode{propose: func(context.Context, nexusraft.ZoneID, nexusraft.RequestID, []byte) (nexusraft.Result, error) {
+	addr, _ := serve(t, identityB, &fakeNode{propose: func(context.Context, Proposal) (nexusraft.Result, error) {
 		return nexusraft.Result{}, <-answer
 	}})
 	p := peersOf(t, identityA, PeersOptions{VoteTimeout: 10 * time.Second})
@@ -47,7 +48,7 @@ func TestProposeErrorsKeepTheirMeaning(t *testing.T) {
 	propose := func(t *testing.T, err error) error {
 		t.Helper()
 		answer <- err
-		_, got := p.Propose(t.Context(), nodeB, 1, nexusraft.RequestID{}, nil)
+		_, got := p.Propose(t.Context(), nodeB, Proposal{Zone: 1})
 		return got
 	}
 	for _, sentinel := range []error{
@@ -89,7 +90,7 @@ func TestProposeErrorsKeepTheirMeaning(t *testing.T) {
 
 func TestProposeIsUncertainOnceSent(t *testing.T) {
 	arrived := make(chan struct{})
-	addr, stop := serve(t, identityB, &fakeNode{propose: func(ctx context.Context, _ nexusraft.ZoneID, _ nexusraft.RequestID, _ []byte) (nexusraft.Result, error) {
+	addr, stop := serve(t, identityB, &fakeNode{propose: func(ctx context.Context, _ Proposal) (nexusraft.Result, error) {
 		arrived <- struct{}{}
 		<-ctx.Done()
 		return nexusraft.Result{}, ctx.Err()
@@ -99,7 +100,7 @@ func TestProposeIsUncertainOnceSent(t *testing.T) {
 	propose := func(ctx context.Context) <-chan error {
 		ended := make(chan error, 1)
 		go func() {
-			_, err := p.Propose(ctx, nodeB, 1, nexusraft.RequestID{}, nil)
+			_, err := p.Propose(ctx, nodeB, Proposal{Zone: 1})
 			ended <- err
 		}()
 		await(t, "the command at B", arrived)
@@ -125,7 +126,7 @@ func TestProposeIsUncertainOnceSent(t *testing.T) {
 func TestProposeIsUnreachableBeforeItIsSent(t *testing.T) {
 	p := peersOf(t, identityA, PeersOptions{VoteTimeout: 20 * time.Millisecond, Dialer: gatedDialer(nil)})
 	propose := func(command []byte) error {
-		_, err := p.Propose(t.Context(), nodeB, 1, nexusraft.RequestID{}, command)
+		_, err := p.Propose(t.Context(), nodeB, Proposal{Zone: 1, Command: command})
 		if errors.Is(err, nexusraft.ErrUncertain) {
 			t.Errorf("got %v: nothing was sent", err)
 		}
@@ -162,7 +163,8 @@ func TestEmptyAnswerIsUncertain(t *testing.T) {
 		"nothing":    {Hello: hello(identityB, nodeA)},
 		"other node": {Hello: hello(Identity{Cluster: testCluster, Node: 0xd, Incarnation: 1, Boot: 1}, nodeA), Result: &pb.ProposeResponse_Ok{Ok: &pb.ProposeResult{}}},
 	} {
-		if _, err := NewPeers(as(identityA), PeersOptions{}).proposeResult(identityA, nodeB, resp); !errors.Is(err, nexusraft.ErrUncertain) {
+		c := &Client{pool: NewClientPool(as(identityA), PoolOptions{}), addr: NodeAddress{ID: nodeB}}
+		if _, err := c.proposeResult(identityA, resp); !errors.Is(err, nexusraft.ErrUncertain) {
 			t.Errorf("%s: got %v, want ErrUncertain", name, err)
 		}
 	}
@@ -338,7 +340,7 @@ func TestWitnessHoldsNoData(t *testing.T) {
 	}
 	p := peersOf(t, identityA, PeersOptions{VoteTimeout: 10 * time.Second})
 	p.SetAddress(nodeB, addr)
-	if _, err := p.Propose(t.Context(), nodeB, 1, nexusraft.RequestID{}, nil); !errors.Is(err, nexusraft.ErrNotLeader) {
+	if _, err := p.Propose(t.Context(), nodeB, Proposal{Zone: 1}); !errors.Is(err, nexusraft.ErrNotLeader) {
 		t.Errorf("Propose: got %v, want ErrNotLeader", err)
 	}
 	if err := p.SendSnapshot(t.Context(), nodeB, testHeader, pieces()); status.Code(errors.Unwrap(err)) != codes.Unimplemented {

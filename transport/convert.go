@@ -9,32 +9,6 @@ import (
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 )
 
-// messagesFromProto takes a frame apart; the messages share its memory.
-func messagesFromProto(f *pb.Frame) ([]Message, error) {
-	if f == nil {
-		return nil, fmt.Errorf("read frame: a request after the handshake carries none")
-	}
-	if n := len(f.GetMessages()); n > maxFrameMessages {
-		return nil, fmt.Errorf("read frame: %d messages, limit %d", n, maxFrameMessages)
-	}
-	msgs := make([]Message, len(f.GetMessages()))
-	for i, e := range f.GetMessages() {
-		if len(e.GetMessage()) > MaxMessageBytes {
-			return nil, fmt.Errorf("read frame: a message of %d bytes, limit %d", len(e.GetMessage()), MaxMessageBytes)
-		}
-		msgs[i] = Message{Zone: nexusraft.ZoneID(e.GetZone()), Data: e.GetMessage()}
-	}
-	return msgs, nil
-}
-
-func frameToProto(msgs []Message) *pb.ExchangeRequest {
-	envelopes := make([]*pb.Envelope, len(msgs))
-	for i, m := range msgs {
-		envelopes[i] = &pb.Envelope{Zone: uint64(m.Zone), Message: m.Data}
-	}
-	return &pb.ExchangeRequest{Kind: &pb.ExchangeRequest_Frame{Frame: &pb.Frame{Messages: envelopes}}}
-}
-
 func votesToProto(votes []Vote) []*pb.Vote {
 	out := make([]*pb.Vote, len(votes))
 	for i, v := range votes {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log"
 	"net"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -58,4 +59,57 @@ func Example() {
 	srv.Stop()
 	<-served
 	// Output: node 0000000000000001, zone 1: hello
+}
+
+// A pool's client makes single calls, and opens a stream of its own.
+func ExampleClientPool() {
+	const cluster = 0xc1
+	receiver := transport.Identity{Cluster: cluster, Node: 2, Incarnation: 1, Boot: 1, Address: "127.0.0.1:2026"}
+	box := mailbox{got: make(chan string, 1)}
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	srv := grpc.NewServer(transport.ServerOptions()...)
+	transport.NewServer(func() transport.Identity { return receiver }, box, nil).Register(srv)
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(lis) }()
+
+	sender := transport.Identity{Cluster: cluster, Node: 1, Incarnation: 1, Boot: 1, Address: "127.0.0.1:2026"}
+	pool := transport.NewClientPool(func() transport.Identity { return sender }, transport.PoolOptions{})
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	client, err := pool.Get(ctx, transport.NodeAddress{ID: receiver.Node, Endpoint: "http://" + lis.Addr().String()})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	// Unary: votes, and anything else that is one question and one answer.
+	votes, err := client.RequestVote(ctx, []transport.Vote{{Zone: nexusraft.RootZone, Term: 2}})
+	fmt.Println(len(votes), err)
+
+	// Bidirectional: messages in order, for as long as both sides live.
+	stream, err := client.Exchange(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := stream.Send([]transport.Message{{Zone: nexusraft.RootZone, Data: []byte("hello")}}); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(<-box.got)
+	fmt.Println(stream.Close())
+
+	// Server streaming: a node that has no events says so.
+	for _, err := range client.Subscribe(ctx, transport.Subscription{}) {
+		fmt.Println("events:", err != nil)
+	}
+
+	pool.Close()
+	srv.Stop()
+	<-served
+	// Output:
+	// 0 <nil>
+	// node 0000000000000001, zone 1: hello
+	// <nil>
+	// events: true
 }

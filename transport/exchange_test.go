@@ -160,7 +160,7 @@ func sendUntil(t *testing.T, p *Peers, got *inbox, data string) {
 func TestReconnectsAfterRestart(t *testing.T) {
 	var got inbox
 	var reports atomic.Uint64
-	hellos := make(chan Identity, 4)
+	hellos := make(chan Identity, 100)
 	f := &fakeNode{receive: got.receive}
 	addr, stop := serve(t, identityB, f)
 	p := peersOf(t, identityA, PeersOptions{
@@ -182,9 +182,9 @@ func TestReconnectsAfterRestart(t *testing.T) {
 	if got := reports.Load(); got != 1 {
 		t.Errorf("OnUnreachable: got %d calls for one break with nothing queued, want 1", got)
 	}
-	if got := await(t, "B's second handshake", hellos); got.Incarnation != restarted.Incarnation {
-		t.Errorf("Accept: got incarnation %d, want %d", got.Incarnation, restarted.Incarnation)
-	}
+	eventually(t, "B's later life was accepted", func() bool {
+		return await(t, "B's second handshake", hellos).Incarnation == restarted.Incarnation
+	})
 	sendUntil(t, p, &got, "after")
 }
 
@@ -256,7 +256,7 @@ func TestRemoveClosesTheConnection(t *testing.T) {
 		t.Errorf("Stats after Remove: got %+v, want none", got)
 	}
 	eventually(t, "the connection is closed", func() bool { return !x.stats().Connected })
-	if _, err := p.Propose(t.Context(), nodeB, 1, nexusraft.RequestID{}, nil); !errors.Is(err, ErrUnreachable) {
+	if _, err := p.Propose(t.Context(), nodeB, Proposal{Zone: 1}); !errors.Is(err, ErrUnreachable) {
 		t.Errorf("Propose to a removed peer: got %v, want ErrUnreachable", err)
 	}
 }
@@ -272,7 +272,7 @@ func TestClosedPeersRefuse(t *testing.T) {
 	if got := p.Stats(); len(got) != 0 {
 		t.Errorf("Stats after Close: got %+v, want none", got)
 	}
-	if _, err := p.Propose(t.Context(), nodeB, 1, nexusraft.RequestID{}, nil); !errors.Is(err, nexusraft.ErrClosed) {
+	if _, err := p.Propose(t.Context(), nodeB, Proposal{Zone: 1}); !errors.Is(err, nexusraft.ErrClosed) {
 		t.Errorf("Propose after Close: got %v, want ErrClosed", err)
 	}
 	done := make(chan error, 2)
@@ -303,11 +303,11 @@ func TestFramesStayWithinTheWireLimit(t *testing.T) {
 		}
 	}
 	for total := 2 * 5002; total > 0; {
-		frame := q.take()
+		frame := q.take([]Class{Control, Append})
 		if len(frame) == 0 || len(frame) > maxFrameMessages {
 			t.Fatalf("take: got %d messages with %d waiting, want between 1 and %d", len(frame), total, maxFrameMessages)
 		}
-		if _, err := messagesFromProto(frameToProto(frame).GetFrame()); err != nil {
+		if _, _, err := parseFrame(appendFrame(nil, frame, 1)); err != nil {
 			t.Fatalf("a frame of our own is refused: %v", err)
 		}
 		if n := protoSize(frameToProto(frame)); n > maxRPCBytes {

@@ -6,8 +6,6 @@ import (
 	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
-	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
 // How long Find pauses between two rounds, and waits for one address.
@@ -43,13 +41,13 @@ func (p *Peers) Find(ctx context.Context, addrs []string, found func(node nexusr
 func (p *Peers) findAt(ctx context.Context, addr string, found func(nexusraft.NodeID, string)) {
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
-	conn, err := p.dial(addr)
+	c, end, err := p.pool.spare(NodeAddress{Endpoint: addr})
 	if err != nil {
 		return
 	}
-	defer conn.Close()
-	resp, err := pb.NewClusterClient(conn).Status(ctx, &pb.StatusRequest{})
-	self, st := p.id(), wire.NodeStatusFromProto(resp.GetStatus())
+	defer end()
+	st, err := c.Status(ctx)
+	self := p.id()
 	if err != nil || st.Cluster != self.Cluster || st.Node == self.Node {
 		return
 	}

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -70,16 +71,20 @@ func TestFindRests(t *testing.T) {
 
 // A vote of a peer that is not accepted any more does not count.
 func TestRefusedPeersVoteDoesNotCount(t *testing.T) {
-	accept := make(chan error, 2)
+	var refusing atomic.Bool
 	addr, _ := serve(t, identityB, &fakeNode{
 		vote: func(_ context.Context, _ nexusraft.NodeID, votes []Vote) ([]VoteResult, error) {
 			return []VoteResult{{Zone: votes[0].Zone, From: votes[0].To, To: votes[0].From, Outcome: VoteGranted}}, nil
 		},
 	})
-	p := peersOf(t, identityA, PeersOptions{Accept: func(Identity) error { return <-accept }})
-	accept <- nil // the stream
+	p := peersOf(t, identityA, PeersOptions{Accept: func(Identity) error {
+		if refusing.Load() {
+			return errNotFaked
+		}
+		return nil
+	}})
 	connect(t, p, addr)
-	accept <- errNotFaked // the vote
+	refusing.Store(true)
 	ended := make(chan error, 1)
 	p.RequestVote(nodeB, []Vote{{Zone: 1, From: 1, To: 2, Term: 3}}, func(_ []VoteResult, err error) { ended <- err })
 	if err := await(t, "the vote call ends", ended); err == nil {

@@ -25,6 +25,7 @@ func hello(self Identity, to nexusraft.NodeID) *pb.Hello {
 		Address:      self.Address,
 		Name:         self.Name,
 		Witness:      self.Witness,
+		Minor:        minorVersion,
 	}
 }
 
@@ -46,8 +47,8 @@ func checkHello(self Identity, h *pb.Hello) (Identity, error) {
 	case h == nil:
 		return Identity{}, refuse("the handshake is missing")
 	case h.GetProtocol() != ProtocolVersion:
-		return Identity{}, refuse("protocol mismatch: peer %v speaks version %d, node %v version %d; run the same release on both",
-			peer.Node, h.GetProtocol(), self.Node, ProtocolVersion)
+		return Identity{}, refuse("protocol mismatch: peer %v speaks version %d.%d, node %v speaks version %d.%d; upgrade the older one, to the same release at best",
+			peer.Node, h.GetProtocol(), h.GetMinor(), self.Node, ProtocolVersion, minorVersion)
 	case peer.Node == 0:
 		return Identity{}, refuse("the peer's node ID is 0")
 	case peer.Incarnation == 0:

@@ -261,9 +261,6 @@ func FuzzPeerInput(f *testing.F) {
 		var frame pb.ExchangeRequest
 		if proto.Unmarshal(b, &frame) == nil {
 			fuzzHello(t, frame.GetHello())
-			if got, err := messagesFromProto(frame.GetFrame()); err == nil && len(got) > maxFrameMessages {
-				t.Errorf("%d messages passed", len(got))
-			}
 		}
 		var step pb.InstallSnapshotRequest
 		if proto.Unmarshal(b, &step) == nil {

@@ -36,7 +36,7 @@ type fakeNode struct {
 	vote     func(context.Context, nexusraft.NodeID, []Vote) ([]VoteResult, error)
 	status   func(context.Context) (nexusraft.NodeStatus, error)
 	install  func(context.Context, nexusraft.NodeID, SnapshotHeader, iter.Seq2[[]byte, error]) error
-	propose  func(context.Context, nexusraft.ZoneID, nexusraft.RequestID, []byte) (nexusraft.Result, error)
+	propose  func(context.Context, Proposal) (nexusraft.Result, error)
 	join     func(context.Context, JoinRequest) (JoinResult, error)
 	checksum func(context.Context, nexusraft.ZoneID) (Checksum, error)
 	change   func(context.Context, nexusraft.ZoneID, nexusraft.MembershipChange) (nexusraft.Membership, error)
@@ -85,11 +85,11 @@ func (f *fakeNode) InstallSnapshot(ctx context.Context, from nexusraft.NodeID, h
 	return f.install(ctx, from, h, chunks)
 }
 
-func (f *fakeNode) Propose(ctx context.Context, zone nexusraft.ZoneID, request nexusraft.RequestID, command []byte) (nexusraft.Result, error) {
+func (f *fakeNode) Propose(ctx context.Context, p Proposal) (nexusraft.Result, error) {
 	if f.propose == nil {
 		return nexusraft.Result{}, errNotFaked
 	}
-	return f.propose(ctx, zone, request, command)
+	return f.propose(ctx, p)
 }
 
 func (f *fakeNode) Join(ctx context.Context, r JoinRequest) (JoinResult, error) {

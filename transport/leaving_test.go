@@ -71,7 +71,7 @@ func TestProposeToADeadPeerFailsAtOnce(t *testing.T) {
 		return x.failing
 	}
 	eventually(t, "an attempt to connect has failed", failing)
-	_, err := p.Propose(t.Context(), nodeB, nexusraft.RootZone, nexusraft.RequestID{}, []byte("x"))
+	_, err := p.Propose(t.Context(), nodeB, Proposal{Zone: nexusraft.RootZone, Command: []byte("x")})
 	if !errors.Is(err, ErrUnreachable) {
 		t.Errorf("propose: got %v, want ErrUnreachable", err)
 	}

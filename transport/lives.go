@@ -5,8 +5,6 @@ import (
 	"net"
 	"sync"
 
-	"google.golang.org/grpc"
-
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 )
@@ -73,10 +71,8 @@ type lives struct {
 type sighting struct {
 	Life
 	address string
-	streams map[exchangeServer]struct{} // of this life, those that are open
+	streams map[pb.Lane]*inbound // of this life, those that are open
 }
-
-type exchangeServer = grpc.BidiStreamingServer[pb.ExchangeRequest, pb.ExchangeResponse]
 
 // check refuses a peer that was seen in a later life, and one that comes in a later life
 // while an earlier one still speaks from elsewhere. The second passes by itself, when that
@@ -107,50 +103,57 @@ func (n *lives) record(peer Identity) {
 		n.seen = make(map[nexusraft.NodeID]*sighting)
 		fallthrough
 	case s == nil || s.Incarnation < peer.Incarnation:
-		n.seen[peer.Node] = &sighting{Life: LifeOf(peer), address: peer.Address, streams: make(map[exchangeServer]struct{})}
+		n.seen[peer.Node] = &sighting{Life: LifeOf(peer), address: peer.Address, streams: make(map[pb.Lane]*inbound)}
 	case s.Incarnation == peer.Incarnation:
 		s.address = peer.Address
 	}
 }
 
 // speaks notes an open Exchange stream of a peer that was recorded, and greets it there, before
-// tell can; the result ends it.
-func (n *lives) speaks(peer Identity, stream exchangeServer, greet func() error) (end func(), err error) {
+// greetAgain can. Before is the stream whose place it takes, nil if none; end ends it.
+func (n *lives) speaks(in *inbound, greet func() error) (before *inbound, end func(), err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if err := greet(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	s := n.seen[peer.Node]
-	s.streams[stream] = struct{}{}
-	return func() {
+	s := n.seen[in.peer.Node]
+	before = s.streams[in.lane]
+	if before != nil {
+		close(before.replaced)
+	}
+	s.streams[in.lane] = in
+	return before, func() {
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		delete(s.streams, stream)
+		if s.streams[in.lane] == in {
+			delete(s.streams, in.lane)
+		}
 	}, nil
 }
 
-// tell sends r on the open streams of a node. They can't end meanwhile; a stream carries
-// so little this way that Send does not wait.
-func (n *lives) tell(node nexusraft.NodeID, r *pb.ExchangeResponse) {
+// greetAgain has a node shake hands anew on its open streams.
+func (n *lives) greetAgain(node nexusraft.NodeID) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if s := n.seen[node]; s != nil {
-		for stream := range s.streams {
-			_ = stream.Send(r) // an error is that the stream has ended
+		for _, in := range s.streams {
+			signal(in.again)
 		}
 	}
 }
 
-// SameAddress reports whether two host:port lead to the same socket, as far as their
+// SameAddress reports whether two endpoints lead to the same socket, as far as their
 // spelling tells.
 func SameAddress(a, b string) bool {
-	hostA, portA, errA := net.SplitHostPort(a)
-	hostB, portB, errB := net.SplitHostPort(b)
-	if errA != nil || errB != nil || portA != portB {
+	a, _, errA := parseEndpoint(a)
+	b, _, errB := parseEndpoint(b)
+	if errA != nil || errB != nil {
 		return false
 	}
-	return hostA == hostB || isLocal(hostA) && isLocal(hostB)
+	hostA, portA, _ := net.SplitHostPort(a)
+	hostB, portB, _ := net.SplitHostPort(b)
+	return portA == portB && (hostA == hostB || isLocal(hostA) && isLocal(hostB))
 }
 
 // isLocal reports whether a host can only be this machine.

@@ -136,7 +136,7 @@ func TestLaterLifeWhileTheFormerSpeaks(t *testing.T) {
 	moved.Address = "elsewhere:1"
 	var n lives
 	n.record(identityA)
-	end, err := n.speaks(identityA, nil, func() error { return nil })
+	_, end, err := n.speaks(&inbound{peer: identityA}, func() error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +217,7 @@ func TestFencedByACopy(t *testing.T) {
 	later := identityB
 	later.Incarnation++
 	p := peersOf(t, identityA, PeersOptions{OnFenced: func(peer Identity, err error) { t.Errorf("%v fences: %v", peer, err) }})
-	p.seen.record(later)
+	p.pool.seen.record(later)
 	p.SetAddress(nodeB, addr)
 	for range 3 { // when it asks again, it has made up its mind about the answer before
 		await(t, "a refusal", refused)

@@ -9,8 +9,12 @@ import (
 	"google.golang.org/grpc/keepalive"
 )
 
-// ProtocolVersion is the version of the protocol between nodes; both sides must agree.
+// ProtocolVersion is the major version of the protocol between nodes; both sides must agree.
 const ProtocolVersion = 1
+
+// minorVersion is how far it has come since. The sides may differ in it: each leaves out what the
+// other one's doesn't know. Version 1.1 brought lanes and pings.
+const minorVersion = 1
 
 // Limits of the protocol, in bytes unless said otherwise. A receiver refuses what is over.
 const (
@@ -34,6 +38,9 @@ const (
 	pingTimeout = 20 * time.Second
 )
 
+// dialTimeout bounds an attempt to connect with DialOptions.
+const dialTimeout = 3 * time.Second
+
 // prefaceTimeout is how long a connection may take to say that it speaks HTTP/2. It says so
 // unasked, and a server that stops waits for it: by default, two minutes.
 const prefaceTimeout = 2 * time.Second
@@ -41,6 +48,7 @@ const prefaceTimeout = 2 * time.Second
 // ServerOptions returns what a grpc.Server needs that peers connect to.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
+		grpc.ForceServerCodecV2(newCodec()),
 		grpc.MaxRecvMsgSize(maxRPCBytes),
 		grpc.MaxSendMsgSize(maxRPCBytes),
 		grpc.ConnectionTimeout(prefaceTimeout),
@@ -61,7 +69,7 @@ func DialOptions() []grpc.DialOption {
 		grpc.WithDisableServiceConfig(),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: minBackoff, Multiplier: 2, Jitter: 0.2, MaxDelay: maxBackoff},
-			MinConnectTimeout: handshakeTimeout,
+			MinConnectTimeout: dialTimeout,
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{
 			Time:                pingAfter,

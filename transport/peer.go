@@ -4,35 +4,29 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc"
-
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 )
 
+// A peer that restarts is to be reached again within an election timeout.
 const (
-	// handshakeTimeout bounds an attempt: connecting and shaking hands takes four round
-	// trips at most.
-	handshakeTimeout = 3 * time.Second
-
-	// A peer that restarts is to be reached again within an election timeout.
 	minBackoff = 50 * time.Millisecond
 	maxBackoff = 250 * time.Millisecond
 )
 
-// Why a peer's stream is broken on purpose.
+// Why a connection or stream is broken on purpose.
 var (
-	errRemoved   = errors.New("the peer was removed")
-	errMoved     = errors.New("the peer's address changed")
-	errLeft      = errors.New("this node has left")
-	errHandshake = fmt.Errorf("no answer to the handshake within %v", handshakeTimeout)
+	errRemoved = errors.New("the peer was removed")
+	errMoved   = errors.New("the peer's address changed")
+	errLeft    = errors.New("this node has left")
+	errBroken  = errors.New("the connection was given up")
+	errLate    = fmt.Errorf("the peer has not ended the stream within %v", goodbyeTimeout)
 )
 
 // peer is one node that Peers sends to.
@@ -50,8 +44,8 @@ type peer struct {
 	mu        sync.Mutex
 	addr      string
 	hangUp    context.CancelCauseFunc // ends the attempt or stream that is under way; nil if none
-	conn      *grpc.ClientConn        // while an Exchange stream is open, otherwise nil
-	connected chan struct{}           // closed while conn is there
+	client    *Client                 // while an Exchange stream is open, otherwise nil
+	connected chan struct{}           // closed while client is there
 	failing   bool                    // the last attempt to connect has failed
 }
 
@@ -125,7 +119,7 @@ func (x *peer) send() {
 
 // noteFence tells the user of Peers if err is this peer's refusal of this node for good.
 func (x *peer) noteFence(err error) {
-	if peer, ok := fencedBy(x.peers.id(), x.node, err); ok && x.peers.seen.check(peer) == nil {
+	if peer, ok := fencedBy(x.peers.id(), x.node, err); ok && x.peers.pool.seen.check(peer) == nil {
 		x.peers.o.OnFenced(peer, err)
 	}
 }
@@ -161,38 +155,78 @@ func (x *peer) drop() int {
 	return n
 }
 
-// session makes one attempt: it connects, shakes hands and sends until the stream breaks.
+// session makes one attempt: it connects, shakes hands and sends until a stream breaks.
 // It reports whether it got as far as sending, and always why it ended.
 func (x *peer) session() (opened bool, err error) {
 	ctx, hangUp := context.WithCancelCause(x.ctx)
 	defer hangUp(nil)
 	addr := x.begin(hangUp)
-	conn, err := x.peers.dial(addr)
+	w, err := x.connect(ctx, NodeAddress{ID: x.node, Endpoint: addr})
 	if err != nil {
-		return false, err
-	}
-	defer conn.Close()
-
-	timer := time.AfterFunc(handshakeTimeout, func() { hangUp(errHandshake) })
-	stream, err := x.open(ctx, conn)
-	if !timer.Stop() || err != nil {
 		return false, fmt.Errorf("connect to %s: %w", addr, reason(ctx, err))
 	}
-	ended := make(chan struct{})
-	x.peers.wg.Go(func() { // the receiver
-		defer close(ended)
-		hangUp(awaitEnd(stream))
-	})
-	x.publish(conn)
+	defer w.close()
+	x.publish(w.client)
 	x.peers.o.Logger.Info("peer connected", "peer", x.node, "addr", addr)
-	err = x.pump(ctx, stream)
+	err = x.exchange(w)
 	x.publish(nil)
-	hangUp(err)
-	<-ended
 	if errors.Is(err, errLeft) {
 		return true, err
 	}
 	return true, fmt.Errorf("send to %s: %w", addr, reason(ctx, err))
+}
+
+// wires are what stands between this node and a peer that is connected.
+type wires struct {
+	client  *Client
+	control *Stream // carries everything if bulk is nil
+	bulk    *Stream // on a connection of its own; nil to a peer of the first version
+	close   func()  // gives up the connections and waits for the ends of the streams
+}
+
+// connect makes one attempt to connect to a peer, over both connections at once.
+func (x *peer) connect(ctx context.Context, addr NodeAddress) (w *wires, err error) {
+	w = &wires{}
+	if w.client, err = x.peers.pool.client(addr); err != nil {
+		return nil, err
+	}
+	bulk, end, err := x.peers.pool.spare(addr)
+	if err != nil {
+		return nil, err
+	}
+	w.close = func() {
+		x.peers.pool.discard(w.client)
+		end()
+		for _, s := range []*Stream{w.control, w.bulk} {
+			if s != nil {
+				<-s.Done()
+			}
+		}
+	}
+	bulk.conn.Connect()
+	if err := w.open(ctx, bulk); err != nil {
+		w.close()
+		return nil, err
+	}
+	return w, nil
+}
+
+// open opens the streams.
+func (w *wires) open(ctx context.Context, bulk *Client) (err error) {
+	if err := w.client.attempt(ctx); err != nil {
+		return err
+	}
+	if w.control, err = w.client.exchange(ctx, pb.Lane_LANE_CONTROL); err != nil {
+		return err
+	}
+	if w.control.minor == 0 {
+		return nil
+	}
+	if err := bulk.attempt(ctx); err != nil {
+		return err
+	}
+	w.bulk, err = bulk.exchange(ctx, pb.Lane_LANE_APPEND)
+	return err
 }
 
 // begin returns the address to try now. From here on a change of it calls hangUp.
@@ -207,89 +241,70 @@ func (x *peer) begin(hangUp context.CancelCauseFunc) string {
 	return x.addr
 }
 
-// open opens the Exchange stream and shakes hands.
-func (x *peer) open(ctx context.Context, conn *grpc.ClientConn) (exchangeClient, error) {
-	stream, err := pb.NewRaftTransportClient(conn).Exchange(ctx)
-	if err != nil {
-		return nil, err
+// exchange sends what is queued until a stream breaks, or this node leaves.
+func (x *peer) exchange(w *wires) error {
+	if w.bulk == nil {
+		if err := x.pump(w.control, Control, Append); err != nil {
+			return err
+		}
+		return errors.Join(w.control.Close(), errLeft)
 	}
-	self := x.peers.id()
-	// An error of Send is that the stream has ended; Recv says why.
-	_ = stream.Send(&pb.ExchangeRequest{Kind: &pb.ExchangeRequest_Hello{Hello: hello(self, x.node)}})
-	resp, err := stream.Recv()
+	ended := make(chan error, 1)
+	x.peers.wg.Go(func() { // the sender of bulk
+		err := x.pump(w.bulk, Append)
+		if err == nil {
+			err = w.bulk.Close()
+		}
+		if err != nil {
+			w.control.hangUp(err)
+		}
+		ended <- err
+	})
+	err := x.pump(w.control, Control)
 	if err != nil {
-		return nil, err
+		w.bulk.hangUp(err)
 	}
-	return stream, x.peers.accept(self, resp.GetHello(), x.node)
-}
-
-type exchangeClient = grpc.BidiStreamingClient[pb.ExchangeRequest, pb.ExchangeResponse]
-
-// accept checks what a node that was asked says of itself.
-func (p *Peers) accept(self Identity, h *pb.Hello, asked nexusraft.NodeID) error {
-	peer, err := checkAnswer(self, h, asked)
+	bulkErr := <-ended
 	if err != nil {
 		return err
 	}
-	if err := p.seen.check(peer); err != nil {
-		return err
+	if bulkErr == nil { // all else has arrived
+		bulkErr = w.control.Close()
 	}
-	if err := p.o.Accept(peer); err != nil {
-		return refused(err)
-	}
-	p.seen.record(peer)
-	return nil
+	return errors.Join(bulkErr, errLeft)
 }
 
-// awaitEnd returns why the stream has ended. The peer sends nothing after its handshake.
-func awaitEnd(stream exchangeClient) error {
-	if _, err := stream.Recv(); err != nil {
-		return err
-	}
-	return errors.New("the peer sent a second handshake")
-}
-
-// pump sends what is queued until the stream breaks.
-func (x *peer) pump(ctx context.Context, stream exchangeClient) error {
+// pump sends what is queued in some classes until the stream breaks. It returns nil once
+// this node leaves and has sent all.
+func (x *peer) pump(s *Stream, classes ...Class) error {
 	for {
-		msgs := x.queue.take()
+		msgs := x.queue.take(classes)
 		if len(msgs) == 0 {
 			select {
-			case <-x.queue.wake:
+			case <-x.queue.wake[classes[0]]:
+				continue
+			case <-x.queue.wake[classes[len(classes)-1]]:
 				continue
 			case <-x.peers.leave:
-				return goodbye(ctx, stream)
-			case <-ctx.Done():
-				return ctx.Err()
+				return nil
+			case <-s.ctx.Done():
+				return s.Err()
 			}
 		}
-		if err := stream.Send(frameToProto(msgs)); err != nil {
+		if err := s.Send(msgs); err != nil {
 			x.dropped.Add(uint64(len(msgs)))
-			if errors.Is(err, io.EOF) { // the stream has ended; the receiver learns why
-				<-ctx.Done()
-			}
 			return err
 		}
 		x.sent.Add(uint64(len(msgs)))
 	}
 }
 
-// goodbye ends the stream in order, which tells the peer that this node leaves, and waits
-// until the peer has heard it.
-func goodbye(ctx context.Context, stream exchangeClient) error {
-	if err := stream.CloseSend(); err != nil {
-		return err
-	}
-	<-ctx.Done() // the receiver hangs up when the peer has ended the stream
-	return errLeft
-}
-
-// publish says over which connection calls go; nil for none.
-func (x *peer) publish(conn *grpc.ClientConn) {
+// publish says through whom calls go; nil for nobody.
+func (x *peer) publish(c *Client) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.conn = conn
-	if conn != nil {
+	x.client = c
+	if c != nil {
 		close(x.connected)
 	} else {
 		x.connected = make(chan struct{})
@@ -298,9 +313,9 @@ func (x *peer) publish(conn *grpc.ClientConn) {
 
 // awaitUp is await, except that it doesn't wait for a peer that could not be reached at the
 // last attempt.
-func (x *peer) awaitUp(ctx context.Context) (*grpc.ClientConn, error) {
+func (x *peer) awaitUp(ctx context.Context) (*Client, error) {
 	x.mu.Lock()
-	failing, addr := x.failing && x.conn == nil, x.addr
+	failing, addr := x.failing && x.client == nil, x.addr
 	x.mu.Unlock()
 	if failing {
 		return nil, fmt.Errorf("%w: node %v at %s is not connected", ErrUnreachable, x.node, addr)
@@ -309,13 +324,13 @@ func (x *peer) awaitUp(ctx context.Context) (*grpc.ClientConn, error) {
 }
 
 // await waits until the peer is connected. It returns ErrUnreachable if ctx ends first.
-func (x *peer) await(ctx context.Context) (*grpc.ClientConn, error) {
+func (x *peer) await(ctx context.Context) (*Client, error) {
 	for {
 		x.mu.Lock()
-		conn, connected, addr := x.conn, x.connected, x.addr
+		client, connected, addr := x.client, x.connected, x.addr
 		x.mu.Unlock()
-		if conn != nil {
-			return conn, nil
+		if client != nil {
+			return client, nil
 		}
 		select {
 		case <-connected:
@@ -346,7 +361,7 @@ func (x *peer) stats() PeerStats {
 	return PeerStats{
 		Peer:      x.node,
 		Address:   x.addr,
-		Connected: x.conn != nil,
+		Connected: x.client != nil,
 		Queued:    x.queue.len(),
 		Sent:      x.sent.Load(),
 		Dropped:   x.dropped.Load(),

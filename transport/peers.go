@@ -13,12 +13,16 @@ import (
 	"google.golang.org/grpc"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 )
 
 // PeersOptions configures Peers; the zero value is the documented default.
 type PeersOptions struct {
 	// Logger is told of connections made and lost; nil discards.
 	Logger *slog.Logger
+
+	// TLS is as in PoolOptions.
+	TLS *TLS
 
 	// Dialer opens a connection; nil dials TCP.
 	Dialer func(ctx context.Context, addr string) (net.Conn, error)
@@ -31,6 +35,15 @@ type PeersOptions struct {
 	// VoteTimeout is one election timeout: the deadline of a RequestVote call, and how
 	// long Propose waits for a connection; 0 for 300 ms.
 	VoteTimeout time.Duration
+
+	// ConnectTimeout and SilenceTimeout are as in PoolOptions, except that 0 is for what suits
+	// VoteTimeout: five sixths of it, 250 ms at least, and as long as it is.
+	ConnectTimeout time.Duration
+	SilenceTimeout time.Duration
+
+	// UnaryInterceptors and StreamInterceptors are as in PoolOptions.
+	UnaryInterceptors  []grpc.UnaryClientInterceptor
+	StreamInterceptors []grpc.StreamClientInterceptor
 
 	// OnUnreachable is told that messages to a peer were lost: its stream broke, or its
 	// queue was full. It is called from inside Send too, so it must not block and must
@@ -57,16 +70,28 @@ func (o PeersOptions) withDefaults() PeersOptions {
 	o.QueueMessages = cmp.Or(o.QueueMessages, 4096)
 	o.QueueBytes = cmp.Or(o.QueueBytes, 16<<20)
 	o.VoteTimeout = cmp.Or(o.VoteTimeout, 300*time.Millisecond)
+	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, max(5*o.VoteTimeout/6, 250*time.Millisecond))
+	o.SilenceTimeout = cmp.Or(o.SilenceTimeout, o.VoteTimeout)
 	if o.OnUnreachable == nil {
 		o.OnUnreachable = func(nexusraft.NodeID) {}
 	}
 	if o.OnFenced == nil {
 		o.OnFenced = func(Identity, error) {}
 	}
-	if o.Accept == nil {
-		o.Accept = func(Identity) error { return nil }
-	}
 	return o
+}
+
+// pool is the part of the options that is of connections.
+func (o PeersOptions) pool() PoolOptions {
+	return PoolOptions{
+		TLS:                o.TLS,
+		Dialer:             o.Dialer,
+		ConnectTimeout:     o.ConnectTimeout,
+		SilenceTimeout:     o.SilenceTimeout,
+		UnaryInterceptors:  o.UnaryInterceptors,
+		StreamInterceptors: o.StreamInterceptors,
+		Accept:             o.Accept,
+	}
 }
 
 // PeerStats is what Peers knows of one peer.
@@ -84,12 +109,12 @@ type PeerStats struct {
 type Peers struct {
 	id     func() Identity
 	o      PeersOptions
+	pool   *ClientPool
 	ctx    context.Context // ends with Close
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup // every goroutine of every peer
 	leave  chan struct{}  // closed by Close: say good-bye and end
 	said   sync.WaitGroup // senders that have not said it yet
-	seen   lives
 
 	mu    sync.Mutex
 	peers map[nexusraft.NodeID]*peer // nil after Close
@@ -99,9 +124,11 @@ type Peers struct {
 // called for each handshake and must not call into Peers.
 func NewPeers(id func() Identity, o PeersOptions) *Peers {
 	ctx, cancel := context.WithCancelCause(context.Background())
+	o = o.withDefaults()
 	return &Peers{
 		id:     id,
-		o:      o.withDefaults(),
+		o:      o,
+		pool:   NewClientPool(id, o.pool()),
 		ctx:    ctx,
 		cancel: cancel,
 		leave:  make(chan struct{}),
@@ -109,7 +136,7 @@ func NewPeers(id func() Identity, o PeersOptions) *Peers {
 	}
 }
 
-// SetAddress says where a node is reached, host:port, and adds it if it is new. A changed
+// SetAddress says where a node is reached, an endpoint of a NodeAddress, and adds it if it is new. A changed
 // address breaks the old connection. Any call ends a pause between two attempts, so calling
 // it for each handshake that comes in reconnects to a peer as soon as it is back.
 func (p *Peers) SetAddress(node nexusraft.NodeID, addr string) {
@@ -213,6 +240,7 @@ func (p *Peers) Close() {
 	p.said.Wait()
 	p.cancel(nexusraft.ErrClosed)
 	p.wg.Wait()
+	p.pool.Close()
 }
 
 func (p *Peers) peer(node nexusraft.NodeID) *peer {
@@ -229,18 +257,9 @@ func (p *Peers) errUnknown(node nexusraft.NodeID) error {
 	return fmt.Errorf("%w: no address is known of node %v", ErrUnreachable, node)
 }
 
-// dial prepares a connection; the first call on it connects. The address is resolved at
-// each attempt, so that a name may move.
-func (p *Peers) dial(addr string) (*grpc.ClientConn, error) {
-	opts := DialOptions()
-	if p.o.Dialer != nil {
-		opts = append(opts, grpc.WithContextDialer(p.o.Dialer))
-	}
-	conn, err := grpc.NewClient("passthrough:///"+addr, opts...)
-	if err != nil {
-		return nil, fmt.Errorf("dial %s: %w", addr, err)
-	}
-	return conn, nil
+// accept checks what a node that was asked says of itself.
+func (p *Peers) accept(self Identity, h *pb.Hello, asked nexusraft.NodeID) error {
+	return p.pool.accept(self, h, asked)
 }
 
 // bound returns a context that also ends with Close.

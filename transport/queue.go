@@ -8,8 +8,8 @@ import (
 // queue holds what waits for one peer, a bounded list for each class. Any goroutine puts,
 // the sender takes.
 type queue struct {
-	maxMessages, maxBytes int           // of each class
-	wake                  chan struct{} // capacity 1: something was put
+	maxMessages, maxBytes int                       // of each class
+	wake                  [Append + 1]chan struct{} // of each class, capacity 1: something was put
 
 	mu      sync.Mutex
 	classes [Append + 1]list
@@ -22,7 +22,11 @@ type list struct {
 }
 
 func newQueue(maxMessages, maxBytes int) *queue {
-	return &queue{maxMessages: maxMessages, maxBytes: maxBytes, wake: make(chan struct{}, 1)}
+	q := &queue{maxMessages: maxMessages, maxBytes: maxBytes}
+	for i := range q.wake {
+		q.wake[i] = make(chan struct{}, 1)
+	}
+	return q
 }
 
 // put adds a message, or returns false if its class is full.
@@ -36,20 +40,29 @@ func (q *queue) put(class Class, m Message) bool {
 	}
 	q.mu.Unlock()
 	if fits {
-		signal(q.wake)
+		signal(q.wake[class])
 	}
 	return fits
 }
 
-// take returns what goes into the next frame, Control first; nil if nothing waits.
-func (q *queue) take() []Message {
+// take returns what goes into the next frame of some classes, in their order; nil if nothing
+// waits. A frame of one class alone may be larger: nothing urgent waits behind it.
+func (q *queue) take(classes []Class) []Message {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	limit := frameClassBytes
+	if len(classes) == 1 {
+		limit = maxFrameBytes
+	}
 	var frame []Message
-	for i := range q.classes {
-		msgs, bytes := q.classes[i].take(maxFrameMessages/len(q.classes), frameClassBytes)
-		frame = append(frame, msgs...)
-		if bytes > frameClassBytes { // one big message; two would not fit in a frame
+	for _, class := range classes {
+		msgs, bytes := q.classes[class].take(maxFrameMessages/len(classes), limit)
+		if frame == nil {
+			frame = msgs
+		} else {
+			frame = append(frame, msgs...)
+		}
+		if bytes > limit { // one big message; two would not fit in a frame
 			break
 		}
 	}
@@ -63,6 +76,9 @@ func (l *list) take(maxMessages, maxBytes int) ([]Message, int) {
 	for n < min(len(l.msgs), maxMessages) && (n == 0 || bytes+len(l.msgs[n].Data) <= maxBytes) {
 		bytes += len(l.msgs[n].Data)
 		n++
+	}
+	if n == 0 {
+		return nil, 0
 	}
 	taken := slices.Clone(l.msgs[:n])
 	clear(l.msgs[:n]) // the array lives on; what was sent must not

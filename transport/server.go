@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -16,13 +15,14 @@ import (
 )
 
 // Server takes what other nodes send, checks who they are and hands it to its handlers.
-// It starts no goroutine and needs no Close: stop the grpc.Server it is registered with.
+// It needs no Close: stop the grpc.Server it is registered with, which ends what reads streams.
 // That must be Stop, not GracefulStop, since peers never end their Exchange streams.
 type Server struct {
 	id     func() Identity
 	peer   PeerHandler
 	member MemberHandler // nil on a witness
 	seen   lives
+	votes  voteGate
 }
 
 // NewServer returns a server of the node that id describes; id is called for each
@@ -37,12 +37,19 @@ func (s *Server) Register(r grpc.ServiceRegistrar) {
 	pb.RegisterRaftTransportServer(r, raftService{s: s})
 	pb.RegisterClusterServer(r, clusterService{s: s})
 	pb.RegisterZonesServer(r, zonesService{s: s})
+	if h, ok := s.member.(EventHandler); ok {
+		pb.RegisterEventStreamServer(r, eventService{handler: h})
+	}
 }
 
 // greet accepts a handshake or says why not.
-func (s *Server) greet(h *pb.Hello, joining bool) (Identity, error) {
-	peer, err := checkCaller(s.id(), h, joining)
+func (s *Server) greet(ctx context.Context, h *pb.Hello, joining bool) (Identity, error) {
+	self := s.id()
+	peer, err := checkCaller(self, h, joining)
 	if err != nil {
+		return Identity{}, err
+	}
+	if err := checkSender(ctx, self, h, joining); err != nil {
 		return Identity{}, err
 	}
 	if err := s.seen.check(peer); err != nil {
@@ -57,9 +64,7 @@ func (s *Server) greet(h *pb.Hello, joining bool) (Identity, error) {
 
 // GreetAgain has a node that is connected shake hands anew. That is how one that was
 // removed, and has nothing to send, learns that PeerHandler.Hello refuses it now.
-func (s *Server) GreetAgain(node nexusraft.NodeID) {
-	s.seen.tell(node, &pb.ExchangeResponse{Hello: hello(s.id(), node)})
-}
+func (s *Server) GreetAgain(node nexusraft.NodeID) { s.seen.greetAgain(node) }
 
 // hello is this node's answer to the node that h claims to be.
 func (s *Server) hello(h *pb.Hello) *pb.Hello {
@@ -74,7 +79,7 @@ type raftService struct {
 
 // RequestVote implements pb.RaftTransportServer.
 func (r raftService) RequestVote(ctx context.Context, req *pb.RequestVoteRequest) (*pb.RequestVoteResponse, error) {
-	peer, err := r.s.greet(req.GetHello(), false)
+	peer, err := r.s.greet(ctx, req.GetHello(), false)
 	if err != nil {
 		return nil, refusalStatus(r.s.id(), req.GetHello(), err)
 	}
@@ -82,56 +87,16 @@ func (r raftService) RequestVote(ctx context.Context, req *pb.RequestVoteRequest
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
+	if !r.s.votes.enter(peer.Node) {
+		return nil, status.Errorf(codes.ResourceExhausted, "request votes of node %v: too many calls at once, %d of one node and %d of all; try again later",
+			r.s.id().Node, maxVoteCallsOfNode, maxVoteCalls)
+	}
+	defer r.s.votes.leave(peer.Node)
 	results, err := r.s.peer.RequestVote(ctx, peer.Node, votes)
 	if err != nil {
 		return nil, callError(err)
 	}
 	return &pb.RequestVoteResponse{Hello: r.s.hello(req.GetHello()), Results: resultsToProto(results)}, nil
-}
-
-// Exchange implements pb.RaftTransportServer.
-func (r raftService) Exchange(stream grpc.BidiStreamingServer[pb.ExchangeRequest, pb.ExchangeResponse]) error {
-	first, err := stream.Recv()
-	if err != nil {
-		return endOfStream(err)
-	}
-	peer, err := r.s.greet(first.GetHello(), false)
-	if err != nil {
-		return refusalStatus(r.s.id(), first.GetHello(), err)
-	}
-	end, err := r.s.seen.speaks(peer, stream, func() error {
-		return stream.Send(&pb.ExchangeResponse{Hello: r.s.hello(first.GetHello())})
-	})
-	if err != nil {
-		return err
-	}
-	defer end()
-	for {
-		req, err := stream.Recv()
-		if errors.Is(err, io.EOF) && r.s.seen.check(peer) == nil {
-			r.s.peer.Leaving(peer.Node)
-		}
-		if err != nil {
-			return endOfStream(err)
-		}
-		msgs, err := messagesFromProto(req.GetFrame())
-		if err != nil {
-			return status.Error(codes.InvalidArgument, err.Error())
-		}
-		// The same node may have come back since: what its former life still sends is void.
-		if err := r.s.seen.check(peer); err != nil {
-			return refusalStatus(r.s.id(), first.GetHello(), err)
-		}
-		r.s.peer.Receive(peer.Node, msgs)
-	}
-}
-
-// endOfStream is how a receiving method ends: well, if its client did.
-func endOfStream(err error) error {
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
-	return err
 }
 
 // clusterService is pb.ClusterServer.
@@ -155,6 +120,8 @@ func (c clusterService) Join(ctx context.Context, req *pb.JoinRequest) (*pb.Join
 			Zone:       uint64(result.Zone),
 			Replica:    uint64(result.Replica),
 			Membership: wire.MembershipToProto(result.Membership),
+
+			Certificate: result.Certificate,
 		}}
 	}
 	resp.Hello = c.s.hello(req.GetHello())
@@ -162,12 +129,15 @@ func (c clusterService) Join(ctx context.Context, req *pb.JoinRequest) (*pb.Join
 }
 
 func (s *Server) join(ctx context.Context, req *pb.JoinRequest) (JoinResult, error) {
-	peer, err := s.greet(req.GetHello(), true)
+	peer, err := s.greet(ctx, req.GetHello(), true)
 	if err != nil {
 		return JoinResult{}, err
 	}
-	r := JoinRequest{Peer: peer, Role: wire.RoleFromProto(req.GetRole())}
-	if err := checkJoinRole(r); err != nil {
+	r, err := joinRequestFromProto(peer, req)
+	if err == nil {
+		err = checkJoinRole(r)
+	}
+	if err != nil {
 		return JoinResult{}, err
 	}
 	return s.member.Join(ctx, r)
@@ -221,14 +191,18 @@ func (z zonesService) Propose(ctx context.Context, req *pb.ProposeRequest) (*pb.
 }
 
 func (s *Server) propose(ctx context.Context, req *pb.ProposeRequest) (nexusraft.Result, error) {
-	if _, err := s.greet(req.GetHello(), false); err != nil {
+	if _, err := s.greet(ctx, req.GetHello(), false); err != nil {
 		return nexusraft.Result{}, err
 	}
 	if err := checkCommand(req.GetCommand()); err != nil {
 		return nexusraft.Result{}, err
 	}
-	id := nexusraft.RequestID{Session: req.GetRequest().GetSession(), Sequence: req.GetRequest().GetSequence()}
-	return s.member.Propose(ctx, nexusraft.ZoneID(req.GetZone()), id, req.GetCommand())
+	return s.member.Propose(ctx, Proposal{
+		Zone:    nexusraft.ZoneID(req.GetZone()),
+		Request: nexusraft.RequestID{Session: req.GetRequest().GetSession(), Sequence: req.GetRequest().GetSequence()},
+		Own:     req.GetOwn(),
+		Command: req.GetCommand(),
+	})
 }
 
 func checkCommand(command []byte) error {

@@ -39,7 +39,7 @@ func (r raftService) InstallSnapshot(stream grpc.ClientStreamingServer[pb.Instal
 }
 
 func (s *Server) install(stream grpc.ClientStreamingServer[pb.InstallSnapshotRequest, pb.InstallSnapshotResponse], header *pb.SnapshotHeader) error {
-	peer, err := s.greet(header.GetHello(), false)
+	peer, err := s.greet(stream.Context(), header.GetHello(), false)
 	if err != nil {
 		return err
 	}

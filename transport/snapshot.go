@@ -27,14 +27,14 @@ func (p *Peers) SendSnapshot(ctx context.Context, to nexusraft.NodeID, h Snapsho
 	if x == nil {
 		return p.errUnknown(to)
 	}
-	conn, err := p.dial(x.address())
+	c, end, err := p.pool.spare(NodeAddress{ID: to, Endpoint: x.address()})
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer end()
 	ctx, cancel := p.bound(ctx)
 	defer cancel() // an unfinished stream is cut off here, and the peer refuses it
-	if err := p.stream(ctx, conn, to, h, body); err != nil {
+	if err := p.stream(ctx, c.conn, to, h, body); err != nil {
 		return fmt.Errorf("send snapshot of zone %v to node %v: %w", h.Zone, to, reason(ctx, err))
 	}
 	return nil

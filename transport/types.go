@@ -6,6 +6,7 @@ import (
 	"iter"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/pki"
 	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
@@ -94,10 +95,22 @@ type SnapshotHeader struct {
 	Message []byte          // the Raft message that announces it, opaque; at most MaxSnapshotMessageBytes
 }
 
+// Proposal is a command on its way to the zone's leader.
+type Proposal struct {
+	Zone    nexusraft.ZoneID
+	Request nexusraft.RequestID
+	Own     bool // the command is the nodes' own, not the state machine's
+	Command []byte
+}
+
 // JoinRequest asks for admission to a cluster's root zone.
 type JoinRequest struct {
 	Peer Identity       // who asks; Peers.Join fills it in
 	Role nexusraft.Role // RoleMember or RoleWitness
+
+	// Over TLS, a node without a certificate shows a join token and asks for one.
+	CertificateRequest []byte // PEM, at most MaxRequestBytes
+	Token              pki.Token
 }
 
 // JoinResult is an admission.
@@ -106,6 +119,8 @@ type JoinResult struct {
 	Zone       nexusraft.ZoneID
 	Replica    nexusraft.ReplicaID // the new node's replica in Zone
 	Membership nexusraft.Membership
+
+	Certificate []byte // PEM, the cluster's CA last; nil if none was asked for
 }
 
 // Checksum digests one copy of a zone's state.
@@ -146,10 +161,10 @@ type MemberHandler interface {
 	// Chunks can be iterated once, and only until InstallSnapshot returns.
 	InstallSnapshot(ctx context.Context, from nexusraft.NodeID, h SnapshotHeader, chunks iter.Seq2[[]byte, error]) error
 
-	// Propose runs a command if this node leads the zone; it never forwards again. Command
-	// belongs to the handler. An error that matches no sentinel is the state machine's
+	// Propose runs a command if this node leads the zone; it never forwards again. Its
+	// slice belongs to the handler. An error that matches no sentinel is the state machine's
 	// answer and matches ErrApplication at the caller; a context's is ErrUncertain there.
-	Propose(ctx context.Context, zone nexusraft.ZoneID, request nexusraft.RequestID, command []byte) (nexusraft.Result, error)
+	Propose(ctx context.Context, p Proposal) (nexusraft.Result, error)
 
 	// Join admits a node. Asked again by the same node, it answers as before.
 	Join(ctx context.Context, r JoinRequest) (JoinResult, error)

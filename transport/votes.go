@@ -7,7 +7,6 @@ import (
 	"sync"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 )
 
 // voteCall is one RequestVote of a user of Peers.
@@ -164,24 +163,15 @@ func (x *peer) callVotesOnce() bool {
 
 // requestVotes makes the call itself.
 func (x *peer) requestVotes(ctx context.Context, votes []Vote) ([]VoteResult, error) {
-	conn, err := x.await(ctx)
+	client, err := x.await(ctx)
 	if err != nil {
 		return nil, err
 	}
-	self := x.peers.id()
-	resp, err := pb.NewRaftTransportClient(conn).RequestVote(ctx, &pb.RequestVoteRequest{
-		Hello: hello(self, x.node),
-		Votes: votesToProto(votes),
-	})
+	results, err := client.RequestVote(ctx, votes)
 	if err != nil {
-		err = asRefusal(err)
 		x.noteFence(err)
-		return nil, err
 	}
-	if err := x.peers.accept(self, resp.GetHello(), x.node); err != nil {
-		return nil, err
-	}
-	return resultsFromProto(resp.GetResults(), len(votes))
+	return results, err
 }
 
 // voteError is how one of a request's calls ended, given how the request did.

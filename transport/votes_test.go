@@ -254,18 +254,15 @@ func TestVoteQueueTakesEachZoneOncePerRequest(t *testing.T) {
 
 func TestVoteRefusalNamesTheReason(t *testing.T) {
 	var refuse atomic.Bool
-	arrived := make(chan struct{}, 1)
 	addr, _ := serve(t, identityB, &fakeNode{hello: func(Identity) error {
 		if refuse.Load() {
 			return errors.New("the node was removed")
 		}
-		refuse.Store(true) // the stream's handshake is the first
-		arrived <- struct{}{}
 		return nil
 	}})
 	p := peersOf(t, identityA, PeersOptions{VoteTimeout: 10 * time.Second})
 	connect(t, p, addr)
-	await(t, "the stream's handshake", arrived)
+	refuse.Store(true)
 	if end := await(t, "done", ask(t, p, Vote{Zone: 1})); !errors.Is(end.err, nexusraft.ErrRefused) {
 		t.Errorf("got %v, want ErrRefused", end.err)
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/transport"
 )
 
 // Config configures a witness. The zero value of an optional field is the default given.
@@ -21,6 +22,14 @@ type Config struct {
 	TickInterval  time.Duration // 50 ms
 	ElectionTicks int           // 6: silence of the leader before the witness forgets it
 	JoinTimeout   time.Duration // 30 s: how long addresses where nobody answers are retried
+
+	// TLS is how the witness proves who it is, as a server and to its peers; nil: not encrypted.
+	TLS *transport.TLS
+
+	// ClusterTLS, without TLS, encrypts with certificates of the cluster's own authority. The
+	// witness gets its own when it joins, for JoinToken, and renews it by itself.
+	ClusterTLS bool
+	JoinToken  string // what a member's token create has printed: a secret
 
 	Logger *slog.Logger // discards by default
 	FS     FS           // OSFS by default

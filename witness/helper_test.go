@@ -148,7 +148,7 @@ func (m *fakeMember) InstallSnapshot(context.Context, nexusraft.NodeID, transpor
 }
 
 // Propose implements transport.MemberHandler.
-func (m *fakeMember) Propose(context.Context, nexusraft.ZoneID, nexusraft.RequestID, []byte) (nexusraft.Result, error) {
+func (m *fakeMember) Propose(context.Context, transport.Proposal) (nexusraft.Result, error) {
 	return nexusraft.Result{}, errNotFaked
 }
 

@@ -22,6 +22,8 @@ type identity struct {
 	Zones       []nexusraft.ZoneID    `json:"zones,omitempty"`
 	Peers       []peerRecord          `json:"peers,omitempty"`
 	Boots       []nexusraft.Boot      `json:"boots,omitempty"` // of this opening and those before, see transport.Identity
+	Cert        []byte                `json:"cert,omitempty"`  // PEM, the cluster's authority last; see Config.ClusterTLS
+	Key         []byte                `json:"key,omitempty"`   // PEM, of Cert: it never leaves the directory
 }
 
 // peerRecord is the latest life that was seen of a peer, and where it was then.
@@ -141,13 +143,23 @@ func (k *keeper) bytes() int64 {
 	return k.slots.size()
 }
 
-// admitted records the cluster that has taken this node in, and its zone there. The
-// zone's log exists by then.
-func (k *keeper) admitted(cluster nexusraft.ClusterID, zone nexusraft.ZoneID) error {
+// admitted records the cluster that has taken this node in, its zone there, and the
+// certificate if it has asked for one. The zone's log exists by then.
+func (k *keeper) admitted(cluster nexusraft.ClusterID, zone nexusraft.ZoneID, cert, key []byte) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	id := k.id
+	id.Cert, id.Key = cert, key
 	id.Cluster, id.Zones = cluster, append(slices.Clone(id.Zones), zone)
+	return k.save(id)
+}
+
+// renewed records a new certificate.
+func (k *keeper) renewed(cert, key []byte) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	id := k.id
+	id.Cert, id.Key = cert, key
 	return k.save(id)
 }
 

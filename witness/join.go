@@ -63,7 +63,11 @@ func (w *Witness) join(ctx context.Context) (*Log, error) {
 			return nil, fmt.Errorf("%w: %s is this witness's own address: give --join the address of a member", nexusraft.ErrRefused, addr)
 		}
 	}
-	result, err := w.askUntilAdmitted(ctx)
+	request, key, err := w.joinRequest()
+	if err != nil {
+		return nil, fmt.Errorf("join: %w", err)
+	}
+	result, err := w.askUntilAdmitted(ctx, request)
 	if err != nil {
 		return nil, err
 	}
@@ -72,8 +76,13 @@ func (w *Witness) join(ctx context.Context) (*Log, error) {
 		return nil, err
 	}
 	// The log is there before the identity names it: one that is missing later is lost.
-	if err := w.keeper.admitted(result.Cluster, result.Zone); err != nil {
+	if err := w.keeper.admitted(result.Cluster, result.Zone, result.Certificate, key); err != nil {
 		return nil, err
+	}
+	if key != nil {
+		if err := w.useCertificate(w.keeper.identity()); err != nil {
+			return nil, err
+		}
 	}
 	w.logger.Info("joined", "node", w.identity().Node, "cluster", result.Cluster, "zone", result.Zone, "replica", result.Replica)
 	return log, nil
@@ -94,11 +103,11 @@ func (w *Witness) createLog(r transport.JoinResult) (*Log, error) {
 	return log, err
 }
 
-func (w *Witness) askUntilAdmitted(ctx context.Context) (transport.JoinResult, error) {
+func (w *Witness) askUntilAdmitted(ctx context.Context, r transport.JoinRequest) (transport.JoinResult, error) {
 	var noticed time.Time
 	heard := time.Now() // when somebody last answered
 	for {
-		result, err := w.askAll(ctx)
+		result, err := w.askAll(ctx, r)
 		switch {
 		case err == nil:
 			return result, nil
@@ -132,11 +141,11 @@ func isFinal(err error) bool {
 
 // askAll asks each address once, and the leader that one of them names. Of the errors it
 // returns the one that says most: an answer rather than silence.
-func (w *Witness) askAll(ctx context.Context) (result transport.JoinResult, answer error) {
+func (w *Witness) askAll(ctx context.Context, r transport.JoinRequest) (result transport.JoinResult, answer error) {
 	for _, addr := range w.config.Join {
-		result, err := w.ask(ctx, addr)
+		result, err := w.ask(ctx, addr, r)
 		if hint, ok := errors.AsType[*nexusraft.NotLeaderError](err); ok && hint.Address != "" && hint.Address != addr {
-			result, err = w.ask(ctx, hint.Address)
+			result, err = w.ask(ctx, hint.Address, r)
 		}
 		if err == nil {
 			return result, nil
@@ -151,8 +160,8 @@ func (w *Witness) askAll(ctx context.Context) (result transport.JoinResult, answ
 // joinCallTimeout bounds one call: a member answers when the conf change is committed.
 const joinCallTimeout = 5 * time.Second
 
-func (w *Witness) ask(ctx context.Context, addr string) (transport.JoinResult, error) {
+func (w *Witness) ask(ctx context.Context, addr string, r transport.JoinRequest) (transport.JoinResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, joinCallTimeout)
 	defer cancel()
-	return w.peers.Join(ctx, addr, transport.JoinRequest{Role: nexusraft.RoleWitness})
+	return w.peers.Join(ctx, addr, r)
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -40,6 +41,9 @@ type Witness struct {
 	failure   error // why the witness can't go on; read it after broken is closed
 
 	refusals transport.Refusals
+
+	tls          *transport.TLS
+	certificates atomic.Pointer[transport.Certificates] // of ClusterTLS; nil without
 
 	mu      sync.Mutex // guards what follows
 	address string     // where peers reach this node
@@ -126,6 +130,9 @@ func (w *Witness) load() (err error) {
 	if id.Cluster == 0 && len(c.Join) == 0 {
 		return errNoCluster(c.Dir)
 	}
+	if err := w.openSecurity(id); err != nil {
+		return fmt.Errorf("open witness: %w", err)
+	}
 	for _, z := range id.Zones {
 		log, err := OpenLog(c.FS, c.Dir, z)
 		if isMissing(err) {
@@ -178,7 +185,7 @@ func (w *Witness) Run(ctx context.Context, lis net.Listener) (err error) {
 	w.setSelf(lis.Addr())
 	w.peers = transport.NewPeers(w.identity, transport.PeersOptions{
 		Logger: w.logger, VoteTimeout: w.config.electionTimeout(), Accept: w.accepted,
-		OnFenced: w.fencedBy,
+		OnFenced: w.fencedBy, TLS: w.tls,
 	})
 	defer w.peers.Close()
 
@@ -216,7 +223,7 @@ func (w *Witness) work(stop <-chan struct{}) {
 }
 
 func (w *Witness) newServer() (*grpc.Server, *health.Server) {
-	server := grpc.NewServer(transport.ServerOptions()...)
+	server := grpc.NewServer(append(w.tls.ServerOptions(), transport.GuardOptions()...)...)
 	transport.NewServer(w.identity, handler{w}, nil).Register(server)
 	checks := health.NewServer()
 	checks.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
@@ -252,6 +259,7 @@ func (w *Witness) serve(ctx context.Context, checks *health.Server, served <-cha
 			w.logger.Info("ready", "node", self.Node, "name", self.Name, "addr", self.Address, "cluster", self.Cluster)
 			close(w.ready)
 			hints.Go(func() { w.followHints(joinCtx) })
+			hints.Go(func() { w.keepCertificate(joinCtx) })
 		case <-w.broken:
 			return finish(nil) // Run says why
 		case err := <-served:

@@ -17,9 +17,10 @@ import (
 
 // asking are the flags of every command that asks a cluster.
 type asking struct {
-	Endpoints []string      `help:"Nodes to ask, separated by commas; any that answers will do." default:"127.0.0.1:2026" placeholder:"HOST:PORT"`
-	Timeout   time.Duration `help:"How long to try; for status, how long to wait for each node." default:"${timeout}"`
-	JSON      bool          `help:"Print JSON, one object per line. A key or value that is not valid UTF-8 is in the field key_base64 or value_base64 instead of key or value."`
+	Endpoints   []string      `help:"Nodes to ask, separated by commas; any that answers will do." default:"127.0.0.1:2026" placeholder:"HOST:PORT"`
+	Credentials string        `help:"File that proves who asks, and says which cluster to believe: a certificate, its key and the cluster's CA, or the CA and a token." placeholder:"FILE"`
+	Timeout     time.Duration `help:"How long to try; for status, how long to wait for each node; for events, for the first answer." default:"${timeout}"`
+	JSON        bool          `help:"Print JSON, one object per line. A key or value that is not valid UTF-8 is in the field key_base64 or value_base64 instead of key or value."`
 }
 
 // client returns a client; o has what the flags don't say.
@@ -28,11 +29,34 @@ func (a *asking) client(o client.Options) (*client.Client, error) {
 		return nil, usageError{fmt.Errorf("--timeout %v is not above 0", a.Timeout)}
 	}
 	o.Endpoints = a.Endpoints
+	if a.Credentials != "" {
+		text, err := readCredentials(a.Credentials)
+		if err != nil {
+			return nil, usageError{fmt.Errorf("--credentials: %w", err)}
+		}
+		o.Credentials = text
+	}
 	c, err := client.New(o)
 	if err != nil {
 		return nil, usageError{err}
 	}
 	return c, nil
+}
+
+// maxCredentials is far more than a file of credentials has, in bytes.
+const maxCredentials = 1 << 20
+
+func readCredentials(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxCredentials)) // client.New says what is wrong with it
+	if len(text) == 0 && err == nil {
+		err = fmt.Errorf("%s is empty", path)
+	}
+	return text, err
 }
 
 // remote are the flags of every command that is about one zone.
@@ -125,7 +149,7 @@ Examples:
 }
 
 func (c *putCommand) Run(ctx context.Context, s streams) error {
-	value, err := c.value(s.in)
+	value, err := argumentOrFile("put", "VALUE", c.Value, c.File, s.in, kv.MaxRequestBytes)
 	if err != nil {
 		return err
 	}
@@ -148,26 +172,27 @@ func (c *putCommand) Run(ctx context.Context, s streams) error {
 	return err
 }
 
-// value is what the command line says, or the file that it names.
-func (c *putCommand) value(in io.Reader) ([]byte, error) {
+// argumentOrFile returns a command's argument, or what is in the file that takes its place,
+// as far as it is not too long to be refused.
+func argumentOrFile(command, name string, argument *string, file string, in io.Reader, limit int64) ([]byte, error) {
 	switch {
-	case (c.Value == nil) == (c.File == ""):
-		return nil, usageError{errors.New("put: give a VALUE or --file FILE")}
-	case c.Value != nil:
-		return []byte(*c.Value), nil
-	case c.File != "-":
-		f, err := os.Open(c.File)
+	case (argument == nil) == (file == ""):
+		return nil, usageError{fmt.Errorf("%s: give a %s or --file FILE", command, name)}
+	case argument != nil:
+		return []byte(*argument), nil
+	case file != "-":
+		f, err := os.Open(file)
 		if err != nil {
-			return nil, fmt.Errorf("put: --file: %w", err)
+			return nil, fmt.Errorf("%s: --file: %w", command, err)
 		}
 		defer f.Close()
 		in = f
 	}
-	value, err := io.ReadAll(io.LimitReader(in, kv.MaxRequestBytes+1)) // one more, to be refused
+	content, err := io.ReadAll(io.LimitReader(in, limit+1)) // one more, to be refused
 	if err != nil {
-		return nil, fmt.Errorf("put: --file %s: %w", c.File, err)
+		return nil, fmt.Errorf("%s: --file %s: %w", command, file, err)
 	}
-	return value, nil
+	return content, nil
 }
 
 type getCommand struct {

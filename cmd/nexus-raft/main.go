@@ -43,8 +43,13 @@ type commandLine struct {
 	Del  delCommand  `cmd:"" help:"Delete a key."`
 	List listCommand `cmd:"" help:"Print all keys with a prefix, and their values."`
 
+	Events  eventsCommand  `cmd:"" help:"Follow what happens in a zone, on the terminal or as webhook posts."`
+	Publish publishCommand `cmd:"" help:"Append an event to a zone's events."`
+	Retain  retainCommand  `cmd:"" help:"Change how many events a zone keeps."`
+
 	Status   statusCommand   `cmd:"" set:"timeout=2s" help:"Print how a cluster is, and whether it can lose a node now."`
 	Member   memberCommand   `cmd:"" help:"List, remove, replace and promote the replicas of a zone."`
+	Token    tokenCommand    `cmd:"" help:"Make, list and revoke the tokens with which nodes join."`
 	Transfer transferCommand `cmd:"" set:"timeout=30s" help:"Move a zone's leadership to another member."`
 
 	Store storeCommand `cmd:"" help:"Look into a store's directory on this machine; back it up, restore, check, export and import it."`

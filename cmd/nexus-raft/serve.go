@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/nexi-lab/nexus-raft/internal/program"
@@ -21,7 +23,7 @@ type initCommand struct {
 	Name      string `help:"What people call this node." placeholder:"NAME"`
 	Listen    string `help:"Address that the node will serve on." default:"127.0.0.1:2026" placeholder:"HOST:PORT"`
 	Advertise string `help:"Address where other nodes will reach it; by default the one it serves on." placeholder:"HOST:PORT"`
-	JSON      bool   `help:"Print what was founded as JSON: cluster, node, name."`
+	JSON      bool   `help:"Print what was founded as JSON: cluster, node, name, credentials."`
 }
 
 func (*initCommand) Help() string {
@@ -48,11 +50,18 @@ func (c *initCommand) Run(s streams) error {
 	if err != nil {
 		return err
 	}
-	if c.JSON {
-		return json.NewEncoder(s.out).Encode(founded)
+	admin := filepath.Join(c.DataDir, "admin.pem")
+	if err := os.WriteFile(admin, founded.Admin, 0o600); err != nil {
+		return fmt.Errorf("the cluster is founded, but the credentials of its administrator are lost: clear %s and found it anew: %w", c.DataDir, err)
 	}
-	_, err = fmt.Fprintf(s.out, "founded cluster %v with node %v in %s\nstart it with: %s\n",
-		founded.Cluster, founded.Node, c.DataDir, c.next())
+	if c.JSON {
+		return json.NewEncoder(s.out).Encode(struct {
+			node.Founded
+			Credentials string `json:"credentials"`
+		}{founded, admin})
+	}
+	_, err = fmt.Fprintf(s.out, "founded cluster %v with node %v in %s\nwith TLS, the credentials of its administrator are %s: keep them secret\nstart it with: %s\n",
+		founded.Cluster, founded.Node, c.DataDir, admin, c.next())
 	return err
 }
 
@@ -96,9 +105,16 @@ The same command line starts it again.` + program.DaemonHelp
 
 func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	return c.Serve(ctx, s.in, func(ctx context.Context, lis net.Listener) error {
+		log := c.Logger(s.err)
+		security, err := c.Secure(log)
+		if err != nil {
+			lis.Close()
+			return err
+		}
 		n, err := node.Open(node.Config{
-			Dir: c.DataDir, Name: c.Name, Advertise: c.Advertise, Join: c.Join, JoinTimeout: c.JoinTimeout,
-			StateMachine: kv.StateMachine{}, Logger: c.Logger(s.err), ServerOptions: server.Options(),
+			Dir: c.DataDir, Name: c.Name, Advertise: c.Advertise, Join: c.Join, JoinTimeout: c.JoinTimeout, TLS: security,
+			ClusterTLS: c.Encrypted, JoinToken: c.Token,
+			StateMachine: kv.StateMachine{}, Logger: log, ServerOptions: server.Options(),
 			Storage: storage.Options{DiskReserve: c.reserve()},
 		})
 		if err != nil {

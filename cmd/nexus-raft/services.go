@@ -14,6 +14,7 @@ func etcdServices(n *node.Node) func(grpc.ServiceRegistrar) {
 	return func(r grpc.ServiceRegistrar) {
 		server.NewKV(zones{n}, identity).Register(r)
 		server.NewOperator(zones{n}, n).Register(r)
+		server.NewTokens(n).Register(r)
 	}
 }
 

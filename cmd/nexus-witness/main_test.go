@@ -20,7 +20,7 @@ func TestRunStatus(t *testing.T) {
 		{nil, 2, "--data-dir"},
 		{[]string{"--data-dir", empty, "--log-level", "loud"}, 2, "loud"},
 		{[]string{"--data-dir", empty, "--listen", "127.0.0.1:0"}, 1, "no cluster in " + empty + ": give --join ADDRESS"},
-		{[]string{"--data-dir", empty, "--listen", ":2027"}, 2, "--insecure"},
+		{[]string{"--data-dir", empty, "--listen", ":2027"}, 2, "--advertise"},
 		{[]string{"--data-dir", empty, "--disk-reserve", "1GiB"}, 2, "--disk-reserve"},
 		{[]string{"--config", empty + "/none.yaml"}, 2, empty + "/none.yaml"},
 	} {

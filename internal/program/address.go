@@ -31,30 +31,25 @@ func split(flag, address string) (host string, port uint16, err error) {
 	return host, uint16(n), nil
 }
 
-// checkListen refuses an address that can't be served on, and to serve the world without
-// being told to.
-func checkListen(ctx context.Context, listen string, insecure bool) error {
+// isLocal reports whether only this machine can reach the address in --listen; it refuses one
+// that can't be served on.
+func isLocal(ctx context.Context, listen string) (bool, error) {
 	host, _, err := split("--listen", listen)
+	if err != nil || host == "" {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
-		return err
+		return false, fmt.Errorf("--listen %s: %w", listen, err)
 	}
-	local := false
-	if host != "" {
-		ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
-		defer cancel()
-		ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-		if err != nil {
-			return fmt.Errorf("--listen %s: %w", listen, err)
-		}
-		local = true
-		for _, ip := range ips {
-			local = local && ip.Unmap().IsLoopback()
+	for _, ip := range ips {
+		if !ip.Unmap().IsLoopback() {
+			return false, nil
 		}
 	}
-	if !insecure && !local {
-		return fmt.Errorf("--listen %s can be reached from other machines, and nothing is encrypted or authenticated yet: add --insecure if the network is trusted", listen)
-	}
-	return nil
+	return true, nil
 }
 
 // CheckReachable returns nil if other nodes can be told to dial the address in --advertise

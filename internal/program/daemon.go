@@ -30,7 +30,8 @@ type Daemon struct {
 	JoinTimeout time.Duration `help:"How long to try where nobody answers." default:"30s"`
 	LogLevel    string        `help:"How much to log: debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
 	LogFormat   string        `help:"How to log: text or json." enum:"text,json" default:"text"`
-	Insecure    bool          `help:"Serve on an address that others can reach, although nothing is encrypted and nobody is authenticated."`
+
+	Security
 
 	StopWhenStdinCloses bool `hidden:"" env:"-" help:"Stop in order when standard input ends, so that no node outlives the process that started it."`
 }
@@ -41,7 +42,7 @@ func (d *Daemon) AfterApply(ctx context.Context) error {
 	if err := CheckNode(d.DataDir, d.Name); err != nil {
 		return err
 	}
-	if err := checkListen(ctx, d.Listen, d.Insecure); err != nil {
+	if err := d.check(ctx, d.Listen); err != nil {
 		return err
 	}
 	if err := CheckReachable(d.Listen, d.Advertise); err != nil {

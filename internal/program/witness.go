@@ -38,9 +38,15 @@ then from the file of --config, for instance:
 // Run serves until ctx ends, which is no error.
 func (c *Witness) Run(ctx context.Context, std Standard) error {
 	return c.Serve(ctx, std.In, func(ctx context.Context, lis net.Listener) error {
+		log := c.Logger(std.Err)
+		security, err := c.Secure(log)
+		if err != nil {
+			lis.Close()
+			return err
+		}
 		w, err := witness.Open(witness.Config{
 			Dir: c.DataDir, Name: c.Name, Advertise: c.Advertise, Join: c.Join,
-			JoinTimeout: c.JoinTimeout, Logger: c.Logger(std.Err),
+			JoinTimeout: c.JoinTimeout, TLS: security, ClusterTLS: c.Encrypted, JoinToken: c.Token, Logger: log,
 		})
 		if err != nil {
 			lis.Close()

@@ -49,6 +49,7 @@ var table = []struct {
 	{nexusraft.ErrRefused, status.Error(codes.FailedPrecondition, nexusraft.ErrRefused.Error())},
 	{nexusraft.ErrUnknownSession, status.Error(codes.FailedPrecondition, nexusraft.ErrUnknownSession.Error())},
 	{nexusraft.ErrNotFounded, status.Error(codes.Unavailable, nexusraft.ErrNotFounded.Error())},
+	{nexusraft.ErrGone, status.Error(codes.OutOfRange, nexusraft.ErrGone.Error())},
 	{kv.ErrEmptyKey, rpctypes.ErrGRPCEmptyKey},             // InvalidArgument
 	{kv.ErrKeyNotFound, rpctypes.ErrGRPCKeyNotFound},       // InvalidArgument
 	{kv.ErrValueProvided, rpctypes.ErrGRPCValueProvided},   // InvalidArgument

@@ -65,6 +65,9 @@ type fakeZone struct {
 	lastTimeout time.Duration
 }
 
+// Publish implements nexusraft.Tx: nobody looks at events here.
+func (state) Publish(string, string, []byte) error { return nil }
+
 func newZone() *fakeZone { return &fakeZone{state: make(state)} }
 
 func (z *fakeZone) note(ctx context.Context) error {

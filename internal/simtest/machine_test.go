@@ -32,6 +32,12 @@ func (machine) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
 	return []byte(result), nil
 }
 
+// silent makes a nexusraft.Tx of an overlay; the machine publishes nothing.
+type silent struct{ nexusraft.ReadWriter }
+
+// Publish implements nexusraft.Tx.
+func (silent) Publish(string, string, []byte) error { return nil }
+
 // transition is what a command does to its register, and what it returns. The history
 // check and the oracle's model use it too.
 func transition(old string, f []string) (next, result string) {

@@ -182,7 +182,7 @@ func (d *memberDisk) apply(committed []zone.Committed) (out []applied) {
 		case c.Command != nil:
 			own := storage.NewOverlay(effects)
 			var err error
-			a.result, err = machine{}.Apply(own, nexusraft.Command{Index: c.Index, Time: c.Command.Time, Data: c.Command.Command})
+			a.result, err = machine{}.Apply(silent{own}, nexusraft.Command{Index: c.Index, Time: c.Command.Time, Data: c.Command.Command})
 			s.must(n, "apply a command", err)
 			own.MergeInto(effects)
 		case c.ConfChange != nil:

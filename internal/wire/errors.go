@@ -29,6 +29,7 @@ var kinds = []struct {
 	{pb.ErrorKind_ERROR_KIND_REFUSED, nexusraft.ErrRefused},
 	{pb.ErrorKind_ERROR_KIND_UNKNOWN_SESSION, nexusraft.ErrUnknownSession},
 	{pb.ErrorKind_ERROR_KIND_NOT_FOUNDED, nexusraft.ErrNotFounded},
+	{pb.ErrorKind_ERROR_KIND_GONE, nexusraft.ErrGone},
 }
 
 // maxErrorText bounds an error's text on the wire, in bytes.
@@ -43,6 +44,9 @@ func ErrorToProto(err error) *pb.Error {
 	m := &pb.Error{Kind: kindOf(err), Text: clip(err.Error())}
 	if nl, ok := errors.AsType[*nexusraft.NotLeaderError](err); ok && m.Kind == pb.ErrorKind_ERROR_KIND_NOT_LEADER {
 		m.Zone, m.LeaderNodeId, m.LeaderAddress = uint64(nl.Zone), uint64(nl.Leader), clip(nl.Address)
+	}
+	if gone, ok := errors.AsType[*nexusraft.GoneError](err); ok && m.Kind == pb.ErrorKind_ERROR_KIND_GONE {
+		m.AskedSequence, m.OldestSequence = gone.Asked, gone.Oldest
 	}
 	return m
 }
@@ -61,7 +65,7 @@ func kindOf(err error) pb.ErrorKind {
 }
 
 // ErrorFromProto is the inverse of ErrorToProto: the result matches the same sentinel with
-// errors.Is and has the same text; a NotLeaderError is one again. An application's error
+// errors.Is and has the same text; a NotLeaderError and a GoneError are ones again. An application's error
 // matches ErrApplication, an unknown kind ErrUncertain. nil becomes nil.
 func ErrorFromProto(m *pb.Error) error {
 	if m == nil {
@@ -76,6 +80,9 @@ func ErrorFromProto(m *pb.Error) error {
 			Leader:  nexusraft.NodeID(m.GetLeaderNodeId()),
 			Address: m.GetLeaderAddress(),
 		}
+	}
+	if m.GetKind() == pb.ErrorKind_ERROR_KIND_GONE && m.GetOldestSequence() != 0 {
+		return &nexusraft.GoneError{Asked: m.GetAskedSequence(), Oldest: m.GetOldestSequence()}
 	}
 	for _, k := range kinds {
 		if k.kind == m.GetKind() {

@@ -107,7 +107,7 @@ func replicaToProto(s nexusraft.ReplicaStatus) *pb.ReplicaStatus {
 
 func replicaFromProto(m *pb.ReplicaStatus) nexusraft.ReplicaStatus {
 	return nexusraft.ReplicaStatus{
-		Member: memberFromProto(m.GetMember()),
+		Member: MemberFromProto(m.GetMember()),
 		Match:  nexusraft.Index(m.GetMatch()),
 		Active: m.GetActive(),
 		State:  m.GetState(),
@@ -133,7 +133,7 @@ func MembershipFromProto(m *pb.Membership) nexusraft.Membership {
 			Members:   int(min(m.GetShape().GetMembers(), math.MaxInt32)),
 			Witnesses: int(min(m.GetShape().GetWitnesses(), math.MaxInt32)),
 		},
-		Members: convert(m.GetMembers(), memberFromProto),
+		Members: convert(m.GetMembers(), MemberFromProto),
 		Removed: convert(m.GetRemoved(), func(t *pb.Tombstone) nexusraft.Tombstone {
 			return nexusraft.Tombstone{Replica: nexusraft.ReplicaID(t.GetReplica()), Node: nexusraft.NodeID(t.GetNode())}
 		}),
@@ -150,7 +150,8 @@ func memberToProto(m nexusraft.Member) *pb.Member {
 	}
 }
 
-func memberFromProto(m *pb.Member) nexusraft.Member {
+// MemberFromProto converts one replica's record; nil becomes the zero value.
+func MemberFromProto(m *pb.Member) nexusraft.Member {
 	return nexusraft.Member{
 		Replica: nexusraft.ReplicaID(m.GetReplica()),
 		Node:    nexusraft.NodeID(m.GetNode()),

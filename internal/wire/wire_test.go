@@ -115,6 +115,14 @@ func roundTrip(t *testing.T, err error) error {
 	return ErrorFromProto(&m)
 }
 
+func TestGoneSurvives(t *testing.T) {
+	want := nexusraft.GoneError{Asked: 3, Oldest: 7}
+	got, ok := errors.AsType[*nexusraft.GoneError](roundTrip(t, fmt.Errorf("subscribe: %w", &want)))
+	if !ok || *got != want || !errors.Is(got, nexusraft.ErrGone) {
+		t.Errorf("got %v, want %v", got, &want)
+	}
+}
+
 func TestEverySentinelSurvives(t *testing.T) {
 	for _, k := range kinds {
 		got := roundTrip(t, fmt.Errorf("do it: %w", k.sentinel))

@@ -15,6 +15,7 @@ import (
 var envelopes = []Envelope{
 	{},
 	{Command: []byte("put")},
+	{Own: true, Command: []byte("publish")},
 	{
 		Proposal: ProposalID{Replica: 1, Incarnation: 2, Sequence: 3},
 		Request:  nexusraft.RequestID{Session: 4, Sequence: 5}, Time: 6, Command: []byte{0},
@@ -50,7 +51,7 @@ func TestEnvelopeFormat(t *testing.T) {
 		0, 0, 0, 0, 0, 0, 0, 6,
 		0,
 	}
-	if diff := cmp.Diff(want, envelopes[2].Encode()); diff != "" {
+	if diff := cmp.Diff(want, envelopes[3].Encode()); diff != "" {
 		t.Errorf("stored form (-want +got):\n%s", diff)
 	}
 }
@@ -67,14 +68,14 @@ func TestEnvelopeIsACopy(t *testing.T) {
 func TestDecodeEnvelopeCorrupt(t *testing.T) {
 	good := envelopes[2].Encode()
 	for name, b := range map[string][]byte{
-		"nothing":         nil,
-		"a torn header":   good[:envelopeHeader-1],
-		"version 0":       append([]byte{0}, good[1:]...),
-		"a later version": append([]byte{2}, good[1:]...),
-		"too large":       make([]byte, envelopeHeader+MaxCommandBytes+1),
+		"nothing":       nil,
+		"a torn header": good[:envelopeHeader-1],
+		"kind 0":        append([]byte{0}, good[1:]...),
+		"a later kind":  append([]byte{envelopeOwn + 1}, good[1:]...),
+		"too large":     make([]byte, envelopeHeader+MaxCommandBytes+1),
 	} {
 		if name == "too large" {
-			b[0] = envelopeVersion
+			b[0] = envelopeMachine
 		}
 		if got, err := DecodeEnvelope(b); !errors.Is(err, nexusraft.ErrCorrupt) {
 			t.Errorf("%s: got %+v and error %v, want ErrCorrupt", name, got, err)

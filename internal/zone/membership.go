@@ -20,6 +20,7 @@ import (
 type ConfChange struct {
 	Set    []nexusraft.Member    // admitted, or given another role (a learner becomes a member)
 	Remove []nexusraft.ReplicaID // gone for ever: a tombstone stays (I12)
+	Time   int64                 // the leader's clock, as an Envelope's
 }
 
 // ErrChanging is the refusal that passes by itself; it matches ErrRefused, too.
@@ -30,6 +31,7 @@ var ErrChanging = errors.New("another change of the zone's replicas is under way
 type confContext struct {
 	Proposal ProposalID         `json:"proposal"`
 	Set      []nexusraft.Member `json:"set,omitempty"`
+	Time     int64              `json:"time,omitempty"`
 }
 
 type confChange struct {
@@ -109,7 +111,7 @@ func (r *Replica) checkConfChange(c ConfChange) error {
 // A member goes by a joint change even if it goes alone: it may come to lead meanwhile, and
 // as long as the configuration is joint the gate knows that its leader goes.
 func encodeConfChange(id ProposalID, c ConfChange, joint bool) (*pb.Entry, error) {
-	context, err := json.Marshal(confContext{Proposal: id, Set: c.Set})
+	context, err := json.Marshal(confContext{Proposal: id, Set: c.Set, Time: c.Time})
 	if err != nil {
 		return nil, fmt.Errorf("encode conf change: %w", err)
 	}
@@ -152,6 +154,13 @@ func decodeConfChange(e *pb.Entry) (confChange, error) {
 		return out, fmt.Errorf("%w: records of the conf change at %d: %w", nexusraft.ErrCorrupt, e.GetIndex(), err)
 	}
 	return out, nil
+}
+
+// ConfChangeTime returns the clock of the leader that took a conf change; 0 if that is not
+// known, as of the end of a joint configuration.
+func ConfChangeTime(e *pb.Entry) (int64, error) {
+	c, err := decodeConfChange(e)
+	return c.context.Time, err
 }
 
 // ApplyConfChange applies a committed conf change, between Ready and Advance, and returns

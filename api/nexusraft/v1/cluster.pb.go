@@ -205,7 +205,13 @@ type JoinRequest struct {
 	// Who asks; its cluster is 0 unless it already belongs to one.
 	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
 	// MEMBER (admitted as a learner and promoted later) or WITNESS.
-	Role          Role `protobuf:"varint,2,opt,name=role,proto3,enum=nexusraft.v1.Role" json:"role,omitempty"`
+	Role Role `protobuf:"varint,2,opt,name=role,proto3,enum=nexusraft.v1.Role" json:"role,omitempty"`
+	// PEM, at most 4 KiB: the request for a certificate; empty without TLS.
+	CertificateRequest []byte `protobuf:"bytes,3,opt,name=certificate_request,json=certificateRequest,proto3" json:"certificate_request,omitempty"`
+	// The join token's identifier, 8 bytes; empty without one.
+	TokenId []byte `protobuf:"bytes,4,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	// The join token's secret, 16 bytes; empty without one.
+	TokenSecret   []byte `protobuf:"bytes,5,opt,name=token_secret,json=tokenSecret,proto3" json:"token_secret,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -252,6 +258,27 @@ func (x *JoinRequest) GetRole() Role {
 		return x.Role
 	}
 	return Role_ROLE_UNSPECIFIED
+}
+
+func (x *JoinRequest) GetCertificateRequest() []byte {
+	if x != nil {
+		return x.CertificateRequest
+	}
+	return nil
+}
+
+func (x *JoinRequest) GetTokenId() []byte {
+	if x != nil {
+		return x.TokenId
+	}
+	return nil
+}
+
+func (x *JoinRequest) GetTokenSecret() []byte {
+	if x != nil {
+		return x.TokenSecret
+	}
+	return nil
 }
 
 // JoinResponse is the admission, or why there is none.
@@ -360,7 +387,9 @@ type Admission struct {
 	// Its replica ID there.
 	Replica uint64 `protobuf:"fixed64,3,opt,name=replica,proto3" json:"replica,omitempty"`
 	// The zone's replicas, the new one included.
-	Membership    *Membership `protobuf:"bytes,4,opt,name=membership,proto3" json:"membership,omitempty"`
+	Membership *Membership `protobuf:"bytes,4,opt,name=membership,proto3" json:"membership,omitempty"`
+	// PEM: the node's certificate, then the cluster's CA; empty if none was asked for.
+	Certificate   []byte `protobuf:"bytes,5,opt,name=certificate,proto3" json:"certificate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -423,6 +452,146 @@ func (x *Admission) GetMembership() *Membership {
 	return nil
 }
 
+func (x *Admission) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+// RenewRequest asks for a new certificate. The connection's certificate says for whom.
+type RenewRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PEM, at most 4 KiB: the request for a certificate, of the same key or another one.
+	CertificateRequest []byte `protobuf:"bytes,1,opt,name=certificate_request,json=certificateRequest,proto3" json:"certificate_request,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *RenewRequest) Reset() {
+	*x = RenewRequest{}
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewRequest) ProtoMessage() {}
+
+func (x *RenewRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
+func (*RenewRequest) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RenewRequest) GetCertificateRequest() []byte {
+	if x != nil {
+		return x.CertificateRequest
+	}
+	return nil
+}
+
+// RenewResponse is a new certificate, or why there is none.
+type RenewResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The outcome.
+	//
+	// Types that are valid to be assigned to Result:
+	//
+	//	*RenewResponse_Certificate
+	//	*RenewResponse_Error
+	Result        isRenewResponse_Result `protobuf_oneof:"result"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewResponse) Reset() {
+	*x = RenewResponse{}
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewResponse) ProtoMessage() {}
+
+func (x *RenewResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
+func (*RenewResponse) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RenewResponse) GetResult() isRenewResponse_Result {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *RenewResponse) GetCertificate() []byte {
+	if x != nil {
+		if x, ok := x.Result.(*RenewResponse_Certificate); ok {
+			return x.Certificate
+		}
+	}
+	return nil
+}
+
+func (x *RenewResponse) GetError() *Error {
+	if x != nil {
+		if x, ok := x.Result.(*RenewResponse_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isRenewResponse_Result interface {
+	isRenewResponse_Result()
+}
+
+type RenewResponse_Certificate struct {
+	// PEM: the node's certificate, then the cluster's CA.
+	Certificate []byte `protobuf:"bytes,1,opt,name=certificate,proto3,oneof"`
+}
+
+type RenewResponse_Error struct {
+	// There is none.
+	Error *Error `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
+}
+
+func (*RenewResponse_Certificate) isRenewResponse_Result() {}
+
+func (*RenewResponse_Error) isRenewResponse_Result() {}
+
 // StatusRequest asks a node for its status.
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -432,7 +601,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[3]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -444,7 +613,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[3]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -457,7 +626,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{3}
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{5}
 }
 
 // StatusResponse is a node's status; it names the answering node.
@@ -471,7 +640,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[4]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -483,7 +652,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[4]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -496,7 +665,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{4}
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *StatusResponse) GetStatus() *NodeStatus {
@@ -525,7 +694,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[5]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -537,7 +706,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[5]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -550,7 +719,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{5}
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Member) GetReplica() uint64 {
@@ -601,7 +770,7 @@ type Shape struct {
 
 func (x *Shape) Reset() {
 	*x = Shape{}
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[6]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -613,7 +782,7 @@ func (x *Shape) String() string {
 func (*Shape) ProtoMessage() {}
 
 func (x *Shape) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[6]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -626,7 +795,7 @@ func (x *Shape) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shape.ProtoReflect.Descriptor instead.
 func (*Shape) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Shape) GetMembers() uint32 {
@@ -656,7 +825,7 @@ type Tombstone struct {
 
 func (x *Tombstone) Reset() {
 	*x = Tombstone{}
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[7]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +837,7 @@ func (x *Tombstone) String() string {
 func (*Tombstone) ProtoMessage() {}
 
 func (x *Tombstone) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[7]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +850,7 @@ func (x *Tombstone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tombstone.ProtoReflect.Descriptor instead.
 func (*Tombstone) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Tombstone) GetReplica() uint64 {
@@ -713,7 +882,7 @@ type Membership struct {
 
 func (x *Membership) Reset() {
 	*x = Membership{}
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[8]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -725,7 +894,7 @@ func (x *Membership) String() string {
 func (*Membership) ProtoMessage() {}
 
 func (x *Membership) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[8]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -738,7 +907,7 @@ func (x *Membership) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Membership.ProtoReflect.Descriptor instead.
 func (*Membership) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Membership) GetShape() *Shape {
@@ -779,7 +948,7 @@ type ReplicaStatus struct {
 
 func (x *ReplicaStatus) Reset() {
 	*x = ReplicaStatus{}
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[9]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -791,7 +960,7 @@ func (x *ReplicaStatus) String() string {
 func (*ReplicaStatus) ProtoMessage() {}
 
 func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[9]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -804,7 +973,7 @@ func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReplicaStatus) GetMember() *Member {
@@ -874,7 +1043,7 @@ type ZoneStatus struct {
 
 func (x *ZoneStatus) Reset() {
 	*x = ZoneStatus{}
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[10]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -886,7 +1055,7 @@ func (x *ZoneStatus) String() string {
 func (*ZoneStatus) ProtoMessage() {}
 
 func (x *ZoneStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[10]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -899,7 +1068,7 @@ func (x *ZoneStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZoneStatus.ProtoReflect.Descriptor instead.
 func (*ZoneStatus) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{10}
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ZoneStatus) GetZone() uint64 {
@@ -1038,7 +1207,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[11]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1050,7 +1219,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[11]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1063,7 +1232,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{11}
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *NodeStatus) GetClusterId() uint64 {
@@ -1147,15 +1316,18 @@ var File_nexusraft_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_nexusraft_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x1anexusraft/v1/cluster.proto\x12\fnexusraft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bnexusraft/v1/identity.proto\"`\n" +
+	"\x1anexusraft/v1/cluster.proto\x12\fnexusraft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bnexusraft/v1/identity.proto\"\xcf\x01\n" +
 	"\vJoinRequest\x12)\n" +
 	"\x05hello\x18\x01 \x01(\v2\x13.nexusraft.v1.HelloR\x05hello\x12&\n" +
-	"\x04role\x18\x02 \x01(\x0e2\x12.nexusraft.v1.RoleR\x04role\"\xa9\x01\n" +
+	"\x04role\x18\x02 \x01(\x0e2\x12.nexusraft.v1.RoleR\x04role\x12/\n" +
+	"\x13certificate_request\x18\x03 \x01(\fR\x12certificateRequest\x12\x19\n" +
+	"\btoken_id\x18\x04 \x01(\fR\atokenId\x12!\n" +
+	"\ftoken_secret\x18\x05 \x01(\fR\vtokenSecret\"\xa9\x01\n" +
 	"\fJoinResponse\x12)\n" +
 	"\x05hello\x18\x01 \x01(\v2\x13.nexusraft.v1.HelloR\x05hello\x127\n" +
 	"\tadmission\x18\x02 \x01(\v2\x17.nexusraft.v1.AdmissionH\x00R\tadmission\x12+\n" +
 	"\x05error\x18\x03 \x01(\v2\x13.nexusraft.v1.ErrorH\x00R\x05errorB\b\n" +
-	"\x06result\"\x92\x01\n" +
+	"\x06result\"\xb4\x01\n" +
 	"\tAdmission\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x06R\tclusterId\x12\x12\n" +
@@ -1163,7 +1335,14 @@ const file_nexusraft_v1_cluster_proto_rawDesc = "" +
 	"\areplica\x18\x03 \x01(\x06R\areplica\x128\n" +
 	"\n" +
 	"membership\x18\x04 \x01(\v2\x18.nexusraft.v1.MembershipR\n" +
-	"membership\"\x0f\n" +
+	"membership\x12 \n" +
+	"\vcertificate\x18\x05 \x01(\fR\vcertificate\"?\n" +
+	"\fRenewRequest\x12/\n" +
+	"\x13certificate_request\x18\x01 \x01(\fR\x12certificateRequest\"j\n" +
+	"\rRenewResponse\x12\"\n" +
+	"\vcertificate\x18\x01 \x01(\fH\x00R\vcertificate\x12+\n" +
+	"\x05error\x18\x02 \x01(\v2\x13.nexusraft.v1.ErrorH\x00R\x05errorB\b\n" +
+	"\x06result\"\x0f\n" +
 	"\rStatusRequest\"B\n" +
 	"\x0eStatusResponse\x120\n" +
 	"\x06status\x18\x01 \x01(\v2\x18.nexusraft.v1.NodeStatusR\x06status\"\x8c\x01\n" +
@@ -1244,9 +1423,10 @@ const file_nexusraft_v1_cluster_proto_rawDesc = "" +
 	"\x16SYNC_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12SYNC_STATE_IN_SYNC\x10\x01\x12\x16\n" +
 	"\x12SYNC_STATE_CLOSING\x10\x02\x12\x17\n" +
-	"\x13SYNC_STATE_DEGRADED\x10\x032\x8d\x01\n" +
+	"\x13SYNC_STATE_DEGRADED\x10\x032\xcf\x01\n" +
 	"\aCluster\x12=\n" +
-	"\x04Join\x12\x19.nexusraft.v1.JoinRequest\x1a\x1a.nexusraft.v1.JoinResponse\x12C\n" +
+	"\x04Join\x12\x19.nexusraft.v1.JoinRequest\x1a\x1a.nexusraft.v1.JoinResponse\x12@\n" +
+	"\x05Renew\x12\x1a.nexusraft.v1.RenewRequest\x1a\x1b.nexusraft.v1.RenewResponse\x12C\n" +
 	"\x06Status\x12\x1b.nexusraft.v1.StatusRequest\x1a\x1c.nexusraft.v1.StatusResponseB=Z;github.com/nexi-lab/nexus-raft/api/nexusraft/v1;nexusraftv1b\x06proto3"
 
 var (
@@ -1262,7 +1442,7 @@ func file_nexusraft_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_nexusraft_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_nexusraft_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_nexusraft_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_nexusraft_v1_cluster_proto_goTypes = []any{
 	(Role)(0),                     // 0: nexusraft.v1.Role
 	(RaftState)(0),                // 1: nexusraft.v1.RaftState
@@ -1270,48 +1450,53 @@ var file_nexusraft_v1_cluster_proto_goTypes = []any{
 	(*JoinRequest)(nil),           // 3: nexusraft.v1.JoinRequest
 	(*JoinResponse)(nil),          // 4: nexusraft.v1.JoinResponse
 	(*Admission)(nil),             // 5: nexusraft.v1.Admission
-	(*StatusRequest)(nil),         // 6: nexusraft.v1.StatusRequest
-	(*StatusResponse)(nil),        // 7: nexusraft.v1.StatusResponse
-	(*Member)(nil),                // 8: nexusraft.v1.Member
-	(*Shape)(nil),                 // 9: nexusraft.v1.Shape
-	(*Tombstone)(nil),             // 10: nexusraft.v1.Tombstone
-	(*Membership)(nil),            // 11: nexusraft.v1.Membership
-	(*ReplicaStatus)(nil),         // 12: nexusraft.v1.ReplicaStatus
-	(*ZoneStatus)(nil),            // 13: nexusraft.v1.ZoneStatus
-	(*NodeStatus)(nil),            // 14: nexusraft.v1.NodeStatus
-	(*Hello)(nil),                 // 15: nexusraft.v1.Hello
-	(*Error)(nil),                 // 16: nexusraft.v1.Error
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*RenewRequest)(nil),          // 6: nexusraft.v1.RenewRequest
+	(*RenewResponse)(nil),         // 7: nexusraft.v1.RenewResponse
+	(*StatusRequest)(nil),         // 8: nexusraft.v1.StatusRequest
+	(*StatusResponse)(nil),        // 9: nexusraft.v1.StatusResponse
+	(*Member)(nil),                // 10: nexusraft.v1.Member
+	(*Shape)(nil),                 // 11: nexusraft.v1.Shape
+	(*Tombstone)(nil),             // 12: nexusraft.v1.Tombstone
+	(*Membership)(nil),            // 13: nexusraft.v1.Membership
+	(*ReplicaStatus)(nil),         // 14: nexusraft.v1.ReplicaStatus
+	(*ZoneStatus)(nil),            // 15: nexusraft.v1.ZoneStatus
+	(*NodeStatus)(nil),            // 16: nexusraft.v1.NodeStatus
+	(*Hello)(nil),                 // 17: nexusraft.v1.Hello
+	(*Error)(nil),                 // 18: nexusraft.v1.Error
+	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
 }
 var file_nexusraft_v1_cluster_proto_depIdxs = []int32{
-	15, // 0: nexusraft.v1.JoinRequest.hello:type_name -> nexusraft.v1.Hello
+	17, // 0: nexusraft.v1.JoinRequest.hello:type_name -> nexusraft.v1.Hello
 	0,  // 1: nexusraft.v1.JoinRequest.role:type_name -> nexusraft.v1.Role
-	15, // 2: nexusraft.v1.JoinResponse.hello:type_name -> nexusraft.v1.Hello
+	17, // 2: nexusraft.v1.JoinResponse.hello:type_name -> nexusraft.v1.Hello
 	5,  // 3: nexusraft.v1.JoinResponse.admission:type_name -> nexusraft.v1.Admission
-	16, // 4: nexusraft.v1.JoinResponse.error:type_name -> nexusraft.v1.Error
-	11, // 5: nexusraft.v1.Admission.membership:type_name -> nexusraft.v1.Membership
-	14, // 6: nexusraft.v1.StatusResponse.status:type_name -> nexusraft.v1.NodeStatus
-	0,  // 7: nexusraft.v1.Member.role:type_name -> nexusraft.v1.Role
-	9,  // 8: nexusraft.v1.Membership.shape:type_name -> nexusraft.v1.Shape
-	8,  // 9: nexusraft.v1.Membership.members:type_name -> nexusraft.v1.Member
-	10, // 10: nexusraft.v1.Membership.removed:type_name -> nexusraft.v1.Tombstone
-	8,  // 11: nexusraft.v1.ReplicaStatus.member:type_name -> nexusraft.v1.Member
-	0,  // 12: nexusraft.v1.ZoneStatus.role:type_name -> nexusraft.v1.Role
-	1,  // 13: nexusraft.v1.ZoneStatus.state:type_name -> nexusraft.v1.RaftState
-	2,  // 14: nexusraft.v1.ZoneStatus.sync:type_name -> nexusraft.v1.SyncState
-	17, // 15: nexusraft.v1.ZoneStatus.sync_since:type_name -> google.protobuf.Timestamp
-	11, // 16: nexusraft.v1.ZoneStatus.membership:type_name -> nexusraft.v1.Membership
-	12, // 17: nexusraft.v1.ZoneStatus.replicas:type_name -> nexusraft.v1.ReplicaStatus
-	13, // 18: nexusraft.v1.NodeStatus.zones:type_name -> nexusraft.v1.ZoneStatus
-	3,  // 19: nexusraft.v1.Cluster.Join:input_type -> nexusraft.v1.JoinRequest
-	6,  // 20: nexusraft.v1.Cluster.Status:input_type -> nexusraft.v1.StatusRequest
-	4,  // 21: nexusraft.v1.Cluster.Join:output_type -> nexusraft.v1.JoinResponse
-	7,  // 22: nexusraft.v1.Cluster.Status:output_type -> nexusraft.v1.StatusResponse
-	21, // [21:23] is the sub-list for method output_type
-	19, // [19:21] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	18, // 4: nexusraft.v1.JoinResponse.error:type_name -> nexusraft.v1.Error
+	13, // 5: nexusraft.v1.Admission.membership:type_name -> nexusraft.v1.Membership
+	18, // 6: nexusraft.v1.RenewResponse.error:type_name -> nexusraft.v1.Error
+	16, // 7: nexusraft.v1.StatusResponse.status:type_name -> nexusraft.v1.NodeStatus
+	0,  // 8: nexusraft.v1.Member.role:type_name -> nexusraft.v1.Role
+	11, // 9: nexusraft.v1.Membership.shape:type_name -> nexusraft.v1.Shape
+	10, // 10: nexusraft.v1.Membership.members:type_name -> nexusraft.v1.Member
+	12, // 11: nexusraft.v1.Membership.removed:type_name -> nexusraft.v1.Tombstone
+	10, // 12: nexusraft.v1.ReplicaStatus.member:type_name -> nexusraft.v1.Member
+	0,  // 13: nexusraft.v1.ZoneStatus.role:type_name -> nexusraft.v1.Role
+	1,  // 14: nexusraft.v1.ZoneStatus.state:type_name -> nexusraft.v1.RaftState
+	2,  // 15: nexusraft.v1.ZoneStatus.sync:type_name -> nexusraft.v1.SyncState
+	19, // 16: nexusraft.v1.ZoneStatus.sync_since:type_name -> google.protobuf.Timestamp
+	13, // 17: nexusraft.v1.ZoneStatus.membership:type_name -> nexusraft.v1.Membership
+	14, // 18: nexusraft.v1.ZoneStatus.replicas:type_name -> nexusraft.v1.ReplicaStatus
+	15, // 19: nexusraft.v1.NodeStatus.zones:type_name -> nexusraft.v1.ZoneStatus
+	3,  // 20: nexusraft.v1.Cluster.Join:input_type -> nexusraft.v1.JoinRequest
+	6,  // 21: nexusraft.v1.Cluster.Renew:input_type -> nexusraft.v1.RenewRequest
+	8,  // 22: nexusraft.v1.Cluster.Status:input_type -> nexusraft.v1.StatusRequest
+	4,  // 23: nexusraft.v1.Cluster.Join:output_type -> nexusraft.v1.JoinResponse
+	7,  // 24: nexusraft.v1.Cluster.Renew:output_type -> nexusraft.v1.RenewResponse
+	9,  // 25: nexusraft.v1.Cluster.Status:output_type -> nexusraft.v1.StatusResponse
+	23, // [23:26] is the sub-list for method output_type
+	20, // [20:23] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_nexusraft_v1_cluster_proto_init() }
@@ -1324,13 +1509,17 @@ func file_nexusraft_v1_cluster_proto_init() {
 		(*JoinResponse_Admission)(nil),
 		(*JoinResponse_Error)(nil),
 	}
+	file_nexusraft_v1_cluster_proto_msgTypes[4].OneofWrappers = []any{
+		(*RenewResponse_Certificate)(nil),
+		(*RenewResponse_Error)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nexusraft_v1_cluster_proto_rawDesc), len(file_nexusraft_v1_cluster_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -59,6 +59,8 @@ const (
 	// The asking node's data directory may no longer take part in the cluster: the node was
 	// removed, or the directory is a copy or was rolled back. It is for good.
 	ErrorKind_ERROR_KIND_FENCED ErrorKind = 14
+	// The requested events are no longer kept.
+	ErrorKind_ERROR_KIND_GONE ErrorKind = 15
 )
 
 // Enum value maps for ErrorKind.
@@ -79,6 +81,7 @@ var (
 		12: "ERROR_KIND_NOT_FOUNDED",
 		13: "ERROR_KIND_APPLICATION",
 		14: "ERROR_KIND_FENCED",
+		15: "ERROR_KIND_GONE",
 	}
 	ErrorKind_value = map[string]int32{
 		"ERROR_KIND_UNSPECIFIED":     0,
@@ -96,6 +99,7 @@ var (
 		"ERROR_KIND_NOT_FOUNDED":     12,
 		"ERROR_KIND_APPLICATION":     13,
 		"ERROR_KIND_FENCED":          14,
+		"ERROR_KIND_GONE":            15,
 	}
 )
 
@@ -132,7 +136,7 @@ func (ErrorKind) EnumDescriptor() ([]byte, []int) {
 // and another protocol version, with a text that says which of them it was.
 type Hello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Version of this protocol: 1. Both sides must speak the same.
+	// Major version of this protocol: 1. Both sides must speak the same.
 	Protocol uint32 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	// The cluster that the node belongs to; 0 only in Join, from a node that belongs to none.
 	ClusterId uint64 `protobuf:"fixed64,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
@@ -154,7 +158,10 @@ type Hello struct {
 	// The boots of the openings before this one, the latest first; at most 256, those that
 	// are known. Who has seen a life that is not among them where it would be by its incarnation
 	// speaks to a copy of the disk, however often that was opened.
-	EarlierBoots  []uint64 `protobuf:"fixed64,10,rep,packed,name=earlier_boots,json=earlierBoots,proto3" json:"earlier_boots,omitempty"`
+	EarlierBoots []uint64 `protobuf:"fixed64,10,rep,packed,name=earlier_boots,json=earlierBoots,proto3" json:"earlier_boots,omitempty"`
+	// Minor version of this protocol: 1; the first version says 0. The sides may differ: each
+	// leaves out what the other one's version doesn't know.
+	Minor         uint32 `protobuf:"varint,11,opt,name=minor,proto3" json:"minor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -259,6 +266,13 @@ func (x *Hello) GetEarlierBoots() []uint64 {
 	return nil
 }
 
+func (x *Hello) GetMinor() uint32 {
+	if x != nil {
+		return x.Minor
+	}
+	return 0
+}
+
 // Error is the answer of a node that could be reached. It travels inside a response, so
 // that an error of the call itself always means that the call broke.
 type Error struct {
@@ -273,8 +287,12 @@ type Error struct {
 	LeaderNodeId uint64 `protobuf:"fixed64,4,opt,name=leader_node_id,json=leaderNodeId,proto3" json:"leader_node_id,omitempty"`
 	// NOT_LEADER: the leader's address; empty if unknown.
 	LeaderAddress string `protobuf:"bytes,5,opt,name=leader_address,json=leaderAddress,proto3" json:"leader_address,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// GONE: the sequence that was asked for.
+	AskedSequence uint64 `protobuf:"varint,6,opt,name=asked_sequence,json=askedSequence,proto3" json:"asked_sequence,omitempty"`
+	// GONE: the lowest sequence that is kept.
+	OldestSequence uint64 `protobuf:"varint,7,opt,name=oldest_sequence,json=oldestSequence,proto3" json:"oldest_sequence,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Error) Reset() {
@@ -342,11 +360,25 @@ func (x *Error) GetLeaderAddress() string {
 	return ""
 }
 
+func (x *Error) GetAskedSequence() uint64 {
+	if x != nil {
+		return x.AskedSequence
+	}
+	return 0
+}
+
+func (x *Error) GetOldestSequence() uint64 {
+	if x != nil {
+		return x.OldestSequence
+	}
+	return 0
+}
+
 var File_nexusraft_v1_identity_proto protoreflect.FileDescriptor
 
 const file_nexusraft_v1_identity_proto_rawDesc = "" +
 	"\n" +
-	"\x1bnexusraft/v1/identity.proto\x12\fnexusraft.v1\"\x9c\x02\n" +
+	"\x1bnexusraft/v1/identity.proto\x12\fnexusraft.v1\"\xb2\x02\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x1d\n" +
 	"\n" +
@@ -360,13 +392,16 @@ const file_nexusraft_v1_identity_proto_rawDesc = "" +
 	"\awitness\x18\b \x01(\bR\awitness\x12\x12\n" +
 	"\x04boot\x18\t \x01(\x06R\x04boot\x12#\n" +
 	"\rearlier_boots\x18\n" +
-	" \x03(\x06R\fearlierBoots\"\xa9\x01\n" +
+	" \x03(\x06R\fearlierBoots\x12\x14\n" +
+	"\x05minor\x18\v \x01(\rR\x05minor\"\xf9\x01\n" +
 	"\x05Error\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.nexusraft.v1.ErrorKindR\x04kind\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x12\n" +
 	"\x04zone\x18\x03 \x01(\x04R\x04zone\x12$\n" +
 	"\x0eleader_node_id\x18\x04 \x01(\x06R\fleaderNodeId\x12%\n" +
-	"\x0eleader_address\x18\x05 \x01(\tR\rleaderAddress*\x9a\x03\n" +
+	"\x0eleader_address\x18\x05 \x01(\tR\rleaderAddress\x12%\n" +
+	"\x0easked_sequence\x18\x06 \x01(\x04R\raskedSequence\x12'\n" +
+	"\x0foldest_sequence\x18\a \x01(\x04R\x0eoldestSequence*\xaf\x03\n" +
 	"\tErrorKind\x12\x1a\n" +
 	"\x16ERROR_KIND_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_KIND_NOT_LEADER\x10\x01\x12\x19\n" +
@@ -383,7 +418,8 @@ const file_nexusraft_v1_identity_proto_rawDesc = "" +
 	"\x1aERROR_KIND_UNKNOWN_SESSION\x10\v\x12\x1a\n" +
 	"\x16ERROR_KIND_NOT_FOUNDED\x10\f\x12\x1a\n" +
 	"\x16ERROR_KIND_APPLICATION\x10\r\x12\x15\n" +
-	"\x11ERROR_KIND_FENCED\x10\x0eB=Z;github.com/nexi-lab/nexus-raft/api/nexusraft/v1;nexusraftv1b\x06proto3"
+	"\x11ERROR_KIND_FENCED\x10\x0e\x12\x13\n" +
+	"\x0fERROR_KIND_GONE\x10\x0fB=Z;github.com/nexi-lab/nexus-raft/api/nexusraft/v1;nexusraftv1b\x06proto3"
 
 var (
 	file_nexusraft_v1_identity_proto_rawDescOnce sync.Once

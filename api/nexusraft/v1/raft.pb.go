@@ -80,6 +80,60 @@ func (VoteOutcome) EnumDescriptor() ([]byte, []int) {
 	return file_nexusraft_v1_raft_proto_rawDescGZIP(), []int{0}
 }
 
+// Lane is what an Exchange stream carries. Two lanes on two connections keep heartbeats from
+// waiting behind bulk. The first version knows of one only.
+type Lane int32
+
+const (
+	// Everything.
+	Lane_LANE_UNSPECIFIED Lane = 0
+	// Messages that matter to elections: heartbeats and their answers.
+	Lane_LANE_CONTROL Lane = 1
+	// All others.
+	Lane_LANE_APPEND Lane = 2
+)
+
+// Enum value maps for Lane.
+var (
+	Lane_name = map[int32]string{
+		0: "LANE_UNSPECIFIED",
+		1: "LANE_CONTROL",
+		2: "LANE_APPEND",
+	}
+	Lane_value = map[string]int32{
+		"LANE_UNSPECIFIED": 0,
+		"LANE_CONTROL":     1,
+		"LANE_APPEND":      2,
+	}
+)
+
+func (x Lane) Enum() *Lane {
+	p := new(Lane)
+	*p = x
+	return p
+}
+
+func (x Lane) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Lane) Descriptor() protoreflect.EnumDescriptor {
+	return file_nexusraft_v1_raft_proto_enumTypes[1].Descriptor()
+}
+
+func (Lane) Type() protoreflect.EnumType {
+	return &file_nexusraft_v1_raft_proto_enumTypes[1]
+}
+
+func (x Lane) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Lane.Descriptor instead.
+func (Lane) EnumDescriptor() ([]byte, []int) {
+	return file_nexusraft_v1_raft_proto_rawDescGZIP(), []int{1}
+}
+
 // RequestVoteRequest is a list of votes asked of one node.
 type RequestVoteRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -435,7 +489,9 @@ type ExchangeRequest struct {
 	//
 	//	*ExchangeRequest_Hello
 	//	*ExchangeRequest_Frame
-	Kind          isExchangeRequest_Kind `protobuf_oneof:"kind"`
+	Kind isExchangeRequest_Kind `protobuf_oneof:"kind"`
+	// Beside the Hello: what the stream is for.
+	Lane          Lane `protobuf:"varint,3,opt,name=lane,proto3,enum=nexusraft.v1.Lane" json:"lane,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -495,6 +551,13 @@ func (x *ExchangeRequest) GetFrame() *Frame {
 	return nil
 }
 
+func (x *ExchangeRequest) GetLane() Lane {
+	if x != nil {
+		return x.Lane
+	}
+	return Lane_LANE_UNSPECIFIED
+}
+
 type isExchangeRequest_Kind interface {
 	isExchangeRequest_Kind()
 }
@@ -513,19 +576,87 @@ func (*ExchangeRequest_Hello) isExchangeRequest_Kind() {}
 
 func (*ExchangeRequest_Frame) isExchangeRequest_Kind() {}
 
+// EncodedRequest is an ExchangeRequest with its frame left encoded: the same bytes on the
+// wire, for who takes frames apart without copying them, and counts before it allocates.
+type EncodedRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who speaks to whom.
+	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
+	// A Frame, encoded.
+	Frame []byte `protobuf:"bytes,2,opt,name=frame,proto3,oneof" json:"frame,omitempty"`
+	// Beside the Hello: what the stream is for.
+	Lane          Lane `protobuf:"varint,3,opt,name=lane,proto3,enum=nexusraft.v1.Lane" json:"lane,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EncodedRequest) Reset() {
+	*x = EncodedRequest{}
+	mi := &file_nexusraft_v1_raft_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EncodedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EncodedRequest) ProtoMessage() {}
+
+func (x *EncodedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_raft_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EncodedRequest.ProtoReflect.Descriptor instead.
+func (*EncodedRequest) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_raft_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *EncodedRequest) GetHello() *Hello {
+	if x != nil {
+		return x.Hello
+	}
+	return nil
+}
+
+func (x *EncodedRequest) GetFrame() []byte {
+	if x != nil {
+		return x.Frame
+	}
+	return nil
+}
+
+func (x *EncodedRequest) GetLane() Lane {
+	if x != nil {
+		return x.Lane
+	}
+	return Lane_LANE_UNSPECIFIED
+}
+
 // Frame carries messages of many zones. Order is kept within a zone, but messages that
 // matter to elections (heartbeats and their answers) may overtake others.
 type Frame struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// At most 8192; the whole frame is at most 8 MiB.
-	Messages      []*Envelope `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
+	Messages []*Envelope `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
+	// Asks for an answer with this number, which grows with each; 0 asks for none. Since
+	// version 1.1 a caller asks once a second or more often.
+	Ping          uint64 `protobuf:"varint,2,opt,name=ping,proto3" json:"ping,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Frame) Reset() {
 	*x = Frame{}
-	mi := &file_nexusraft_v1_raft_proto_msgTypes[5]
+	mi := &file_nexusraft_v1_raft_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -537,7 +668,7 @@ func (x *Frame) String() string {
 func (*Frame) ProtoMessage() {}
 
 func (x *Frame) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_raft_proto_msgTypes[5]
+	mi := &file_nexusraft_v1_raft_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -550,7 +681,7 @@ func (x *Frame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frame.ProtoReflect.Descriptor instead.
 func (*Frame) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_raft_proto_rawDescGZIP(), []int{5}
+	return file_nexusraft_v1_raft_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Frame) GetMessages() []*Envelope {
@@ -558,6 +689,13 @@ func (x *Frame) GetMessages() []*Envelope {
 		return x.Messages
 	}
 	return nil
+}
+
+func (x *Frame) GetPing() uint64 {
+	if x != nil {
+		return x.Ping
+	}
+	return 0
 }
 
 // Envelope is one Raft message.
@@ -573,7 +711,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_nexusraft_v1_raft_proto_msgTypes[6]
+	mi := &file_nexusraft_v1_raft_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -585,7 +723,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_raft_proto_msgTypes[6]
+	mi := &file_nexusraft_v1_raft_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -598,7 +736,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_raft_proto_rawDescGZIP(), []int{6}
+	return file_nexusraft_v1_raft_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Envelope) GetZone() uint64 {
@@ -615,18 +753,20 @@ func (x *Envelope) GetMessage() []byte {
 	return nil
 }
 
-// ExchangeResponse is the callee's answer to the caller's Hello; no other follows.
+// ExchangeResponse is the callee's answer to the caller's Hello or pings.
 type ExchangeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who answers.
-	Hello         *Hello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
+	// Who answers. After the handshake: the caller shall open a new stream and shake hands anew.
+	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
+	// The newest ping that was received; 0 in an answer to a Hello.
+	Pong          uint64 `protobuf:"varint,2,opt,name=pong,proto3" json:"pong,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExchangeResponse) Reset() {
 	*x = ExchangeResponse{}
-	mi := &file_nexusraft_v1_raft_proto_msgTypes[7]
+	mi := &file_nexusraft_v1_raft_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -638,7 +778,7 @@ func (x *ExchangeResponse) String() string {
 func (*ExchangeResponse) ProtoMessage() {}
 
 func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_raft_proto_msgTypes[7]
+	mi := &file_nexusraft_v1_raft_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -651,7 +791,7 @@ func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExchangeResponse.ProtoReflect.Descriptor instead.
 func (*ExchangeResponse) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_raft_proto_rawDescGZIP(), []int{7}
+	return file_nexusraft_v1_raft_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ExchangeResponse) GetHello() *Hello {
@@ -659,6 +799,13 @@ func (x *ExchangeResponse) GetHello() *Hello {
 		return x.Hello
 	}
 	return nil
+}
+
+func (x *ExchangeResponse) GetPong() uint64 {
+	if x != nil {
+		return x.Pong
+	}
+	return 0
 }
 
 // InstallSnapshotRequest is one step of a snapshot: a header, any number of chunks, a trailer.
@@ -678,7 +825,7 @@ type InstallSnapshotRequest struct {
 
 func (x *InstallSnapshotRequest) Reset() {
 	*x = InstallSnapshotRequest{}
-	mi := &file_nexusraft_v1_raft_proto_msgTypes[8]
+	mi := &file_nexusraft_v1_raft_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -690,7 +837,7 @@ func (x *InstallSnapshotRequest) String() string {
 func (*InstallSnapshotRequest) ProtoMessage() {}
 
 func (x *InstallSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_raft_proto_msgTypes[8]
+	mi := &file_nexusraft_v1_raft_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -703,7 +850,7 @@ func (x *InstallSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*InstallSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_raft_proto_rawDescGZIP(), []int{8}
+	return file_nexusraft_v1_raft_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *InstallSnapshotRequest) GetKind() isInstallSnapshotRequest_Kind {
@@ -788,7 +935,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_nexusraft_v1_raft_proto_msgTypes[9]
+	mi := &file_nexusraft_v1_raft_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +947,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_raft_proto_msgTypes[9]
+	mi := &file_nexusraft_v1_raft_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +960,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_raft_proto_rawDescGZIP(), []int{9}
+	return file_nexusraft_v1_raft_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SnapshotHeader) GetHello() *Hello {
@@ -880,7 +1027,7 @@ type SnapshotChunk struct {
 
 func (x *SnapshotChunk) Reset() {
 	*x = SnapshotChunk{}
-	mi := &file_nexusraft_v1_raft_proto_msgTypes[10]
+	mi := &file_nexusraft_v1_raft_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -892,7 +1039,7 @@ func (x *SnapshotChunk) String() string {
 func (*SnapshotChunk) ProtoMessage() {}
 
 func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_raft_proto_msgTypes[10]
+	mi := &file_nexusraft_v1_raft_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -905,7 +1052,7 @@ func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotChunk.ProtoReflect.Descriptor instead.
 func (*SnapshotChunk) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_raft_proto_rawDescGZIP(), []int{10}
+	return file_nexusraft_v1_raft_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SnapshotChunk) GetOffset() uint64 {
@@ -942,7 +1089,7 @@ type SnapshotTrailer struct {
 
 func (x *SnapshotTrailer) Reset() {
 	*x = SnapshotTrailer{}
-	mi := &file_nexusraft_v1_raft_proto_msgTypes[11]
+	mi := &file_nexusraft_v1_raft_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -954,7 +1101,7 @@ func (x *SnapshotTrailer) String() string {
 func (*SnapshotTrailer) ProtoMessage() {}
 
 func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_raft_proto_msgTypes[11]
+	mi := &file_nexusraft_v1_raft_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -967,7 +1114,7 @@ func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotTrailer.ProtoReflect.Descriptor instead.
 func (*SnapshotTrailer) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_raft_proto_rawDescGZIP(), []int{11}
+	return file_nexusraft_v1_raft_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SnapshotTrailer) GetTotalBytes() uint64 {
@@ -997,7 +1144,7 @@ type InstallSnapshotResponse struct {
 
 func (x *InstallSnapshotResponse) Reset() {
 	*x = InstallSnapshotResponse{}
-	mi := &file_nexusraft_v1_raft_proto_msgTypes[12]
+	mi := &file_nexusraft_v1_raft_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1009,7 +1156,7 @@ func (x *InstallSnapshotResponse) String() string {
 func (*InstallSnapshotResponse) ProtoMessage() {}
 
 func (x *InstallSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_raft_proto_msgTypes[12]
+	mi := &file_nexusraft_v1_raft_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1022,7 +1169,7 @@ func (x *InstallSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*InstallSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_raft_proto_rawDescGZIP(), []int{12}
+	return file_nexusraft_v1_raft_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *InstallSnapshotResponse) GetHello() *Hello {
@@ -1073,18 +1220,26 @@ const file_nexusraft_v1_raft_proto_rawDesc = "" +
 	"\n" +
 	"last_index\x18\t \x01(\x04R\tlastIndex\x12(\n" +
 	"\x10lease_ticks_left\x18\n" +
-	" \x01(\rR\x0eleaseTicksLeft\"s\n" +
+	" \x01(\rR\x0eleaseTicksLeft\"\x9b\x01\n" +
 	"\x0fExchangeRequest\x12+\n" +
 	"\x05hello\x18\x01 \x01(\v2\x13.nexusraft.v1.HelloH\x00R\x05hello\x12+\n" +
-	"\x05frame\x18\x02 \x01(\v2\x13.nexusraft.v1.FrameH\x00R\x05frameB\x06\n" +
-	"\x04kind\";\n" +
+	"\x05frame\x18\x02 \x01(\v2\x13.nexusraft.v1.FrameH\x00R\x05frame\x12&\n" +
+	"\x04lane\x18\x03 \x01(\x0e2\x12.nexusraft.v1.LaneR\x04laneB\x06\n" +
+	"\x04kind\"\x88\x01\n" +
+	"\x0eEncodedRequest\x12)\n" +
+	"\x05hello\x18\x01 \x01(\v2\x13.nexusraft.v1.HelloR\x05hello\x12\x19\n" +
+	"\x05frame\x18\x02 \x01(\fH\x00R\x05frame\x88\x01\x01\x12&\n" +
+	"\x04lane\x18\x03 \x01(\x0e2\x12.nexusraft.v1.LaneR\x04laneB\b\n" +
+	"\x06_frame\"O\n" +
 	"\x05Frame\x122\n" +
-	"\bmessages\x18\x01 \x03(\v2\x16.nexusraft.v1.EnvelopeR\bmessages\"8\n" +
+	"\bmessages\x18\x01 \x03(\v2\x16.nexusraft.v1.EnvelopeR\bmessages\x12\x12\n" +
+	"\x04ping\x18\x02 \x01(\x04R\x04ping\"8\n" +
 	"\bEnvelope\x12\x12\n" +
 	"\x04zone\x18\x01 \x01(\x04R\x04zone\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\fR\amessage\"=\n" +
+	"\amessage\x18\x02 \x01(\fR\amessage\"Q\n" +
 	"\x10ExchangeResponse\x12)\n" +
-	"\x05hello\x18\x01 \x01(\v2\x13.nexusraft.v1.HelloR\x05hello\"\xc8\x01\n" +
+	"\x05hello\x18\x01 \x01(\v2\x13.nexusraft.v1.HelloR\x05hello\x12\x12\n" +
+	"\x04pong\x18\x02 \x01(\x04R\x04pong\"\xc8\x01\n" +
 	"\x16InstallSnapshotRequest\x126\n" +
 	"\x06header\x18\x01 \x01(\v2\x1c.nexusraft.v1.SnapshotHeaderH\x00R\x06header\x123\n" +
 	"\x05chunk\x18\x02 \x01(\v2\x1b.nexusraft.v1.SnapshotChunkH\x00R\x05chunk\x129\n" +
@@ -1113,7 +1268,11 @@ const file_nexusraft_v1_raft_proto_rawDesc = "" +
 	"\x18VOTE_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14VOTE_OUTCOME_GRANTED\x10\x01\x12\x19\n" +
 	"\x15VOTE_OUTCOME_REJECTED\x10\x02\x12\x18\n" +
-	"\x14VOTE_OUTCOME_IGNORED\x10\x032\x94\x02\n" +
+	"\x14VOTE_OUTCOME_IGNORED\x10\x03*?\n" +
+	"\x04Lane\x12\x14\n" +
+	"\x10LANE_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fLANE_CONTROL\x10\x01\x12\x0f\n" +
+	"\vLANE_APPEND\x10\x022\x94\x02\n" +
 	"\rRaftTransport\x12R\n" +
 	"\vRequestVote\x12 .nexusraft.v1.RequestVoteRequest\x1a!.nexusraft.v1.RequestVoteResponse\x12M\n" +
 	"\bExchange\x12\x1d.nexusraft.v1.ExchangeRequest\x1a\x1e.nexusraft.v1.ExchangeResponse(\x010\x01\x12`\n" +
@@ -1131,53 +1290,58 @@ func file_nexusraft_v1_raft_proto_rawDescGZIP() []byte {
 	return file_nexusraft_v1_raft_proto_rawDescData
 }
 
-var file_nexusraft_v1_raft_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_nexusraft_v1_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_nexusraft_v1_raft_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_nexusraft_v1_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_nexusraft_v1_raft_proto_goTypes = []any{
 	(VoteOutcome)(0),                // 0: nexusraft.v1.VoteOutcome
-	(*RequestVoteRequest)(nil),      // 1: nexusraft.v1.RequestVoteRequest
-	(*Vote)(nil),                    // 2: nexusraft.v1.Vote
-	(*RequestVoteResponse)(nil),     // 3: nexusraft.v1.RequestVoteResponse
-	(*VoteResult)(nil),              // 4: nexusraft.v1.VoteResult
-	(*ExchangeRequest)(nil),         // 5: nexusraft.v1.ExchangeRequest
-	(*Frame)(nil),                   // 6: nexusraft.v1.Frame
-	(*Envelope)(nil),                // 7: nexusraft.v1.Envelope
-	(*ExchangeResponse)(nil),        // 8: nexusraft.v1.ExchangeResponse
-	(*InstallSnapshotRequest)(nil),  // 9: nexusraft.v1.InstallSnapshotRequest
-	(*SnapshotHeader)(nil),          // 10: nexusraft.v1.SnapshotHeader
-	(*SnapshotChunk)(nil),           // 11: nexusraft.v1.SnapshotChunk
-	(*SnapshotTrailer)(nil),         // 12: nexusraft.v1.SnapshotTrailer
-	(*InstallSnapshotResponse)(nil), // 13: nexusraft.v1.InstallSnapshotResponse
-	(*Hello)(nil),                   // 14: nexusraft.v1.Hello
-	(*Error)(nil),                   // 15: nexusraft.v1.Error
+	(Lane)(0),                       // 1: nexusraft.v1.Lane
+	(*RequestVoteRequest)(nil),      // 2: nexusraft.v1.RequestVoteRequest
+	(*Vote)(nil),                    // 3: nexusraft.v1.Vote
+	(*RequestVoteResponse)(nil),     // 4: nexusraft.v1.RequestVoteResponse
+	(*VoteResult)(nil),              // 5: nexusraft.v1.VoteResult
+	(*ExchangeRequest)(nil),         // 6: nexusraft.v1.ExchangeRequest
+	(*EncodedRequest)(nil),          // 7: nexusraft.v1.EncodedRequest
+	(*Frame)(nil),                   // 8: nexusraft.v1.Frame
+	(*Envelope)(nil),                // 9: nexusraft.v1.Envelope
+	(*ExchangeResponse)(nil),        // 10: nexusraft.v1.ExchangeResponse
+	(*InstallSnapshotRequest)(nil),  // 11: nexusraft.v1.InstallSnapshotRequest
+	(*SnapshotHeader)(nil),          // 12: nexusraft.v1.SnapshotHeader
+	(*SnapshotChunk)(nil),           // 13: nexusraft.v1.SnapshotChunk
+	(*SnapshotTrailer)(nil),         // 14: nexusraft.v1.SnapshotTrailer
+	(*InstallSnapshotResponse)(nil), // 15: nexusraft.v1.InstallSnapshotResponse
+	(*Hello)(nil),                   // 16: nexusraft.v1.Hello
+	(*Error)(nil),                   // 17: nexusraft.v1.Error
 }
 var file_nexusraft_v1_raft_proto_depIdxs = []int32{
-	14, // 0: nexusraft.v1.RequestVoteRequest.hello:type_name -> nexusraft.v1.Hello
-	2,  // 1: nexusraft.v1.RequestVoteRequest.votes:type_name -> nexusraft.v1.Vote
-	14, // 2: nexusraft.v1.RequestVoteResponse.hello:type_name -> nexusraft.v1.Hello
-	4,  // 3: nexusraft.v1.RequestVoteResponse.results:type_name -> nexusraft.v1.VoteResult
+	16, // 0: nexusraft.v1.RequestVoteRequest.hello:type_name -> nexusraft.v1.Hello
+	3,  // 1: nexusraft.v1.RequestVoteRequest.votes:type_name -> nexusraft.v1.Vote
+	16, // 2: nexusraft.v1.RequestVoteResponse.hello:type_name -> nexusraft.v1.Hello
+	5,  // 3: nexusraft.v1.RequestVoteResponse.results:type_name -> nexusraft.v1.VoteResult
 	0,  // 4: nexusraft.v1.VoteResult.outcome:type_name -> nexusraft.v1.VoteOutcome
-	14, // 5: nexusraft.v1.ExchangeRequest.hello:type_name -> nexusraft.v1.Hello
-	6,  // 6: nexusraft.v1.ExchangeRequest.frame:type_name -> nexusraft.v1.Frame
-	7,  // 7: nexusraft.v1.Frame.messages:type_name -> nexusraft.v1.Envelope
-	14, // 8: nexusraft.v1.ExchangeResponse.hello:type_name -> nexusraft.v1.Hello
-	10, // 9: nexusraft.v1.InstallSnapshotRequest.header:type_name -> nexusraft.v1.SnapshotHeader
-	11, // 10: nexusraft.v1.InstallSnapshotRequest.chunk:type_name -> nexusraft.v1.SnapshotChunk
-	12, // 11: nexusraft.v1.InstallSnapshotRequest.trailer:type_name -> nexusraft.v1.SnapshotTrailer
-	14, // 12: nexusraft.v1.SnapshotHeader.hello:type_name -> nexusraft.v1.Hello
-	14, // 13: nexusraft.v1.InstallSnapshotResponse.hello:type_name -> nexusraft.v1.Hello
-	15, // 14: nexusraft.v1.InstallSnapshotResponse.error:type_name -> nexusraft.v1.Error
-	1,  // 15: nexusraft.v1.RaftTransport.RequestVote:input_type -> nexusraft.v1.RequestVoteRequest
-	5,  // 16: nexusraft.v1.RaftTransport.Exchange:input_type -> nexusraft.v1.ExchangeRequest
-	9,  // 17: nexusraft.v1.RaftTransport.InstallSnapshot:input_type -> nexusraft.v1.InstallSnapshotRequest
-	3,  // 18: nexusraft.v1.RaftTransport.RequestVote:output_type -> nexusraft.v1.RequestVoteResponse
-	8,  // 19: nexusraft.v1.RaftTransport.Exchange:output_type -> nexusraft.v1.ExchangeResponse
-	13, // 20: nexusraft.v1.RaftTransport.InstallSnapshot:output_type -> nexusraft.v1.InstallSnapshotResponse
-	18, // [18:21] is the sub-list for method output_type
-	15, // [15:18] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	16, // 5: nexusraft.v1.ExchangeRequest.hello:type_name -> nexusraft.v1.Hello
+	8,  // 6: nexusraft.v1.ExchangeRequest.frame:type_name -> nexusraft.v1.Frame
+	1,  // 7: nexusraft.v1.ExchangeRequest.lane:type_name -> nexusraft.v1.Lane
+	16, // 8: nexusraft.v1.EncodedRequest.hello:type_name -> nexusraft.v1.Hello
+	1,  // 9: nexusraft.v1.EncodedRequest.lane:type_name -> nexusraft.v1.Lane
+	9,  // 10: nexusraft.v1.Frame.messages:type_name -> nexusraft.v1.Envelope
+	16, // 11: nexusraft.v1.ExchangeResponse.hello:type_name -> nexusraft.v1.Hello
+	12, // 12: nexusraft.v1.InstallSnapshotRequest.header:type_name -> nexusraft.v1.SnapshotHeader
+	13, // 13: nexusraft.v1.InstallSnapshotRequest.chunk:type_name -> nexusraft.v1.SnapshotChunk
+	14, // 14: nexusraft.v1.InstallSnapshotRequest.trailer:type_name -> nexusraft.v1.SnapshotTrailer
+	16, // 15: nexusraft.v1.SnapshotHeader.hello:type_name -> nexusraft.v1.Hello
+	16, // 16: nexusraft.v1.InstallSnapshotResponse.hello:type_name -> nexusraft.v1.Hello
+	17, // 17: nexusraft.v1.InstallSnapshotResponse.error:type_name -> nexusraft.v1.Error
+	2,  // 18: nexusraft.v1.RaftTransport.RequestVote:input_type -> nexusraft.v1.RequestVoteRequest
+	6,  // 19: nexusraft.v1.RaftTransport.Exchange:input_type -> nexusraft.v1.ExchangeRequest
+	11, // 20: nexusraft.v1.RaftTransport.InstallSnapshot:input_type -> nexusraft.v1.InstallSnapshotRequest
+	4,  // 21: nexusraft.v1.RaftTransport.RequestVote:output_type -> nexusraft.v1.RequestVoteResponse
+	10, // 22: nexusraft.v1.RaftTransport.Exchange:output_type -> nexusraft.v1.ExchangeResponse
+	15, // 23: nexusraft.v1.RaftTransport.InstallSnapshot:output_type -> nexusraft.v1.InstallSnapshotResponse
+	21, // [21:24] is the sub-list for method output_type
+	18, // [18:21] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_nexusraft_v1_raft_proto_init() }
@@ -1190,7 +1354,8 @@ func file_nexusraft_v1_raft_proto_init() {
 		(*ExchangeRequest_Hello)(nil),
 		(*ExchangeRequest_Frame)(nil),
 	}
-	file_nexusraft_v1_raft_proto_msgTypes[8].OneofWrappers = []any{
+	file_nexusraft_v1_raft_proto_msgTypes[5].OneofWrappers = []any{}
+	file_nexusraft_v1_raft_proto_msgTypes[9].OneofWrappers = []any{
 		(*InstallSnapshotRequest_Header)(nil),
 		(*InstallSnapshotRequest_Chunk)(nil),
 		(*InstallSnapshotRequest_Trailer)(nil),
@@ -1200,8 +1365,8 @@ func file_nexusraft_v1_raft_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nexusraft_v1_raft_proto_rawDesc), len(file_nexusraft_v1_raft_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   13,
+			NumEnums:      2,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

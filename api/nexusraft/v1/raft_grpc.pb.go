@@ -38,9 +38,11 @@ type RaftTransportClient interface {
 	// when every vote in it is on the voter's disk.
 	RequestVote(ctx context.Context, in *RequestVoteRequest, opts ...grpc.CallOption) (*RequestVoteResponse, error)
 	// Exchange carries all other Raft messages from the caller to the callee, for as long
-	// as both live. The first request is a Hello, answered by the only response; all later
-	// requests are frames. A caller that shuts down in order half-closes the stream, and
-	// nothing is held back for its sake any more.
+	// as both live. The first request is a Hello, answered by one; all later requests are
+	// frames, and all later responses answer their pings or ask for a new handshake. A caller
+	// has one stream of each lane at most, and a new one takes the place of the old. A caller
+	// that shuts down in order half-closes its streams, the lane of appends first, and nothing
+	// is held back for its sake any more.
 	Exchange(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExchangeRequest, ExchangeResponse], error)
 	// InstallSnapshot carries one zone's state: a header, chunks in order, a trailer. The
 	// answer comes when the state was verified and handed to Raft, or refused.
@@ -103,9 +105,11 @@ type RaftTransportServer interface {
 	// when every vote in it is on the voter's disk.
 	RequestVote(context.Context, *RequestVoteRequest) (*RequestVoteResponse, error)
 	// Exchange carries all other Raft messages from the caller to the callee, for as long
-	// as both live. The first request is a Hello, answered by the only response; all later
-	// requests are frames. A caller that shuts down in order half-closes the stream, and
-	// nothing is held back for its sake any more.
+	// as both live. The first request is a Hello, answered by one; all later requests are
+	// frames, and all later responses answer their pings or ask for a new handshake. A caller
+	// has one stream of each lane at most, and a new one takes the place of the old. A caller
+	// that shuts down in order half-closes its streams, the lane of appends first, and nothing
+	// is held back for its sake any more.
 	Exchange(grpc.BidiStreamingServer[ExchangeRequest, ExchangeResponse]) error
 	// InstallSnapshot carries one zone's state: a header, chunks in order, a trailer. The
 	// answer comes when the state was verified and handed to Raft, or refused.

@@ -88,7 +88,9 @@ type ProposeRequest struct {
 	// Its name across retries.
 	Request *RequestID `protobuf:"bytes,3,opt,name=request,proto3" json:"request,omitempty"`
 	// What the state machine gets, at most 2 MiB.
-	Command       []byte `protobuf:"bytes,4,opt,name=command,proto3" json:"command,omitempty"`
+	Command []byte `protobuf:"bytes,4,opt,name=command,proto3" json:"command,omitempty"`
+	// Whether the command is a NodeCommand, for the nodes and not for the state machine.
+	Own           bool `protobuf:"varint,5,opt,name=own,proto3" json:"own,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -149,6 +151,13 @@ func (x *ProposeRequest) GetCommand() []byte {
 		return x.Command
 	}
 	return nil
+}
+
+func (x *ProposeRequest) GetOwn() bool {
+	if x != nil {
+		return x.Own
+	}
+	return false
 }
 
 // ProposeResponse is the outcome of a command.
@@ -940,12 +949,13 @@ const file_nexusraft_v1_zones_proto_rawDesc = "" +
 	"\x18nexusraft/v1/zones.proto\x12\fnexusraft.v1\x1a\x1anexusraft/v1/cluster.proto\x1a\x1bnexusraft/v1/identity.proto\"A\n" +
 	"\tRequestID\x12\x18\n" +
 	"\asession\x18\x01 \x01(\x04R\asession\x12\x1a\n" +
-	"\bsequence\x18\x02 \x01(\x04R\bsequence\"\x9c\x01\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\"\xae\x01\n" +
 	"\x0eProposeRequest\x12)\n" +
 	"\x05hello\x18\x01 \x01(\v2\x13.nexusraft.v1.HelloR\x05hello\x12\x12\n" +
 	"\x04zone\x18\x02 \x01(\x04R\x04zone\x121\n" +
 	"\arequest\x18\x03 \x01(\v2\x17.nexusraft.v1.RequestIDR\arequest\x12\x18\n" +
-	"\acommand\x18\x04 \x01(\fR\acommand\"\xa2\x01\n" +
+	"\acommand\x18\x04 \x01(\fR\acommand\x12\x10\n" +
+	"\x03own\x18\x05 \x01(\bR\x03own\"\xa2\x01\n" +
 	"\x0fProposeResponse\x12)\n" +
 	"\x05hello\x18\x01 \x01(\v2\x13.nexusraft.v1.HelloR\x05hello\x12-\n" +
 	"\x02ok\x18\x02 \x01(\v2\x1b.nexusraft.v1.ProposeResultH\x00R\x02ok\x12+\n" +

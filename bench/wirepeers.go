@@ -1,0 +1,262 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/transport"
+)
+
+// Our way: Peers on both sides, as a node has them. Messages go out in frames of what is
+// waiting; a ping is of the class of heartbeats, and is answered by the other side's Peers.
+
+const (
+	measuring nexusraft.NodeID = 1 // the process that measures
+	receiving nexusraft.NodeID = 2
+)
+
+// lives are the openings of a node, the latest first: each link comes as a later one.
+type lives struct {
+	boots []nexusraft.Boot
+	count nexusraft.Incarnation
+}
+
+func (l *lives) next(node nexusraft.NodeID, address string) func() transport.Identity {
+	l.boots = transport.NewBoot(l.boots)
+	l.count++
+	id := transport.Identity{
+		Cluster: 1, Node: node, Address: address,
+		Incarnation: l.count, Boot: l.boots[0], Earlier: l.boots[1:],
+	}
+	return func() transport.Identity { return id }
+}
+
+// peersLink is the measuring side: a server for the answers, and Peers.
+type peersLink struct {
+	handler
+	peers   *transport.Peers
+	server  *grpc.Server
+	conn    *grpc.ClientConn // for the counts
+	pongs   chan struct{}
+	dropped atomic.Bool
+	sent    uint64
+}
+
+// handler is what both sides do for peers, apart from receiving.
+type handler struct{ transport.MemberHandler }
+
+func (handler) Hello(transport.Identity) error { return nil }
+func (handler) Leaving(nexusraft.NodeID)       {}
+func (handler) RequestVote(context.Context, nexusraft.NodeID, []transport.Vote) ([]transport.VoteResult, error) {
+	return nil, errors.New("nobody votes here")
+}
+
+func (handler) Status(context.Context) (nexusraft.NodeStatus, error) {
+	return nexusraft.NodeStatus{}, errors.New("no status")
+}
+
+func (r *wireRunner) dialPeers() (link, error) {
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	conn, err := dialConn(r.address)
+	if err != nil {
+		return nil, errors.Join(err, lis.Close())
+	}
+	id := r.lives.next(measuring, lis.Addr().String())
+	l := &peersLink{conn: conn, pongs: make(chan struct{}, 1)}
+	l.server = grpc.NewServer(transport.ServerOptions()...)
+	transport.NewServer(id, l, l).Register(l.server)
+	go func() { _ = l.server.Serve(lis) }() // until close stops it
+	l.peers = transport.NewPeers(id, transport.PeersOptions{OnUnreachable: func(nexusraft.NodeID) { l.dropped.Store(true) }})
+	l.peers.SetAddress(receiving, r.address)
+	return l, nil
+}
+
+// queueFor is how many messages wait before the sender pauses: less than the queue holds.
+const queueFor = 2048
+
+func (l *peersLink) send(data []byte) error {
+	l.peers.Send(receiving, transport.Append, transport.Message{Zone: 1, Data: data})
+	if l.sent++; l.sent%64 != 0 {
+		return nil
+	}
+	for l.peers.Stats()[0].Queued > queueFor {
+		time.Sleep(20 * time.Microsecond)
+	}
+	if l.dropped.Load() {
+		return errors.New("messages were dropped")
+	}
+	return nil
+}
+
+func (l *peersLink) ping(ctx context.Context) error {
+	for {
+		l.peers.Send(receiving, transport.Control, transport.Message{Zone: 1, Data: make([]byte, pingBytes)})
+		select {
+		case <-l.pongs:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second): // not connected yet
+		}
+	}
+}
+
+// Receive implements transport.PeerHandler: what comes back are answers to pings.
+func (l *peersLink) Receive(nexusraft.NodeID, []transport.Message) {
+	select {
+	case l.pongs <- struct{}{}:
+	default:
+	}
+}
+
+func (l *peersLink) received(ctx context.Context) (counts, error) { return askCounts(ctx, l.conn) }
+
+func (l *peersLink) snapshot(ctx context.Context, file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return l.peers.SendSnapshot(ctx, receiving, transport.SnapshotHeader{Zone: 1, From: 1, To: 2, Index: 1, Term: 1}, pieces(f))
+}
+
+// pieces yields a file from its beginning.
+func pieces(f *os.File) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			yield(nil, err)
+			return
+		}
+		buf := make([]byte, transport.MaxChunkBytes)
+		for {
+			n, err := f.Read(buf)
+			if n > 0 && !yield(buf[:n], nil) {
+				return
+			}
+			if err != nil {
+				if !errors.Is(err, io.EOF) {
+					yield(nil, err)
+				}
+				return
+			}
+		}
+	}
+}
+
+func (l *peersLink) close() {
+	l.peers.Close()
+	l.server.Stop()
+	_ = l.conn.Close() // measured is measured
+}
+
+// receiver is the other process, for all ways.
+type receiver struct {
+	handler
+	dir             string
+	files           string // where files are taken over TCP
+	peers           *transport.Peers
+	messages, bytes atomic.Uint64
+}
+
+// receiveCommand is what the other process runs.
+type receiveCommand struct {
+	Dir string `arg:""`
+}
+
+// Run receives until the standard input ends.
+func (c *receiveCommand) Run(out io.Writer) error {
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	files, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	id := new(lives).next(receiving, lis.Addr().String())
+	r := &receiver{dir: c.Dir, files: files.Addr().String()}
+	r.peers = transport.NewPeers(id, transport.PeersOptions{})
+	server := grpc.NewServer(transport.ServerOptions()...)
+	transport.NewServer(id, r, r).Register(server)
+	server.RegisterService(&bareDesc, r)
+	go func() { _ = server.Serve(lis) }() // until Stop
+	go r.takeFiles(files)                 // until Close
+	fmt.Fprintln(out, lis.Addr())
+	_, err = io.Copy(io.Discard, os.Stdin)
+	r.peers.Close()
+	server.Stop()
+	return errors.Join(err, files.Close())
+}
+
+func (r *receiver) count(messages, bytes int) {
+	r.messages.Add(uint64(messages))
+	r.bytes.Add(uint64(bytes))
+}
+
+func (r *receiver) counts() counts {
+	return counts{Messages: r.messages.Load(), Bytes: r.bytes.Load(), Mallocs: mallocs(), Files: r.files}
+}
+
+// Hello implements transport.PeerHandler: each measurement comes from a new address.
+func (r *receiver) Hello(peer transport.Identity) error {
+	r.peers.SetAddress(peer.Node, peer.Address)
+	return nil
+}
+
+// Receive implements transport.PeerHandler.
+func (r *receiver) Receive(from nexusraft.NodeID, msgs []transport.Message) {
+	n, bytes := 0, 0
+	for _, m := range msgs {
+		if len(m.Data) == pingBytes {
+			r.peers.Send(from, transport.Control, m)
+			continue
+		}
+		n++
+		bytes += len(m.Data)
+	}
+	r.count(n, bytes)
+}
+
+// InstallSnapshot implements transport.MemberHandler: into a file, as a copy.
+func (r *receiver) InstallSnapshot(_ context.Context, _ nexusraft.NodeID, _ transport.SnapshotHeader, chunks iter.Seq2[[]byte, error]) error {
+	f, err := os.Create(filepath.Join(r.dir, "installed"))
+	if err != nil {
+		return err
+	}
+	for chunk, err := range chunks {
+		if err == nil {
+			_, err = f.Write(chunk)
+		}
+		if err != nil {
+			return errors.Join(err, f.Close())
+		}
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// writeNoise makes a file of so many random bytes.
+func writeNoise(dir string, size int64) (name string, err error) {
+	name = filepath.Join(dir, "snapshot")
+	f, err := os.Create(name)
+	if err != nil {
+		return "", err
+	}
+	for left := size; left > 0 && err == nil; left -= int64(len(noise)) {
+		_, err = f.Write(noise[:min(left, int64(len(noise)))])
+	}
+	return name, errors.Join(err, f.Sync(), f.Close())
+}

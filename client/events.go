@@ -1,0 +1,309 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	nexusraftv1 "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+)
+
+// Subscription says which events to follow, and from where on. The zero value means all
+// events of the client's zone, from now on.
+type Subscription struct {
+	// Topics selects the events whose topic is one of these or lies below one: "app"
+	// includes "app/orders", and not "apple". None means all; at most 64.
+	Topics []string
+
+	// Types selects the events of these types. None means all; at most 64.
+	Types []string
+
+	// From is the first sequence to get; 0 means what happens from now on.
+	From uint64
+
+	// Node, if set, is the address of a node whose own events are followed instead of
+	// the zone's: its view of leaders, sync states and peers.
+	Node string
+
+	// Incarnation is what From is of, for a node's own events; if it is over, they begin
+	// with the oldest that the node still has.
+	Incarnation nexusraft.Incarnation
+}
+
+// Event is something that happened. The payload belongs to the caller.
+type Event struct {
+	Sequence    uint64 // from 1 on, in the zone or in the node's incarnation
+	Topic, Type string
+	Payload     []byte // see KeyValue, Member and Detail; anything, for topics that begin with "app/"
+	Time        time.Time
+	Zone        nexusraft.ZoneID      // 0 for a node as a whole
+	Incarnation nexusraft.Incarnation // of the node whose own event it is, otherwise 0
+}
+
+// GapType is the type of an event of a node's own that stands for events that are missing,
+// the last of which has its sequence: the node did not keep them long enough, or, with the
+// sequence 0, they were of a former incarnation. No subscription leaves it out.
+const GapType = "gap"
+
+// EventBatch is some events, in order, and where to go on after them.
+type EventBatch struct {
+	Events []Event
+
+	// Next is the sequence to go on from, as Subscription.From: above all events that
+	// were sent so far or that the subscription leaves out.
+	Next uint64
+
+	// Incarnation is what Next is of, for a node's own events.
+	Incarnation nexusraft.Incarnation
+}
+
+// Publish appends an event to the client's zone and returns its sequence once it is
+// committed. The topic begins with "app/"; topic and kind have at most 256 bytes each, the
+// payload at most 1 MiB. It borrows the payload. Errors are as those of Put.
+func (c *Client) Publish(ctx context.Context, topic, kind string, payload []byte) (uint64, error) {
+	if n := len(topic) + len(kind) + len(payload); n > maxPutBytes { // beyond gRPC's own limit the node could not say so
+		return 0, fmt.Errorf("publish %s: client: %w: the event has %d bytes, and no node takes over %d", brief([]byte(topic)), nexusraft.ErrTooLarge, n, maxPutBytes)
+	}
+	var sequence uint64
+	req := &nexusraftv1.PublishRequest{Zone: uint64(c.opts.Zone), Topic: topic, Type: kind, Payload: payload}
+	err := c.write(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+		resp, err := nexusraftv1.NewEventStreamClient(conn).Publish(ctx, req)
+		sequence = resp.GetSequence()
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("publish %s: %w", brief([]byte(topic)), err)
+	}
+	return sequence, nil
+}
+
+// RetainEvents changes how many events the client's zone keeps, and for how long, by the
+// zone's time; 0 for how long means for ever, 0 events turns them off. Errors are as those of Put.
+func (c *Client) RetainEvents(ctx context.Context, count uint64, age time.Duration) error {
+	req := &nexusraftv1.RetainRequest{Zone: uint64(c.opts.Zone), Count: count, AgeNanos: age.Nanoseconds()}
+	err := c.write(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+		_, err := nexusraftv1.NewEventStreamClient(conn).Retain(ctx, req)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("retain: %w", err)
+	}
+	return nil
+}
+
+// Subscribe follows a zone's events through whichever endpoint answers, or one node's own.
+// The first batch comes as soon as the subscription stands, and may be empty; later ones
+// tell of new events or move Next. An error is yielded once and last.
+//
+// When the stream breaks, Subscribe goes on where it stopped, through the same endpoint or
+// the next, and yields no event of a zone twice and misses none; while no endpoint answers
+// it tries again until ctx ends, and tells Options.OnWait why. To go on in a later process, store Next
+// once a batch has been dealt with, and begin from there.
+//
+// It ends with ctx's error, with a *nexusraft.GoneError if events from where it stands on
+// are no longer kept, or when a node refuses it for good. A node's own events are not
+// kept for long: an event of GapType stands for those that are missing.
+//
+// The caller may take as long as it likes over a batch: nothing piles up here meanwhile.
+func (c *Client) Subscribe(ctx context.Context, s Subscription) iter.Seq2[EventBatch, error] {
+	return func(yield func(EventBatch, error) bool) {
+		if err := newFollower(c, s).follow(ctx, yield); err != nil {
+			yield(EventBatch{}, fmt.Errorf("subscribe: %w", err))
+		}
+	}
+}
+
+// follower is one subscription under way.
+type follower struct {
+	client    *Client
+	endpoints []string
+	request   *nexusraftv1.SubscribeRequest // of the next stream: it says where to go on
+	stands    bool                          // a first batch has been yielded
+	moved     bool                          // since the last failure
+}
+
+func newFollower(c *Client, s Subscription) *follower {
+	f := &follower{client: c, endpoints: c.opts.Endpoints, request: &nexusraftv1.SubscribeRequest{
+		Zone: uint64(c.opts.Zone), Topics: s.Topics, Types: s.Types, FromSequence: s.From,
+	}}
+	if s.Node != "" {
+		f.endpoints = []string{s.Node}
+		f.request.Zone, f.request.Incarnation = 0, uint64(s.Incarnation)
+	}
+	return f
+}
+
+// follow keeps a stream open until the caller wants no more, which is no error, or there is
+// an error that trying again does not mend.
+func (f *follower) follow(ctx context.Context, yield func(EventBatch, error) bool) error {
+	next, failures, unfit, delay := 0, 0, 0, minBackoff
+	if len(f.endpoints) > 1 {
+		next = f.client.firstIndex()
+	}
+	last := make([]error, len(f.endpoints)) // what each endpoint came to
+	for {
+		if ctx.Err() != nil {
+			return gaveUp(ctx, false, last)
+		}
+		v, err := f.stream(ctx, f.endpoints[next], yield)
+		if err == nil {
+			return nil
+		}
+		if f.moved {
+			f.moved, failures, unfit, delay = false, 0, 0, minBackoff
+			clear(last)
+		}
+		failures++
+		if v == another {
+			unfit++
+		}
+		if v == final || unfit >= len(f.endpoints) {
+			return err
+		}
+		last[next] = err
+		next = (next + 1) % len(f.endpoints)
+		if failures%len(f.endpoints) == 0 {
+			f.wait(ctx, err, delay)
+			delay = min(2*delay, maxBackoff)
+		}
+	}
+}
+
+// wait says why and waits for d, or until ctx ends.
+func (f *follower) wait(ctx context.Context, reason error, d time.Duration) {
+	if ctx.Err() == nil && f.client.opts.OnWait != nil {
+		f.client.opts.OnWait(reason)
+	}
+	pause(ctx, d)
+}
+
+// errSilent cancels a stream whose first response does not come.
+var errSilent = errors.New("no answer in time")
+
+// stream yields what one stream to one endpoint brings. It returns nil when the caller
+// wants no more.
+func (f *follower) stream(ctx context.Context, address string, yield func(EventBatch, error) bool) (verdict, error) {
+	e, err := f.client.node(address)
+	if err != nil {
+		return final, err
+	}
+	if err := e.ready(ctx, f.client.opts.DialTimeout); err != nil {
+		return again, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	ctx = metadata.AppendToOutgoingContext(ctx, zoneHeader, f.client.opts.Zone.String())
+	silence := time.AfterFunc(f.client.opts.AttemptTimeout, func() { cancel(errSilent) })
+	defer silence.Stop()
+	opened := false
+	responses, err := nexusraftv1.NewEventStreamClient(e.conn).Subscribe(ctx, f.request)
+	for err == nil {
+		var resp *nexusraftv1.SubscribeResponse
+		if resp, err = responses.Recv(); err != nil {
+			break
+		}
+		if !opened {
+			opened = true
+			silence.Stop()
+			f.client.prefer(address)
+		}
+		batch, tell, err := f.take(resp)
+		if err != nil {
+			return final, fmt.Errorf("client: %s: %w", address, err)
+		}
+		if tell && !yield(batch, nil) {
+			return final, nil
+		}
+	}
+	if context.Cause(ctx) == errSilent {
+		return again, fmt.Errorf("client: %s: %w", address, errSilent)
+	}
+	v, err := judgeStream(err, opened)
+	return v, fmt.Errorf("client: %s: %w", address, err)
+}
+
+// judgeStream is judge for the end of a stream. Opened says whether it had begun: what
+// breaks in its middle is tried again, whatever the code.
+func judgeStream(err error, opened bool) (verdict, error) {
+	if errors.Is(err, io.EOF) {
+		return again, errors.New("the node has ended the stream")
+	}
+	code := status.Code(err)
+	if code == codes.Unimplemented {
+		return another, fmt.Errorf("it serves no events, as a witness does: name a member: %w", plain(err))
+	}
+	v, err := judge(err, false, true)
+	if opened && (code == codes.Internal || code == codes.Unknown) && !errors.Is(err, nexusraft.ErrCorrupt) {
+		v = again
+	}
+	return v, err
+}
+
+// take turns a response into a batch, and notes where to go on. It leaves out what came
+// before; tell is whether the batch is worth yielding.
+func (f *follower) take(resp *nexusraftv1.SubscribeResponse) (batch EventBatch, tell bool, err error) {
+	before := f.at()
+	f.enter(resp.GetIncarnation())
+	for _, m := range resp.GetEvents() {
+		fresh, err := f.advance(m)
+		if err != nil {
+			return EventBatch{}, false, err
+		}
+		if fresh {
+			batch.Events = append(batch.Events, newEvent(m))
+		}
+	}
+	f.request.FromSequence = max(f.request.FromSequence, resp.GetNextSequence())
+	moved := f.at() != before
+	tell = !f.stands || moved || len(batch.Events) > 0
+	f.stands, f.moved = true, f.moved || moved
+	batch.Next, batch.Incarnation = f.request.FromSequence, nexusraft.Incarnation(f.request.Incarnation)
+	return batch, tell, nil
+}
+
+// at is where to go on: the incarnation and the sequence.
+func (f *follower) at() [2]uint64 {
+	return [2]uint64{f.request.Incarnation, f.request.FromSequence}
+}
+
+// enter begins anew if a node whose own events are followed has.
+func (f *follower) enter(incarnation uint64) {
+	if f.request.Zone == 0 && incarnation != f.request.Incarnation {
+		f.request.Incarnation, f.request.FromSequence = incarnation, 0
+	}
+}
+
+// advance moves the position beyond an event, and reports whether the event is new.
+func (f *follower) advance(m *nexusraftv1.Event) (bool, error) {
+	r := f.request
+	if m.GetSequence() < r.FromSequence {
+		return false, nil
+	}
+	all := r.Zone != 0 && len(r.Topics) == 0 && len(r.Types) == 0
+	if all && r.FromSequence != 0 && m.GetSequence() != r.FromSequence {
+		return false, fmt.Errorf("%w: after event %d comes event %d", nexusraft.ErrCorrupt, r.FromSequence-1, m.GetSequence())
+	}
+	r.FromSequence = m.GetSequence() + 1
+	return true, nil
+}
+
+func newEvent(m *nexusraftv1.Event) Event {
+	return Event{
+		Sequence:    m.GetSequence(),
+		Topic:       m.GetTopic(),
+		Type:        m.GetType(),
+		Payload:     m.GetPayload(),
+		Time:        m.GetTime().AsTime(),
+		Zone:        nexusraft.ZoneID(m.GetZone()),
+		Incarnation: nexusraft.Incarnation(m.GetIncarnation()),
+	}
+}

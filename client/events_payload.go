@@ -1,0 +1,109 @@
+package client
+
+import (
+	"errors"
+	"fmt"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/protobuf/proto"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	nexusraftv1 "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/wire"
+)
+
+// Topics of events whose payload is known. What applications publish is below "app".
+const (
+	KeyTopic    = "key"    // a key of the zone was put or deleted: Event.KeyValue
+	MemberTopic = "member" // a replica was added, promoted, changed, removed: Event.Member
+
+	LeaderTopic   = "leader"   // a node's own, as those that follow: who leads a zone: Event.Detail
+	SyncTopic     = "sync"     // how far a zone's data copies are
+	PeerTopic     = "peer"     // the connection to another node
+	HealthTopic   = "health"   // whether the node is healthy
+	SnapshotTopic = "snapshot" // a zone's snapshot was sent or installed
+)
+
+// Types of events of KeyTopic.
+const (
+	PutType         = "put"
+	PutLargeType    = "put-large" // of a value that is too large to be in the event: Get has it
+	DeleteType      = "delete"
+	DeleteRangeType = "delete-range" // many keys at once
+)
+
+// KeyValue decodes the payload of an event of KeyTopic: the pair as the put has left it,
+// or, of a delete, the key and the revision that deleted it. Of a DeleteRangeType, Key is
+// where the range begins, and Value its end as in etcd's range_end. It returns
+// nexusraft.ErrCorrupt if the payload is something else.
+func (e Event) KeyValue() (KeyValue, error) {
+	m := new(mvccpb.Event)
+	if err := proto.Unmarshal(e.Payload, m); err != nil {
+		return KeyValue{}, e.undecodable(err)
+	}
+	if len(m.GetKv().GetKey()) == 0 {
+		return KeyValue{}, e.undecodable(errors.New("there is no key in it"))
+	}
+	return keyValue(m.Kv), nil
+}
+
+// Member decodes the payload of an event of MemberTopic: the replica's record. It returns
+// nexusraft.ErrCorrupt if the payload is something else.
+func (e Event) Member() (nexusraft.Member, error) {
+	m := new(nexusraftv1.Member)
+	if err := proto.Unmarshal(e.Payload, m); err != nil {
+		return nexusraft.Member{}, e.undecodable(err)
+	}
+	if m.GetReplica() == 0 {
+		return nexusraft.Member{}, e.undecodable(errors.New("there is no replica in it"))
+	}
+	return wire.MemberFromProto(m), nil
+}
+
+// Detail is more about a node's own event; what its topic has nothing to say of is 0.
+type Detail struct {
+	Node    nexusraft.NodeID    `json:"node,omitzero"`    // the leader, 0 if none is known; the peer; where a snapshot was sent, 0 for here
+	Replica nexusraft.ReplicaID `json:"replica,omitzero"` // the leader's
+	Address string              `json:"address,omitempty"`
+	Term    nexusraft.Term      `json:"term,omitzero"`
+	Index   nexusraft.Index     `json:"index,omitzero"`    // the log's last, of a sync; the snapshot's
+	Problem string              `json:"problem,omitempty"` // why the node is not healthy; why a snapshot was not sent
+}
+
+// Detail decodes the payload of a node's own event, of one of the topics LeaderTopic to
+// SnapshotTopic; of any other it is empty. It returns nexusraft.ErrCorrupt if the payload
+// is something else.
+func (e Event) Detail() (Detail, error) {
+	var d Detail
+	var err error
+	switch e.Topic {
+	case LeaderTopic:
+		var m nexusraftv1.LeaderEvent
+		err = proto.Unmarshal(e.Payload, &m)
+		d = Detail{Node: nexusraft.NodeID(m.Node), Replica: nexusraft.ReplicaID(m.Replica), Term: nexusraft.Term(m.Term)}
+	case SyncTopic:
+		var m nexusraftv1.SyncEvent
+		err = proto.Unmarshal(e.Payload, &m)
+		d = Detail{Term: nexusraft.Term(m.Term), Index: nexusraft.Index(m.Index)}
+	case PeerTopic:
+		var m nexusraftv1.PeerEvent
+		err = proto.Unmarshal(e.Payload, &m)
+		d = Detail{Node: nexusraft.NodeID(m.Node), Address: m.Address}
+	case HealthTopic:
+		var m nexusraftv1.HealthEvent
+		err = proto.Unmarshal(e.Payload, &m)
+		d = Detail{Problem: m.Problem}
+	case SnapshotTopic:
+		var m nexusraftv1.SnapshotEvent
+		err = proto.Unmarshal(e.Payload, &m)
+		d = Detail{Node: nexusraft.NodeID(m.Node), Index: nexusraft.Index(m.Index), Term: nexusraft.Term(m.Term), Problem: m.Problem}
+	}
+	if err != nil {
+		return Detail{}, e.undecodable(err)
+	}
+	return d, nil
+}
+
+func (e Event) undecodable(err error) error {
+	return fmt.Errorf("%w: payload of event %d, topic %.64q: %w", nexusraft.ErrCorrupt, e.Sequence, e.Topic, err)
+}

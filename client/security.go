@@ -1,0 +1,105 @@
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/nexi-lab/nexus-raft/internal/pki"
+)
+
+// security takes an endpoint apart: where it is, and whether it is encrypted.
+func (o Options) security(endpoint string) (hostPort string, encrypted bool, err error) {
+	hostPort, encrypted = endpoint, o.Credentials != nil
+	if scheme, rest, ok := strings.Cut(endpoint, "://"); ok {
+		if scheme != "http" && scheme != "https" {
+			return "", false, fmt.Errorf("endpoint %q: unknown scheme; give host:port, http://host:port or https://host:port", endpoint)
+		}
+		hostPort, encrypted = rest, scheme == "https"
+	}
+	switch _, _, err := net.SplitHostPort(hostPort); {
+	case strings.ContainsAny(hostPort, "/@"):
+		return "", false, errors.New("an endpoint has a path or user information; give host:port alone") // maybe a secret
+	case err != nil:
+		return "", false, fmt.Errorf("endpoint %q is not host:port: %w", endpoint, err)
+	case encrypted && o.Credentials == nil:
+		return "", false, fmt.Errorf("endpoint %q: https:// needs credentials, which say what cluster to believe", endpoint)
+	}
+	return hostPort, encrypted, nil
+}
+
+// dialOptions returns where an endpoint's connection goes, and how it is secured.
+func (o Options) dialOptions(e *endpoint) (hostPort string, _ []grpc.DialOption, err error) {
+	hostPort, encrypted, err := o.security(e.address)
+	if err != nil {
+		return "", nil, err
+	}
+	if !encrypted {
+		e.plain = true
+		return hostPort, []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}, nil
+	}
+	bundle, err := pki.ParseBundle(o.Credentials)
+	if err != nil {
+		return "", nil, err
+	}
+	config, err := bundle.Config(time.Now)
+	if err != nil {
+		return "", nil, err
+	}
+	options := []grpc.DialOption{grpc.WithTransportCredentials(handshakes{credentials.NewTLS(config), e})}
+	if bundle.Token != "" {
+		options = append(options, grpc.WithPerRPCCredentials(bearer(bundle.Token)))
+	}
+	return hostPort, options, nil
+}
+
+// hint is what may be wrong where something listens that does not answer.
+func (e *endpoint) hint() string {
+	if e.plain {
+		return "; if it speaks TLS, credentials are needed"
+	}
+	return ""
+}
+
+// handshakes notes why one has failed.
+type handshakes struct {
+	credentials.TransportCredentials
+
+	e *endpoint
+}
+
+// ClientHandshake implements credentials.TransportCredentials.
+func (h handshakes) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	secure, info, err := h.TransportCredentials.ClientHandshake(ctx, authority, conn)
+	if err != nil {
+		if _, plain := errors.AsType[tls.RecordHeaderError](err); plain {
+			err = fmt.Errorf("it does not speak TLS; leave the credentials out, or name it as http://host:port: %w", err)
+		}
+		h.e.failure.Store(&err)
+	}
+	return secure, info, err
+}
+
+// Clone implements credentials.TransportCredentials.
+func (h handshakes) Clone() credentials.TransportCredentials {
+	return handshakes{h.TransportCredentials.Clone(), h.e}
+}
+
+// bearer is a token that goes with every call.
+type bearer string
+
+// GetRequestMetadata implements credentials.PerRPCCredentials.
+func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + string(b)}, nil
+}
+
+// RequireTransportSecurity implements credentials.PerRPCCredentials.
+func (bearer) RequireTransportSecurity() bool { return true }

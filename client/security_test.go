@@ -1,0 +1,166 @@
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+
+	nexusraftv1 "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/pki"
+)
+
+// authority signs for the tests' cluster.
+type authority struct{ pki.Pair }
+
+func newAuthority(t *testing.T) authority {
+	t.Helper()
+	ca, err := pki.NewCA(0xc1, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return authority{ca}
+}
+
+func (a authority) sign(t *testing.T, s pki.Subject) pki.Pair {
+	t.Helper()
+	csr, key, err := pki.NewRequest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := a.Sign(csr, s, time.Now(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pki.Pair{Cert: cert, Key: key}
+}
+
+var (
+	aNode = pki.Subject{Cluster: 0xc1, Node: 0xa}
+	ann   = pki.Subject{Cluster: 0xc1, Client: "ann"}
+)
+
+// witnessing notes who asks for a status, and with what token.
+type witnessing struct {
+	nexusraftv1.UnimplementedClusterServer
+	bearer chan []string
+	shown  chan int // certificates
+}
+
+func (w witnessing) Status(ctx context.Context, _ *nexusraftv1.StatusRequest) (*nexusraftv1.StatusResponse, error) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	w.bearer <- md.Get("authorization")
+	p, _ := peer.FromContext(ctx)
+	info, _ := p.AuthInfo.(credentials.TLSInfo)
+	w.shown <- len(info.State.PeerCertificates)
+	return &nexusraftv1.StatusResponse{Status: &nexusraftv1.NodeStatus{}}, nil
+}
+
+// serveStatus runs a server, with the certificate own if it is given.
+func serveStatus(t *testing.T, own ...pki.Pair) (string, witnessing) {
+	t.Helper()
+	var options []grpc.ServerOption
+	for _, p := range own {
+		cert, err := p.Certificate()
+		if err != nil {
+			t.Fatal(err)
+		}
+		options = append(options, grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequestClientCert})))
+	}
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := witnessing{bearer: make(chan []string, 1), shown: make(chan int, 1)}
+	srv := grpc.NewServer(options...)
+	nexusraftv1.RegisterClusterServer(srv, w)
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(lis) }()
+	t.Cleanup(func() {
+		srv.Stop()
+		<-served
+	})
+	return lis.Addr().String(), w
+}
+
+func TestCredentials(t *testing.T) {
+	ca, stranger := newAuthority(t), newAuthority(t)
+	secure, seen := serveStatus(t, ca.sign(t, aNode))
+	open, openly := serveStatus(t)
+	impostor, _ := serveStatus(t, stranger.sign(t, aNode))
+	client, _ := serveStatus(t, ca.sign(t, ann))
+	full := pki.Bundle{Pair: ca.sign(t, ann), Roots: ca.Cert, Token: "nrt1-secret"}.PEM()
+	byToken := pki.Bundle{Roots: ca.Cert, Token: "nrt1-secret"}.PEM()
+	other := pki.Bundle{Pair: ca.sign(t, pki.Subject{Cluster: 0xc2, Client: "ann"}), Roots: ca.Cert}.PEM()
+	for name, tc := range map[string]struct {
+		endpoint    string
+		credentials []byte
+		says        string // "": it passes
+		at          witnessing
+		certs       int
+		bearer      bool
+	}{
+		"everything":            {secure, full, "", seen, 2, true},
+		"by https":              {"https://" + secure, full, "", seen, 2, true},
+		"a token":               {secure, byToken, "", seen, 0, true},
+		"plain":                 {open, nil, "", openly, 0, false},
+		"plain in spite of all": {"http://" + open, full, "", openly, 0, false},
+		"plain to TLS":          {secure, nil, "if it speaks TLS, credentials are needed", seen, 0, false},
+		"TLS to plain":          {open, full, "does not speak TLS; leave the credentials out", openly, 0, false},
+		"another CA's":          {impostor, full, "not believed here", seen, 0, false},
+		"no node":               {client, full, "extended key usage", seen, 0, false},
+		"another cluster":       {secure, other, "cluster mismatch", seen, 0, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := New(Options{Endpoints: []string{tc.endpoint}, Credentials: tc.credentials, DialTimeout: 5 * time.Second, AttemptTimeout: 10 * time.Second})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			_, err = c.Status(t.Context(), tc.endpoint)
+			if tc.says != "" {
+				if err == nil || !strings.Contains(err.Error(), tc.says) || strings.Contains(err.Error(), "nrt1-secret") {
+					t.Errorf("got %v, want %q", err, tc.says)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if certs, bearer := <-tc.at.shown, <-tc.at.bearer; certs != tc.certs || (len(bearer) == 1 && bearer[0] == "Bearer nrt1-secret") != tc.bearer {
+				t.Errorf("the node saw %d certificates and %q, want %d and a token: %t", certs, bearer, tc.certs, tc.bearer)
+			}
+		})
+	}
+}
+
+func TestBadSecurityOptions(t *testing.T) {
+	ca := newAuthority(t)
+	good := pki.Bundle{Roots: ca.Cert}.PEM()
+	for _, tc := range []struct {
+		endpoint    string
+		credentials []byte
+		says        string
+	}{
+		{"https://a:1", nil, "needs credentials"},
+		{"ftp://a:1", good, "unknown scheme"},
+		{"https://a", good, "not host:port"},
+		{"https://a:1/x", good, "host:port alone"},
+		{"http://u:secret@a:1", good, "host:port alone"},
+		{"a:1", []byte{}, "CERTIFICATE"},
+		{"a:1", []byte("hello"), "CERTIFICATE"},
+		{"a:1", pki.Bundle{Pair: ca.Pair, Roots: ca.Cert}.PEM(), "client's certificate"},
+	} {
+		_, err := New(Options{Endpoints: []string{tc.endpoint}, Credentials: tc.credentials})
+		if err == nil || !strings.Contains(err.Error(), tc.says) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: got %v, want %q", tc.endpoint, err, tc.says)
+		}
+	}
+}

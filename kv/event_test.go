@@ -1,0 +1,121 @@
+package kv
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
+	"pgregory.net/rapid"
+)
+
+func decodeEvent(t interface{ Fatal(...any) }, e published) *mvccpb.Event {
+	m := new(mvccpb.Event)
+	if err := proto.Unmarshal([]byte(e.payload), m); err != nil || m.GetKv() == nil {
+		t.Fatal(e, err)
+	}
+	return m
+}
+
+// mirrored checks that whoever follows the events has the same pairs as the model.
+func mirrored(t *rapid.T, events []published, m *model) {
+	mirror := make(map[string]*mvccpb.KeyValue)
+	for _, e := range events {
+		kv := decodeEvent(t, e).Kv
+		switch {
+		case e.topic != EventTopic:
+			t.Fatalf("an event of topic %q", e.topic)
+		case e.kind == EventPut:
+			mirror[string(kv.Key)] = kv
+		case e.kind == EventPutLarge:
+			t.Fatal("the model puts no value that large")
+		case e.kind == EventDelete:
+			if mirror[string(kv.Key)] == nil || kv.ModRevision <= mirror[string(kv.Key)].ModRevision {
+				t.Fatalf("deleted %v, which is %v", kv, mirror[string(kv.Key)])
+			}
+			delete(mirror, string(kv.Key))
+		default:
+			t.Fatalf("an event of type %q", e.kind)
+		}
+	}
+	if len(mirror) != len(m.kvs) {
+		t.Fatalf("the events say that there are %d keys, and there are %d", len(mirror), len(m.kvs))
+	}
+	for _, want := range m.kvs {
+		if got := mirror[string(want.Key)]; !proto.Equal(got, want) {
+			t.Fatalf("by its events %q is %v, want %v", want.Key, got, want)
+		}
+	}
+}
+
+func TestEvents(t *testing.T) {
+	tx := newTx()
+	put := func(k, v string) { mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte(k), Value: []byte(v)}) }
+	put("a", "1")
+	put("b", "")
+	put("a", "2")
+	put("c", strings.Repeat("x", MaxEventValueBytes))
+	put("d", strings.Repeat("x", MaxEventValueBytes+1))
+	apply(t, tx, rawPut(t, &etcdserverpb.PutRequest{Key: []byte("refused"), Lease: 1}))
+	mustDelete(t, tx, &etcdserverpb.DeleteRangeRequest{Key: []byte("x")}) // deletes nothing
+	mustDelete(t, tx, &etcdserverpb.DeleteRangeRequest{Key: []byte("a"), RangeEnd: []byte("c")})
+	want := []*mvccpb.Event{
+		{Kv: pair("a", "1", 2, 2, 1)},
+		{Kv: &mvccpb.KeyValue{Key: []byte("b"), CreateRevision: 3, ModRevision: 3, Version: 1}},
+		{Kv: pair("a", "2", 2, 4, 2)},
+		{Kv: pair("c", strings.Repeat("x", MaxEventValueBytes), 5, 5, 1)},
+		{Kv: &mvccpb.KeyValue{Key: []byte("d"), CreateRevision: 6, ModRevision: 6, Version: 1}},
+		{Type: mvccpb.Event_DELETE, Kv: &mvccpb.KeyValue{Key: []byte("a"), ModRevision: 7}},
+		{Type: mvccpb.Event_DELETE, Kv: &mvccpb.KeyValue{Key: []byte("b"), ModRevision: 7}},
+	}
+	wantKinds := []string{EventPut, EventPut, EventPut, EventPut, EventPutLarge, EventDelete, EventDelete}
+	var got []*mvccpb.Event
+	var kinds []string
+	for _, e := range tx.events {
+		got, kinds = append(got, decodeEvent(t, e)), append(kinds, e.kind)
+	}
+	if d := cmp.Diff(want, got, protocmp.Transform()); d != "" {
+		t.Errorf("events (-want +got):\n%s", d)
+	}
+	if !slices.Equal(kinds, wantKinds) {
+		t.Errorf("types: got %v, want %v", kinds, wantKinds)
+	}
+}
+
+// A huge DeleteRange is one event with its bounds.
+func TestDeleteRangeEvent(t *testing.T) {
+	for _, tc := range []struct{ keys, events int }{{MaxDeleteEvents, MaxDeleteEvents}, {MaxDeleteEvents + 1, 1}} {
+		tx := newTx()
+		for i := range tc.keys {
+			mustPut(t, tx, &etcdserverpb.PutRequest{Key: fmt.Appendf(nil, "k%04d", i)})
+		}
+		tx.events = nil
+		resp := mustDelete(t, tx, &etcdserverpb.DeleteRangeRequest{Key: []byte("k"), RangeEnd: []byte("l")})
+		if int(resp.Deleted) != tc.keys || len(tx.events) != tc.events {
+			t.Fatalf("got %d events for %d keys, want %d for %d", len(tx.events), resp.Deleted, tc.events, tc.keys)
+		}
+		if tc.events > 1 {
+			continue
+		}
+		want := &mvccpb.Event{Type: mvccpb.Event_DELETE, Kv: &mvccpb.KeyValue{Key: []byte("k"), Value: []byte("l"), ModRevision: resp.Header.Revision}}
+		if d := cmp.Diff(want, decodeEvent(t, tx.events[0]), protocmp.Transform()); d != "" || tx.events[0].kind != EventDeleteRange {
+			t.Errorf("%s (-want +got):\n%s", tx.events[0].kind, d)
+		}
+	}
+}
+
+// The payloads are state: these bytes must not change from release to release.
+func TestEventBytes(t *testing.T) {
+	got := fmt.Sprintf("%x %x",
+		appendPut(nil, []byte("k"), record{create: 2, mod: 300, version: 4, lease: 5, value: []byte("v")}),
+		appendDelete(nil, []byte("k"), 7, []byte("l")))
+	want := "120f0a016b100218ac0220042a01763005 080112080a016b18072a016c"
+	if got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}

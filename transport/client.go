@@ -1,0 +1,295 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/wire"
+)
+
+// Client calls one node. It comes from a ClientPool, which owns it; there is nothing to
+// close. The methods may be called from many goroutines.
+//
+// Errors: ErrUnreachable, if the node got nothing of the call or its connection broke, ErrClosed
+// after the pool was closed, ErrRefused or ErrFenced, if one side refused the other's
+// handshake, with which every call begins, and what the methods say of themselves.
+type Client struct {
+	pool   *ClientPool
+	addr   NodeAddress
+	conn   *grpc.ClientConn
+	ctx    context.Context // ends when the client is of no use any more
+	cancel context.CancelCauseFunc
+
+	dials, calls atomic.Uint64
+
+	mu     sync.Mutex
+	failed error // why the last attempt to connect has failed; nil if it has not
+}
+
+// newClient returns a client that connects when it is first used. The address is resolved at
+// each attempt, so that a name may move.
+func newClient(p *ClientPool, addr NodeAddress) (*Client, error) {
+	target, security, err := parseEndpoint(addr.Endpoint)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{pool: p, addr: addr}
+	creds, err := c.credentials(security)
+	if err != nil {
+		return nil, err
+	}
+	c.conn, err = grpc.NewClient("passthrough:///"+target, c.dialOptions(creds)...)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", addr.Endpoint, err)
+	}
+	c.ctx, c.cancel = context.WithCancelCause(p.ctx)
+	return c, nil
+}
+
+func (c *Client) credentials(s security) (credentials.TransportCredentials, error) {
+	t := c.pool.o.TLS
+	switch {
+	case t == nil && s == encrypted:
+		return nil, fmt.Errorf("endpoint %q: https needs credentials, and there are none", c.addr.Endpoint)
+	case t == nil || s == plain:
+		return insecure.NewCredentials(), nil
+	}
+	return noting{t.ClientCredentials(c.addr.ID), c}, nil
+}
+
+// noting remembers why a handshake of TLS has failed.
+type noting struct {
+	credentials.TransportCredentials
+	c *Client
+}
+
+// ClientHandshake implements credentials.TransportCredentials.
+func (n noting) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	secured, info, err := n.TransportCredentials.ClientHandshake(ctx, authority, conn)
+	n.c.note(err)
+	return secured, info, err
+}
+
+// Clone implements credentials.TransportCredentials.
+func (n noting) Clone() credentials.TransportCredentials {
+	return noting{n.TransportCredentials.Clone(), n.c}
+}
+
+// note remembers how an attempt to connect has ended.
+func (c *Client) note(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.failed = err
+}
+
+// dialOptions are DialOptions, with what the pool's options say in their place.
+func (c *Client) dialOptions(creds credentials.TransportCredentials) []grpc.DialOption {
+	o := c.pool.o
+	connectTimeout := o.ConnectTimeout
+	if o.TLS != nil {
+		connectTimeout *= 2
+	}
+	return append(DialOptions(),
+		grpc.WithTransportCredentials(creds),
+		grpc.WithContextDialer(c.dial),
+		grpc.WithIdleTimeout(o.IdleTimeout),
+		grpc.WithChainUnaryInterceptor(o.UnaryInterceptors...),
+		grpc.WithChainStreamInterceptor(o.StreamInterceptors...),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: minBackoff, Multiplier: 2, Jitter: 0.2, MaxDelay: maxBackoff},
+			MinConnectTimeout: connectTimeout,
+		}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: o.KeepAlive, Timeout: 2 * o.KeepAlive, PermitWithoutStream: true}),
+		grpc.WithDefaultCallOptions(
+			grpc.MaxCallRecvMsgSize(o.MaxMessageBytes),
+			grpc.MaxCallSendMsgSize(o.MaxMessageBytes),
+		),
+	)
+}
+
+// dial is one attempt to connect.
+func (c *Client) dial(ctx context.Context, addr string) (net.Conn, error) {
+	c.dials.Add(1)
+	ctx, cancel := context.WithTimeout(ctx, c.pool.o.ConnectTimeout)
+	defer cancel()
+	conn, err := c.pool.o.Dialer(ctx, addr)
+	c.note(err)
+	return conn, err
+}
+
+// await waits until the client is connected, for as many attempts as ctx allows.
+func (c *Client) await(ctx context.Context) error {
+	for {
+		c.conn.Connect() // if it is idle
+		state := c.conn.GetState()
+		switch {
+		case c.ctx.Err() != nil:
+			return c.gone()
+		case state == connectivity.Ready:
+			return nil
+		case !c.conn.WaitForStateChange(ctx, state):
+			return c.unreachable(ctx)
+		}
+	}
+}
+
+// attempt waits until the client is connected, or an attempt fails.
+func (c *Client) attempt(ctx context.Context) error {
+	for {
+		c.conn.Connect()
+		state := c.conn.GetState()
+		switch {
+		case c.ctx.Err() != nil:
+			return c.gone()
+		case state == connectivity.Ready:
+			return nil
+		case state == connectivity.TransientFailure || !c.conn.WaitForStateChange(ctx, state):
+			return c.unreachable(ctx)
+		}
+	}
+}
+
+// gone is why the client is of no use any more.
+func (c *Client) gone() error {
+	err := context.Cause(c.ctx)
+	if errors.Is(err, nexusraft.ErrClosed) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrUnreachable, err)
+}
+
+// unreachable is why there is no connection.
+func (c *Client) unreachable(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.failed != nil:
+		return fmt.Errorf("%w: %w", ErrUnreachable, c.failed)
+	case ctx.Err() != nil:
+		return fmt.Errorf("%w: %w", ErrUnreachable, context.Cause(ctx))
+	}
+	return fmt.Errorf("%w: it does not speak HTTP/2 within %v", ErrUnreachable, c.pool.o.ConnectTimeout)
+}
+
+// end makes the client one of no use.
+func (c *Client) end(why error) {
+	c.cancel(why)
+	_ = c.conn.Close() // it says that it was closed before
+}
+
+func (c *Client) stats() PoolStats {
+	return PoolStats{
+		Address:   c.addr,
+		Connected: c.conn.GetState() == connectivity.Ready,
+		Dials:     c.dials.Load(),
+		Calls:     c.calls.Load(),
+	}
+}
+
+// begin returns the context of a call or stream, which ends with the client, too. Until end
+// is called, the pool's Close waits.
+func (c *Client) begin(ctx context.Context) (context.Context, func(), error) {
+	release, err := c.pool.hold()
+	if err != nil {
+		return nil, nil, err
+	}
+	if c.ctx.Err() != nil {
+		release()
+		return nil, nil, c.gone()
+	}
+	c.calls.Add(1)
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(c.ctx, func() { cancel(context.Cause(c.ctx)) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+		release()
+	}, nil
+}
+
+// beginCall is begin for a unary call: it gives ctx a deadline if it has none.
+func (c *Client) beginCall(ctx context.Context) (context.Context, func(), error) {
+	if _, ok := ctx.Deadline(); ok {
+		return c.begin(ctx)
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.pool.o.CallTimeout)
+	ctx, end, err := c.begin(ctx)
+	if err != nil {
+		cancel()
+		return nil, nil, err
+	}
+	return ctx, func() { end(); cancel() }, nil
+}
+
+// fail is how a call has failed, given its context from begin.
+func (c *Client) fail(ctx context.Context, err error) error {
+	err = reason(ctx, err)
+	code := status.Code(err)
+	moved := errors.Is(err, errMoved) || errors.Is(err, errRemoved) || errors.Is(err, errBroken)
+	if moved || code == codes.Unavailable {
+		return fmt.Errorf("%w: %w%s", ErrUnreachable, err, c.hint(err))
+	}
+	return err
+}
+
+// Status asks the node what it says of itself. It shakes no hands, so anyone may ask.
+func (c *Client) Status(ctx context.Context) (nexusraft.NodeStatus, error) {
+	ctx, end, err := c.beginCall(ctx)
+	if err != nil {
+		return nexusraft.NodeStatus{}, err
+	}
+	defer end()
+	resp, err := pb.NewClusterClient(c.conn).Status(ctx, &pb.StatusRequest{})
+	if err != nil {
+		return nexusraft.NodeStatus{}, fmt.Errorf("ask %v for its status: %w", c.addr, c.fail(ctx, err))
+	}
+	return wire.NodeStatusFromProto(resp.GetStatus()), nil
+}
+
+// RequestVote asks for votes of several zones, at most MaxVotes: pre-votes and votes, each with its
+// term, candidate and last entry. The results are in any order; votes without one were ignored.
+func (c *Client) RequestVote(ctx context.Context, votes []Vote) ([]VoteResult, error) {
+	if len(votes) > MaxVotes {
+		return nil, fmt.Errorf("%w: request %d votes, limit %d", nexusraft.ErrTooLarge, len(votes), MaxVotes)
+	}
+	ctx, end, err := c.beginCall(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	self := c.pool.self()
+	resp, err := pb.NewRaftTransportClient(c.conn).RequestVote(ctx, &pb.RequestVoteRequest{
+		Hello: hello(self, c.addr.ID),
+		Votes: votesToProto(votes),
+	})
+	if err != nil {
+		return nil, c.fail(ctx, err)
+	}
+	if err := c.pool.accept(self, resp.GetHello(), c.addr.ID); err != nil {
+		return nil, err
+	}
+	return resultsFromProto(resp.GetResults(), len(votes))
+}
+
+// String returns the node and its endpoint.
+func (a NodeAddress) String() string {
+	if a.ID == 0 {
+		return a.Endpoint
+	}
+	return fmt.Sprintf("node %v at %s", a.ID, a.Endpoint)
+}

@@ -1,0 +1,258 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// poolOf returns a node's pool, closed at the test's end.
+func poolOf(t *testing.T, id Identity, o PoolOptions) *ClientPool {
+	t.Helper()
+	p := NewClientPool(as(id), o)
+	t.Cleanup(p.Close)
+	return p
+}
+
+// get returns B's client.
+func get(t *testing.T, p *ClientPool, endpoint string) *Client {
+	t.Helper()
+	c, err := p.Get(t.Context(), NodeAddress{ID: nodeB, Endpoint: endpoint})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// healthy is a node that answers for its status.
+func healthy() *fakeNode {
+	return &fakeNode{status: func(context.Context) (nexusraft.NodeStatus, error) { return nexusraft.NodeStatus{Healthy: true}, nil }}
+}
+
+func TestPoolSharesOneConnection(t *testing.T) {
+	addr, _ := serve(t, identityB, &fakeNode{})
+	var dials atomic.Int32
+	gate := make(chan struct{})
+	p := poolOf(t, identityA, PoolOptions{ConnectTimeout: 10 * time.Second, Dialer: func(ctx context.Context, addr string) (net.Conn, error) {
+		dials.Add(1)
+		<-gate
+		return new(net.Dialer).DialContext(ctx, "tcp", addr)
+	}})
+	var wg sync.WaitGroup
+	clients := make(chan *Client, 50)
+	for range cap(clients) {
+		wg.Go(func() {
+			c, err := p.Get(t.Context(), NodeAddress{ID: nodeB, Endpoint: addr})
+			if err != nil {
+				t.Errorf("Get: %v", err)
+			}
+			clients <- c
+		})
+	}
+	eventually(t, "the attempt", func() bool { return dials.Load() > 0 })
+	close(gate)
+	wg.Wait()
+	first := <-clients
+	for range cap(clients) - 1 {
+		if c := <-clients; c != first {
+			t.Error("two clients of one node")
+		}
+	}
+	if dials.Load() != 1 || p.Len() != 1 || !p.Stats()[0].Connected {
+		t.Errorf("got %d dials, Len %d, %+v, want one connection", dials.Load(), p.Len(), p.Stats())
+	}
+}
+
+func TestPoolWaitsForTheNextAttempt(t *testing.T) {
+	addr, _ := serve(t, identityB, healthy())
+	var dials atomic.Int32
+	p := poolOf(t, identityA, PoolOptions{Dialer: func(ctx context.Context, addr string) (net.Conn, error) {
+		if dials.Add(1) < 4 {
+			return nil, errors.New("no route")
+		}
+		return new(net.Dialer).DialContext(ctx, "tcp", addr)
+	}})
+	c := get(t, p, addr)
+	if got := dials.Load(); got != 4 {
+		t.Errorf("got %d attempts, want 4", got)
+	}
+	if st, err := c.Status(t.Context()); err != nil || !st.Healthy {
+		t.Errorf("Status: got %+v, %v", st, err)
+	}
+}
+
+func TestPoolSaysWhyNot(t *testing.T) {
+	p := poolOf(t, identityA, PoolOptions{Dialer: func(context.Context, string) (net.Conn, error) { return nil, errNotFaked }})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := p.Get(ctx, NodeAddress{ID: nodeB, Endpoint: "b:1"}); !errors.Is(err, ErrUnreachable) || !errors.Is(err, errNotFaked) {
+		t.Errorf("got %v, want ErrUnreachable with the reason", err)
+	}
+	if _, err := p.Get(ctx, NodeAddress{ID: nodeB, Endpoint: "b"}); err == nil || errors.Is(err, ErrUnreachable) {
+		t.Errorf("got %v, want an error that says what an endpoint is", err)
+	}
+	if _, err := p.Get(ctx, NodeAddress{ID: nodeB, Endpoint: "https://b:1"}); err == nil || errors.Is(err, ErrUnreachable) {
+		t.Errorf("got %v, want an error that asks for credentials", err)
+	}
+}
+
+func TestPoolMovesANode(t *testing.T) {
+	waiting := make(chan struct{})
+	f := &fakeNode{vote: func(ctx context.Context, _ nexusraft.NodeID, _ []Vote) ([]VoteResult, error) {
+		close(waiting)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}}
+	old, _ := serve(t, identityB, f)
+	now, _ := serve(t, identityB, healthy())
+	p := poolOf(t, identityA, PoolOptions{})
+	c := get(t, p, old)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := c.RequestVote(t.Context(), []Vote{{Zone: 1}})
+		ended <- err
+	}()
+	await(t, "the call", waiting)
+	moved := get(t, p, now)
+	if err := await(t, "the end of the call", ended); !errors.Is(err, ErrUnreachable) || !errors.Is(err, errMoved) {
+		t.Errorf("the call at the old address: got %v, want ErrUnreachable", err)
+	}
+	if _, err := c.Status(t.Context()); !errors.Is(err, ErrUnreachable) {
+		t.Errorf("a new call at the old address: got %v, want ErrUnreachable", err)
+	}
+	if _, err := moved.Status(t.Context()); err != nil || p.Len() != 1 {
+		t.Errorf("at the new address: got %v, Len %d", err, p.Len())
+	}
+}
+
+func TestPoolDropsIdleConnections(t *testing.T) {
+	var got inbox
+	f := healthy()
+	f.receive = got.receive
+	addr, _ := serve(t, identityB, f)
+	p := poolOf(t, identityA, PoolOptions{IdleTimeout: 50 * time.Millisecond, SilenceTimeout: 10 * time.Second})
+	c := get(t, p, addr)
+	s, err := c.Exchange(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(150 * time.Millisecond) // three times what idle is
+	if p.Len() != 1 {
+		t.Error("a connection with an open stream was dropped")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the connection is dropped", func() bool { return p.Len() == 0 })
+	if _, err := c.Status(t.Context()); err != nil {
+		t.Errorf("after that: %v", err)
+	}
+}
+
+func TestPoolCloses(t *testing.T) {
+	waiting := make(chan struct{})
+	addr, _ := serve(t, identityB, &fakeNode{propose: func(ctx context.Context, _ Proposal) (nexusraft.Result, error) {
+		close(waiting)
+		<-ctx.Done()
+		return nexusraft.Result{}, ctx.Err()
+	}})
+	p := NewClientPool(as(identityA), PoolOptions{})
+	c := get(t, p, addr)
+	s, err := c.Exchange(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := c.Propose(t.Context(), Proposal{Zone: 1})
+		ended <- err
+	}()
+	await(t, "the call", waiting)
+	p.Close()
+	p.Close()
+	if err := await(t, "the call ends", ended); !errors.Is(err, nexusraft.ErrUncertain) {
+		t.Errorf("Propose: got %v, want ErrUncertain", err)
+	}
+	await(t, "the stream ends", s.Done())
+	if err := s.Send([]Message{{Zone: 1}}); !errors.Is(err, nexusraft.ErrClosed) {
+		t.Errorf("Send: got %v, want ErrClosed", err)
+	}
+	if _, err := p.Get(t.Context(), NodeAddress{ID: nodeB, Endpoint: addr}); !errors.Is(err, nexusraft.ErrClosed) {
+		t.Errorf("Get: got %v, want ErrClosed", err)
+	}
+	if _, err := c.Exchange(t.Context()); !errors.Is(err, nexusraft.ErrClosed) {
+		t.Errorf("Exchange: got %v, want ErrClosed", err)
+	}
+}
+
+func TestPoolRemove(t *testing.T) {
+	addr, _ := serve(t, identityB, healthy())
+	p := poolOf(t, identityA, PoolOptions{})
+	c := get(t, p, addr)
+	p.Remove(NodeAddress{ID: nodeB})
+	if _, err := c.Status(t.Context()); !errors.Is(err, ErrUnreachable) || p.Len() != 0 || len(p.Stats()) != 0 {
+		t.Errorf("got %v, Len %d, %+v, want ErrUnreachable and no client", err, p.Len(), p.Stats())
+	}
+	get(t, p, addr)
+}
+
+func TestStreamKeepsOrderAndCloses(t *testing.T) {
+	var got inbox
+	left := make(chan nexusraft.NodeID, 1)
+	addr, _ := serve(t, identityB, &fakeNode{receive: got.receive, leaving: func(n nexusraft.NodeID) { left <- n }})
+	c := get(t, poolOf(t, identityA, PoolOptions{}), addr)
+	s, err := c.Exchange(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Send([]Message{{Data: make([]byte, MaxMessageBytes+1)}}); !errors.Is(err, nexusraft.ErrTooLarge) {
+		t.Errorf("got %v, want ErrTooLarge", err)
+	}
+	many := make([]Message, 3*maxFrameMessages)
+	for i := range many {
+		many[i] = Message{Zone: 1, Data: []byte("many")}
+	}
+	many[len(many)-1].Data = []byte("last")
+	if err := s.Send(many); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	if n := await(t, "the good-bye", left); n != nodeA || !got.has("last") {
+		t.Errorf("node %v has left, the last message has come: %t", n, got.has("last"))
+	}
+}
+
+func TestInterceptorsSeeCalls(t *testing.T) {
+	var unary, streams atomic.Int32
+	addr, _ := serve(t, identityB, healthy())
+	p := poolOf(t, identityA, PoolOptions{
+		UnaryInterceptors: []grpc.UnaryClientInterceptor{func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			unary.Add(1)
+			return invoke(ctx, method, req, reply, cc, opts...)
+		}},
+		StreamInterceptors: []grpc.StreamClientInterceptor{func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, stream grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			streams.Add(1)
+			return stream(ctx, desc, cc, method, opts...)
+		}},
+	})
+	c := get(t, p, addr)
+	if _, err := c.Status(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Exchange(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if unary.Load() != 1 || streams.Load() != 1 {
+		t.Errorf("got %d calls and %d streams, want one of each", unary.Load(), streams.Load())
+	}
+}
