@@ -221,6 +221,9 @@ func (t *machineTx) Publish(topic, kind string, payload []byte) error {
 	if err := checkEvent(topic, kind, len(payload)); err != nil {
 		return err
 	}
+	if topic == topicGap {
+		return fmt.Errorf("event: %w: the topic %q is for events that are missing", nexusraft.ErrRefused, topicGap)
+	}
 	size := eventHeaderBytes + len(topic) + len(kind) + len(payload)
 	if t.eventBytes += size; t.eventBytes > nexusraft.MaxCommandEventBytes {
 		return fmt.Errorf("event: %w: the command's events have over %d bytes", nexusraft.ErrTooLarge, nexusraft.MaxCommandEventBytes)
@@ -270,11 +273,18 @@ func applyRetention(base *storage.Overlay, now int64, c *pb.EventRetention) erro
 	if err != nil {
 		return err
 	}
+	off := l.keep.Count == 0
 	l.keep = keep
 	if err := l.trim(base, now, trimStep); err != nil {
 		return err
 	}
-	return base.Set(eventLogKey, l.encode())
+	if err := base.Set(eventLogKey, l.encode()); err != nil {
+		return err
+	}
+	if off && keep.Count > 0 { // what has happened meanwhile has no event: who follows is to know
+		_, err = publishEvents(base, now, encodeEvent(now, topicGap, topicGap, nil))
+	}
+	return err
 }
 
 func (r Retention) check() error {

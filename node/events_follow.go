@@ -15,9 +15,9 @@ import (
 // lives as long as one read takes.
 const (
 	batchEvents    = 256
-	batchBytes     = 1 << 20
+	batchBytes     = 64 << 10
 	batchScanned   = 4096    // events looked at, wanted or not
-	maxSubscribers = 1 << 14 // at a time; more get ErrOverloaded
+	maxSubscribers = 1 << 10 // at a time; more get ErrOverloaded
 )
 
 // An idle subscription sees to it that its replica is still in touch with its zone: in each
@@ -232,7 +232,7 @@ func (f *follower) scan(r nexusraft.Reader, end uint64) (events []transport.Even
 		if err != nil || string(p.Key) != string(eventKey(f.next)) {
 			return nil, fmt.Errorf("read event %d of zone %v: %w", f.next, f.want.Zone, errors.Join(nexusraft.ErrCorrupt, err))
 		}
-		if f.want.Wants(e.topic, e.kind) {
+		if e.topic == topicGap || f.want.Wants(e.topic, e.kind) {
 			events = append(events, e.sent(f.want.Zone, f.next))
 			size += len(p.Value)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
 	"github.com/nexi-lab/nexus-raft/storage"
+	"github.com/nexi-lab/nexus-raft/transport"
 )
 
 // emptyState is a state tree in memory.
@@ -169,8 +171,45 @@ func TestEventsOff(t *testing.T) {
 	}
 	retain(t, o, 4, DefaultRetention)
 	publishN(t, o, 5, 1, 8)
-	if l, events := stored(t, o); l.oldest != 301 || len(events) != 1 { // numbers go on
-		t.Errorf("turned on again: %d events from %d on", len(events), l.oldest)
+	if l, events := stored(t, o); l.oldest != 301 || len(events) != 2 || events[0].topic != topicGap { // numbers go on
+		t.Errorf("turned on again: %+v from %d on; want a gap for what is missing, and an event", events, l.oldest)
+	}
+	retain(t, o, 6, Retention{Count: 7})
+	if _, events := stored(t, o); len(events) != 2 {
+		t.Errorf("%d events after a change of what was on; want no gap more", len(events))
+	}
+}
+
+// Of many who tell of a peer at once, each tells what is news, in order.
+func TestPeerEventsInOrder(t *testing.T) {
+	for range 200 {
+		l := newLocalEvents(time.Now, 1)
+		l.peer(2, "a:1", true)
+		var wg sync.WaitGroup
+		for g := range 4 {
+			wg.Go(func() {
+				for range 20 {
+					l.peer(2, "a:1", g%2 == 0)
+				}
+			})
+		}
+		wg.Wait()
+		for i := 1; i < len(l.events); i++ {
+			if l.events[i].Type == l.events[i-1].Type {
+				t.Fatalf("%q twice in a row", l.events[i].Type)
+			}
+		}
+	}
+}
+
+// A command of the nodes that can't be applied would stop the zone everywhere: it is refused.
+func TestOwnCommandsThatNobodyKnows(t *testing.T) {
+	n := idleNode(t, true)
+	for _, command := range [][]byte{nil, {0xff}} {
+		_, err := n.Propose(t.Context(), transport.Proposal{Zone: nexusraft.RootZone, Own: true, Command: command})
+		if !errors.Is(err, nexusraft.ErrRefused) {
+			t.Errorf("command %x: got %v, want ErrRefused", command, err)
+		}
 	}
 }
 

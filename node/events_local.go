@@ -109,18 +109,22 @@ func (l *localEvents) health(problem string) {
 // peer tells that a peer was connected or lost, if that is news.
 func (l *localEvents) peer(node nexusraft.NodeID, address string, connected bool) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	before, known := l.peers[node]
 	if known && before == connected || !known && !connected {
-		l.mu.Unlock()
 		return
 	}
 	l.peers[node] = connected
-	l.mu.Unlock()
 	kind := "lost"
 	if connected {
 		kind = "connected"
 	}
-	l.add(0, topicPeer, kind, &pb.PeerEvent{Node: uint64(node), Address: clipText(address)})
+	data, err := proto.Marshal(&pb.PeerEvent{Node: uint64(node), Address: clipText(address)})
+	if err != nil {
+		data = nil // as in add
+	}
+	l.addLocked(transport.Event{Topic: topicPeer, Type: kind, Payload: data})
+	l.bell.ring()
 }
 
 // snapshot tells how a snapshot ended: one that was sent to a node, or with node 0 one that

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -26,7 +27,26 @@ func (n *Node) proposeOwn(ctx context.Context, z nexusraft.ZoneID, c *pb.NodeCom
 		return nil, fmt.Errorf("encode a node's command: %w", err)
 	}
 	r, err := n.proposeAnywhere(ctx, transport.Proposal{Zone: z, Own: true, Command: data})
-	return r.Data, err
+	if err != nil {
+		return nil, err
+	}
+	answer, ok := bytes.CutPrefix(r.Data, ownAnswer)
+	if !ok { // an older leader took it for the state machine's
+		return nil, fmt.Errorf("%w: the zone's leader runs a release that does not know this command; run the newest release on all nodes", nexusraft.ErrUncertain)
+	}
+	return answer, nil
+}
+
+// ownAnswer begins the answer to every command of the nodes.
+var ownAnswer = []byte("own\x00")
+
+// checkOwn refuses a command that applyOwn would stop the zone for, before it is in the log.
+func checkOwn(command []byte) error {
+	c := &pb.NodeCommand{}
+	if err := proto.Unmarshal(command, c); err != nil || c.GetKind() == nil {
+		return fmt.Errorf("%w: this is a command of the nodes that this release does not know; run the newest release on all nodes", nexusraft.ErrRefused)
+	}
+	return nil
 }
 
 // applyOwn runs one command of the nodes over base, at the zone's time now, in nanoseconds since the Unix
@@ -44,6 +64,7 @@ func applyOwn(base *storage.Overlay, now int64, command []byte) (a applied, err 
 		a.published = err == nil
 	case *pb.NodeCommand_Retention:
 		err = applyRetention(base, now, k.Retention)
+		a.published = err == nil // who follows is to notice
 	case *pb.NodeCommand_PutJoinToken:
 		err = applyPutToken(base, now, k.PutJoinToken)
 	case *pb.NodeCommand_DeleteJoinToken:
@@ -56,6 +77,7 @@ func applyOwn(base *storage.Overlay, now int64, command []byte) (a applied, err 
 	if isRefusal(err) {
 		return applied{err: err}, nil
 	}
+	a.data = append(bytes.Clone(ownAnswer), a.data...)
 	return a, err
 }
 

@@ -27,8 +27,12 @@ const (
 	renewEvery      = time.Hour // between two looks at it, at most
 )
 
-// adminName is the client that the founder is given a certificate for.
-const adminName = "admin"
+// adminName is the client that the founder is given a certificate for. Nothing renews it, and without it
+// nobody could make tokens: it is good for as long as the authority.
+const (
+	adminName = "admin"
+	adminLife = 10 * 366 * 24 * time.Hour
+)
 
 var certificateKey = []byte("certificate")
 
@@ -52,14 +56,14 @@ func foundSecurity(b *storage.Batch, trees trees, state *storage.Tree, id identi
 	if err := b.Set(state, authorityKey, record); err != nil {
 		return nil, err
 	}
-	own, err := signedPair(ca, pki.Subject{Cluster: id.Cluster, Node: id.Node}, now)
+	own, err := signedPair(ca, pki.Subject{Cluster: id.Cluster, Node: id.Node}, now, certificateLife)
 	if err != nil {
 		return nil, err
 	}
 	if err := stagePair(b, trees.node, own); err != nil {
 		return nil, err
 	}
-	client, err := signedPair(ca, pki.Subject{Cluster: id.Cluster, Client: adminName}, now)
+	client, err := signedPair(ca, pki.Subject{Cluster: id.Cluster, Client: adminName}, now, adminLife)
 	if err != nil {
 		return nil, err
 	}
@@ -67,12 +71,12 @@ func foundSecurity(b *storage.Batch, trees trees, state *storage.Tree, id identi
 }
 
 // signedPair makes a key and a certificate for it.
-func signedPair(ca pki.Pair, s pki.Subject, now time.Time) (ownPair, error) {
+func signedPair(ca pki.Pair, s pki.Subject, now time.Time, life time.Duration) (ownPair, error) {
 	request, key, err := pki.NewRequest()
 	if err != nil {
 		return ownPair{}, err
 	}
-	cert, err := ca.Sign(request, s, now, certificateLife)
+	cert, err := ca.Sign(request, s, now, life)
 	return ownPair{Cert: cert, Key: key}, err
 }
 
@@ -258,7 +262,7 @@ func (n *Node) renew(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	own, err := signedPair(ca, pki.Subject{Cluster: n.Cluster(), Node: n.ID()}, now)
+	own, err := signedPair(ca, pki.Subject{Cluster: n.Cluster(), Node: n.ID()}, now, certificateLife)
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,9 @@ import (
 	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/pki"
 	"github.com/nexi-lab/nexus-raft/node"
+	"github.com/nexi-lab/nexus-raft/transport"
 	"github.com/nexi-lab/nexus-raft/witness"
 )
 
@@ -24,11 +26,37 @@ func secureConfig(t *testing.T, name string) node.Config {
 
 func newToken(t *testing.T, m *member, role nexusraft.Role) string {
 	t.Helper()
-	text, _, err := m.node.CreateToken(t.Context(), role, time.Hour, 1)
+	var text string
+	eventually(t, "create a token", func() (err error) { // a leader may change on a slow machine
+		text, _, err = m.node.CreateToken(t.Context(), role, time.Hour, 1)
+		return err
+	})
+	return text
+}
+
+// TestJoinWithoutToken asks as no node of ours does: with the right fingerprint and no token.
+func TestJoinWithoutToken(t *testing.T) {
+	founder := found(t, secureConfig(t, "n1"))
+	token, err := pki.ParseToken(newToken(t, founder, ""))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return text
+	wrong := token
+	wrong.Secret[0]++
+	self := transport.Identity{Node: 7, Incarnation: 1, Boot: 1, Address: "127.0.0.1:1"}
+	peers := transport.NewPeers(func() transport.Identity { return self }, transport.PeersOptions{
+		TLS: transport.NewTLS(func() (transport.Certificates, error) { return transport.Certificates{Pin: &token.CA}, nil }),
+	})
+	defer peers.Close()
+	for want, shown := range map[string]pki.Token{"needs a join token": {}, "not known here": wrong} {
+		_, err := peers.Join(t.Context(), founder.config.Advertise, transport.JoinRequest{Role: nexusraft.RoleMember, Token: shown})
+		if !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want a refusal with %q", err, want)
+		}
+	}
+	if n := len(founder.status().Membership.Members); n != 1 {
+		t.Errorf("got %d replicas, want 1", n)
+	}
 }
 
 // refusedToJoin runs a node until it ends and returns why.

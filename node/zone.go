@@ -63,6 +63,11 @@ func (n *Node) Propose(ctx context.Context, p transport.Proposal) (nexusraft.Res
 	if len(p.Command) > zone.MaxCommandBytes {
 		return nexusraft.Result{}, fmt.Errorf("%w: command of %d bytes, limit %d", nexusraft.ErrTooLarge, len(p.Command), zone.MaxCommandBytes)
 	}
+	if p.Own {
+		if err := checkOwn(p.Command); err != nil {
+			return nexusraft.Result{}, err
+		}
+	}
 	if err := context.Cause(ctx); err != nil {
 		return nexusraft.Result{}, fmt.Errorf("gave up before anything was written: %w", err)
 	}

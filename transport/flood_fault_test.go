@@ -259,7 +259,9 @@ func TestFloodOfStreams(t *testing.T) {
 	const streams, lanes = 200, 2
 	v := newVictim(t, &fakeNode{})
 	var ended atomic.Int64
-	v.attack(t, 1, 64<<20, func(ctx context.Context, conn *grpc.ClientConn) {
+	v.attack(t, 1, 64<<20, func(_ context.Context, conn *grpc.ClientConn) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // until all are open, however long that takes
+		defer cancel()
 		var wg sync.WaitGroup
 		for range streams {
 			stream, err := openRaw(ctx, conn)
@@ -273,10 +275,10 @@ func TestFloodOfStreams(t *testing.T) {
 				}
 			})
 		}
-		for deadline := time.Now().Add(10 * time.Second); ended.Load() < streams-lanes && ctx.Err() == nil && time.Now().Before(deadline); {
+		for ended.Load() < streams-lanes && ctx.Err() == nil {
 			time.Sleep(time.Millisecond)
 		}
-		<-ctx.Done()
+		cancel()
 		wg.Wait()
 	})
 	if n := ended.Load(); n < streams-lanes {

@@ -32,6 +32,7 @@ type inbound struct {
 	pinged   chan struct{} // capacity 1: ping has grown
 	ping     atomic.Uint64
 	busy     atomic.Bool   // the handler has what was read last
+	frames   atomic.Uint64 // how many were read
 	replaced chan struct{} // closed when a newer stream of the lane takes its place
 	read     chan struct{} // closed when reading has ended
 	err      error         // why; set before that
@@ -98,6 +99,7 @@ func (in *inbound) receiveFrame() error {
 	if req.Frame == nil {
 		return status.Error(codes.InvalidArgument, "read frame: a request after the handshake carries none")
 	}
+	in.frames.Add(1)
 	msgs, ping, err := parseFrame(req.GetFrame())
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
@@ -122,6 +124,7 @@ func (in *inbound) receiveFrame() error {
 func (in *inbound) attend() error {
 	silence := time.NewTimer(silentAfter)
 	defer silence.Stop()
+	var frames uint64 // when silence last fired: a ping may wait behind seconds of bulk
 	for {
 		var answer *pb.ExchangeResponse
 		select {
@@ -134,7 +137,8 @@ func (in *inbound) attend() error {
 		case <-in.pinged:
 			answer = &pb.ExchangeResponse{Pong: in.ping.Load()}
 		case <-silence.C:
-			if in.hello.GetMinor() > 0 && !in.busy.Load() {
+			before := frames
+			if frames = in.frames.Load(); frames == before && in.hello.GetMinor() > 0 && !in.busy.Load() {
 				return status.Errorf(codes.Aborted, "exchange: nothing was heard of node %v for %v", in.peer.Node, silentAfter)
 			}
 		}

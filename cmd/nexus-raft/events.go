@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -103,12 +104,19 @@ func (c *eventsCommand) subscription() (client.Subscription, error) {
 	return s, nil
 }
 
-// source names what is followed.
+// source names what is followed: with other filters, a position would say nothing of what they let pass.
 func (c *eventsCommand) source() string {
+	name := "zone " + c.Zone.String()
 	if c.Local {
-		return "node " + c.Endpoints[0]
+		name = "node " + c.Endpoints[0]
 	}
-	return "zone " + c.Zone.String()
+	if len(c.Topic) > 0 {
+		name += " topics " + strings.Join(c.Topic, ",")
+	}
+	if len(c.Type) > 0 {
+		name += " types " + strings.Join(c.Type, ",")
+	}
+	return name
 }
 
 // errNoAnswer ends a subscription that does not come about.

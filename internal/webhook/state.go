@@ -52,6 +52,9 @@ type State struct {
 // has it open, if it is of another source, or if it is no state file; it leaves such a
 // file as it is. Beside it a file with the suffix .lock is made, and stays.
 func OpenState(path, source string) (*State, error) {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real // the lock is of the file, whatever it is called
+	}
 	s := &State{path: path, lock: flock.New(path + ".lock"), now: time.Now, position: Position{Source: source}}
 	switch ok, err := s.lock.TryLock(); {
 	case err != nil:
