@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -17,7 +18,7 @@ func (c *cluster) change(ch nexusraft.MembershipChange) (members nexusraft.Membe
 	c.t.Helper()
 	eventually(c.t, ch.String(), func() (err error) {
 		members, err = c.tryChange(c.leader(), ch)
-		if errors.Is(err, nexusraft.ErrRefused) {
+		if errors.Is(err, nexusraft.ErrRefused) && !strings.Contains(err.Error(), "is silent") { // on a busy machine it may be, for a moment
 			c.t.Fatalf("%v: %v", ch, err)
 		}
 		return err

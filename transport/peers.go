@@ -37,7 +37,7 @@ type PeersOptions struct {
 	VoteTimeout time.Duration
 
 	// ConnectTimeout and SilenceTimeout are as in PoolOptions, except that 0 is for what suits
-	// VoteTimeout: five sixths of it, 250 ms at least, and as long as it is.
+	// VoteTimeout: five sixths of it, 250 ms at least; and as long as it is, 300 ms at least.
 	ConnectTimeout time.Duration
 	SilenceTimeout time.Duration
 
@@ -63,6 +63,10 @@ type PeersOptions struct {
 	OnFenced func(peer Identity, err error)
 }
 
+// minSilence is what a peer that is alive may leave unanswered however short elections are: its process may
+// wait for a core that long.
+const minSilence = 300 * time.Millisecond
+
 func (o PeersOptions) withDefaults() PeersOptions {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -71,7 +75,7 @@ func (o PeersOptions) withDefaults() PeersOptions {
 	o.QueueBytes = cmp.Or(o.QueueBytes, 16<<20)
 	o.VoteTimeout = cmp.Or(o.VoteTimeout, 300*time.Millisecond)
 	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, max(5*o.VoteTimeout/6, 250*time.Millisecond))
-	o.SilenceTimeout = cmp.Or(o.SilenceTimeout, o.VoteTimeout)
+	o.SilenceTimeout = cmp.Or(o.SilenceTimeout, max(o.VoteTimeout, minSilence))
 	if o.OnUnreachable == nil {
 		o.OnUnreachable = func(nexusraft.NodeID) {}
 	}
