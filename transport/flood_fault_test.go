@@ -66,8 +66,17 @@ func (h *pulse) beat(t *testing.T, until time.Time) (worst time.Duration) {
 	t.Helper()
 	for time.Now().Before(until) {
 		begun := time.Now()
-		h.p.Send(h.to, Control, Message{Zone: 1, Data: []byte("beat")})
-		await(t, "a heartbeat", h.arrived)
+		for came := false; !came; {
+			h.p.Send(h.to, Control, Message{Zone: 1, Data: []byte("beat")})
+			select {
+			case <-h.arrived:
+				came = true
+			case <-time.After(beatBound / 20): // lost with its stream: the next one follows, as Raft's do
+			}
+			if time.Since(begun) > 4*beatBound {
+				t.Fatal("no heartbeat arrives any more")
+			}
+		}
 		worst = max(worst, time.Since(begun))
 	}
 	return worst
@@ -75,7 +84,7 @@ func (h *pulse) beat(t *testing.T, until time.Time) (worst time.Duration) {
 
 // beatBound is how long a heartbeat may take while others flood, on a machine that runs the
 // flood, too.
-const beatBound = 2 * time.Second
+const beatBound = 5 * time.Second
 
 // TestPeerThatStopsReading has one of two peers take nothing while much is sent to it. Its
 // queue stays within its limits, and the other's heartbeats go on.
