@@ -1,8 +1,10 @@
 # Every check, one target each; `bash .ci/run` runs them all in a clean checkout. Nothing but
 # Go and make is needed: tools come through the module proxy, in the versions given here.
 
-GOFUMPT     := go run mvdan.cc/gofumpt@v0.12.0
-STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.7.0
+TOOLS       := mvdan.cc/gofumpt@v0.12.0 honnef.co/go/tools/cmd/staticcheck@v0.7.0
+GENERATORS  := $(shell grep -oh '[a-z.]*/[a-z/-]*@v[0-9.]*' proto/gen.go buf.gen.yaml | sort -u)
+GOFUMPT     := go run $(word 1,$(TOOLS))
+STATICCHECK := go run $(word 2,$(TOOLS))
 FUZZTIME    ?= 20s
 LOAD        ?= 60s
 OUT         ?= dist
@@ -13,10 +15,16 @@ MODULES   := etcdtest bench
 CHECKS    := test lint tidy generate race fuzz etcd bench cross footprint demo
 BUILD     := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w'
 
-.PHONY: all $(CHECKS) build clean
+.PHONY: all $(CHECKS) fetch build clean
 
 ## all: every check, in the order of .ci/run, which adds how long each took
 all: $(CHECKS)
+
+## fetch: every module and tool that the other checks need
+fetch:
+	go mod download
+	for module in $(MODULES); do (cd $$module && go mod download) || exit 1; done
+	bin=$$(mktemp -d) && for tool in $(TOOLS) $(GENERATORS); do GOBIN=$$bin go install $$tool || exit 1; done && rm -r $$bin
 
 ## test: what the README promises to pass with nothing but Go
 test:
