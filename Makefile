@@ -12,7 +12,7 @@ OUT         ?= dist
 PLATFORMS := linux/amd64 linux/arm64 linux/arm darwin/arm64 windows/amd64
 PROGRAMS  := nexus-raft nexus-witness
 MODULES   := etcdtest bench
-CHECKS    := test lint tidy generate race fuzz etcd bench cross footprint demo
+CHECKS    := test lint tidy generate race fuzz etcd bench cross footprint snapshot demo
 BUILD     := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w'
 
 .PHONY: all $(CHECKS) fetch build clean
@@ -78,6 +78,10 @@ cross:
 ## footprint: sizes are what the README says, and the witness stays small under load
 footprint:
 	NEXUS_RAFT_FOOTPRINT=$(LOAD) go test -v -count=1 -timeout 10m -run '^TestFootprint$$' ./cmd/nexus-witness
+
+## snapshot: 2 GiB from one store to another, in little memory
+snapshot:
+	NEXUS_RAFT_SNAPSHOT_GIB=2 go test -v -count=1 -timeout 10m -run '^TestLargeSnapshotInLittleMemory$$' ./node
 
 ## demo: processes killed under load, with the real witness program; nothing may be lost
 demo: build

@@ -50,6 +50,17 @@ type ZoneStatus struct {
 	SyncIndex  Index           `json:"sync_index,omitempty"` // the last index when Sync was entered
 	Membership Membership      `json:"membership"`
 	Replicas   []ReplicaStatus `json:"replicas,omitempty"` // a leader's view, otherwise empty
+
+	Snapshots []SnapshotStatus `json:"snapshots,omitempty"` // on their way to or from this replica
+}
+
+// SnapshotStatus is a zone's state on its way from a leader to a replica that its log no longer reaches.
+type SnapshotStatus struct {
+	Peer    NodeID    `json:"peer"`              // the other node
+	Sending bool      `json:"sending,omitempty"` // to it, and not from it
+	Index   Index     `json:"index"`             // the log index that the state includes
+	Bytes   uint64    `json:"bytes"`             // how much has been sent, or has come
+	Since   time.Time `json:"since"`
 }
 
 // NodeStatus is what a node says of itself.

@@ -20,6 +20,7 @@ type transportCommand struct {
 	Rounds   int           `help:"How often each row is measured; it shows the median." default:"5"`
 	Time     time.Duration `help:"How long a row measures what has no end by itself." default:"2s"`
 	Snapshot int64         `help:"Bytes of the snapshot that is sent." default:"268435456"`
+	TLS      string        `help:"Whether to measure without TLS, with it, or both in turns." enum:"off,on,both" default:"both"`
 	Only     []string      `help:"The rows to measure, by the beginnings of their names; all by default." placeholder:"ROW,..."`
 	Dir      string        `help:"Where the snapshot is read from and written to; removed at the end." default:"${temp}" type:"existingdir"`
 	JSON     bool          `help:"Print JSON instead of the table."`
@@ -41,24 +42,54 @@ var wireRows = []wireRow{
 	{"messages of 128 bytes", "messages/s", false, func(r *wireRunner, w way) (float64, error) { return r.flood(w, small, 1) }},
 	{"bytes in messages of 4 KiB", "MB/s", false, func(r *wireRunner, w way) (float64, error) { return r.flood(w, large, large/1e6) }},
 	{"allocations per message of 128 bytes", "allocations", true, (*wireRunner).allocations},
-	{"round trip, idle, p50", "µs", true, func(r *wireRunner, w way) (float64, error) { return r.roundTrips(w, 0.5, false) }},
-	{"round trip, idle, p99", "µs", true, func(r *wireRunner, w way) (float64, error) { return r.roundTrips(w, 0.99, false) }},
-	{"round trip under load, p50", "µs", true, func(r *wireRunner, w way) (float64, error) { return r.roundTrips(w, 0.5, true) }},
-	{"round trip under load, p99", "µs", true, func(r *wireRunner, w way) (float64, error) { return r.roundTrips(w, 0.99, true) }},
+	{"round trip p50 idle", "µs", true, func(r *wireRunner, w way) (float64, error) { return r.roundTrips(w, link.ping, nil, 0.5) }},
+	{"round trip p99 idle", "µs", true, func(r *wireRunner, w way) (float64, error) { return r.roundTrips(w, link.ping, nil, 0.99) }},
+	{"round trip p99 beside 20 MB/s", "µs", true, func(r *wireRunner, w way) (float64, error) {
+		return r.roundTrips(w, link.ping, (*wireRunner).trickle, 0.99)
+	}},
+	{"round trip p99 beside appends", "µs", true, func(r *wireRunner, w way) (float64, error) {
+		return r.roundTrips(w, link.ping, (*wireRunner).replicate, 0.99)
+	}},
+	{"round trip p50 beside a flood", "µs", true, func(r *wireRunner, w way) (float64, error) {
+		return r.roundTrips(w, link.ping, (*wireRunner).inundate, 0.5)
+	}},
+	{"round trip p99 beside a flood", "µs", true, func(r *wireRunner, w way) (float64, error) {
+		return r.roundTrips(w, link.ping, (*wireRunner).inundate, 0.99)
+	}},
+	{"TCP echo p99 beside appends", "µs", true, func(r *wireRunner, w way) (float64, error) {
+		return r.roundTrips(w, link.echo, (*wireRunner).replicate, 0.99)
+	}},
+	{"TCP echo p99 beside a flood", "µs", true, func(r *wireRunner, w way) (float64, error) {
+		return r.roundTrips(w, link.echo, (*wireRunner).inundate, 0.99)
+	}},
+	{"times the idle p99 beside 20 MB/s", "times", true, func(r *wireRunner, w way) (float64, error) { return r.timesIdle(w, (*wireRunner).trickle) }},
+	{"times the idle p99 beside appends", "times", true, func(r *wireRunner, w way) (float64, error) { return r.timesIdle(w, (*wireRunner).replicate) }},
+	{"times the idle p99 beside a flood", "times", true, func(r *wireRunner, w way) (float64, error) { return r.timesIdle(w, (*wireRunner).inundate) }},
+	{"bytes in appends of 4 KiB that are answered", "MB/s", false, (*wireRunner).appends},
 	{"snapshot", "MB/s", false, (*wireRunner).snapshot},
 }
 
 // way is how bytes get from one process to the other. A new one is made for each measurement.
 type way struct {
-	name string
-	base string // the way that it is compared with
-	dial func(*wireRunner) (link, error)
+	name   string
+	base   string // the way that it is compared with
+	secure bool   // with TLS
+	dial   func(*wireRunner, remote) (link, error)
 }
 
 // The ways. For a snapshot the bare one is a file copied over a TCP connection.
 var ways = []way{
-	{"nexus-raft", "bare stream", (*wireRunner).dialPeers},
-	{"bare stream", "bare stream", func(r *wireRunner) (link, error) { return dialBare(r.address) }},
+	{"nexus-raft", "bare stream", false, (*wireRunner).dialPeers},
+	{"bare stream", "bare stream", false, (*wireRunner).dialBare},
+	{"nexus-raft, TLS", "bare stream, TLS", true, (*wireRunner).dialPeers},
+	{"bare stream, TLS", "bare stream, TLS", true, (*wireRunner).dialBare},
+}
+
+// waysWith returns the ways that --tls asks for.
+func waysWith(tls string) []way {
+	return slices.DeleteFunc(slices.Clone(ways), func(w way) bool {
+		return tls == "off" && w.secure || tls == "on" && !w.secure
+	})
 }
 
 // link is a way that stands, seen from the process that measures. It may be used by many
@@ -67,9 +98,17 @@ type link interface {
 	// send hands over one bulk message, and waits while too many are on their way.
 	send(data []byte) error
 
+	// append is send for a message that the other process answers, as a follower does an
+	// append. It waits while maxUnanswered are on their way.
+	append(ctx context.Context, data []byte) error
+
 	// ping sends a small message of the class that heartbeats are of, and returns when the
 	// other process has answered it.
 	ping(ctx context.Context) error
+
+	// echo sends as small a message over a plain TCP connection of its own between the same two
+	// processes, and returns when it has come back: what nobody's transport can do better.
+	echo(ctx context.Context) error
 
 	// snapshot sends a file and returns when the other process has it in a file of its own.
 	snapshot(ctx context.Context, file string) error
@@ -92,7 +131,9 @@ type counts struct {
 type wireRunner struct {
 	time     time.Duration
 	rounds   int
-	address  string // of the other process
+	ways     []way
+	plain    remote // the other process
+	secure   remote // the same, with TLS
 	file     string // what a snapshot is of
 	bytes    int64
 	progress io.Writer
@@ -113,7 +154,7 @@ func (c *transportCommand) Run(out io.Writer) (err error) {
 		return fmt.Errorf("create a directory for the snapshot: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	r := &wireRunner{time: c.Time, rounds: c.Rounds, bytes: c.Snapshot, progress: os.Stderr}
+	r := &wireRunner{time: c.Time, rounds: c.Rounds, ways: waysWith(c.TLS), bytes: c.Snapshot, progress: os.Stderr}
 	if r.file, err = writeNoise(dir, c.Snapshot); err != nil {
 		return err
 	}
@@ -140,6 +181,10 @@ func (r *wireRunner) startPeer(dir string) (end func(), err error) {
 	if err != nil {
 		return nil, err
 	}
+	own, other, err := newCredentials()
+	if err != nil {
+		return nil, fmt.Errorf("make certificates: %w", err)
+	}
 	cmd := exec.Command(program, "receive", dir)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe() // so that the child ends with this process
@@ -159,12 +204,17 @@ func (r *wireRunner) startPeer(dir string) (end func(), err error) {
 		defer late.Stop()
 		_ = cmd.Wait() // its measurements are over
 	}
-	line, err := bufio.NewReader(stdout).ReadString('\n')
+	err = json.NewEncoder(stdin).Encode(other)
+	if err == nil {
+		_, err = fmt.Fscanln(bufio.NewReader(stdout), &r.plain.peers, &r.plain.bare, &r.plain.tcp, &r.secure.peers, &r.secure.bare, &r.secure.tcp)
+	}
+	if err == nil {
+		r.secure.tls, err = own.tls()
+	}
 	if err != nil {
 		end()
 		return nil, err
 	}
-	r.address = line[:len(line)-1]
 	return end, nil
 }
 
@@ -174,7 +224,7 @@ func (r *wireRunner) run(rows []wireRow) (*wireReport, error) {
 		fmt.Fprintf(r.progress, "%d/%d %s\n", i+1, len(rows), row.name)
 		measured := make(map[string][]float64)
 		for round := range r.rounds {
-			turn := slices.Clone(ways)
+			turn := slices.Clone(r.ways)
 			if round%2 == 1 {
 				slices.Reverse(turn)
 			}
@@ -187,7 +237,7 @@ func (r *wireRunner) run(rows []wireRow) (*wireReport, error) {
 				measured[w.name] = append(measured[w.name], v)
 			}
 		}
-		rep.add(row, measured)
+		rep.add(row, r.ways, measured)
 	}
 	return rep, nil
 }
@@ -199,7 +249,7 @@ type wireReport struct {
 	Rows    []line `json:"rows"`
 }
 
-func (p *wireReport) add(row wireRow, measured map[string][]float64) {
+func (p *wireReport) add(row wireRow, ways []way, measured map[string][]float64) {
 	l := line{Name: row.name, Unit: row.unit, LowerIsBetter: row.lower}
 	for _, w := range ways {
 		values := measured[w.name]
@@ -213,11 +263,11 @@ func (p *wireReport) add(row wireRow, measured map[string][]float64) {
 
 func (p *wireReport) table(out io.Writer) error {
 	fmt.Fprintf(out, "%s; two processes over loopback; medians of %d rounds.\n", p.Machine, p.Rounds)
-	fmt.Fprint(out, "In brackets: compared with a bare grpc-go stream, a snapshot with a file over TCP; more is better.\n\n")
+	fmt.Fprint(out, "In brackets: compared with a bare grpc-go stream, a snapshot with a file over TCP, with TLS where that has it; more is better.\n\n")
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(w, "\t")
-	for _, x := range ways {
-		fmt.Fprintf(w, "%s\t", x.name)
+	for _, x := range p.Rows[0].Results {
+		fmt.Fprintf(w, "%s\t", x.Engine)
 	}
 	fmt.Fprintln(w)
 	for _, l := range p.Rows {
@@ -294,30 +344,105 @@ func (r *wireRunner) allocations(w way) (v float64, err error) {
 	return v, err
 }
 
-// roundTrips returns a quantile of round trips in microseconds, one at a time, a millisecond
-// apart, with bulk messages beside them if loaded.
-func (r *wireRunner) roundTrips(w way, quantile float64, loaded bool) (v float64, err error) {
+// weight is what a way carries beside round trips, for a while.
+type weight func(r *wireRunner, ctx context.Context, l link, span time.Duration) error
+
+// inundate sends as much as it can.
+func (r *wireRunner) inundate(_ context.Context, l link, span time.Duration) error {
+	return r.pour(l, large, span)
+}
+
+// replicate sends appends as Raft does, which has a bounded number of them unanswered.
+func (r *wireRunner) replicate(ctx context.Context, l link, span time.Duration) error {
+	for end := time.Now().Add(span); time.Now().Before(end); {
+		for range 64 {
+			if err := l.append(ctx, make([]byte, large)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// trickle sends appends at 20 MB/s.
+func (r *wireRunner) trickle(ctx context.Context, l link, span time.Duration) error {
+	const perTick = 20_000_000 / 1000 / large
+	ticker := time.NewTicker(time.Millisecond * perTick * large * 1000 / 20_000_000)
+	defer ticker.Stop()
+	for end := time.Now().Add(span); time.Now().Before(end); <-ticker.C {
+		for range perTick {
+			if err := l.append(ctx, make([]byte, large)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// appends is how many megabytes of appends are taken in a second.
+func (r *wireRunner) appends(w way) (v float64, err error) {
 	err = r.with(w, func(ctx context.Context, l link) error {
-		poured := make(chan error, 1)
-		if loaded {
-			go func() { poured <- r.pour(l, large, r.time+r.time/4) }()
-			time.Sleep(r.time / 8) // the load is there, which is all that this waits for
-		} else {
-			poured <- nil
+		before, err := l.received(ctx)
+		if err != nil {
+			return err
 		}
-		var took []float64
-		var err error
-		for end := time.Now().Add(r.time); err == nil && time.Now().Before(end); time.Sleep(time.Millisecond) {
-			start := time.Now()
-			err = l.ping(ctx)
-			took = append(took, float64(time.Since(start).Nanoseconds())/1e3)
+		start := time.Now()
+		if err := r.replicate(ctx, l, r.time); err != nil {
+			return err
 		}
-		err = errors.Join(err, <-poured)
-		slices.Sort(took)
-		v = took[int(quantile*float64(len(took)-1))]
+		took := time.Since(start)
+		after, err := l.received(ctx)
+		v = float64(after.Bytes-before.Bytes) / 1e6 / took.Seconds()
 		return err
 	})
 	return v, err
+}
+
+// trip is one round trip over a link.
+type trip func(l link, ctx context.Context) error
+
+// roundTrips returns a quantile of round trips in microseconds.
+func (r *wireRunner) roundTrips(w way, once trip, beside weight, quantile float64) (v float64, err error) {
+	err = r.with(w, func(ctx context.Context, l link) error {
+		v, err = r.roundTripsOver(ctx, l, once, beside, quantile)
+		return err
+	})
+	return v, err
+}
+
+// timesIdle returns how many times the idle p99 the one under load is, over the same link.
+func (r *wireRunner) timesIdle(w way, beside weight) (v float64, err error) {
+	err = r.with(w, func(ctx context.Context, l link) error {
+		idle, err := r.roundTripsOver(ctx, l, link.ping, nil, 0.99)
+		if err != nil {
+			return err
+		}
+		loaded, err := r.roundTripsOver(ctx, l, link.ping, beside, 0.99)
+		v = loaded / idle
+		return err
+	})
+	return v, err
+}
+
+// roundTripsOver makes them one at a time, a millisecond apart, with a load beside them unless
+// that is nil.
+func (r *wireRunner) roundTripsOver(ctx context.Context, l link, once trip, beside weight, quantile float64) (float64, error) {
+	loaded := make(chan error, 1)
+	if beside != nil {
+		go func() { loaded <- beside(r, ctx, l, r.time+r.time/4) }()
+		time.Sleep(r.time / 8) // the load is there, which is all that this waits for
+	} else {
+		loaded <- nil
+	}
+	var took []float64
+	var err error
+	for end := time.Now().Add(r.time); err == nil && time.Now().Before(end); time.Sleep(time.Millisecond) {
+		start := time.Now()
+		err = once(l, ctx)
+		took = append(took, float64(time.Since(start).Nanoseconds())/1e3)
+	}
+	slices.Sort(took)
+	return took[int(quantile*float64(len(took)-1))], errors.Join(err, <-loaded)
 }
 
 // snapshot returns how fast a file gets across, in MB/s.
@@ -335,7 +460,11 @@ func (r *wireRunner) snapshot(w way) (v float64, err error) {
 func (r *wireRunner) with(w way, do func(context.Context, link) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), r.time+2*time.Minute)
 	defer cancel()
-	l, err := w.dial(r)
+	end := r.plain
+	if w.secure {
+		end = r.secure
+	}
+	l, err := w.dial(r, end)
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}

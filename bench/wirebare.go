@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"io"
@@ -11,7 +12,6 @@ import (
 	"sync"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
@@ -26,8 +26,11 @@ const (
 	bareWindow   = 4096 // messages that are handed over and not sent yet
 )
 
-// A ping is a message of these bytes alone.
-const pingBytes = 32
+// Messages are told apart by their size.
+const (
+	pingBytes   = 32 // a ping, and its answer
+	answerBytes = 16 // the answer to an append
+)
 
 var bareDesc = grpc.ServiceDesc{
 	ServiceName: bareService,
@@ -56,7 +59,10 @@ func (r *receiver) bare(s grpc.ServerStream) error {
 		}
 		if len(m.Value) != pingBytes {
 			r.count(1, len(m.Value))
-			continue
+			if !isAppend(m.Value) {
+				continue
+			}
+			m = wrapperspb.Bytes(make([]byte, answerBytes))
 		}
 		if err := s.SendMsg(m); err != nil {
 			return err
@@ -66,21 +72,19 @@ func (r *receiver) bare(s grpc.ServerStream) error {
 
 // bareLink is the sender's side.
 type bareLink struct {
-	conn    *grpc.ClientConn
-	stream  grpc.ClientStream
-	cancel  context.CancelFunc
-	address string
+	unanswered
+	echoer
+	conn   *grpc.ClientConn
+	stream grpc.ClientStream
+	cancel context.CancelFunc
+	remote remote
 
 	sending sync.Mutex // a stream takes one message at a time
 	pongs   chan error
 }
 
-func dialConn(address string) (*grpc.ClientConn, error) {
-	return grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
-}
-
-func dialBare(address string) (link, error) {
-	conn, err := dialConn(address)
+func (r *wireRunner) dialBare(end remote) (link, error) {
+	conn, err := end.dial()
 	if err != nil {
 		return nil, err
 	}
@@ -90,27 +94,42 @@ func dialBare(address string) (link, error) {
 		cancel()
 		return nil, errors.Join(err, conn.Close())
 	}
-	l := &bareLink{conn: conn, stream: stream, cancel: cancel, address: address, pongs: make(chan error, 1)}
-	go func() {
-		for {
-			err := stream.RecvMsg(new(wrapperspb.BytesValue))
-			select {
-			case l.pongs <- err:
-			case <-ctx.Done():
-				return
-			}
-			if err != nil {
-				return
-			}
-		}
-	}()
+	l := &bareLink{unanswered: newUnanswered(), echoer: echoer{address: end.tcp}, conn: conn, stream: stream, cancel: cancel, remote: end, pongs: make(chan error, 1)}
+	go l.receive(ctx)
 	return l, nil
+}
+
+// receive takes what comes back, until the stream ends.
+func (l *bareLink) receive(ctx context.Context) {
+	for {
+		m := new(wrapperspb.BytesValue)
+		err := l.stream.RecvMsg(m)
+		if err == nil && len(m.Value) == answerBytes {
+			l.answered()
+			continue
+		}
+		select {
+		case l.pongs <- err:
+		case <-ctx.Done():
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
 }
 
 func (l *bareLink) send(data []byte) error {
 	l.sending.Lock()
 	defer l.sending.Unlock()
 	return l.stream.SendMsg(wrapperspb.Bytes(data))
+}
+
+func (l *bareLink) append(ctx context.Context, data []byte) error {
+	if err := l.wait(ctx, data); err != nil {
+		return err
+	}
+	return l.send(data)
 }
 
 func (l *bareLink) ping(ctx context.Context) error {
@@ -141,7 +160,7 @@ func (l *bareLink) snapshot(ctx context.Context, file string) error {
 	if err != nil {
 		return err
 	}
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", where.Files)
+	conn, err := l.remote.dialTCP(ctx, where.Files)
 	if err != nil {
 		return err
 	}
@@ -151,11 +170,15 @@ func (l *bareLink) snapshot(ctx context.Context, file string) error {
 		return err
 	}
 	defer f.Close()
-	// Through memory, as a store that is read has to: no sendfile.
-	if _, err := io.CopyBuffer(struct{ io.Writer }{conn}, struct{ io.Reader }{f}, make([]byte, 256<<10)); err != nil {
+	info, err := f.Stat()
+	if err != nil {
 		return err
 	}
-	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+	if err := binary.Write(conn, binary.BigEndian, info.Size()); err != nil {
+		return err
+	}
+	// Through memory, as a store that is read has to: no sendfile.
+	if _, err := io.CopyBuffer(struct{ io.Writer }{conn}, struct{ io.Reader }{f}, make([]byte, 256<<10)); err != nil {
 		return err
 	}
 	_, err = io.ReadFull(conn, make([]byte, 1))
@@ -163,6 +186,7 @@ func (l *bareLink) snapshot(ctx context.Context, file string) error {
 }
 
 func (l *bareLink) close() {
+	l.echoer.close()
 	l.cancel()
 	_ = l.conn.Close() // measured is measured
 }
@@ -174,6 +198,9 @@ func (r *receiver) takeFiles(lis net.Listener) {
 		if err != nil {
 			return
 		}
+		if conn, err = r.self.accept(conn); err != nil {
+			continue
+		}
 		if err := r.takeFile(conn); err == nil {
 			_, _ = conn.Write([]byte{1}) // the sender notices if it does not come
 		}
@@ -182,10 +209,14 @@ func (r *receiver) takeFiles(lis net.Listener) {
 }
 
 func (r *receiver) takeFile(conn net.Conn) error {
+	var size int64
+	if err := binary.Read(conn, binary.BigEndian, &size); err != nil {
+		return err
+	}
 	f, err := os.Create(filepath.Join(r.dir, "copied"))
 	if err != nil {
 		return err
 	}
-	_, err = io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{conn}, make([]byte, 256<<10))
+	_, err = io.CopyBuffer(struct{ io.Writer }{f}, io.LimitReader(conn, size), make([]byte, 256<<10))
 	return errors.Join(err, f.Sync(), f.Close())
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -45,6 +46,8 @@ func (l *lives) next(node nexusraft.NodeID, address string) func() transport.Ide
 // peersLink is the measuring side: a server for the answers, and Peers.
 type peersLink struct {
 	handler
+	unanswered
+	echoer
 	peers   *transport.Peers
 	server  *grpc.Server
 	conn    *grpc.ClientConn // for the counts
@@ -66,22 +69,22 @@ func (handler) Status(context.Context) (nexusraft.NodeStatus, error) {
 	return nexusraft.NodeStatus{}, errors.New("no status")
 }
 
-func (r *wireRunner) dialPeers() (link, error) {
+func (r *wireRunner) dialPeers(end remote) (link, error) {
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	conn, err := dialConn(r.address)
+	conn, err := end.dial()
 	if err != nil {
 		return nil, errors.Join(err, lis.Close())
 	}
 	id := r.lives.next(measuring, lis.Addr().String())
-	l := &peersLink{conn: conn, pongs: make(chan struct{}, 1)}
-	l.server = grpc.NewServer(transport.ServerOptions()...)
+	l := &peersLink{unanswered: newUnanswered(), echoer: echoer{address: end.tcp}, conn: conn, pongs: make(chan struct{}, 1)}
+	l.server = grpc.NewServer(end.tls.ServerOptions()...)
 	transport.NewServer(id, l, l).Register(l.server)
 	go func() { _ = l.server.Serve(lis) }() // until close stops it
-	l.peers = transport.NewPeers(id, transport.PeersOptions{OnUnreachable: func(nexusraft.NodeID) { l.dropped.Store(true) }})
-	l.peers.SetAddress(receiving, r.address)
+	l.peers = transport.NewPeers(id, transport.PeersOptions{TLS: end.tls, OnUnreachable: func(nexusraft.NodeID) { l.dropped.Store(true) }})
+	l.peers.SetAddress(receiving, end.peers)
 	return l, nil
 }
 
@@ -102,6 +105,13 @@ func (l *peersLink) send(data []byte) error {
 	return nil
 }
 
+func (l *peersLink) append(ctx context.Context, data []byte) error {
+	if err := l.wait(ctx, data); err != nil {
+		return err
+	}
+	return l.send(data)
+}
+
 func (l *peersLink) ping(ctx context.Context) error {
 	for {
 		l.peers.Send(receiving, transport.Control, transport.Message{Zone: 1, Data: make([]byte, pingBytes)})
@@ -115,11 +125,17 @@ func (l *peersLink) ping(ctx context.Context) error {
 	}
 }
 
-// Receive implements transport.PeerHandler: what comes back are answers to pings.
-func (l *peersLink) Receive(nexusraft.NodeID, []transport.Message) {
-	select {
-	case l.pongs <- struct{}{}:
-	default:
+// Receive implements transport.PeerHandler: what comes back are answers.
+func (l *peersLink) Receive(_ nexusraft.NodeID, msgs []transport.Message) {
+	for _, m := range msgs {
+		if len(m.Data) == answerBytes {
+			l.answered()
+			continue
+		}
+		select {
+		case l.pongs <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -131,13 +147,16 @@ func (l *peersLink) snapshot(ctx context.Context, file string) error {
 		return err
 	}
 	defer f.Close()
-	return l.peers.SendSnapshot(ctx, receiving, transport.SnapshotHeader{Zone: 1, From: 1, To: 2, Index: 1, Term: 1}, pieces(f))
+	return l.peers.SendSnapshot(ctx, receiving, transport.Snapshot{
+		SnapshotHeader: transport.SnapshotHeader{Zone: 1, From: 1, To: 2, Index: 1, Term: 1},
+		State:          func(offset uint64) iter.Seq2[[]byte, error] { return pieces(f, offset) },
+	})
 }
 
-// pieces yields a file from its beginning.
-func pieces(f *os.File) iter.Seq2[[]byte, error] {
+// pieces yields a file from an offset on.
+func pieces(f *os.File, offset uint64) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
-		if _, err := f.Seek(0, io.SeekStart); err != nil {
+		if _, err := f.Seek(int64(offset), io.SeekStart); err != nil {
 			yield(nil, err)
 			return
 		}
@@ -158,15 +177,17 @@ func pieces(f *os.File) iter.Seq2[[]byte, error] {
 }
 
 func (l *peersLink) close() {
+	l.echoer.close()
 	l.peers.Close()
 	l.server.Stop()
 	_ = l.conn.Close() // measured is measured
 }
 
-// receiver is the other process, for all ways.
+// receiver is the other process, for all ways that have TLS, or all that have not.
 type receiver struct {
 	handler
 	dir             string
+	self            remote
 	files           string // where files are taken over TCP
 	peers           *transport.Peers
 	messages, bytes atomic.Uint64
@@ -177,29 +198,59 @@ type receiveCommand struct {
 	Dir string `arg:""`
 }
 
-// Run receives until the standard input ends.
+// Run reads its certificate from the standard input, says its addresses, and receives until
+// the input ends.
 func (c *receiveCommand) Run(out io.Writer) error {
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	var own keyPair
+	if err := json.NewDecoder(os.Stdin).Decode(&own); err != nil {
+		return fmt.Errorf("read the certificate: %w", err)
+	}
+	tls, err := own.tls()
 	if err != nil {
 		return err
 	}
-	files, err := net.Listen("tcp", "127.0.0.1:0")
+	plain, endPlain, err := c.receive(nil)
 	if err != nil {
 		return err
 	}
-	id := new(lives).next(receiving, lis.Addr().String())
-	r := &receiver{dir: c.Dir, files: files.Addr().String()}
-	r.peers = transport.NewPeers(id, transport.PeersOptions{})
-	server := grpc.NewServer(transport.ServerOptions()...)
-	transport.NewServer(id, r, r).Register(server)
-	server.RegisterService(&bareDesc, r)
-	go func() { _ = server.Serve(lis) }() // until Stop
-	go r.takeFiles(files)                 // until Close
-	fmt.Fprintln(out, lis.Addr())
+	defer endPlain()
+	secure, endSecure, err := c.receive(tls)
+	if err != nil {
+		return err
+	}
+	defer endSecure()
+	fmt.Fprintln(out, plain.peers, plain.bare, plain.tcp, secure.peers, secure.bare, secure.tcp)
 	_, err = io.Copy(io.Discard, os.Stdin)
-	r.peers.Close()
-	server.Stop()
-	return errors.Join(err, files.Close())
+	return err
+}
+
+// receive starts a receiver, with TLS unless that is nil.
+func (c *receiveCommand) receive(tls *transport.TLS) (self remote, end func(), err error) {
+	var lis [4]net.Listener
+	for i := range lis {
+		if lis[i], err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			return self, nil, err // the process ends
+		}
+	}
+	self = remote{peers: lis[0].Addr().String(), bare: lis[1].Addr().String(), tcp: lis[3].Addr().String(), tls: tls}
+	id := new(lives).next(receiving, self.peers)
+	r := &receiver{dir: c.Dir, self: self, files: lis[2].Addr().String()}
+	r.peers = transport.NewPeers(id, transport.PeersOptions{TLS: tls})
+	node, handlers := grpc.NewServer(tls.ServerOptions()...), transport.NewServer(id, r, r)
+	handlers.Register(node)
+	bare := grpc.NewServer(self.bareOptions()...)
+	bare.RegisterService(&bareDesc, r)
+	go func() { _ = node.Serve(lis[0]) }() // until Stop
+	go func() { _ = bare.Serve(lis[1]) }()
+	go r.takeFiles(lis[2]) // until Close
+	go echoAll(lis[3])
+	return self, func() {
+		r.peers.Close()
+		node.Stop()
+		handlers.Close()
+		bare.Stop()
+		_ = errors.Join(lis[2].Close(), lis[3].Close()) // the process ends
+	}, nil
 }
 
 func (r *receiver) count(messages, bytes int) {
@@ -224,6 +275,9 @@ func (r *receiver) Receive(from nexusraft.NodeID, msgs []transport.Message) {
 		if len(m.Data) == pingBytes {
 			r.peers.Send(from, transport.Control, m)
 			continue
+		}
+		if isAppend(m.Data) {
+			r.peers.Send(from, transport.Append, transport.Message{Zone: m.Zone, Data: make([]byte, answerBytes)})
 		}
 		n++
 		bytes += len(m.Data)

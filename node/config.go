@@ -34,6 +34,10 @@ type Config struct {
 	CompactEntries int
 	CompactBytes   int64
 
+	// SnapshotBandwidth is how many bytes a second the snapshots that this node sends take
+	// together, at least 64 KiB; 0 for no limit.
+	SnapshotBandwidth int
+
 	// Clock tells the time that a leader puts into commands; time.Now by default. A zone's
 	// time never goes back, whoever leads: a clock that was ahead holds it until the others
 	// have caught up. Nothing else depends on a clock's time of day.

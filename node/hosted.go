@@ -426,5 +426,6 @@ func (h *hosted) status() nexusraft.ZoneStatus {
 	if s.Sync != nexusraft.SyncUnknown {
 		s.SyncSince = h.syncSince
 	}
+	s.Snapshots = h.w.node.transfers.status(h.id)
 	return s
 }

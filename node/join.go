@@ -8,6 +8,7 @@ import (
 	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/pki"
 	"github.com/nexi-lab/nexus-raft/internal/raftlog"
 	"github.com/nexi-lab/nexus-raft/storage"
 	"github.com/nexi-lab/nexus-raft/transport"
@@ -104,6 +105,12 @@ func (n *Node) admitted(j transport.JoinResult, key []byte) error {
 	id := n.identity()
 	id.Cluster = j.Cluster
 	own := ownPair{Cert: j.Certificate, Key: key}
+	if key != nil {
+		want := pki.Subject{Cluster: j.Cluster, Node: id.Node}
+		if _, err := n.certificates.Load().Next(pki.Pair(own), want, n.config.Clock()); err != nil {
+			return fmt.Errorf("join: %w", err)
+		}
+	}
 	err = n.setIdentity(id, func(b *storage.Batch) error {
 		if key != nil {
 			if err := stagePair(b, n.trees.node, own); err != nil {

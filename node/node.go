@@ -22,11 +22,8 @@ import (
 	"github.com/nexi-lab/nexus-raft/transport"
 )
 
-// Bounds of concurrent snapshot jobs.
-const (
-	maxSending   = 2
-	maxReceiving = 2
-)
+// maxSending is how many snapshots may go out at once.
+const maxSending = 2
 
 // Node is one process's part in a cluster. Its methods may be called from many goroutines.
 type Node struct {
@@ -39,7 +36,7 @@ type Node struct {
 	peers     *transport.Peers
 	server    *transport.Server
 	sending   *jobs
-	receiving *jobs
+	transfers *transfers
 	forwards  forwards
 	watchdog  watchdog
 	cancel    context.CancelFunc // ends the jobs
@@ -130,11 +127,11 @@ func Open(c Config) (_ *Node, err error) {
 	}
 	var ctx context.Context
 	ctx, n.cancel = context.WithCancel(context.Background())
-	n.worker, n.sending, n.receiving = newWorker(n), newJobs(ctx, maxSending), newJobs(ctx, maxReceiving)
+	n.worker, n.sending, n.transfers = newWorker(n), newJobs(ctx, maxSending), newTransfers(c.Logger)
 	n.server = transport.NewServer(n.self, n, n)
 	n.peers = transport.NewPeers(n.self, transport.PeersOptions{
 		Logger: c.Logger, VoteTimeout: c.electionTimeout(), OnUnreachable: n.unreachable, Accept: n.accepted,
-		OnFenced: n.fencedBy, TLS: n.tls,
+		OnFenced: n.fencedBy, TLS: n.tls, SnapshotBandwidth: c.SnapshotBandwidth,
 	})
 	return n, nil
 }
@@ -624,6 +621,7 @@ func (n *Node) close() (err error) {
 		n.events.end()
 		n.cancel()
 		n.peers.Close()
+		n.server.Close()
 		n.sending.wait()
 		err = n.store.Close()
 	})

@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -91,14 +90,14 @@ func stagePair(b *storage.Batch, t *storage.Tree, p ownPair) error {
 // openSecurity settles with what this node's connections are encrypted: Config.TLS, or what
 // the cluster itself has signed, or nothing.
 func (n *Node) openSecurity() error {
-	n.tls = n.config.TLS
-	if n.tls != nil {
+	if n.config.TLS != nil {
+		n.tls = n.config.TLS.Admitting(n.admits)
 		return n.tls.CheckOwn(n.self().Cluster, n.self().Node)
 	}
 	if !n.config.ClusterTLS {
 		return nil
 	}
-	n.tls = transport.NewTLS(func() (transport.Certificates, error) { return *n.certificates.Load(), nil })
+	n.tls = transport.NewTLS(func() (transport.Certificates, error) { return *n.certificates.Load(), nil }).Admitting(n.admits)
 	if n.self().Cluster == 0 {
 		return n.openToken()
 	}
@@ -131,24 +130,11 @@ func (n *Node) openToken() error {
 
 // useCertificate shows a certificate from now on, and believes the authority at its end.
 func (n *Node) useCertificate(p ownPair) error {
-	own, err := pki.Pair(p).Certificate()
+	c, err := transport.Issued(pki.Pair(p), pki.Subject{Cluster: n.self().Cluster, Node: n.ID()})
 	if err != nil {
-		return fmt.Errorf("the node's certificate: %w", err)
+		return err
 	}
-	chain, err := pki.Certificates(p.Cert)
-	if err != nil {
-		return fmt.Errorf("the node's certificate: %w", err)
-	}
-	s, err := pki.SubjectOf(chain[0])
-	if want := (pki.Subject{Cluster: n.self().Cluster, Node: n.ID()}); err == nil && s != want {
-		err = fmt.Errorf("%w: it names %v, not %v", nexusraft.ErrRefused, s, want)
-	}
-	if err != nil {
-		return fmt.Errorf("the node's certificate: %w", err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(chain[len(chain)-1])
-	n.certificates.Store(&transport.Certificates{Own: own, Roots: roots})
+	n.certificates.Store(&c)
 	return nil
 }
 
@@ -167,10 +153,41 @@ func (n *Node) joinRequest() (r transport.JoinRequest, key []byte, err error) {
 	return r, key, err
 }
 
+// admits refuses the certificate of a node that was removed, however long it is good for.
+func (n *Node) admits(c transport.Caller) error {
+	if c.Node != 0 && n.wasRemoved(c.Node) {
+		return fmt.Errorf("%w: node %v was removed from the cluster", nexusraft.ErrFenced, c.Node)
+	}
+	return nil
+}
+
+// mayPropose refuses commands of a witness, which never has any to pass on: with one it could let a
+// member of its own in, and so get at all that is kept from it.
+func (n *Node) mayPropose(ctx context.Context) error {
+	caller, ok := transport.CallerOf(ctx)
+	if !ok || caller.Node == 0 {
+		return nil
+	}
+	p, err := n.view(nexusraft.RootZone)
+	if err != nil {
+		return err
+	}
+	if m, ok := p.members.Node(caller.Node); ok && m.Role == nexusraft.RoleWitness {
+		return fmt.Errorf("%w: node %v is a witness and proposes nothing", nexusraft.ErrRefused, caller.Node)
+	}
+	return nil
+}
+
 // authorize lets a node that asks to join go on: over TLS it needs a join token, unless it
-// shows a certificate.
+// shows a certificate. A token is used only for a node that can be admitted.
 func (n *Node) authorize(ctx context.Context, r transport.JoinRequest) error {
-	if _, ok := transport.CallerOf(ctx); ok || !transport.Encrypted(ctx) {
+	if !transport.Encrypted(ctx) {
+		if r.CertificateRequest != nil {
+			return fmt.Errorf("%w: this node gives no certificates over a connection that is not encrypted: start it with --tls", nexusraft.ErrRefused)
+		}
+		return nil
+	}
+	if _, ok := transport.CallerOf(ctx); ok {
 		return nil
 	}
 	if r.Token == (pki.Token{}) {
@@ -178,33 +195,47 @@ func (n *Node) authorize(ctx context.Context, r transport.JoinRequest) error {
 	}
 	hash := r.Token.Hash()
 	use := &pb.UseJoinToken{Id: r.Token.ID[:], Hash: hash[:], Node: uint64(r.Peer.Node), Role: wire.RoleToProto(r.Role)}
-	in, err := ask(ctx, n, nexusraft.RootZone, func(h *hosted) (bool, error) {
-		if _, self := h.replica.Leader(); !self {
-			return false, h.hint()
-		}
-		_, in := h.replica.Membership().Node(r.Peer.Node)
-		return in, nil
-	})
+	standing, err := ask(ctx, n, nexusraft.RootZone, func(h *hosted) (standing, error) { return h.standing(r) })
 	if err != nil {
 		return err
 	}
 	used := false
-	// A wrong token costs no entry of the log.
-	err = n.readOwnLocal(nexusraft.RootZone, func(reader nexusraft.Reader) error {
+	// A wrong token costs no entry of the log. Every token that was ever made is known here,
+	// in a leader's first moments, too.
+	err = n.readOwn(ctx, nexusraft.RootZone, func(reader nexusraft.Reader) error {
 		t, err := readToken(reader, use.GetId())
 		if err == nil {
 			used, err = tokenAllows(t, n.config.Clock().UnixNano(), use)
 		}
 		return err
 	})
-	if err != nil || used {
+	switch {
+	case err != nil || used:
 		return err
-	}
-	if in {
+	case standing.in:
 		return fmt.Errorf("%w: node %v is in the cluster already, and did not join with this token: remove it with nexus-raft member remove, and join as a new node", nexusraft.ErrRefused, r.Peer.Node)
+	case standing.refusal != nil:
+		return standing.refusal
 	}
 	_, err = n.proposeOwn(ctx, nexusraft.RootZone, &pb.NodeCommand{Kind: &pb.NodeCommand_UseJoinToken{UseJoinToken: use}})
 	return err
+}
+
+// standing is what the leader knows of a node that asks to join, before its token is looked at.
+type standing struct {
+	in      bool  // it has a record
+	refusal error // why it would not be admitted
+}
+
+func (h *hosted) standing(r transport.JoinRequest) (standing, error) {
+	if _, self := h.replica.Leader(); !self {
+		return standing{}, h.hint()
+	}
+	members := h.replica.Membership()
+	if _, in := members.Node(r.Peer.Node); in {
+		return standing{in: true}, nil
+	}
+	return standing{refusal: h.checkJoin(members, r)}, nil
 }
 
 // sign gives a node a certificate for the key of its request.

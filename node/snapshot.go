@@ -22,9 +22,9 @@ import (
 // the value, lengths as uvarints, in key order.
 
 const (
-	snapshotChunkBytes = transport.MaxChunkBytes
-	stagingBatchBytes  = 4 << 20
-	maxPairPartBytes   = 64 << 20 // a key or a value in a snapshot
+	stagingBatchBytes = 4 << 20
+	wantedBytes       = 16 << 20
+	maxPairPartBytes  = 64 << 20 // a key or a value in a snapshot
 )
 
 // errSnapshotIgnored: raft had no use for the snapshot; it is older than what is here.
@@ -54,7 +54,7 @@ func (h *hosted) sendSnapshot(m *raftpb.Message) {
 	snap, state := h.w.node.store.NewSnapshot(), h.state
 	h.sending[to] = header.Index
 	h.logger.Info("sending snapshot", "peer", node, "term", header.Term, "index", header.Index)
-	go h.w.node.runSnapshot(h, node, header, snap, state)
+	go h.w.node.runSnapshot(h, node, header, &stateEncoder{reader: snap.Reader(state)}, snap)
 }
 
 // snapshotHeader describes the state as of the applied index.
@@ -79,9 +79,11 @@ func (h *hosted) snapshotHeader(m *raftpb.Message) (transport.SnapshotHeader, er
 // runSnapshot is the job. It tells raft how it ended, whatever happened; of a failure only
 // after a pause, since raft then asks for another one at the next heartbeat, and a receiver
 // that is full or busy would be asked twenty times a second.
-func (n *Node) runSnapshot(h *hosted, to nexusraft.NodeID, header transport.SnapshotHeader, snap *storage.Snapshot, state *storage.Tree) {
+func (n *Node) runSnapshot(h *hosted, to nexusraft.NodeID, header transport.SnapshotHeader, state *stateEncoder, snap *storage.Snapshot) {
 	defer n.sending.end()
-	err := n.peers.SendSnapshot(n.sending.context, to, header, encodeState(snap.Reader(state)))
+	x := n.transfers.begin(header.Zone, nexusraft.SnapshotStatus{Peer: to, Sending: true, Index: header.Index})
+	err := n.peers.SendSnapshot(n.sending.context, to, transport.Snapshot{SnapshotHeader: header, State: state.from, Progress: x.at})
+	x.end()
 	snap.Close()
 	n.events.snapshot(header.Zone, to, header.Index, header.Term, err)
 	if err != nil {
@@ -99,35 +101,101 @@ func (n *Node) runSnapshot(h *hosted, to nexusraft.NodeID, header transport.Snap
 	})
 }
 
-// encodeState yields the whole tree in chunks.
-func encodeState(r nexusraft.Reader) iter.Seq2[[]byte, error] {
+// stateEncoder yields a tree as bytes. It remembers where pairs begin, so that it need not
+// read all of it again to go on in the middle.
+type stateEncoder struct {
+	reader nexusraft.Reader
+	marks  []mark // ascending, markBytes apart at least
+}
+
+// mark says that the pair with this key begins at this offset.
+type mark struct {
+	offset uint64
+	key    []byte
+}
+
+const (
+	markBytes  = 8 << 20
+	pieceBytes = 64 << 10 // what is gathered of small pairs; a large key or value goes by itself
+)
+
+// from yields what follows the first offset bytes; each piece is valid until the next.
+func (e *stateEncoder) from(offset uint64) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
-		var chunk []byte
-		for p, err := range r.Scan(nil, nil) {
+		at := e.before(offset)
+		w := pieceWriter{yield: yield, skip: offset - at.offset}
+		for p, err := range e.reader.Scan(at.key, nil) {
 			if err != nil {
 				yield(nil, err)
 				return
 			}
-			for _, part := range [][]byte{p.Key, p.Value} {
-				chunk = binary.AppendUvarint(chunk, uint64(len(part)))
-				chunk = append(chunk, part...)
-			}
-			for len(chunk) >= snapshotChunkBytes {
-				if !yield(bytes.Clone(chunk[:snapshotChunkBytes]), nil) {
-					return
-				}
-				chunk = append(chunk[:0], chunk[snapshotChunkBytes:]...)
+			e.mark(at.offset+w.offset, p.Key)
+			if !w.part(p.Key) || !w.part(p.Value) {
+				return
 			}
 		}
-		if len(chunk) > 0 {
-			yield(chunk, nil)
-		}
+		w.flush()
 	}
+}
+
+// before returns the last mark that is not beyond offset.
+func (e *stateEncoder) before(offset uint64) mark {
+	i := len(e.marks)
+	for i > 0 && e.marks[i-1].offset > offset {
+		i--
+	}
+	if i == 0 {
+		return mark{}
+	}
+	return e.marks[i-1]
+}
+
+func (e *stateEncoder) mark(offset uint64, key []byte) {
+	var last uint64
+	if n := len(e.marks); n > 0 {
+		last = e.marks[n-1].offset
+	}
+	if offset >= last+markBytes {
+		e.marks = append(e.marks, mark{offset, bytes.Clone(key)})
+	}
+}
+
+// pieceWriter yields parts, small ones together.
+type pieceWriter struct {
+	yield  func([]byte, error) bool
+	skip   uint64 // bytes that are not to be yielded
+	offset uint64 // bytes written, the skipped ones included
+	buf    []byte
+}
+
+// part writes one length-prefixed part. It reports false if no more is wanted.
+func (w *pieceWriter) part(b []byte) bool {
+	n := len(w.buf)
+	w.buf = binary.AppendUvarint(w.buf, uint64(len(b)))
+	w.offset += uint64(len(w.buf)-n) + uint64(len(b))
+	if len(b) >= pieceBytes {
+		return w.flush() && w.put(b)
+	}
+	w.buf = append(w.buf, b...)
+	return len(w.buf) < pieceBytes || w.flush()
+}
+
+func (w *pieceWriter) flush() bool {
+	ok := w.put(w.buf)
+	w.buf = w.buf[:0]
+	return ok
+}
+
+func (w *pieceWriter) put(b []byte) bool {
+	n := min(w.skip, uint64(len(b)))
+	w.skip -= n
+	return len(b[n:]) == 0 || w.yield(b[n:], nil)
 }
 
 // stateDecoder puts chunks back together into pairs.
 type stateDecoder struct {
-	rest []byte
+	rest []byte // what is not decoded yet, at the end of buf
+	buf  []byte
 }
 
 // next returns the next pair, or ok false if more bytes are needed. The slices are valid
@@ -145,7 +213,15 @@ func (d *stateDecoder) next() (p nexusraft.Pair, ok bool, err error) {
 	return nexusraft.Pair{Key: key, Value: value}, true, nil
 }
 
-func (d *stateDecoder) add(chunk []byte) { d.rest = append(d.rest[:len(d.rest):len(d.rest)], chunk...) }
+// add appends a chunk. What is left of the ones before is moved to the front, if anything was decoded, so that the
+// buffer holds one pair and one chunk at most.
+func (d *stateDecoder) add(chunk []byte) {
+	if len(d.rest) < len(d.buf) {
+		d.buf = d.buf[:copy(d.buf, d.rest)]
+	}
+	d.buf = append(d.buf, chunk...)
+	d.rest = d.buf
+}
 
 // part returns one length-prefixed part and how many bytes it takes; 0 if it is cut off.
 func part(b []byte) (data []byte, n int, err error) {
@@ -181,17 +257,12 @@ func (n *Node) InstallSnapshot(ctx context.Context, from nexusraft.NodeID, h tra
 		message.GetTo() != uint64(h.To) || message.GetFrom() != uint64(h.From) {
 		return fmt.Errorf("%w: the snapshot's message is not of the snapshot", nexusraft.ErrCorrupt)
 	}
-	if _, err := n.view(h.Zone); err != nil {
-		return err
-	}
 	if err := n.Room(); err != nil {
 		return err
 	}
-	if !n.receiving.tryStart() {
-		return fmt.Errorf("%w: too many snapshots come in at once", nexusraft.ErrOverloaded)
-	}
-	defer n.receiving.end()
-	tree, err := n.fillStaging(h.Zone, chunks)
+	x := n.transfers.begin(h.Zone, nexusraft.SnapshotStatus{Peer: from, Index: h.Index})
+	defer x.end()
+	tree, err := n.fillStaging(h.Zone, n.wanted(ctx, from, h, message, x, chunks))
 	if err != nil {
 		return err
 	}
@@ -200,6 +271,43 @@ func (n *Node) InstallSnapshot(ctx context.Context, from nexusraft.NodeID, h tra
 	if err != nil {
 		err = errors.Join(err, n.dropStaging(tree))
 	}
+	return err
+}
+
+// wanted yields chunks for as long as raft has any use for the snapshot, which it is asked before the
+// first one and after every wantedBytes.
+func (n *Node) wanted(ctx context.Context, from nexusraft.NodeID, h transport.SnapshotHeader, message *raftpb.Message,
+	x *transfer, chunks iter.Seq2[[]byte, error],
+) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		if err := n.checkWanted(ctx, from, h, message); err != nil {
+			yield(nil, err)
+			return
+		}
+		var offset, asked uint64
+		for chunk, err := range chunks {
+			offset += uint64(len(chunk))
+			if err == nil && offset > asked+wantedBytes {
+				err, asked = n.checkWanted(ctx, from, h, message), offset
+			}
+			x.at(offset)
+			if !yield(chunk, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// checkWanted refuses a snapshot that raft would ignore. Raft gets its message all the same, and so answers how far
+// this replica is: the leader that is not told would send another one.
+func (n *Node) checkWanted(ctx context.Context, from nexusraft.NodeID, h transport.SnapshotHeader, message *raftpb.Message) error {
+	_, err := ask(ctx, n, h.Zone, func(z *hosted) (struct{}, error) {
+		if z.replica.Status().Commit < h.Index {
+			return struct{}{}, nil
+		}
+		z.step(inbound{zone: h.Zone, from: from, message: message})
+		return struct{}{}, errSnapshotIgnored
+	})
 	return err
 }
 
@@ -225,7 +333,7 @@ func (n *Node) fillStaging(z nexusraft.ZoneID, chunks iter.Seq2[[]byte, error]) 
 		if err := stagePairs(b, tree, &d); err != nil {
 			return nil, err
 		}
-		if b.Len() > stagingBatchBytes {
+		if b.Size() > stagingBatchBytes {
 			if err := b.Commit(false); err != nil {
 				return nil, err
 			}

@@ -63,6 +63,9 @@ func (n *Node) Propose(ctx context.Context, p transport.Proposal) (nexusraft.Res
 	if len(p.Command) > zone.MaxCommandBytes {
 		return nexusraft.Result{}, fmt.Errorf("%w: command of %d bytes, limit %d", nexusraft.ErrTooLarge, len(p.Command), zone.MaxCommandBytes)
 	}
+	if err := n.mayPropose(ctx); err != nil {
+		return nexusraft.Result{}, err
+	}
 	if p.Own {
 		if err := checkOwn(p.Command); err != nil {
 			return nexusraft.Result{}, err

@@ -122,6 +122,15 @@ func (b *Batch) DropTree(t *Tree) error {
 	return nil
 }
 
+// Size returns the bytes of the batch, of all its keys and values and a few for each write:
+// what it holds in memory, and MaxBatchBytes limits.
+func (b *Batch) Size() int {
+	if b.b == nil {
+		return 0
+	}
+	return b.b.Len()
+}
+
 // Len returns the number of writes in the batch; a dropped tree counts as two.
 func (b *Batch) Len() int {
 	if b.b == nil {

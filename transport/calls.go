@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"strings"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	grpcpeer "google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -95,7 +97,7 @@ func (p *Peers) Join(ctx context.Context, addr string, r JoinRequest) (JoinResul
 
 // Join asks the node to admit this one. It returns the node's own answer (a
 // NotLeaderError names whom to ask instead), or ErrUnreachable if it got none. Asking again
-// is safe.
+// is safe. ErrRefused, if the node can't prove to be one of the cluster.
 func (c *Client) Join(ctx context.Context, r JoinRequest) (JoinResult, error) {
 	self, addr := c.pool.self(), c.addr.Endpoint
 	r.Peer = self
@@ -107,12 +109,19 @@ func (c *Client) Join(ctx context.Context, r JoinRequest) (JoinResult, error) {
 		return JoinResult{}, err
 	}
 	defer end()
-	resp, err := pb.NewClusterClient(c.conn).Join(ctx, joinRequestToProto(hello(self, c.addr.ID), r))
+	var at grpcpeer.Peer
+	resp, err := pb.NewClusterClient(c.conn).Join(ctx, joinRequestToProto(hello(self, c.addr.ID), r), grpc.Peer(&at))
+	if why := c.distrust(); err != nil && why != nil {
+		return JoinResult{}, fmt.Errorf("join by %s: %w", addr, why)
+	}
 	if err != nil {
 		return JoinResult{}, fmt.Errorf("join by %s: %w%s", addr, joinError(ctx, err), c.hint(err))
 	}
 	if e := resp.GetError(); e != nil {
 		return JoinResult{}, fmt.Errorf("join by %s: %w", addr, wire.ErrorFromProto(e))
+	}
+	if err := checkAnswerer(at.AuthInfo, resp.GetHello()); err != nil {
+		return JoinResult{}, fmt.Errorf("join by %s: %w", addr, err)
 	}
 	if err := c.pool.accept(self, resp.GetHello(), c.addr.ID); err != nil {
 		return JoinResult{}, fmt.Errorf("join by %s: %w", addr, err)

@@ -66,6 +66,8 @@ func (c *Client) credentials(s security) (credentials.TransportCredentials, erro
 	switch {
 	case t == nil && s == encrypted:
 		return nil, fmt.Errorf("endpoint %q: https needs credentials, and there are none", c.addr.Endpoint)
+	case t != nil && s == plain && c.pool.nodes:
+		return nil, fmt.Errorf("%w: endpoint %q is not encrypted, and this node speaks TLS with other nodes; give host:port", nexusraft.ErrRefused, c.addr.Endpoint)
 	case t == nil || s == plain:
 		return insecure.NewCredentials(), nil
 	}
@@ -95,6 +97,17 @@ func (c *Client) note(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.failed = err
+}
+
+// distrust is why the last handshake of TLS has proved the other side to be somebody else;
+// nil if it has not.
+func (c *Client) distrust() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if errors.Is(c.failed, nexusraft.ErrRefused) {
+		return c.failed
+	}
+	return nil
 }
 
 // dialOptions are DialOptions, with what the pool's options say in their place.

@@ -112,8 +112,8 @@ func outcomeFromProto(o pb.VoteOutcome) (VoteOutcome, bool) {
 	return 0, false
 }
 
-func headerToProto(hello *pb.Hello, h SnapshotHeader) *pb.InstallSnapshotRequest {
-	return &pb.InstallSnapshotRequest{Kind: &pb.InstallSnapshotRequest_Header{Header: &pb.SnapshotHeader{
+func headerToProto(hello *pb.Hello, h SnapshotHeader) *pb.SnapshotHeader {
+	return &pb.SnapshotHeader{
 		Hello:   hello,
 		Zone:    uint64(h.Zone),
 		From:    uint64(h.From),
@@ -121,7 +121,7 @@ func headerToProto(hello *pb.Hello, h SnapshotHeader) *pb.InstallSnapshotRequest
 		Index:   uint64(h.Index),
 		Term:    uint64(h.Term),
 		Message: h.Message,
-	}}}
+	}
 }
 
 func headerFromProto(h *pb.SnapshotHeader) (SnapshotHeader, error) {

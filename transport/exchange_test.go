@@ -303,7 +303,7 @@ func TestFramesStayWithinTheWireLimit(t *testing.T) {
 		}
 	}
 	for total := 2 * 5002; total > 0; {
-		frame := q.take([]Class{Control, Append})
+		frame := q.take(nil, []Class{Control, Append})
 		if len(frame) == 0 || len(frame) > maxFrameMessages {
 			t.Fatalf("take: got %d messages with %d waiting, want between 1 and %d", len(frame), total, maxFrameMessages)
 		}

@@ -66,8 +66,12 @@ var calls = map[string]func(context.Context, *grpc.ClientConn, *pb.Hello) error{
 		if err != nil {
 			return err
 		}
-		_ = stream.Send(headerToProto(h, SnapshotHeader{Zone: 1}))
+		_ = stream.Send(&pb.InstallSnapshotRequest{Kind: &pb.InstallSnapshotRequest_Header{Header: headerToProto(h, SnapshotHeader{Zone: 1})}})
 		resp, err := stream.CloseAndRecv()
+		return errors.Join(err, wire.ErrorFromProto(resp.GetError()))
+	},
+	"SnapshotOffset": func(ctx context.Context, c *grpc.ClientConn, h *pb.Hello) error {
+		resp, err := pb.NewRaftTransportClient(c).SnapshotOffset(ctx, &pb.SnapshotOffsetRequest{Header: headerToProto(h, SnapshotHeader{Zone: 1})})
 		return errors.Join(err, wire.ErrorFromProto(resp.GetError()))
 	},
 	"Propose": func(ctx context.Context, c *grpc.ClientConn, h *pb.Hello) error {
@@ -241,7 +245,7 @@ func FuzzPeerInput(f *testing.F) {
 	for _, m := range []proto.Message{
 		&pb.RequestVoteRequest{Hello: hello(identityA, nodeB), Votes: votesToProto([]Vote{{Zone: 1, Pre: true, Term: 3, Context: []byte("x")}})},
 		frameToProto([]Message{{Zone: 1, Data: []byte("x")}, {Zone: 2}}),
-		headerToProto(hello(identityA, nodeB), SnapshotHeader{Zone: 1, Message: []byte("x")}),
+		&pb.InstallSnapshotRequest{Kind: &pb.InstallSnapshotRequest_Header{Header: headerToProto(hello(identityA, nodeB), SnapshotHeader{Zone: 1, Message: []byte("x")})}},
 		&pb.RequestVoteResponse{Hello: hello(identityB, nodeA), Results: resultsToProto([]VoteResult{{Zone: 1, Why: "lease"}})},
 	} {
 		b, err := proto.Marshal(m)
@@ -286,11 +290,9 @@ func fuzzHello(t *testing.T, h *pb.Hello) {
 }
 
 func fuzzSnapshotStep(t *testing.T, step *pb.InstallSnapshotRequest) {
-	r := &snapshotReader{recv: func() (*pb.InstallSnapshotRequest, error) { return step, nil }}
-	for data, err := range r.chunks() {
-		if err == nil && (len(data) == 0 || len(data) > MaxChunkBytes) {
-			t.Errorf("a chunk of %d bytes passed", len(data))
-		}
+	data, err := new(snapshotReader).check(step)
+	if err == nil && (len(data) == 0 || len(data) > MaxChunkBytes) {
+		t.Errorf("a chunk of %d bytes passed", len(data))
 	}
 	_, _ = headerFromProto(step.GetHeader())
 }

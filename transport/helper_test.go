@@ -143,6 +143,7 @@ func serveAt(t *testing.T, addr string, s *Server) (at string, stop func()) {
 	stop = sync.OnceFunc(func() {
 		srv.Stop()
 		<-served
+		s.Close()
 	})
 	t.Cleanup(stop)
 	return lis.Addr().String(), stop

@@ -65,7 +65,7 @@ func TestRefusalsByTheirWords(t *testing.T) {
 			if end.err == nil {
 				t.Error("votes of a refused node were counted")
 			}
-			err := p.SendSnapshot(t.Context(), nodeB, testHeader, pieces([]byte("state")))
+			err := p.SendSnapshot(t.Context(), nodeB, pieces([]byte("state")))
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("SendSnapshot: got %v, want %q", err, tt.want)
 			}
@@ -76,7 +76,7 @@ func TestRefusalsByTheirWords(t *testing.T) {
 // plainSnapshot is a good one, as it was in the first version. It is small, so that each of
 // its bytes can be spoiled.
 func plainSnapshot() [][]byte {
-	steps := [][]byte{marshal(headerToProto(hello(identityA, nodeB), testHeader))}
+	steps := [][]byte{marshal(&pb.InstallSnapshotRequest{Kind: &pb.InstallSnapshotRequest_Header{Header: headerToProto(hello(identityA, nodeB), testHeader)}})}
 	put := func(s *pb.InstallSnapshotRequest) { steps = append(steps, marshal(s)) }
 	var state []byte
 	for _, data := range []string{"the first chunk of a state", "and the second"} {

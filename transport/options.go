@@ -13,8 +13,9 @@ import (
 const ProtocolVersion = 1
 
 // minorVersion is how far it has come since. The sides may differ in it: each leaves out what the
-// other one's doesn't know. Version 1.1 brought lanes and pings.
-const minorVersion = 1
+// other one's doesn't know. Version 1.1 brought lanes and pings, version 1.2 snapshots that go on
+// where they broke off.
+const minorVersion = 2
 
 // Limits of the protocol, in bytes unless said otherwise. A receiver refuses what is over.
 const (

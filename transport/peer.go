@@ -277,8 +277,9 @@ func (x *peer) exchange(w *wires) error {
 // pump sends what is queued in some classes until the stream breaks. It returns nil once
 // this node leaves and has sent all.
 func (x *peer) pump(s *Stream, classes ...Class) error {
+	var msgs []Message
 	for {
-		msgs := x.queue.take(classes)
+		msgs = x.queue.take(msgs[:0], classes)
 		if len(msgs) == 0 {
 			select {
 			case <-x.queue.wake[classes[0]]:
@@ -296,6 +297,7 @@ func (x *peer) pump(s *Stream, classes ...Class) error {
 			return err
 		}
 		x.sent.Add(uint64(len(msgs)))
+		clear(msgs) // what was sent must not live on
 	}
 }
 

@@ -21,7 +21,8 @@ type PeersOptions struct {
 	// Logger is told of connections made and lost; nil discards.
 	Logger *slog.Logger
 
-	// TLS is as in PoolOptions.
+	// TLS encrypts all connections: endpoints that begin with http:// are refused with it. nil: none is
+	// encrypted, and https:// is an error.
 	TLS *TLS
 
 	// Dialer opens a connection; nil dials TCP.
@@ -40,6 +41,9 @@ type PeersOptions struct {
 	// VoteTimeout: five sixths of it, 250 ms at least; and as long as it is, 300 ms at least.
 	ConnectTimeout time.Duration
 	SilenceTimeout time.Duration
+
+	// SnapshotBandwidth is as in PoolOptions.
+	SnapshotBandwidth int
 
 	// UnaryInterceptors and StreamInterceptors are as in PoolOptions.
 	UnaryInterceptors  []grpc.UnaryClientInterceptor
@@ -92,6 +96,7 @@ func (o PeersOptions) pool() PoolOptions {
 		Dialer:             o.Dialer,
 		ConnectTimeout:     o.ConnectTimeout,
 		SilenceTimeout:     o.SilenceTimeout,
+		SnapshotBandwidth:  o.SnapshotBandwidth,
 		UnaryInterceptors:  o.UnaryInterceptors,
 		StreamInterceptors: o.StreamInterceptors,
 		Accept:             o.Accept,
@@ -129,10 +134,12 @@ type Peers struct {
 func NewPeers(id func() Identity, o PeersOptions) *Peers {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	o = o.withDefaults()
+	pool := NewClientPool(id, o.pool())
+	pool.nodes = true
 	return &Peers{
 		id:     id,
 		o:      o,
-		pool:   NewClientPool(id, o.pool()),
+		pool:   pool,
 		ctx:    ctx,
 		cancel: cancel,
 		leave:  make(chan struct{}),

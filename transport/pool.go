@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/connectivity"
 
@@ -49,6 +50,10 @@ type PoolOptions struct {
 	// MaxMessageBytes is how large a single gRPC message may be, in each direction. A server
 	// takes 8 MiB, which is what 0 is for.
 	MaxMessageBytes int
+
+	// SnapshotBandwidth is how many bytes a second all snapshots that are sent take together, 64 KiB
+	// at least; 0 for no limit.
+	SnapshotBandwidth int
 
 	// UnaryInterceptors and StreamInterceptors see every call, the first one outermost: the place
 	// for metrics and tracing.
@@ -101,6 +106,9 @@ type ClientPool struct {
 	cancel context.CancelCauseFunc
 	seen   lives
 
+	nodes     bool          // Peers' own: with TLS, http:// endpoints, which come from other nodes, are refused
+	snapshots *rate.Limiter // what snapshots may take; nil for no limit
+
 	mu      sync.Mutex
 	closed  bool
 	running sync.WaitGroup          // calls, streams and their goroutines; grows under mu, while not closed
@@ -111,7 +119,11 @@ type ClientPool struct {
 // self is called for each handshake and must not call into the pool.
 func NewClientPool(self func() Identity, o PoolOptions) *ClientPool {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	return &ClientPool{self: self, o: o.withDefaults(), ctx: ctx, cancel: cancel, clients: make(map[NodeAddress]*Client)}
+	return &ClientPool{
+		self: self, o: o.withDefaults(), ctx: ctx, cancel: cancel,
+		snapshots: newThrottle(o.SnapshotBandwidth),
+		clients:   make(map[NodeAddress]*Client),
+	}
 }
 
 // Get returns the client of a node once it is connected. However many ask for a node, they

@@ -1,9 +1,6 @@
 package transport
 
-import (
-	"slices"
-	"sync"
-)
+import "sync"
 
 // queue holds what waits for one peer, a bounded list for each class. Any goroutine puts,
 // the sender takes.
@@ -17,8 +14,23 @@ type queue struct {
 
 // list is a FIFO of messages.
 type list struct {
-	msgs  []Message
+	msgs  []Message // those before head were taken; nothing of them is left
+	head  int
 	bytes int
+}
+
+func (l *list) len() int { return len(l.msgs) - l.head }
+
+// push adds a message. The array is used again once half of it was taken, so that it
+// grows to twice what ever waits.
+func (l *list) push(m Message) {
+	if len(l.msgs) == cap(l.msgs) && l.head > len(l.msgs)/2 {
+		n := copy(l.msgs, l.msgs[l.head:])
+		clear(l.msgs[n:])
+		l.msgs, l.head = l.msgs[:n], 0
+	}
+	l.msgs = append(l.msgs, m)
+	l.bytes += len(m.Data)
 }
 
 func newQueue(maxMessages, maxBytes int) *queue {
@@ -33,10 +45,9 @@ func newQueue(maxMessages, maxBytes int) *queue {
 func (q *queue) put(class Class, m Message) bool {
 	q.mu.Lock()
 	l := &q.classes[class]
-	fits := len(l.msgs) < q.maxMessages && l.bytes+len(m.Data) <= q.maxBytes
+	fits := l.len() < q.maxMessages && l.bytes+len(m.Data) <= q.maxBytes
 	if fits {
-		l.msgs = append(l.msgs, m)
-		l.bytes += len(m.Data)
+		l.push(m)
 	}
 	q.mu.Unlock()
 	if fits {
@@ -45,23 +56,18 @@ func (q *queue) put(class Class, m Message) bool {
 	return fits
 }
 
-// take returns what goes into the next frame of some classes, in their order; nil if nothing
+// take appends to frame what goes into the next frame of some classes, in their order; nothing if nothing
 // waits. A frame of one class alone may be larger: nothing urgent waits behind it.
-func (q *queue) take(classes []Class) []Message {
+func (q *queue) take(frame []Message, classes []Class) []Message {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	limit := frameClassBytes
 	if len(classes) == 1 {
 		limit = maxFrameBytes
 	}
-	var frame []Message
 	for _, class := range classes {
-		msgs, bytes := q.classes[class].take(maxFrameMessages/len(classes), limit)
-		if frame == nil {
-			frame = msgs
-		} else {
-			frame = append(frame, msgs...)
-		}
+		var bytes int
+		frame, bytes = q.classes[class].take(frame, maxFrameMessages/len(classes), limit)
 		if bytes > limit { // one big message; two would not fit in a frame
 			break
 		}
@@ -69,22 +75,23 @@ func (q *queue) take(classes []Class) []Message {
 	return frame
 }
 
-// take removes messages from the front, up to both limits but at least one. It returns
-// them and their bytes.
-func (l *list) take(maxMessages, maxBytes int) ([]Message, int) {
+// take moves messages from the front to the end of frame, up to both limits but at least one if there
+// is any. It returns frame and their bytes.
+func (l *list) take(frame []Message, maxMessages, maxBytes int) ([]Message, int) {
+	waiting := l.msgs[l.head:]
 	n, bytes := 0, 0
-	for n < min(len(l.msgs), maxMessages) && (n == 0 || bytes+len(l.msgs[n].Data) <= maxBytes) {
-		bytes += len(l.msgs[n].Data)
+	for n < min(len(waiting), maxMessages) && (n == 0 || bytes+len(waiting[n].Data) <= maxBytes) {
+		bytes += len(waiting[n].Data)
 		n++
 	}
-	if n == 0 {
-		return nil, 0
-	}
-	taken := slices.Clone(l.msgs[:n])
-	clear(l.msgs[:n]) // the array lives on; what was sent must not
-	l.msgs = l.msgs[n:]
+	frame = append(frame, waiting[:n]...)
+	clear(waiting[:n]) // the array lives on; what was sent must not
+	l.head += n
 	l.bytes -= bytes
-	return taken, bytes
+	if l.len() == 0 {
+		l.msgs, l.head = l.msgs[:0], 0
+	}
+	return frame, bytes
 }
 
 // clear drops everything and returns how many messages that was.
@@ -93,7 +100,7 @@ func (q *queue) clear() int {
 	defer q.mu.Unlock()
 	n := 0
 	for i := range q.classes {
-		n += len(q.classes[i].msgs)
+		n += q.classes[i].len()
 		q.classes[i] = list{}
 	}
 	return n
@@ -105,7 +112,7 @@ func (q *queue) len() int {
 	defer q.mu.Unlock()
 	n := 0
 	for i := range q.classes {
-		n += len(q.classes[i].msgs)
+		n += q.classes[i].len()
 	}
 	return n
 }

@@ -339,7 +339,7 @@ func tapedCalls(t *testing.T, addr string, b *tapedNode) {
 	if end := await(t, "the votes", ask(t, p, tapedVotes...)); end.err != nil {
 		t.Fatalf("RequestVote: %v", end.err)
 	}
-	if err := p.SendSnapshot(t.Context(), nodeB, tapedHeader, pieces(tapedState)); err != nil {
+	if err := p.SendSnapshot(t.Context(), nodeB, tapedSnapshot()); err != nil {
 		t.Fatalf("SendSnapshot: %v", err)
 	}
 	if _, err := p.Propose(t.Context(), nodeB, tapedProposal); err != nil {
@@ -354,3 +354,10 @@ func tapedCalls(t *testing.T, addr string, b *tapedNode) {
 
 // callsTimeout is the deadline of calls that must not fail because a machine is slow.
 const callsTimeout = 20 * time.Second
+
+// tapedSnapshot is the snapshot that was recorded.
+func tapedSnapshot() Snapshot {
+	s := pieces(tapedState)
+	s.SnapshotHeader = tapedHeader
+	return s
+}

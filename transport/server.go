@@ -15,22 +15,28 @@ import (
 )
 
 // Server takes what other nodes send, checks who they are and hands it to its handlers.
-// It needs no Close: stop the grpc.Server it is registered with, which ends what reads streams.
-// That must be Stop, not GracefulStop, since peers never end their Exchange streams.
+// To end it, stop the grpc.Server it is registered with, which ends what reads streams, and then
+// Close it. That must be Stop, not GracefulStop, since peers never end their Exchange streams.
 type Server struct {
 	id     func() Identity
 	peer   PeerHandler
 	member MemberHandler // nil on a witness
 	seen   lives
 	votes  voteGate
+
+	receipts receipts
 }
 
 // NewServer returns a server of the node that id describes; id is called for each
 // handshake, because a node learns its cluster late. Until then every peer is refused. A
 // nil mh makes it a witness's server: what only a full node does is answered Unimplemented.
 func NewServer(id func() Identity, ph PeerHandler, mh MemberHandler) *Server {
-	return &Server{id: id, peer: ph, member: mh}
+	return &Server{id: id, peer: ph, member: mh, receipts: newReceipts()}
 }
+
+// Close ends snapshots of which only a part has come, and waits for their handlers. It may be called
+// again.
+func (s *Server) Close() { s.receipts.close() }
 
 // Register adds the services to r, which should be a grpc.Server with ServerOptions.
 func (s *Server) Register(r grpc.ServiceRegistrar) {
@@ -58,7 +64,9 @@ func (s *Server) greet(ctx context.Context, h *pb.Hello, joining bool) (Identity
 	if err := s.peer.Hello(peer); err != nil {
 		return Identity{}, refused(err)
 	}
-	s.seen.record(peer)
+	if WhyUnknown(ctx) == nil { // else whoever it is could end a node's life by claiming to be its next one
+		s.seen.record(peer)
+	}
 	return peer, nil
 }
 

@@ -1,11 +1,11 @@
 package transport
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
-	"iter"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -32,63 +32,95 @@ func (r raftService) InstallSnapshot(stream grpc.ClientStreamingServer[pb.Instal
 		return status.Error(codes.InvalidArgument, "read snapshot: the first request carries no header")
 	}
 	err = r.s.install(stream, header)
+	if ended, ok := errors.AsType[errStreamEnded](err); ok {
+		return status.Error(codes.Aborted, ended.Error())
+	}
 	return stream.SendAndClose(&pb.InstallSnapshotResponse{
 		Hello: r.s.hello(header.GetHello()),
 		Error: wire.ErrorToProto(err),
 	})
 }
 
-func (s *Server) install(stream grpc.ClientStreamingServer[pb.InstallSnapshotRequest, pb.InstallSnapshotResponse], header *pb.SnapshotHeader) error {
-	peer, err := s.greet(stream.Context(), header.GetHello(), false)
+// SnapshotOffset implements pb.RaftTransportServer.
+func (r raftService) SnapshotOffset(ctx context.Context, req *pb.SnapshotOffsetRequest) (*pb.SnapshotOffsetResponse, error) {
+	if r.s.member == nil {
+		return nil, errWitness
+	}
+	resp := &pb.SnapshotOffsetResponse{}
+	if err := r.s.snapshotOffset(ctx, req.GetHeader(), resp); err != nil {
+		resp.Error = wire.ErrorToProto(err)
+	}
+	resp.Hello = r.s.hello(req.GetHeader().GetHello())
+	return resp, nil
+}
+
+func (s *Server) snapshotOffset(ctx context.Context, header *pb.SnapshotHeader, resp *pb.SnapshotOffsetResponse) error {
+	peer, _, err := s.greetSnapshot(ctx, header)
 	if err != nil {
 		return err
 	}
-	h, err := headerFromProto(header)
+	r := s.receipts.find(receiptOf(peer.Node, header))
+	if r == nil {
+		return nil
+	}
+	leave, err := r.take(ctx)
 	if err != nil {
 		return err
 	}
-	body := &snapshotReader{recv: stream.Recv}
-	if err := s.member.InstallSnapshot(stream.Context(), peer.Node, h, body.chunks()); err != nil {
-		return err
-	}
-	if !errors.Is(body.end, io.EOF) {
-		return fmt.Errorf("install snapshot of zone %v: accepted before its trailer was checked", h.Zone)
-	}
+	defer leave()
+	resp.Offset, resp.Crc32C = r.reader.offset, r.reader.sum
 	return nil
 }
 
-// snapshotReader checks and unpacks what follows a snapshot's header.
-type snapshotReader struct {
-	recv   func() (*pb.InstallSnapshotRequest, error)
-	offset uint64 // bytes yielded
-	sum    uint32 // their CRC-32C
-	end    error  // why there is no more: io.EOF after a good trailer; nil before the end
+func (s *Server) greetSnapshot(ctx context.Context, header *pb.SnapshotHeader) (Identity, SnapshotHeader, error) {
+	peer, err := s.greet(ctx, header.GetHello(), false)
+	if err != nil {
+		return Identity{}, SnapshotHeader{}, err
+	}
+	h, err := headerFromProto(header)
+	return peer, h, err
 }
 
-// chunks yields the data in order, and one error last unless the trailer matched.
-func (r *snapshotReader) chunks() iter.Seq2[[]byte, error] {
-	return func(yield func([]byte, error) bool) {
-		for r.end == nil {
-			var data []byte
-			data, r.end = r.next()
-			if r.end == nil && !yield(data, nil) {
-				return
-			}
-		}
-		if !errors.Is(r.end, io.EOF) {
-			yield(nil, r.end)
+// install feeds a stream to the receipt of its snapshot, which may have had others.
+func (s *Server) install(stream grpc.ClientStreamingServer[pb.InstallSnapshotRequest, pb.InstallSnapshotResponse], header *pb.SnapshotHeader) error {
+	ctx := stream.Context()
+	peer, h, err := s.greetSnapshot(ctx, header)
+	if err != nil {
+		return err
+	}
+	key := receiptOf(peer.Node, header)
+	r := s.receipts.find(key)
+	if r == nil && header.GetOffset() == 0 {
+		r, err = s.receipts.open(ctx, key, func(ctx context.Context, r *receipt) error {
+			return s.member.InstallSnapshot(ctx, peer.Node, h, r.chunks())
+		})
+		if err != nil {
+			return err
 		}
 	}
+	if r == nil {
+		return fmt.Errorf("install snapshot of zone %v: the %d bytes that came before are no longer kept", h.Zone, header.GetOffset())
+	}
+	leave, err := r.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if header.GetOffset() != r.reader.offset {
+		return r.fail(fmt.Errorf("%w: read snapshot: a stream goes on at %d, but %d bytes have come", nexusraft.ErrCorrupt, header.GetOffset(), r.reader.offset))
+	}
+	return r.feed(readSteps(ctx, stream.Recv), s.receipts.stall)
 }
 
-// next returns the next chunk's data, or io.EOF after a good trailer.
-func (r *snapshotReader) next() ([]byte, error) {
-	req, err := r.recv()
+// snapshotReader checks what follows a snapshot's header.
+type snapshotReader struct {
+	offset uint64 // bytes that have come
+	sum    uint32 // their CRC-32C
+}
+
+// check returns a chunk's data, or io.EOF for a good trailer. The state of the reader changes with advance only.
+func (r *snapshotReader) check(req *pb.InstallSnapshotRequest) ([]byte, error) {
 	switch {
-	case errors.Is(err, io.EOF):
-		return nil, fmt.Errorf("%w: read snapshot: cut off after %d bytes, without a trailer", nexusraft.ErrCorrupt, r.offset)
-	case err != nil:
-		return nil, fmt.Errorf("read snapshot: after %d bytes: %w", r.offset, err)
 	case req.GetChunk() != nil:
 		return r.chunk(req.GetChunk())
 	case req.GetTrailer() != nil:
@@ -107,8 +139,6 @@ func (r *snapshotReader) chunk(c *pb.SnapshotChunk) ([]byte, error) {
 	case c.GetCrc32C() != crc32.Checksum(data, castagnoli):
 		return nil, fmt.Errorf("%w: read snapshot: checksum mismatch in the chunk at %d", nexusraft.ErrCorrupt, r.offset)
 	}
-	r.offset += uint64(len(data))
-	r.sum = crc32.Update(r.sum, castagnoli, data)
 	return data, nil
 }
 
@@ -118,4 +148,34 @@ func (r *snapshotReader) trailer(t *pb.SnapshotTrailer) error {
 			nexusraft.ErrCorrupt, t.GetTotalBytes(), t.GetCrc32C(), r.offset, r.sum)
 	}
 	return io.EOF
+}
+
+// advance counts a chunk's data as come.
+func (r *snapshotReader) advance(data []byte) {
+	r.offset += uint64(len(data))
+	r.sum = crc32.Update(r.sum, castagnoli, data)
+}
+
+// readSteps reads a stream in a goroutine, which ends with ctx, so that its reader can leave at any time.
+func readSteps(ctx context.Context, recv func() (*pb.InstallSnapshotRequest, error)) <-chan snapshotStep {
+	ch := make(chan snapshotStep)
+	go func() {
+		for {
+			req, err := recv()
+			select {
+			case ch <- snapshotStep{req, err}:
+			case <-ctx.Done():
+				return
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return ch
+}
+
+type snapshotStep struct {
+	req *pb.InstallSnapshotRequest
+	err error
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"hash/crc32"
-	"io"
 	"iter"
 	"math/rand/v2"
 	"runtime"
@@ -24,9 +23,9 @@ import (
 
 var testHeader = SnapshotHeader{Zone: 1, From: 11, To: 12, Index: 100, Term: 4, Message: []byte("MsgSnap")}
 
-// pieces yields each piece from the same memory, as a body may.
-func pieces(all ...[]byte) iter.Seq2[[]byte, error] {
-	return func(yield func([]byte, error) bool) {
+// pieces is a state of these pieces, each yielded from the same memory, as it may be.
+func pieces(all ...[]byte) Snapshot {
+	return snapshotOf(func(yield func([]byte, error) bool) {
 		var buf []byte
 		for _, p := range all {
 			buf = append(buf[:0], p...)
@@ -34,7 +33,22 @@ func pieces(all ...[]byte) iter.Seq2[[]byte, error] {
 				return
 			}
 		}
-	}
+	})
+}
+
+// snapshotOf is a snapshot of this state, which is read anew for each stream.
+func snapshotOf(state iter.Seq2[[]byte, error]) Snapshot {
+	return Snapshot{SnapshotHeader: testHeader, State: func(offset uint64) iter.Seq2[[]byte, error] {
+		return func(yield func([]byte, error) bool) {
+			for p, err := range state {
+				skip := min(offset, uint64(len(p)))
+				offset -= skip
+				if (err != nil || len(p[skip:]) > 0) && !yield(p[skip:], err) {
+					return
+				}
+			}
+		}
+	}}
 }
 
 // collect is an InstallSnapshot handler that keeps what it gets.
@@ -68,7 +82,7 @@ func TestSendSnapshot(t *testing.T) {
 			addr, _ := serve(t, identityB, &fakeNode{install: collect(&got, &header)})
 			p := peersOf(t, identityA, PeersOptions{})
 			p.SetAddress(nodeB, addr)
-			if err := p.SendSnapshot(t.Context(), nodeB, testHeader, pieces(body...)); err != nil {
+			if err := p.SendSnapshot(t.Context(), nodeB, pieces(body...)); err != nil {
 				t.Fatalf("SendSnapshot: %v", err)
 			}
 			if diff := cmp.Diff(testHeader, header); diff != "" {
@@ -109,14 +123,14 @@ func TestSendSnapshotReturnsWhyNot(t *testing.T) {
 	}
 	negligent := func(context.Context, nexusraft.NodeID, SnapshotHeader, iter.Seq2[[]byte, error]) error { return nil }
 
-	send := func(t *testing.T, f *fakeNode, h SnapshotHeader, body iter.Seq2[[]byte, error]) error {
+	send := func(t *testing.T, f *fakeNode, s Snapshot) error {
 		addr, _ := serve(t, identityB, f)
 		p := peersOf(t, identityA, PeersOptions{})
 		p.SetAddress(nodeB, addr)
-		return p.SendSnapshot(t.Context(), nodeB, h, body)
+		return p.SendSnapshot(t.Context(), nodeB, s)
 	}
 	t.Run("body fails", func(t *testing.T) {
-		if err := send(t, &fakeNode{install: collectEnd}, testHeader, failing); !errors.Is(err, errBody) {
+		if err := send(t, &fakeNode{install: collectEnd}, snapshotOf(failing)); !errors.Is(err, errBody) {
 			t.Errorf("got %v, want the body's error", err)
 		}
 		if err := await(t, "the receiver's end", ended); err == nil {
@@ -124,24 +138,24 @@ func TestSendSnapshotReturnsWhyNot(t *testing.T) {
 		}
 	})
 	t.Run("receiver refuses midway", func(t *testing.T) {
-		if err := send(t, &fakeNode{install: refuse}, testHeader, endless); !errors.Is(err, nexusraft.ErrDiskFull) {
+		if err := send(t, &fakeNode{install: refuse}, snapshotOf(endless)); !errors.Is(err, nexusraft.ErrDiskFull) {
 			t.Errorf("got %v, want ErrDiskFull", err)
 		}
 	})
 	t.Run("receiver accepts unread", func(t *testing.T) {
-		if err := send(t, &fakeNode{install: negligent}, testHeader, pieces([]byte("x"))); err == nil || !strings.Contains(err.Error(), "trailer") {
+		if err := send(t, &fakeNode{install: negligent}, pieces([]byte("x"))); err == nil || !strings.Contains(err.Error(), "trailer") {
 			t.Errorf("got %v, want an error about the trailer", err)
 		}
 	})
 	t.Run("header too large", func(t *testing.T) {
-		h := testHeader
-		h.Message = make([]byte, MaxSnapshotMessageBytes+1)
-		if err := send(t, &fakeNode{}, h, pieces()); !errors.Is(err, nexusraft.ErrTooLarge) {
+		s := pieces()
+		s.Message = make([]byte, MaxSnapshotMessageBytes+1)
+		if err := send(t, &fakeNode{}, s); !errors.Is(err, nexusraft.ErrTooLarge) {
 			t.Errorf("got %v, want ErrTooLarge", err)
 		}
 	})
 	t.Run("unknown peer", func(t *testing.T) {
-		err := peersOf(t, identityA, PeersOptions{}).SendSnapshot(t.Context(), nodeB, testHeader, pieces())
+		err := peersOf(t, identityA, PeersOptions{}).SendSnapshot(t.Context(), nodeB, pieces())
 		if !errors.Is(err, ErrUnreachable) {
 			t.Errorf("got %v, want ErrUnreachable", err)
 		}
@@ -158,7 +172,7 @@ func TestCloseEndsSnapshot(t *testing.T) {
 	p := peersOf(t, identityA, PeersOptions{})
 	p.SetAddress(nodeB, addr)
 	ended := make(chan error, 1)
-	go func() { ended <- p.SendSnapshot(context.WithoutCancel(t.Context()), nodeB, testHeader, pieces()) }()
+	go func() { ended <- p.SendSnapshot(context.WithoutCancel(t.Context()), nodeB, pieces()) }()
 	await(t, "the receiver", started)
 	p.Close()
 	if err := await(t, "the sender's end", ended); !errors.Is(err, nexusraft.ErrClosed) {
@@ -166,11 +180,11 @@ func TestCloseEndsSnapshot(t *testing.T) {
 	}
 }
 
-// steps are a good snapshot of two chunks.
-func steps() []*pb.InstallSnapshotRequest {
+// goodSteps are a good snapshot of two chunks.
+func goodSteps() []*pb.InstallSnapshotRequest {
 	var all []*pb.InstallSnapshotRequest
 	w := &snapshotWriter{send: func(r *pb.InstallSnapshotRequest) error { all = append(all, r); return nil }}
-	_ = w.write(headerToProto(hello(identityA, nodeB), testHeader), pieces(make([]byte, MaxChunkBytes), []byte("rest")))
+	_ = w.write(headerToProto(hello(identityA, nodeB), testHeader), pieces(make([]byte, MaxChunkBytes), []byte("rest")).State(0))
 	return all
 }
 
@@ -212,7 +226,7 @@ func TestReceiverRefusesBadSnapshots(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, s := range tt.spoil(steps()) {
+			for _, s := range tt.spoil(goodSteps()) {
 				if stream.Send(s) != nil {
 					break // refused already
 				}
@@ -234,7 +248,7 @@ func TestSnapshotWithoutHeaderIsInvalid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = stream.Send(steps()[1])
+	_ = stream.Send(goodSteps()[1])
 	if _, err := stream.CloseAndRecv(); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("got %v, want InvalidArgument", err)
 	}
@@ -262,14 +276,14 @@ func TestBigSnapshotInBoundedMemory(t *testing.T) {
 	p := peersOf(t, identityA, PeersOptions{})
 	p.SetAddress(nodeB, addr)
 	before := liveHeap()
-	err := p.SendSnapshot(t.Context(), nodeB, testHeader, func(yield func([]byte, error) bool) {
+	err := p.SendSnapshot(t.Context(), nodeB, snapshotOf(func(yield func([]byte, error) bool) {
 		piece := make([]byte, 64<<10)
 		for range total / len(piece) {
 			if !yield(piece, nil) {
 				return
 			}
 		}
-	})
+	}))
 	if err != nil {
 		t.Fatalf("SendSnapshot: %v", err)
 	}
@@ -283,18 +297,4 @@ func liveHeap() uint64 {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
-}
-
-func TestSnapshotReaderEndsOnce(t *testing.T) {
-	errLink := errors.New("the link broke")
-	r := &snapshotReader{recv: func() (*pb.InstallSnapshotRequest, error) { return nil, errLink }}
-	for range 2 {
-		var got []error
-		for _, err := range r.chunks() {
-			got = append(got, err)
-		}
-		if len(got) != 1 || !errors.Is(got[0], errLink) || errors.Is(got[0], io.EOF) {
-			t.Errorf("chunks: got %v, want the link's error, once", got)
-		}
-	}
 }

@@ -24,6 +24,7 @@ import (
 // expected, means that nothing is encrypted.
 type TLS struct {
 	source func() (Certificates, error)
+	admits func(Caller) error // nil: see Admitting
 }
 
 // Certificates is what one handshake needs.
@@ -78,12 +79,12 @@ func Encrypted(ctx context.Context) bool {
 	return ok
 }
 
-// authInfo is what a server knows of a connection.
+// authInfo is what one side knows of a connection.
 type authInfo struct {
 	credentials.TLSInfo
 
-	caller Caller
-	why    error // why the caller has no identity
+	caller Caller // the other side
+	why    error  // why a caller has no identity
 }
 
 func infoOf(ctx context.Context) (authInfo, bool) {
@@ -96,7 +97,8 @@ func infoOf(ctx context.Context) (authInfo, bool) {
 }
 
 // checkSender refuses a handshake with another node or cluster than the certificate of its
-// sender names. A node that joins may have no certificate yet. Without TLS all pass.
+// sender names. A node that joins and belongs to no cluster may have no certificate yet.
+// Without TLS all pass.
 func checkSender(ctx context.Context, self Identity, h *pb.Hello, joining bool) error {
 	info, ok := infoOf(ctx)
 	if !ok {
@@ -107,7 +109,7 @@ func checkSender(ctx context.Context, self Identity, h *pb.Hello, joining bool) 
 		said.Cluster = self.Cluster
 	}
 	switch {
-	case info.why != nil && joining:
+	case info.why != nil && joining && h.GetClusterId() == 0:
 		return nil
 	case info.why != nil:
 		return refuse("peer %v has no certificate that node %v believes: %v", said.Node, self.Node, info.why)
@@ -141,6 +143,9 @@ func (s serverSide) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthIn
 	}
 	info := authInfo{TLSInfo: shaken.(credentials.TLSInfo)}
 	info.caller, info.why = identify(info.State.PeerCertificates, c)
+	if info.why == nil {
+		secure = endWith(secure, info.State.PeerCertificates[0])
+	}
 	return secure, info, nil
 }
 
@@ -150,7 +155,11 @@ func identify(chain []*x509.Certificate, c Certificates) (Caller, error) {
 	if err != nil {
 		return Caller{}, err
 	}
-	if own, ok := ownSubject(c); ok && s.Cluster != own.Cluster {
+	own, ok := ownSubject(c)
+	if !ok {
+		return Caller{}, fmt.Errorf("%w: this node's own certificate names no cluster, so it believes nobody", nexusraft.ErrRefused)
+	}
+	if s.Cluster != own.Cluster {
 		return Caller{}, fmt.Errorf("%w: cluster mismatch: the certificate of %v is shown to %v", nexusraft.ErrRefused, s, own)
 	}
 	return Caller{Cluster: s.Cluster, Node: s.Node, Client: s.Client}, nil
@@ -158,10 +167,14 @@ func identify(chain []*x509.Certificate, c Certificates) (Caller, error) {
 
 // ownSubject returns whom this side's own certificate names.
 func ownSubject(c Certificates) (pki.Subject, bool) {
-	if c.Own.Leaf == nil {
+	leaf := c.Own.Leaf
+	if leaf == nil && len(c.Own.Certificate) > 0 { // whoever made the tls.Certificate need not have parsed it
+		leaf, _ = x509.ParseCertificate(c.Own.Certificate[0])
+	}
+	if leaf == nil {
 		return pki.Subject{}, false
 	}
-	s, err := pki.SubjectOf(c.Own.Leaf)
+	s, err := pki.SubjectOf(leaf)
 	return s, err == nil
 }
 
@@ -200,7 +213,7 @@ func (s clientSide) ClientHandshake(ctx context.Context, authority string, conn 
 	if err != nil {
 		return nil, nil, err
 	}
-	secure, info, err := credentials.NewTLS(&tls.Config{
+	secure, shaken, err := credentials.NewTLS(&tls.Config{
 		MinVersion: tls.VersionTLS13,
 		// Not insecure: VerifyConnection does more. Only the host name is not compared: a
 		// node is its ID, wherever it is reached, and the address comes from other nodes.
@@ -213,7 +226,12 @@ func (s clientSide) ClientHandshake(ctx context.Context, authority string, conn 
 	if err != nil {
 		return nil, nil, explainClient(err)
 	}
-	return secure, info, nil
+	info := authInfo{TLSInfo: shaken.(credentials.TLSInfo)}
+	leaf := info.State.PeerCertificates[0]
+	if s, err := pki.SubjectOf(leaf); err == nil {
+		info.caller = Caller{Cluster: s.Cluster, Node: s.Node}
+	}
+	return endWith(secure, leaf), info, nil
 }
 
 // verify returns nil if a server's chain proves it to be the node that is meant.
@@ -282,5 +300,5 @@ func (t *TLS) ServerOptions() []grpc.ServerOption {
 	if t == nil {
 		return ServerOptions()
 	}
-	return append(ServerOptions(), grpc.Creds(t.ServerCredentials()))
+	return append(append(ServerOptions(), grpc.Creds(t.ServerCredentials())), t.admission()...)
 }

@@ -140,7 +140,10 @@ func TestSenderIsTheCertificatesNode(t *testing.T) {
 				cancel()
 				checkRefusal(t, method, err, tc.says, tc.says == "")
 			}
-			checkRefusal(t, "Join", join(t.Context(), conn, hello(identityB, nodeA)), tc.says, tc.says == "" || tc.join)
+			checkRefusal(t, "Join as a node of the cluster", join(t.Context(), conn, hello(identityB, nodeA)), tc.says, tc.says == "")
+			joiner := identityB
+			joiner.Cluster = 0
+			checkRefusal(t, "Join", join(t.Context(), conn, hello(joiner, nodeA)), tc.says, tc.says == "" || tc.join)
 		})
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/pki"
 	"github.com/nexi-lab/nexus-raft/transport"
 )
 
@@ -70,6 +71,12 @@ func (w *Witness) join(ctx context.Context) (*Log, error) {
 	result, err := w.askUntilAdmitted(ctx, request)
 	if err != nil {
 		return nil, err
+	}
+	if key != nil {
+		own, want := pki.Pair{Cert: result.Certificate, Key: key}, pki.Subject{Cluster: result.Cluster, Node: w.identity().Node}
+		if _, err := w.certificates.Load().Next(own, want, time.Now()); err != nil {
+			return nil, fmt.Errorf("join: %w", err)
+		}
 	}
 	log, err := w.createLog(result)
 	if err != nil {

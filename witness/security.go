@@ -2,7 +2,6 @@ package witness
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -57,24 +56,11 @@ func (w *Witness) token() (pki.Token, error) {
 
 // useCertificate shows the identity's certificate from now on, and believes the authority at its end.
 func (w *Witness) useCertificate(id identity) error {
-	own, err := pki.Pair{Cert: id.Cert, Key: id.Key}.Certificate()
+	c, err := transport.Issued(pki.Pair{Cert: id.Cert, Key: id.Key}, pki.Subject{Cluster: id.Cluster, Node: id.Node})
 	if err != nil {
-		return fmt.Errorf("the witness's certificate: %w", err)
+		return err
 	}
-	chain, err := pki.Certificates(id.Cert)
-	if err != nil {
-		return fmt.Errorf("the witness's certificate: %w", err)
-	}
-	s, err := pki.SubjectOf(chain[0])
-	if want := (pki.Subject{Cluster: id.Cluster, Node: id.Node}); err == nil && s != want {
-		err = fmt.Errorf("%w: it names %v, not %v", nexusraft.ErrRefused, s, want)
-	}
-	if err != nil {
-		return fmt.Errorf("the witness's certificate: %w", err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(chain[len(chain)-1])
-	w.certificates.Store(&transport.Certificates{Own: own, Roots: roots})
+	w.certificates.Store(&c)
 	return nil
 }
 
@@ -124,14 +110,15 @@ func (w *Witness) renew(ctx context.Context, now time.Time) error {
 		return err
 	}
 	id := w.keeper.identity()
-	id.Cert, id.Key = cert, key
-	if err := w.useCertificate(id); err != nil {
+	next, err := w.certificates.Load().Next(pki.Pair{Cert: cert, Key: key}, pki.Subject{Cluster: id.Cluster, Node: id.Node}, now)
+	if err != nil {
 		return err
 	}
 	if err := w.keeper.renewed(cert, key); err != nil {
 		return err
 	}
-	w.logger.Info("certificate renewed", "until", w.certificates.Load().Own.Leaf.NotAfter)
+	w.certificates.Store(&next)
+	w.logger.Info("certificate renewed", "until", next.Own.Leaf.NotAfter)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -90,6 +91,8 @@ type serveCommand struct {
 	program.Daemon `set:"listen=127.0.0.1:2026"`
 
 	DiskReserve byteSize `help:"How much of the disk stays free: below it, writes are refused and reads go on. 0 for none." default:"128MiB" placeholder:"SIZE"`
+
+	SnapshotBandwidth byteSize `help:"How many bytes a second snapshots to other members may take, 64KiB at least; 0 for no limit." default:"0" placeholder:"SIZE"`
 }
 
 func (*serveCommand) Help() string {
@@ -115,7 +118,8 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 			Dir: c.DataDir, Name: c.Name, Advertise: c.Advertise, Join: c.Join, JoinTimeout: c.JoinTimeout, TLS: security,
 			ClusterTLS: c.Encrypted, JoinToken: c.Token,
 			StateMachine: kv.StateMachine{}, Logger: log, ServerOptions: server.Options(),
-			Storage: storage.Options{DiskReserve: c.reserve()},
+			SnapshotBandwidth: int(min(c.SnapshotBandwidth, math.MaxInt32)),
+			Storage:           storage.Options{DiskReserve: c.reserve()},
 		})
 		if err != nil {
 			lis.Close()

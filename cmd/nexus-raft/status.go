@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -213,7 +214,23 @@ func (v zoneView) cells(r row) []string {
 			health = "PROBLEM: " + printable(r.node.Problem)
 		}
 	}
+	if r.own != nil {
+		health += snapshotsText(r.own.Snapshots)
+	}
 	return []string{name, r.Node.String()[:shortNode], string(r.Role), v.state(r), term, commit, applied, v.lagText(r), disk, r.Address, health}
+}
+
+// snapshotsText says which snapshots are on their way, and how far they are.
+func snapshotsText(list []nexusraft.SnapshotStatus) string {
+	var b strings.Builder
+	for _, s := range list {
+		way := "from"
+		if s.Sending {
+			way = "to"
+		}
+		fmt.Fprintf(&b, "; snapshot %s %s: %s", way, s.Peer.String()[:shortNode], size(int64(min(s.Bytes, math.MaxInt64))))
+	}
+	return b.String()
 }
 
 func (v zoneView) lagText(r row) string {

@@ -65,6 +65,7 @@ func ZoneStatusToProto(s nexusraft.ZoneStatus) *pb.ZoneStatus {
 		SyncIndex:  uint64(s.SyncIndex),
 		Membership: MembershipToProto(s.Membership),
 		Replicas:   convert(s.Replicas, replicaToProto),
+		Snapshots:  convert(s.Snapshots, snapshotToProto),
 	}
 	if !s.SyncSince.IsZero() {
 		m.SyncSince = timestamppb.New(s.SyncSince)
@@ -89,6 +90,7 @@ func ZoneStatusFromProto(m *pb.ZoneStatus) nexusraft.ZoneStatus {
 		SyncIndex:  nexusraft.Index(m.GetSyncIndex()),
 		Membership: MembershipFromProto(m.GetMembership()),
 		Replicas:   convert(m.GetReplicas(), replicaFromProto),
+		Snapshots:  convert(m.GetSnapshots(), snapshotFromProto),
 	}
 	if t := m.GetSyncSince(); t.IsValid() {
 		s.SyncSince = t.AsTime()
@@ -111,6 +113,26 @@ func replicaFromProto(m *pb.ReplicaStatus) nexusraft.ReplicaStatus {
 		Match:  nexusraft.Index(m.GetMatch()),
 		Active: m.GetActive(),
 		State:  m.GetState(),
+	}
+}
+
+func snapshotToProto(s nexusraft.SnapshotStatus) *pb.SnapshotStatus {
+	return &pb.SnapshotStatus{
+		PeerNodeId: uint64(s.Peer),
+		Sending:    s.Sending,
+		Index:      uint64(s.Index),
+		Bytes:      s.Bytes,
+		Since:      timestamppb.New(s.Since),
+	}
+}
+
+func snapshotFromProto(m *pb.SnapshotStatus) nexusraft.SnapshotStatus {
+	return nexusraft.SnapshotStatus{
+		Peer:    nexusraft.NodeID(m.GetPeerNodeId()),
+		Sending: m.GetSending(),
+		Index:   nexusraft.Index(m.GetIndex()),
+		Bytes:   m.GetBytes(),
+		Since:   m.GetSince().AsTime(),
 	}
 }
 

@@ -31,7 +31,8 @@ func fullStatus() nexusraft.NodeStatus {
 				Members: []nexusraft.Member{member, witness},
 				Removed: []nexusraft.Tombstone{{Replica: 11, Node: 12}},
 			},
-			Replicas: []nexusraft.ReplicaStatus{{Member: member, Match: 13, Active: true, State: "replicate"}},
+			Replicas:  []nexusraft.ReplicaStatus{{Member: member, Match: 13, Active: true, State: "replicate"}},
+			Snapshots: []nexusraft.SnapshotStatus{{Peer: 17, Sending: true, Index: 18, Bytes: 19, Since: time.Unix(20, 0).UTC()}},
 		}
 	}
 	return nexusraft.NodeStatus{

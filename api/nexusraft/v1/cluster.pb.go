@@ -1036,7 +1036,9 @@ type ZoneStatus struct {
 	// The zone's replicas.
 	Membership *Membership `protobuf:"bytes,14,opt,name=membership,proto3" json:"membership,omitempty"`
 	// A leader's view of them; otherwise empty.
-	Replicas      []*ReplicaStatus `protobuf:"bytes,15,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	Replicas []*ReplicaStatus `protobuf:"bytes,15,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	// Snapshots on their way to or from this replica.
+	Snapshots     []*SnapshotStatus `protobuf:"bytes,16,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1176,6 +1178,95 @@ func (x *ZoneStatus) GetReplicas() []*ReplicaStatus {
 	return nil
 }
 
+func (x *ZoneStatus) GetSnapshots() []*SnapshotStatus {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+// SnapshotStatus is a zone's state on its way between two nodes.
+type SnapshotStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The other node.
+	PeerNodeId uint64 `protobuf:"fixed64,1,opt,name=peer_node_id,json=peerNodeId,proto3" json:"peer_node_id,omitempty"`
+	// Whether it goes there, and does not come from there.
+	Sending bool `protobuf:"varint,2,opt,name=sending,proto3" json:"sending,omitempty"`
+	// The log index that the state includes.
+	Index uint64 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
+	// How many bytes have been sent, or have come.
+	Bytes uint64 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Since when.
+	Since         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotStatus) Reset() {
+	*x = SnapshotStatus{}
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotStatus) ProtoMessage() {}
+
+func (x *SnapshotStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotStatus.ProtoReflect.Descriptor instead.
+func (*SnapshotStatus) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SnapshotStatus) GetPeerNodeId() uint64 {
+	if x != nil {
+		return x.PeerNodeId
+	}
+	return 0
+}
+
+func (x *SnapshotStatus) GetSending() bool {
+	if x != nil {
+		return x.Sending
+	}
+	return false
+}
+
+func (x *SnapshotStatus) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *SnapshotStatus) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *SnapshotStatus) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
 // NodeStatus is what a node says of itself.
 type NodeStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1207,7 +1298,7 @@ type NodeStatus struct {
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[13]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1219,7 +1310,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[13]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1232,7 +1323,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{13}
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *NodeStatus) GetClusterId() uint64 {
@@ -1367,7 +1458,7 @@ const file_nexusraft_v1_cluster_proto_rawDesc = "" +
 	"\x06member\x18\x01 \x01(\v2\x14.nexusraft.v1.MemberR\x06member\x12\x14\n" +
 	"\x05match\x18\x02 \x01(\x04R\x05match\x12\x16\n" +
 	"\x06active\x18\x03 \x01(\bR\x06active\x12\x14\n" +
-	"\x05state\x18\x04 \x01(\tR\x05state\"\xa9\x04\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\"\xe5\x04\n" +
 	"\n" +
 	"ZoneStatus\x12\x12\n" +
 	"\x04zone\x18\x01 \x01(\x04R\x04zone\x12\x18\n" +
@@ -1391,7 +1482,15 @@ const file_nexusraft_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"membership\x18\x0e \x01(\v2\x18.nexusraft.v1.MembershipR\n" +
 	"membership\x127\n" +
-	"\breplicas\x18\x0f \x03(\v2\x1b.nexusraft.v1.ReplicaStatusR\breplicas\"\xce\x02\n" +
+	"\breplicas\x18\x0f \x03(\v2\x1b.nexusraft.v1.ReplicaStatusR\breplicas\x12:\n" +
+	"\tsnapshots\x18\x10 \x03(\v2\x1c.nexusraft.v1.SnapshotStatusR\tsnapshots\"\xaa\x01\n" +
+	"\x0eSnapshotStatus\x12 \n" +
+	"\fpeer_node_id\x18\x01 \x01(\x06R\n" +
+	"peerNodeId\x12\x18\n" +
+	"\asending\x18\x02 \x01(\bR\asending\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\x120\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xce\x02\n" +
 	"\n" +
 	"NodeStatus\x12\x1d\n" +
 	"\n" +
@@ -1442,7 +1541,7 @@ func file_nexusraft_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_nexusraft_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_nexusraft_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_nexusraft_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_nexusraft_v1_cluster_proto_goTypes = []any{
 	(Role)(0),                     // 0: nexusraft.v1.Role
 	(RaftState)(0),                // 1: nexusraft.v1.RaftState
@@ -1460,20 +1559,21 @@ var file_nexusraft_v1_cluster_proto_goTypes = []any{
 	(*Membership)(nil),            // 13: nexusraft.v1.Membership
 	(*ReplicaStatus)(nil),         // 14: nexusraft.v1.ReplicaStatus
 	(*ZoneStatus)(nil),            // 15: nexusraft.v1.ZoneStatus
-	(*NodeStatus)(nil),            // 16: nexusraft.v1.NodeStatus
-	(*Hello)(nil),                 // 17: nexusraft.v1.Hello
-	(*Error)(nil),                 // 18: nexusraft.v1.Error
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*SnapshotStatus)(nil),        // 16: nexusraft.v1.SnapshotStatus
+	(*NodeStatus)(nil),            // 17: nexusraft.v1.NodeStatus
+	(*Hello)(nil),                 // 18: nexusraft.v1.Hello
+	(*Error)(nil),                 // 19: nexusraft.v1.Error
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
 }
 var file_nexusraft_v1_cluster_proto_depIdxs = []int32{
-	17, // 0: nexusraft.v1.JoinRequest.hello:type_name -> nexusraft.v1.Hello
+	18, // 0: nexusraft.v1.JoinRequest.hello:type_name -> nexusraft.v1.Hello
 	0,  // 1: nexusraft.v1.JoinRequest.role:type_name -> nexusraft.v1.Role
-	17, // 2: nexusraft.v1.JoinResponse.hello:type_name -> nexusraft.v1.Hello
+	18, // 2: nexusraft.v1.JoinResponse.hello:type_name -> nexusraft.v1.Hello
 	5,  // 3: nexusraft.v1.JoinResponse.admission:type_name -> nexusraft.v1.Admission
-	18, // 4: nexusraft.v1.JoinResponse.error:type_name -> nexusraft.v1.Error
+	19, // 4: nexusraft.v1.JoinResponse.error:type_name -> nexusraft.v1.Error
 	13, // 5: nexusraft.v1.Admission.membership:type_name -> nexusraft.v1.Membership
-	18, // 6: nexusraft.v1.RenewResponse.error:type_name -> nexusraft.v1.Error
-	16, // 7: nexusraft.v1.StatusResponse.status:type_name -> nexusraft.v1.NodeStatus
+	19, // 6: nexusraft.v1.RenewResponse.error:type_name -> nexusraft.v1.Error
+	17, // 7: nexusraft.v1.StatusResponse.status:type_name -> nexusraft.v1.NodeStatus
 	0,  // 8: nexusraft.v1.Member.role:type_name -> nexusraft.v1.Role
 	11, // 9: nexusraft.v1.Membership.shape:type_name -> nexusraft.v1.Shape
 	10, // 10: nexusraft.v1.Membership.members:type_name -> nexusraft.v1.Member
@@ -1482,21 +1582,23 @@ var file_nexusraft_v1_cluster_proto_depIdxs = []int32{
 	0,  // 13: nexusraft.v1.ZoneStatus.role:type_name -> nexusraft.v1.Role
 	1,  // 14: nexusraft.v1.ZoneStatus.state:type_name -> nexusraft.v1.RaftState
 	2,  // 15: nexusraft.v1.ZoneStatus.sync:type_name -> nexusraft.v1.SyncState
-	19, // 16: nexusraft.v1.ZoneStatus.sync_since:type_name -> google.protobuf.Timestamp
+	20, // 16: nexusraft.v1.ZoneStatus.sync_since:type_name -> google.protobuf.Timestamp
 	13, // 17: nexusraft.v1.ZoneStatus.membership:type_name -> nexusraft.v1.Membership
 	14, // 18: nexusraft.v1.ZoneStatus.replicas:type_name -> nexusraft.v1.ReplicaStatus
-	15, // 19: nexusraft.v1.NodeStatus.zones:type_name -> nexusraft.v1.ZoneStatus
-	3,  // 20: nexusraft.v1.Cluster.Join:input_type -> nexusraft.v1.JoinRequest
-	6,  // 21: nexusraft.v1.Cluster.Renew:input_type -> nexusraft.v1.RenewRequest
-	8,  // 22: nexusraft.v1.Cluster.Status:input_type -> nexusraft.v1.StatusRequest
-	4,  // 23: nexusraft.v1.Cluster.Join:output_type -> nexusraft.v1.JoinResponse
-	7,  // 24: nexusraft.v1.Cluster.Renew:output_type -> nexusraft.v1.RenewResponse
-	9,  // 25: nexusraft.v1.Cluster.Status:output_type -> nexusraft.v1.StatusResponse
-	23, // [23:26] is the sub-list for method output_type
-	20, // [20:23] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	16, // 19: nexusraft.v1.ZoneStatus.snapshots:type_name -> nexusraft.v1.SnapshotStatus
+	20, // 20: nexusraft.v1.SnapshotStatus.since:type_name -> google.protobuf.Timestamp
+	15, // 21: nexusraft.v1.NodeStatus.zones:type_name -> nexusraft.v1.ZoneStatus
+	3,  // 22: nexusraft.v1.Cluster.Join:input_type -> nexusraft.v1.JoinRequest
+	6,  // 23: nexusraft.v1.Cluster.Renew:input_type -> nexusraft.v1.RenewRequest
+	8,  // 24: nexusraft.v1.Cluster.Status:input_type -> nexusraft.v1.StatusRequest
+	4,  // 25: nexusraft.v1.Cluster.Join:output_type -> nexusraft.v1.JoinResponse
+	7,  // 26: nexusraft.v1.Cluster.Renew:output_type -> nexusraft.v1.RenewResponse
+	9,  // 27: nexusraft.v1.Cluster.Status:output_type -> nexusraft.v1.StatusResponse
+	25, // [25:28] is the sub-list for method output_type
+	22, // [22:25] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_nexusraft_v1_cluster_proto_init() }
@@ -1519,7 +1621,7 @@ func file_nexusraft_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nexusraft_v1_cluster_proto_rawDesc), len(file_nexusraft_v1_cluster_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

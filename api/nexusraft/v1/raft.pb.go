@@ -928,7 +928,11 @@ type SnapshotHeader struct {
 	// The term of the entry there.
 	Term uint64 `protobuf:"varint,6,opt,name=term,proto3" json:"term,omitempty"`
 	// A marshalled raftpb.Message of type MsgSnap without data, opaque to the transport; at most 1 MiB.
-	Message       []byte `protobuf:"bytes,7,opt,name=message,proto3" json:"message,omitempty"`
+	Message []byte `protobuf:"bytes,7,opt,name=message,proto3" json:"message,omitempty"`
+	// Random, the same in each stream that carries this snapshot; 0 if it can't be resumed.
+	Id uint64 `protobuf:"fixed64,8,opt,name=id,proto3" json:"id,omitempty"`
+	// Where this stream goes on: what the receiver has, as SnapshotOffset said; otherwise 0.
+	Offset        uint64 `protobuf:"varint,9,opt,name=offset,proto3" json:"offset,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1010,6 +1014,20 @@ func (x *SnapshotHeader) GetMessage() []byte {
 		return x.Message
 	}
 	return nil
+}
+
+func (x *SnapshotHeader) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *SnapshotHeader) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
 }
 
 // SnapshotChunk is a piece of the state.
@@ -1186,6 +1204,125 @@ func (x *InstallSnapshotResponse) GetError() *Error {
 	return nil
 }
 
+// SnapshotOffsetRequest asks how much of a snapshot has come.
+type SnapshotOffsetRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The snapshot, but for its offset.
+	Header        *SnapshotHeader `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotOffsetRequest) Reset() {
+	*x = SnapshotOffsetRequest{}
+	mi := &file_nexusraft_v1_raft_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotOffsetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotOffsetRequest) ProtoMessage() {}
+
+func (x *SnapshotOffsetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_raft_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotOffsetRequest.ProtoReflect.Descriptor instead.
+func (*SnapshotOffsetRequest) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_raft_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *SnapshotOffsetRequest) GetHeader() *SnapshotHeader {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+// SnapshotOffsetResponse says how much of a snapshot has come.
+type SnapshotOffsetResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who answers.
+	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
+	// Set if the snapshot would be refused.
+	Error *Error `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	// How many bytes have come; 0 if none is kept.
+	Offset uint64 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	// Their CRC-32C (Castagnoli).
+	Crc32C        uint32 `protobuf:"fixed32,4,opt,name=crc32c,proto3" json:"crc32c,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotOffsetResponse) Reset() {
+	*x = SnapshotOffsetResponse{}
+	mi := &file_nexusraft_v1_raft_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotOffsetResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotOffsetResponse) ProtoMessage() {}
+
+func (x *SnapshotOffsetResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_raft_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotOffsetResponse.ProtoReflect.Descriptor instead.
+func (*SnapshotOffsetResponse) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_raft_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SnapshotOffsetResponse) GetHello() *Hello {
+	if x != nil {
+		return x.Hello
+	}
+	return nil
+}
+
+func (x *SnapshotOffsetResponse) GetError() *Error {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+func (x *SnapshotOffsetResponse) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *SnapshotOffsetResponse) GetCrc32C() uint32 {
+	if x != nil {
+		return x.Crc32C
+	}
+	return 0
+}
+
 var File_nexusraft_v1_raft_proto protoreflect.FileDescriptor
 
 const file_nexusraft_v1_raft_proto_rawDesc = "" +
@@ -1244,7 +1381,7 @@ const file_nexusraft_v1_raft_proto_rawDesc = "" +
 	"\x06header\x18\x01 \x01(\v2\x1c.nexusraft.v1.SnapshotHeaderH\x00R\x06header\x123\n" +
 	"\x05chunk\x18\x02 \x01(\v2\x1b.nexusraft.v1.SnapshotChunkH\x00R\x05chunk\x129\n" +
 	"\atrailer\x18\x03 \x01(\v2\x1d.nexusraft.v1.SnapshotTrailerH\x00R\atrailerB\x06\n" +
-	"\x04kind\"\xb7\x01\n" +
+	"\x04kind\"\xdf\x01\n" +
 	"\x0eSnapshotHeader\x12)\n" +
 	"\x05hello\x18\x01 \x01(\v2\x13.nexusraft.v1.HelloR\x05hello\x12\x12\n" +
 	"\x04zone\x18\x02 \x01(\x04R\x04zone\x12\x12\n" +
@@ -1252,7 +1389,9 @@ const file_nexusraft_v1_raft_proto_rawDesc = "" +
 	"\x02to\x18\x04 \x01(\x06R\x02to\x12\x14\n" +
 	"\x05index\x18\x05 \x01(\x04R\x05index\x12\x12\n" +
 	"\x04term\x18\x06 \x01(\x04R\x04term\x12\x18\n" +
-	"\amessage\x18\a \x01(\fR\amessage\"S\n" +
+	"\amessage\x18\a \x01(\fR\amessage\x12\x0e\n" +
+	"\x02id\x18\b \x01(\x06R\x02id\x12\x16\n" +
+	"\x06offset\x18\t \x01(\x04R\x06offset\"S\n" +
 	"\rSnapshotChunk\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x04R\x06offset\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x16\n" +
@@ -1263,7 +1402,14 @@ const file_nexusraft_v1_raft_proto_rawDesc = "" +
 	"\x06crc32c\x18\x02 \x01(\aR\x06crc32c\"o\n" +
 	"\x17InstallSnapshotResponse\x12)\n" +
 	"\x05hello\x18\x01 \x01(\v2\x13.nexusraft.v1.HelloR\x05hello\x12)\n" +
-	"\x05error\x18\x02 \x01(\v2\x13.nexusraft.v1.ErrorR\x05error*z\n" +
+	"\x05error\x18\x02 \x01(\v2\x13.nexusraft.v1.ErrorR\x05error\"M\n" +
+	"\x15SnapshotOffsetRequest\x124\n" +
+	"\x06header\x18\x01 \x01(\v2\x1c.nexusraft.v1.SnapshotHeaderR\x06header\"\x9e\x01\n" +
+	"\x16SnapshotOffsetResponse\x12)\n" +
+	"\x05hello\x18\x01 \x01(\v2\x13.nexusraft.v1.HelloR\x05hello\x12)\n" +
+	"\x05error\x18\x02 \x01(\v2\x13.nexusraft.v1.ErrorR\x05error\x12\x16\n" +
+	"\x06offset\x18\x03 \x01(\x04R\x06offset\x12\x16\n" +
+	"\x06crc32c\x18\x04 \x01(\aR\x06crc32c*z\n" +
 	"\vVoteOutcome\x12\x1c\n" +
 	"\x18VOTE_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14VOTE_OUTCOME_GRANTED\x10\x01\x12\x19\n" +
@@ -1272,11 +1418,12 @@ const file_nexusraft_v1_raft_proto_rawDesc = "" +
 	"\x04Lane\x12\x14\n" +
 	"\x10LANE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fLANE_CONTROL\x10\x01\x12\x0f\n" +
-	"\vLANE_APPEND\x10\x022\x94\x02\n" +
+	"\vLANE_APPEND\x10\x022\xf1\x02\n" +
 	"\rRaftTransport\x12R\n" +
 	"\vRequestVote\x12 .nexusraft.v1.RequestVoteRequest\x1a!.nexusraft.v1.RequestVoteResponse\x12M\n" +
 	"\bExchange\x12\x1d.nexusraft.v1.ExchangeRequest\x1a\x1e.nexusraft.v1.ExchangeResponse(\x010\x01\x12`\n" +
-	"\x0fInstallSnapshot\x12$.nexusraft.v1.InstallSnapshotRequest\x1a%.nexusraft.v1.InstallSnapshotResponse(\x01B=Z;github.com/nexi-lab/nexus-raft/api/nexusraft/v1;nexusraftv1b\x06proto3"
+	"\x0fInstallSnapshot\x12$.nexusraft.v1.InstallSnapshotRequest\x1a%.nexusraft.v1.InstallSnapshotResponse(\x01\x12[\n" +
+	"\x0eSnapshotOffset\x12#.nexusraft.v1.SnapshotOffsetRequest\x1a$.nexusraft.v1.SnapshotOffsetResponseB=Z;github.com/nexi-lab/nexus-raft/api/nexusraft/v1;nexusraftv1b\x06proto3"
 
 var (
 	file_nexusraft_v1_raft_proto_rawDescOnce sync.Once
@@ -1291,7 +1438,7 @@ func file_nexusraft_v1_raft_proto_rawDescGZIP() []byte {
 }
 
 var file_nexusraft_v1_raft_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_nexusraft_v1_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_nexusraft_v1_raft_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_nexusraft_v1_raft_proto_goTypes = []any{
 	(VoteOutcome)(0),                // 0: nexusraft.v1.VoteOutcome
 	(Lane)(0),                       // 1: nexusraft.v1.Lane
@@ -1309,39 +1456,46 @@ var file_nexusraft_v1_raft_proto_goTypes = []any{
 	(*SnapshotChunk)(nil),           // 13: nexusraft.v1.SnapshotChunk
 	(*SnapshotTrailer)(nil),         // 14: nexusraft.v1.SnapshotTrailer
 	(*InstallSnapshotResponse)(nil), // 15: nexusraft.v1.InstallSnapshotResponse
-	(*Hello)(nil),                   // 16: nexusraft.v1.Hello
-	(*Error)(nil),                   // 17: nexusraft.v1.Error
+	(*SnapshotOffsetRequest)(nil),   // 16: nexusraft.v1.SnapshotOffsetRequest
+	(*SnapshotOffsetResponse)(nil),  // 17: nexusraft.v1.SnapshotOffsetResponse
+	(*Hello)(nil),                   // 18: nexusraft.v1.Hello
+	(*Error)(nil),                   // 19: nexusraft.v1.Error
 }
 var file_nexusraft_v1_raft_proto_depIdxs = []int32{
-	16, // 0: nexusraft.v1.RequestVoteRequest.hello:type_name -> nexusraft.v1.Hello
+	18, // 0: nexusraft.v1.RequestVoteRequest.hello:type_name -> nexusraft.v1.Hello
 	3,  // 1: nexusraft.v1.RequestVoteRequest.votes:type_name -> nexusraft.v1.Vote
-	16, // 2: nexusraft.v1.RequestVoteResponse.hello:type_name -> nexusraft.v1.Hello
+	18, // 2: nexusraft.v1.RequestVoteResponse.hello:type_name -> nexusraft.v1.Hello
 	5,  // 3: nexusraft.v1.RequestVoteResponse.results:type_name -> nexusraft.v1.VoteResult
 	0,  // 4: nexusraft.v1.VoteResult.outcome:type_name -> nexusraft.v1.VoteOutcome
-	16, // 5: nexusraft.v1.ExchangeRequest.hello:type_name -> nexusraft.v1.Hello
+	18, // 5: nexusraft.v1.ExchangeRequest.hello:type_name -> nexusraft.v1.Hello
 	8,  // 6: nexusraft.v1.ExchangeRequest.frame:type_name -> nexusraft.v1.Frame
 	1,  // 7: nexusraft.v1.ExchangeRequest.lane:type_name -> nexusraft.v1.Lane
-	16, // 8: nexusraft.v1.EncodedRequest.hello:type_name -> nexusraft.v1.Hello
+	18, // 8: nexusraft.v1.EncodedRequest.hello:type_name -> nexusraft.v1.Hello
 	1,  // 9: nexusraft.v1.EncodedRequest.lane:type_name -> nexusraft.v1.Lane
 	9,  // 10: nexusraft.v1.Frame.messages:type_name -> nexusraft.v1.Envelope
-	16, // 11: nexusraft.v1.ExchangeResponse.hello:type_name -> nexusraft.v1.Hello
+	18, // 11: nexusraft.v1.ExchangeResponse.hello:type_name -> nexusraft.v1.Hello
 	12, // 12: nexusraft.v1.InstallSnapshotRequest.header:type_name -> nexusraft.v1.SnapshotHeader
 	13, // 13: nexusraft.v1.InstallSnapshotRequest.chunk:type_name -> nexusraft.v1.SnapshotChunk
 	14, // 14: nexusraft.v1.InstallSnapshotRequest.trailer:type_name -> nexusraft.v1.SnapshotTrailer
-	16, // 15: nexusraft.v1.SnapshotHeader.hello:type_name -> nexusraft.v1.Hello
-	16, // 16: nexusraft.v1.InstallSnapshotResponse.hello:type_name -> nexusraft.v1.Hello
-	17, // 17: nexusraft.v1.InstallSnapshotResponse.error:type_name -> nexusraft.v1.Error
-	2,  // 18: nexusraft.v1.RaftTransport.RequestVote:input_type -> nexusraft.v1.RequestVoteRequest
-	6,  // 19: nexusraft.v1.RaftTransport.Exchange:input_type -> nexusraft.v1.ExchangeRequest
-	11, // 20: nexusraft.v1.RaftTransport.InstallSnapshot:input_type -> nexusraft.v1.InstallSnapshotRequest
-	4,  // 21: nexusraft.v1.RaftTransport.RequestVote:output_type -> nexusraft.v1.RequestVoteResponse
-	10, // 22: nexusraft.v1.RaftTransport.Exchange:output_type -> nexusraft.v1.ExchangeResponse
-	15, // 23: nexusraft.v1.RaftTransport.InstallSnapshot:output_type -> nexusraft.v1.InstallSnapshotResponse
-	21, // [21:24] is the sub-list for method output_type
-	18, // [18:21] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	18, // 15: nexusraft.v1.SnapshotHeader.hello:type_name -> nexusraft.v1.Hello
+	18, // 16: nexusraft.v1.InstallSnapshotResponse.hello:type_name -> nexusraft.v1.Hello
+	19, // 17: nexusraft.v1.InstallSnapshotResponse.error:type_name -> nexusraft.v1.Error
+	12, // 18: nexusraft.v1.SnapshotOffsetRequest.header:type_name -> nexusraft.v1.SnapshotHeader
+	18, // 19: nexusraft.v1.SnapshotOffsetResponse.hello:type_name -> nexusraft.v1.Hello
+	19, // 20: nexusraft.v1.SnapshotOffsetResponse.error:type_name -> nexusraft.v1.Error
+	2,  // 21: nexusraft.v1.RaftTransport.RequestVote:input_type -> nexusraft.v1.RequestVoteRequest
+	6,  // 22: nexusraft.v1.RaftTransport.Exchange:input_type -> nexusraft.v1.ExchangeRequest
+	11, // 23: nexusraft.v1.RaftTransport.InstallSnapshot:input_type -> nexusraft.v1.InstallSnapshotRequest
+	16, // 24: nexusraft.v1.RaftTransport.SnapshotOffset:input_type -> nexusraft.v1.SnapshotOffsetRequest
+	4,  // 25: nexusraft.v1.RaftTransport.RequestVote:output_type -> nexusraft.v1.RequestVoteResponse
+	10, // 26: nexusraft.v1.RaftTransport.Exchange:output_type -> nexusraft.v1.ExchangeResponse
+	15, // 27: nexusraft.v1.RaftTransport.InstallSnapshot:output_type -> nexusraft.v1.InstallSnapshotResponse
+	17, // 28: nexusraft.v1.RaftTransport.SnapshotOffset:output_type -> nexusraft.v1.SnapshotOffsetResponse
+	25, // [25:29] is the sub-list for method output_type
+	21, // [21:25] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_nexusraft_v1_raft_proto_init() }
@@ -1366,7 +1520,7 @@ func file_nexusraft_v1_raft_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nexusraft_v1_raft_proto_rawDesc), len(file_nexusraft_v1_raft_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,6 +24,7 @@ const (
 	RaftTransport_RequestVote_FullMethodName     = "/nexusraft.v1.RaftTransport/RequestVote"
 	RaftTransport_Exchange_FullMethodName        = "/nexusraft.v1.RaftTransport/Exchange"
 	RaftTransport_InstallSnapshot_FullMethodName = "/nexusraft.v1.RaftTransport/InstallSnapshot"
+	RaftTransport_SnapshotOffset_FullMethodName  = "/nexusraft.v1.RaftTransport/SnapshotOffset"
 )
 
 // RaftTransportClient is the client API for RaftTransport service.
@@ -45,8 +46,14 @@ type RaftTransportClient interface {
 	// is held back for its sake any more.
 	Exchange(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExchangeRequest, ExchangeResponse], error)
 	// InstallSnapshot carries one zone's state: a header, chunks in order, a trailer. The
-	// answer comes when the state was verified and handed to Raft, or refused.
+	// answer comes when the state was verified and handed to Raft, or refused. What has come
+	// of a snapshot with an ID when its stream breaks is kept for a minute, and a second stream
+	// may go on there.
 	InstallSnapshot(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[InstallSnapshotRequest, InstallSnapshotResponse], error)
+	// SnapshotOffset asks how much of a snapshot has come, or whether it would be refused. A
+	// stream that still carries it is ended. Nodes of before protocol 1.2 don't know the call, and
+	// keep nothing.
+	SnapshotOffset(ctx context.Context, in *SnapshotOffsetRequest, opts ...grpc.CallOption) (*SnapshotOffsetResponse, error)
 }
 
 type raftTransportClient struct {
@@ -93,6 +100,16 @@ func (c *raftTransportClient) InstallSnapshot(ctx context.Context, opts ...grpc.
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type RaftTransport_InstallSnapshotClient = grpc.ClientStreamingClient[InstallSnapshotRequest, InstallSnapshotResponse]
 
+func (c *raftTransportClient) SnapshotOffset(ctx context.Context, in *SnapshotOffsetRequest, opts ...grpc.CallOption) (*SnapshotOffsetResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SnapshotOffsetResponse)
+	err := c.cc.Invoke(ctx, RaftTransport_SnapshotOffset_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // RaftTransportServer is the server API for RaftTransport service.
 // All implementations must embed UnimplementedRaftTransportServer
 // for forward compatibility.
@@ -112,8 +129,14 @@ type RaftTransportServer interface {
 	// is held back for its sake any more.
 	Exchange(grpc.BidiStreamingServer[ExchangeRequest, ExchangeResponse]) error
 	// InstallSnapshot carries one zone's state: a header, chunks in order, a trailer. The
-	// answer comes when the state was verified and handed to Raft, or refused.
+	// answer comes when the state was verified and handed to Raft, or refused. What has come
+	// of a snapshot with an ID when its stream breaks is kept for a minute, and a second stream
+	// may go on there.
 	InstallSnapshot(grpc.ClientStreamingServer[InstallSnapshotRequest, InstallSnapshotResponse]) error
+	// SnapshotOffset asks how much of a snapshot has come, or whether it would be refused. A
+	// stream that still carries it is ended. Nodes of before protocol 1.2 don't know the call, and
+	// keep nothing.
+	SnapshotOffset(context.Context, *SnapshotOffsetRequest) (*SnapshotOffsetResponse, error)
 	mustEmbedUnimplementedRaftTransportServer()
 }
 
@@ -132,6 +155,9 @@ func (UnimplementedRaftTransportServer) Exchange(grpc.BidiStreamingServer[Exchan
 }
 func (UnimplementedRaftTransportServer) InstallSnapshot(grpc.ClientStreamingServer[InstallSnapshotRequest, InstallSnapshotResponse]) error {
 	return status.Error(codes.Unimplemented, "method InstallSnapshot not implemented")
+}
+func (UnimplementedRaftTransportServer) SnapshotOffset(context.Context, *SnapshotOffsetRequest) (*SnapshotOffsetResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SnapshotOffset not implemented")
 }
 func (UnimplementedRaftTransportServer) mustEmbedUnimplementedRaftTransportServer() {}
 func (UnimplementedRaftTransportServer) testEmbeddedByValue()                       {}
@@ -186,6 +212,24 @@ func _RaftTransport_InstallSnapshot_Handler(srv interface{}, stream grpc.ServerS
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type RaftTransport_InstallSnapshotServer = grpc.ClientStreamingServer[InstallSnapshotRequest, InstallSnapshotResponse]
 
+func _RaftTransport_SnapshotOffset_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SnapshotOffsetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RaftTransportServer).SnapshotOffset(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: RaftTransport_SnapshotOffset_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RaftTransportServer).SnapshotOffset(ctx, req.(*SnapshotOffsetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // RaftTransport_ServiceDesc is the grpc.ServiceDesc for RaftTransport service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -196,6 +240,10 @@ var RaftTransport_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RequestVote",
 			Handler:    _RaftTransport_RequestVote_Handler,
+		},
+		{
+			MethodName: "SnapshotOffset",
+			Handler:    _RaftTransport_SnapshotOffset_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

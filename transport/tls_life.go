@@ -1,0 +1,131 @@
+package transport
+
+import (
+	"context"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"strings"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+)
+
+// A certificate proves something when a connection is made, and connections live for months.
+// What it proves ends in two ways: it expires, and its node is removed from the cluster.
+
+// dated is a connection that ends soon after the certificate which the other side has shown
+// expires: whoever has a newer one connects again. Pings see to it that there is something to read.
+type dated struct {
+	net.Conn
+
+	until time.Time
+}
+
+// Read implements net.Conn.
+func (c dated) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err == nil && time.Now().After(c.until) {
+		return 0, fmt.Errorf("the certificate that the other side has shown expired at %s", c.until.UTC().Format(time.RFC3339))
+	}
+	return n, err
+}
+
+// datedSocket is a dated connection of which gRPC can set options.
+type datedSocket struct {
+	dated
+	syscall.Conn
+}
+
+// endWith makes a connection end with the certificate of the other side.
+func endWith(conn net.Conn, leaf *x509.Certificate) net.Conn {
+	d := dated{Conn: conn, until: leaf.NotAfter}
+	if socket, ok := conn.(syscall.Conn); ok {
+		return datedSocket{d, socket}
+	}
+	return d
+}
+
+// Admitting returns TLS that asks admits about the caller of each call that has an identity
+// and does not begin with a handshake of nodes (those ask PeerHandler.Hello), on connections
+// that are open already, too; and about each message that a stream sends. Admits is called
+// from many goroutines, often, and what it returns is what the caller is told.
+func (t *TLS) Admitting(admits func(Caller) error) *TLS {
+	return &TLS{source: t.source, admits: admits}
+}
+
+// admission are the options of a server that asks t.admits.
+func (t *TLS) admission() []grpc.ServerOption {
+	if t.admits == nil {
+		return nil
+	}
+	return []grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+			if err := t.admit(ctx, info.FullMethod); err != nil {
+				return nil, err
+			}
+			return handle(ctx, req)
+		}),
+		grpc.ChainStreamInterceptor(func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+			if err := t.admit(stream.Context(), info.FullMethod); err != nil {
+				return err
+			}
+			return handle(srv, admitted{stream, t, info.FullMethod})
+		}),
+	}
+}
+
+func (t *TLS) admit(ctx context.Context, method string) error {
+	caller, ok := CallerOf(ctx)
+	if !ok || greets(method) {
+		return nil
+	}
+	if err := t.admits(caller); err != nil {
+		return status.Errorf(codes.PermissionDenied, "%s: %v", method, err)
+	}
+	return nil
+}
+
+// greets reports whether calls of a method begin with a handshake of nodes.
+func greets(method string) bool {
+	return strings.HasPrefix(method, "/"+pb.RaftTransport_ServiceDesc.ServiceName+"/") ||
+		method == pb.Cluster_Join_FullMethodName || method == pb.Zones_Propose_FullMethodName
+}
+
+// admitted is a stream that ends when its caller is not admitted any more.
+type admitted struct {
+	grpc.ServerStream
+
+	t      *TLS
+	method string
+}
+
+// SendMsg implements grpc.ServerStream.
+func (s admitted) SendMsg(m any) error {
+	if err := s.t.admit(s.Context(), s.method); err != nil {
+		return err
+	}
+	return s.ServerStream.SendMsg(m)
+}
+
+// checkAnswerer refuses the handshake in an answer of another node than the certificate of
+// the connection names. Without TLS all pass.
+func checkAnswerer(info credentials.AuthInfo, h *pb.Hello) error {
+	server, ok := info.(authInfo)
+	if !ok {
+		return nil
+	}
+	said := Caller{Cluster: nexusraft.ClusterID(h.GetClusterId()), Node: nexusraft.NodeID(h.GetNodeId())}
+	if said != server.caller {
+		return refuse("node %v of cluster %v answers, with the certificate of node %v of cluster %v",
+			said.Node, said.Cluster, server.caller.Node, server.caller.Cluster)
+	}
+	return nil
+}
