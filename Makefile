@@ -5,7 +5,7 @@ TOOLS       := mvdan.cc/gofumpt@v0.12.0 honnef.co/go/tools/cmd/staticcheck@v0.7.
 GENERATORS  := $(shell grep -oh '[a-z.]*/[a-z/-]*@v[0-9.]*' proto/gen.go buf.gen.yaml | sort -u)
 GOFUMPT     := go run $(word 1,$(TOOLS))
 STATICCHECK := go run $(word 2,$(TOOLS))
-FUZZTIME    ?= 20s
+FUZZTIME    ?= 12s
 LOAD        ?= 60s
 OUT         ?= dist
 

@@ -76,6 +76,8 @@ type NodeStatus struct {
 	DiskBytes   int64        `json:"disk_bytes"`          // what its data takes
 	DiskFree    int64        `json:"disk_free,omitempty"` // what its disk has free, the reserve included; 0 if unknown
 	Zones       []ZoneStatus `json:"zones"`
+
+	CertificateUntil time.Time `json:"certificate_until,omitzero"` // when its certificate expires; zero without TLS
 }
 
 // LeaderView returns the index of the leader's own view among several replicas' views of

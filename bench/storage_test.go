@@ -18,9 +18,9 @@ import (
 	"github.com/nexi-lab/nexus-raft/storage"
 )
 
-// TestMain is the program when it is started to be killed.
+// TestMain is the program when it is started to be killed, or to receive.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "fill" {
+	if len(os.Args) > 1 && (os.Args[1] == "fill" || os.Args[1] == "receive") {
 		main()
 		return
 	}

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -101,6 +100,9 @@ type link interface {
 	// append is send for a message that the other process answers, as a follower does an
 	// append. It waits while maxUnanswered are on their way.
 	append(ctx context.Context, data []byte) error
+
+	// settle waits until all appends were answered.
+	settle(ctx context.Context) error
 
 	// ping sends a small message of the class that heartbeats are of, and returns when the
 	// other process has answered it.
@@ -291,7 +293,7 @@ func (r *wireRunner) flood(w way, size int, unit float64) (v float64, err error)
 }
 
 func (r *wireRunner) floodOver(ctx context.Context, l link, size int) (perSecond float64, err error) {
-	if err := r.pour(l, size, r.time/4); err != nil { // until all is warm
+	if err := r.pour(ctx, l, size, r.time/4); err != nil { // until all is warm
 		return 0, err
 	}
 	before, err := l.received(ctx)
@@ -299,7 +301,7 @@ func (r *wireRunner) floodOver(ctx context.Context, l link, size int) (perSecond
 		return 0, err
 	}
 	start := time.Now()
-	if err := r.pour(l, size, r.time); err != nil {
+	if err := r.pour(ctx, l, size, r.time); err != nil {
 		return 0, err
 	}
 	took := time.Since(start)
@@ -307,8 +309,8 @@ func (r *wireRunner) floodOver(ctx context.Context, l link, size int) (perSecond
 	return float64(after.Messages-before.Messages) / took.Seconds(), err
 }
 
-// pour sends messages for a while.
-func (r *wireRunner) pour(l link, size int, span time.Duration) error {
+// pour sends messages for a while, and waits until all have come.
+func (r *wireRunner) pour(ctx context.Context, l link, size int, span time.Duration) error {
 	for end := time.Now().Add(span); time.Now().Before(end); {
 		for range 64 {
 			if err := l.send(make([]byte, size)); err != nil { // the transport takes it over, as from a node
@@ -316,13 +318,16 @@ func (r *wireRunner) pour(l link, size int, span time.Duration) error {
 			}
 		}
 	}
-	return nil
+	if err := l.append(ctx, make([]byte, answerBytes+1)); err != nil { // behind all of them
+		return err
+	}
+	return l.settle(ctx)
 }
 
 // allocations are those of both processes, the message's own included.
 func (r *wireRunner) allocations(w way) (v float64, err error) {
 	err = r.with(w, func(ctx context.Context, l link) error {
-		if err := r.pour(l, small, r.time/4); err != nil {
+		if err := r.pour(ctx, l, small, r.time/4); err != nil {
 			return err
 		}
 		before, err := l.received(ctx)
@@ -330,7 +335,7 @@ func (r *wireRunner) allocations(w way) (v float64, err error) {
 			return err
 		}
 		own := mallocs()
-		if err := r.pour(l, small, r.time); err != nil {
+		if err := r.pour(ctx, l, small, r.time); err != nil {
 			return err
 		}
 		after, err := l.received(ctx)
@@ -342,107 +347,6 @@ func (r *wireRunner) allocations(w way) (v float64, err error) {
 		return nil
 	})
 	return v, err
-}
-
-// weight is what a way carries beside round trips, for a while.
-type weight func(r *wireRunner, ctx context.Context, l link, span time.Duration) error
-
-// inundate sends as much as it can.
-func (r *wireRunner) inundate(_ context.Context, l link, span time.Duration) error {
-	return r.pour(l, large, span)
-}
-
-// replicate sends appends as Raft does, which has a bounded number of them unanswered.
-func (r *wireRunner) replicate(ctx context.Context, l link, span time.Duration) error {
-	for end := time.Now().Add(span); time.Now().Before(end); {
-		for range 64 {
-			if err := l.append(ctx, make([]byte, large)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// trickle sends appends at 20 MB/s.
-func (r *wireRunner) trickle(ctx context.Context, l link, span time.Duration) error {
-	const perTick = 20_000_000 / 1000 / large
-	ticker := time.NewTicker(time.Millisecond * perTick * large * 1000 / 20_000_000)
-	defer ticker.Stop()
-	for end := time.Now().Add(span); time.Now().Before(end); <-ticker.C {
-		for range perTick {
-			if err := l.append(ctx, make([]byte, large)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// appends is how many megabytes of appends are taken in a second.
-func (r *wireRunner) appends(w way) (v float64, err error) {
-	err = r.with(w, func(ctx context.Context, l link) error {
-		before, err := l.received(ctx)
-		if err != nil {
-			return err
-		}
-		start := time.Now()
-		if err := r.replicate(ctx, l, r.time); err != nil {
-			return err
-		}
-		took := time.Since(start)
-		after, err := l.received(ctx)
-		v = float64(after.Bytes-before.Bytes) / 1e6 / took.Seconds()
-		return err
-	})
-	return v, err
-}
-
-// trip is one round trip over a link.
-type trip func(l link, ctx context.Context) error
-
-// roundTrips returns a quantile of round trips in microseconds.
-func (r *wireRunner) roundTrips(w way, once trip, beside weight, quantile float64) (v float64, err error) {
-	err = r.with(w, func(ctx context.Context, l link) error {
-		v, err = r.roundTripsOver(ctx, l, once, beside, quantile)
-		return err
-	})
-	return v, err
-}
-
-// timesIdle returns how many times the idle p99 the one under load is, over the same link.
-func (r *wireRunner) timesIdle(w way, beside weight) (v float64, err error) {
-	err = r.with(w, func(ctx context.Context, l link) error {
-		idle, err := r.roundTripsOver(ctx, l, link.ping, nil, 0.99)
-		if err != nil {
-			return err
-		}
-		loaded, err := r.roundTripsOver(ctx, l, link.ping, beside, 0.99)
-		v = loaded / idle
-		return err
-	})
-	return v, err
-}
-
-// roundTripsOver makes them one at a time, a millisecond apart, with a load beside them unless
-// that is nil.
-func (r *wireRunner) roundTripsOver(ctx context.Context, l link, once trip, beside weight, quantile float64) (float64, error) {
-	loaded := make(chan error, 1)
-	if beside != nil {
-		go func() { loaded <- beside(r, ctx, l, r.time+r.time/4) }()
-		time.Sleep(r.time / 8) // the load is there, which is all that this waits for
-	} else {
-		loaded <- nil
-	}
-	var took []float64
-	var err error
-	for end := time.Now().Add(r.time); err == nil && time.Now().Before(end); time.Sleep(time.Millisecond) {
-		start := time.Now()
-		err = once(l, ctx)
-		took = append(took, float64(time.Since(start).Nanoseconds())/1e3)
-	}
-	slices.Sort(took)
-	return took[int(quantile*float64(len(took)-1))], errors.Join(err, <-loaded)
 }
 
 // snapshot returns how fast a file gets across, in MB/s.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -24,6 +25,8 @@ import (
 const (
 	minBackoff = 10 * time.Millisecond
 	maxBackoff = 500 * time.Millisecond
+
+	maxRetryAfter = 10 * time.Second // what a server may ask for
 )
 
 // zoneHeader names the zone that a request is for.
@@ -58,7 +61,7 @@ func (c *Client) try(ctx context.Context, write bool, call callFunc) error {
 		if err != nil {
 			return err
 		}
-		v, err := c.attempt(ctx, e, write, call)
+		v, after, err := c.attempt(ctx, e, write, call)
 		if err == nil {
 			c.prefer(e.address)
 			return nil
@@ -75,26 +78,37 @@ func (c *Client) try(ctx context.Context, write bool, call callFunc) error {
 		last[next] = err
 		next = c.nextIndex(next, err)
 		if failures%len(endpoints) == 0 || errors.Is(err, nexusraft.ErrOverloaded) {
-			pause(ctx, delay)
+			pause(ctx, max(delay, 2*after)) // half of it at least
 			delay = min(2*delay, maxBackoff)
 		}
 	}
 }
 
-// attempt makes one attempt on one endpoint.
-func (c *Client) attempt(ctx context.Context, e *endpoint, write bool, call callFunc) (verdict, error) {
+// attempt makes one attempt on one endpoint. Another one makes sense after a while.
+func (c *Client) attempt(ctx context.Context, e *endpoint, write bool, call callFunc) (v verdict, after time.Duration, err error) {
 	if err := e.ready(ctx, c.opts.DialTimeout); err != nil {
-		return again, err
+		return again, 0, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.opts.AttemptTimeout)
 	defer cancel()
 	ctx, sent := trackSent(ctx)
-	err := call(ctx, e.conn)
+	err = call(ctx, e.conn)
 	if err == nil {
-		return final, nil
+		return final, 0, nil
 	}
-	v, err := judge(err, write, sent())
-	return v, fmt.Errorf("client: %s: %w", e.address, err)
+	after = retryAfter(err)
+	v, err = judge(err, write, sent())
+	return v, after, fmt.Errorf("client: %s: %w", e.address, err)
+}
+
+// retryAfter returns how long the server asks to wait, within reason; 0 if it does not say.
+func retryAfter(err error) time.Duration {
+	for _, d := range status.Convert(err).Details() {
+		if info, ok := d.(*errdetails.RetryInfo); ok {
+			return min(max(info.GetRetryDelay().AsDuration(), 0), maxRetryAfter)
+		}
+	}
+	return 0
 }
 
 // judge turns the error of a call into what it means for the caller. Sent says whether

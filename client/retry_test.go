@@ -9,11 +9,14 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
 type putFunc = func(context.Context, *etcdserverpb.PutRequest) (*etcdserverpb.PutResponse, error)
@@ -305,5 +308,27 @@ func TestEndpointsWithoutTheZone(t *testing.T) {
 				t.Errorf("without a member: the last endpoint got %d requests, want 1", got)
 			}
 		})
+	}
+}
+
+// A server that says when to come back is not asked before.
+func TestRetryAfterIsKept(t *testing.T) {
+	const after = 300 * time.Millisecond
+	busy, err := status.New(codes.ResourceExhausted, "busy").WithDetails(
+		wire.ErrorToProto(nexusraft.ErrOverloaded), &errdetails.RetryInfo{RetryDelay: durationpb.New(after)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := start(t, func(n *fakeNode) { n.put = failing(1, busy.Err()) })
+	c := connect(t, Options{Endpoints: []string{n.address}})
+	begin := time.Now()
+	if _, err := c.Put(within(t), []byte("k"), nil); err != nil || time.Since(begin) < after {
+		t.Errorf("put: got %v after %v, want success after %v", err, time.Since(begin), after)
+	}
+	for asked, want := range map[time.Duration]time.Duration{-time.Second: 0, time.Hour: maxRetryAfter} {
+		st, _ := status.New(codes.Unavailable, "").WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(asked)})
+		if got := retryAfter(st.Err()); got != want {
+			t.Errorf("asked for %v: got %v, want %v", asked, got, want)
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,6 +31,8 @@ func (o Options) security(endpoint string) (hostPort string, encrypted bool, err
 		return "", false, errors.New("an endpoint has a path or user information; give host:port alone") // maybe a secret
 	case err != nil:
 		return "", false, fmt.Errorf("endpoint %q is not host:port: %w", endpoint, err)
+	case !encrypted && o.Credentials != nil && !slices.Contains(o.Endpoints, endpoint):
+		return "", false, fmt.Errorf("endpoint %q, which a node has named, is not encrypted: with credentials only those are asked so that Options.Endpoints names", endpoint)
 	case encrypted && o.Credentials == nil:
 		return "", false, fmt.Errorf("endpoint %q: https:// needs credentials, which say what cluster to believe", endpoint)
 	}

@@ -164,3 +164,17 @@ func TestBadSecurityOptions(t *testing.T) {
 		}
 	}
 }
+
+// A node may name any address as the leader's or a member's: none of them turns encryption off.
+func TestNamedEndpointsAreNotDowngraded(t *testing.T) {
+	o := Options{Endpoints: []string{"http://mine:1"}, Credentials: []byte("some")}
+	if _, encrypted, err := o.security("http://mine:1"); err != nil || encrypted {
+		t.Errorf("the user's own: got %t, %v, want plain", encrypted, err)
+	}
+	if _, _, err := o.security("http://theirs:1"); err == nil || !strings.Contains(err.Error(), "is not encrypted") {
+		t.Errorf("another's: got %v, want it refused", err)
+	}
+	if _, encrypted, err := o.security("theirs:1"); err != nil || !encrypted {
+		t.Errorf("another's without scheme: got %t, %v, want it encrypted", encrypted, err)
+	}
+}

@@ -38,6 +38,9 @@ type Config struct {
 	// together, at least 64 KiB; 0 for no limit.
 	SnapshotBandwidth int
 
+	// SnapshotCompression compresses them on their way; see transport.PoolOptions.
+	SnapshotCompression bool
+
 	// Clock tells the time that a leader puts into commands; time.Now by default. A zone's
 	// time never goes back, whoever leads: a clock that was ahead holds it until the others
 	// have caught up. Nothing else depends on a clock's time of day.

@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -178,6 +179,7 @@ func transfer(t *testing.T, members []*member) {
 
 func TestEventsGone(t *testing.T) {
 	m := found(t, talking(t, "n1"))
+	awaitAddress(t, m)
 	if err := m.zone().SetEventRetention(t.Context(), node.Retention{Count: 100}); err != nil {
 		t.Fatal(err)
 	}
@@ -201,6 +203,22 @@ func TestEventsGone(t *testing.T) {
 	}
 	if b, err := firstOf(t, m, root(0)); err != nil || b.Next != next {
 		t.Errorf("from now on: got %+v, %v", b, err)
+	}
+}
+
+// awaitAddress waits until a founder's record has the address where it listens, which is an event
+// that comes a moment after it leads.
+func awaitAddress(t *testing.T, m *member) {
+	t.Helper()
+	for batch, err := range m.node.Subscribe(within(t), root(1)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range batch.Events {
+			if bytes.Contains(e.Payload, []byte(m.config.Advertise)) {
+				return
+			}
+		}
 	}
 }
 

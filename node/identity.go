@@ -92,6 +92,7 @@ func Init(c Config) (_ Founded, err error) {
 	if _, err := checkDir(c); err != nil {
 		return Founded{}, fmt.Errorf("init: %w", err)
 	}
+	keepPrivate(c)
 	store, err := storage.Open(c.Dir, &c.Storage)
 	if err != nil {
 		return Founded{}, fmt.Errorf("init: %w", err)

@@ -91,6 +91,7 @@ func Open(c Config) (_ *Node, err error) {
 	if !exists && len(c.Join) == 0 {
 		return nil, notFounded(c.Dir)
 	}
+	keepPrivate(c)
 	store, err := storage.Open(c.Dir, &c.Storage)
 	if err != nil {
 		return nil, fmt.Errorf("open node: %w", err)
@@ -131,7 +132,7 @@ func Open(c Config) (_ *Node, err error) {
 	n.server = transport.NewServer(n.self, n, n)
 	n.peers = transport.NewPeers(n.self, transport.PeersOptions{
 		Logger: c.Logger, VoteTimeout: c.electionTimeout(), OnUnreachable: n.unreachable, Accept: n.accepted,
-		OnFenced: n.fencedBy, TLS: n.tls, SnapshotBandwidth: c.SnapshotBandwidth,
+		OnFenced: n.fencedBy, TLS: n.tls, SnapshotBandwidth: c.SnapshotBandwidth, SnapshotCompression: c.SnapshotCompression,
 	})
 	return n, nil
 }
@@ -487,7 +488,7 @@ func (n *Node) Status(ctx context.Context) (nexusraft.NodeStatus, error) {
 	s := nexusraft.NodeStatus{
 		Cluster: who.Cluster, Node: who.Node, Name: who.Name, Address: who.Address,
 		Incarnation: who.Incarnation, DiskBytes: n.store.DiskBytes(), DiskFree: n.store.DiskFree(),
-		Problem: n.problem(),
+		Problem: n.problem(), CertificateUntil: n.tls.Until(),
 	}
 	s.Healthy = s.Problem == ""
 	asking, cancel := context.WithTimeout(ctx, statusTimeout)
@@ -530,7 +531,7 @@ func (n *Node) problem() string {
 	if p := n.refusals.Problem(); p != "" {
 		return p
 	}
-	if p := n.certificateProblem(); p != "" {
+	if p := n.tls.Problem(n.config.Clock()); p != "" {
 		return p
 	}
 	n.stateMu.RLock()

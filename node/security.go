@@ -22,7 +22,6 @@ import (
 const (
 	certificateLife = 90 * 24 * time.Hour
 	renewBefore     = certificateLife / 3
-	warnBefore      = certificateLife / 9
 	renewEvery      = time.Hour // between two looks at it, at most
 )
 
@@ -91,13 +90,13 @@ func stagePair(b *storage.Batch, t *storage.Tree, p ownPair) error {
 // the cluster itself has signed, or nothing.
 func (n *Node) openSecurity() error {
 	if n.config.TLS != nil {
-		n.tls = n.config.TLS.Admitting(n.admits)
+		n.tls = n.config.TLS.Admitting(n.admits).Telling(n.logger)
 		return n.tls.CheckOwn(n.self().Cluster, n.self().Node)
 	}
 	if !n.config.ClusterTLS {
 		return nil
 	}
-	n.tls = transport.NewTLS(func() (transport.Certificates, error) { return *n.certificates.Load(), nil }).Admitting(n.admits)
+	n.tls = transport.NewTLS(func() (transport.Certificates, error) { return *n.certificates.Load(), nil }).Admitting(n.admits).Telling(n.logger)
 	if n.self().Cluster == 0 {
 		return n.openToken()
 	}
@@ -153,29 +152,34 @@ func (n *Node) joinRequest() (r transport.JoinRequest, key []byte, err error) {
 	return r, key, err
 }
 
-// admits refuses the certificate of a node that was removed, however long it is good for.
-func (n *Node) admits(c transport.Caller) error {
-	if c.Node != 0 && n.wasRemoved(c.Node) {
+// admits refuses the certificate of a node that was removed, however long it is good for, and
+// that of a witness for what is not a witness's: with a token or a change of the membership it could let a
+// member of its own in, and so get at all that is kept from it.
+func (n *Node) admits(c transport.Caller, method string) error {
+	switch {
+	case c.Node == 0 || method == pb.Cluster_Renew_FullMethodName: // Renew asks a quorum
+		return nil
+	case n.wasRemoved(c.Node):
 		return fmt.Errorf("%w: node %v was removed from the cluster", nexusraft.ErrFenced, c.Node)
+	case n.isWitness(c.Node) && method != pb.Cluster_Status_FullMethodName:
+		return fmt.Errorf("%w: node %v is a witness, and its certificate is for what witnesses do", nexusraft.ErrRefused, c.Node)
 	}
 	return nil
 }
 
-// mayPropose refuses commands of a witness, which never has any to pass on: with one it could let a
-// member of its own in, and so get at all that is kept from it.
+// mayPropose refuses commands of a witness, which never has any to pass on; see admits.
 func (n *Node) mayPropose(ctx context.Context) error {
-	caller, ok := transport.CallerOf(ctx)
-	if !ok || caller.Node == 0 {
-		return nil
-	}
-	p, err := n.view(nexusraft.RootZone)
-	if err != nil {
-		return err
-	}
-	if m, ok := p.members.Node(caller.Node); ok && m.Role == nexusraft.RoleWitness {
-		return fmt.Errorf("%w: node %v is a witness and proposes nothing", nexusraft.ErrRefused, caller.Node)
+	if c, ok := transport.CallerOf(ctx); ok && c.Node != 0 && n.isWitness(c.Node) {
+		return fmt.Errorf("%w: node %v is a witness and proposes nothing", nexusraft.ErrRefused, c.Node)
 	}
 	return nil
+}
+
+func (n *Node) isWitness(id nexusraft.NodeID) bool {
+	n.stateMu.RLock()
+	defer n.stateMu.RUnlock()
+	m, ok := n.states[nexusraft.RootZone].members.Node(id)
+	return ok && m.Role == nexusraft.RoleWitness
 }
 
 // authorize lets a node that asks to join go on: over TLS it needs a join token, unless it
@@ -266,15 +270,17 @@ func (n *Node) Renew(ctx context.Context, node nexusraft.NodeID, request []byte)
 	return n.sign(request, node)
 }
 
-// keepCertificate renews the node's certificate in time, until ctx ends. Another try after a
-// failure comes as late as any look at it: weeks are left.
+// keepCertificate renews the node's certificate in time, or warns in time if it comes from files, until ctx
+// ends. Another try after a failure comes as late as any look at it: weeks are left.
 func (n *Node) keepCertificate(ctx context.Context) {
-	if n.certificates.Load() == nil {
+	if n.tls == nil {
 		return
 	}
 	for {
 		if err := n.renew(n.config.Clock()); err != nil {
-			n.logger.Error("certificate not renewed", "until", n.certificateEnd(), "err", err)
+			n.logger.Error("certificate not renewed", "until", n.tls.Until(), "err", err)
+		} else if p := n.tls.Problem(n.config.Clock()); p != "" {
+			n.logger.Warn(p)
 		}
 		select {
 		case <-ctx.Done():
@@ -286,7 +292,7 @@ func (n *Node) keepCertificate(ctx context.Context) {
 
 // renew gives the node a new key and certificate if a third of the old one's life is left.
 func (n *Node) renew(now time.Time) error {
-	if n.certificateEnd().Sub(now) > renewBefore {
+	if n.certificates.Load() == nil || n.tls.Until().Sub(now) > renewBefore {
 		return nil
 	}
 	ca, err := n.authority()
@@ -309,24 +315,6 @@ func (n *Node) renew(now time.Time) error {
 	if err := n.useCertificate(own); err != nil {
 		return err
 	}
-	n.logger.Info("certificate renewed", "until", n.certificateEnd())
+	n.logger.Info("certificate renewed", "until", n.tls.Until())
 	return nil
-}
-
-// certificateEnd is when the node's certificate expires; the zero time if the cluster has given it none.
-func (n *Node) certificateEnd() time.Time {
-	c := n.certificates.Load()
-	if c == nil || c.Own.Leaf == nil {
-		return time.Time{}
-	}
-	return c.Own.Leaf.NotAfter
-}
-
-// certificateProblem says that the certificate is about to expire, "" if it is not.
-func (n *Node) certificateProblem() string {
-	end := n.certificateEnd()
-	if end.IsZero() || end.Sub(n.config.Clock()) > warnBefore {
-		return ""
-	}
-	return fmt.Sprintf("the node's certificate was not renewed and expires at %s; the log says why", end.UTC().Format(time.RFC3339))
 }

@@ -3,6 +3,7 @@ package transport_test
 import (
 	"context"
 	"fmt"
+	"iter"
 	"log"
 	"net"
 	"time"
@@ -61,7 +62,24 @@ func Example() {
 	// Output: node 0000000000000001, zone 1: hello
 }
 
-// A pool's client makes single calls, and opens a stream of its own.
+// archive is a full node, as far as snapshots are concerned.
+type archive struct {
+	transport.MemberHandler // the calls that this example does not need
+}
+
+func (archive) InstallSnapshot(_ context.Context, from nexusraft.NodeID, h transport.SnapshotHeader, chunks iter.Seq2[[]byte, error]) error {
+	total := 0
+	for data, err := range chunks {
+		if err != nil {
+			return err // nothing of it may be kept
+		}
+		total += len(data)
+	}
+	fmt.Printf("node %v, zone %v: a snapshot of %d bytes at index %d\n", from, h.Zone, total, h.Index)
+	return nil
+}
+
+// A pool's client has a method for each pattern of gRPC.
 func ExampleClientPool() {
 	const cluster = 0xc1
 	receiver := transport.Identity{Cluster: cluster, Node: 2, Incarnation: 1, Boot: 1, Address: "127.0.0.1:2026"}
@@ -71,7 +89,8 @@ func ExampleClientPool() {
 		log.Fatal(err)
 	}
 	srv := grpc.NewServer(transport.ServerOptions()...)
-	transport.NewServer(func() transport.Identity { return receiver }, box, nil).Register(srv)
+	server := transport.NewServer(func() transport.Identity { return receiver }, box, archive{})
+	server.Register(srv)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(lis) }()
 
@@ -99,6 +118,15 @@ func ExampleClientPool() {
 	fmt.Println(<-box.got)
 	fmt.Println(stream.Close())
 
+	// Client streaming: a state in chunks, which goes on where a stream broke.
+	err = client.InstallSnapshot(ctx, transport.Snapshot{
+		SnapshotHeader: transport.SnapshotHeader{Zone: nexusraft.RootZone, Index: 7},
+		State: func(offset uint64) iter.Seq2[[]byte, error] {
+			return func(yield func([]byte, error) bool) { yield([]byte("the state")[offset:], nil) }
+		},
+	})
+	fmt.Println(err)
+
 	// Server streaming: a node that has no events says so.
 	for _, err := range client.Subscribe(ctx, transport.Subscription{}) {
 		fmt.Println("events:", err != nil)
@@ -106,10 +134,13 @@ func ExampleClientPool() {
 
 	pool.Close()
 	srv.Stop()
+	server.Close()
 	<-served
 	// Output:
 	// 0 <nil>
 	// node 0000000000000001, zone 1: hello
+	// <nil>
+	// node 0000000000000001, zone 1: a snapshot of 9 bytes at index 7
 	// <nil>
 	// events: true
 }

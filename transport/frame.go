@@ -36,19 +36,6 @@ func appendFrame(b []byte, msgs []Message, ping uint64) []byte {
 	return b
 }
 
-// frameSize is the length of what appendFrame appends.
-func frameSize(msgs []Message, ping uint64) int {
-	const tag = 1 // byte
-	n := 0
-	for _, m := range msgs {
-		n += tag + protowire.SizeBytes(envelopeSize(m))
-	}
-	if ping != 0 {
-		n += tag + protowire.SizeVarint(ping)
-	}
-	return n
-}
-
 // envelopeSize is the length of what appendFrame writes for one message, without tag and length.
 func envelopeSize(m Message) int {
 	const tags = 2 // one byte each

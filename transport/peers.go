@@ -13,7 +13,6 @@ import (
 	"google.golang.org/grpc"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 )
 
 // PeersOptions configures Peers; the zero value is the documented default.
@@ -42,8 +41,9 @@ type PeersOptions struct {
 	ConnectTimeout time.Duration
 	SilenceTimeout time.Duration
 
-	// SnapshotBandwidth is as in PoolOptions.
-	SnapshotBandwidth int
+	// SnapshotBandwidth and SnapshotCompression are as in PoolOptions.
+	SnapshotBandwidth   int
+	SnapshotCompression bool
 
 	// UnaryInterceptors and StreamInterceptors are as in PoolOptions.
 	UnaryInterceptors  []grpc.UnaryClientInterceptor
@@ -92,14 +92,15 @@ func (o PeersOptions) withDefaults() PeersOptions {
 // pool is the part of the options that is of connections.
 func (o PeersOptions) pool() PoolOptions {
 	return PoolOptions{
-		TLS:                o.TLS,
-		Dialer:             o.Dialer,
-		ConnectTimeout:     o.ConnectTimeout,
-		SilenceTimeout:     o.SilenceTimeout,
-		SnapshotBandwidth:  o.SnapshotBandwidth,
-		UnaryInterceptors:  o.UnaryInterceptors,
-		StreamInterceptors: o.StreamInterceptors,
-		Accept:             o.Accept,
+		TLS:                 o.TLS,
+		Dialer:              o.Dialer,
+		ConnectTimeout:      o.ConnectTimeout,
+		SilenceTimeout:      o.SilenceTimeout,
+		SnapshotBandwidth:   o.SnapshotBandwidth,
+		SnapshotCompression: o.SnapshotCompression,
+		UnaryInterceptors:   o.UnaryInterceptors,
+		StreamInterceptors:  o.StreamInterceptors,
+		Accept:              o.Accept,
 	}
 }
 
@@ -266,11 +267,6 @@ func (p *Peers) errUnknown(node nexusraft.NodeID) error {
 		return nexusraft.ErrClosed
 	}
 	return fmt.Errorf("%w: no address is known of node %v", ErrUnreachable, node)
-}
-
-// accept checks what a node that was asked says of itself.
-func (p *Peers) accept(self Identity, h *pb.Hello, asked nexusraft.NodeID) error {
-	return p.pool.accept(self, h, asked)
 }
 
 // bound returns a context that also ends with Close.

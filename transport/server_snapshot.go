@@ -1,6 +1,8 @@
 package transport
 
 import (
+	"bytes"
+	"compress/flate"
 	"context"
 	"errors"
 	"fmt"
@@ -116,6 +118,8 @@ func (s *Server) install(stream grpc.ClientStreamingServer[pb.InstallSnapshotReq
 type snapshotReader struct {
 	offset uint64 // bytes that have come
 	sum    uint32 // their CRC-32C
+
+	inflater io.ReadCloser // nil until a chunk is compressed
 }
 
 // check returns a chunk's data, or io.EOF for a good trailer. The state of the reader changes with advance only.
@@ -136,10 +140,40 @@ func (r *snapshotReader) chunk(c *pb.SnapshotChunk) ([]byte, error) {
 		return nil, fmt.Errorf("%w: read snapshot: chunk at %d has %d bytes, limits 1 and %d", nexusraft.ErrCorrupt, r.offset, len(data), MaxChunkBytes)
 	case c.GetOffset() != r.offset:
 		return nil, fmt.Errorf("%w: read snapshot: chunk for offset %d at %d", nexusraft.ErrCorrupt, c.GetOffset(), r.offset)
+	}
+	data, err := r.inflated(data, c.GetInflatedBytes())
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%w: read snapshot: chunk at %d: %w", nexusraft.ErrCorrupt, r.offset, err)
 	case c.GetCrc32C() != crc32.Checksum(data, castagnoli):
 		return nil, fmt.Errorf("%w: read snapshot: checksum mismatch in the chunk at %d", nexusraft.ErrCorrupt, r.offset)
 	}
 	return data, nil
+}
+
+// inflated returns a chunk's data decompressed to n bytes, and as it is if n is 0. No more than that is
+// ever decompressed.
+func (r *snapshotReader) inflated(data []byte, n uint32) ([]byte, error) {
+	switch {
+	case n == 0:
+		return data, nil
+	case n > MaxChunkBytes || int(n) <= len(data):
+		return nil, fmt.Errorf("%d bytes that say they are %d, limit %d", len(data), n, MaxChunkBytes)
+	case r.inflater == nil:
+		r.inflater = flate.NewReader(bytes.NewReader(data))
+	default:
+		if err := r.inflater.(flate.Resetter).Reset(bytes.NewReader(data), nil); err != nil {
+			return nil, err
+		}
+	}
+	out := make([]byte, n)
+	if _, err := io.ReadFull(r.inflater, out); err != nil {
+		return nil, fmt.Errorf("decompress to %d bytes: %w", n, err)
+	}
+	if _, err := io.ReadFull(r.inflater, make([]byte, 1)); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("it does not end after %d bytes", n)
+	}
+	return out, nil
 }
 
 func (r *snapshotReader) trailer(t *pb.SnapshotTrailer) error {

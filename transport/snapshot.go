@@ -1,6 +1,8 @@
 package transport
 
 import (
+	"bytes"
+	"compress/flate"
 	"context"
 	"errors"
 	"fmt"
@@ -128,6 +130,7 @@ func (w *snapshotSender) attempt(ctx context.Context) error {
 		return err
 	}
 	w.heard = time.Now()
+	w.cut.pack = w.c.pool.o.SnapshotCompression && w.id != 0
 	if !w.cut.resume(offset, sum) {
 		return fmt.Errorf("%w: the %d bytes that the receiver has are not those that were sent", nexusraft.ErrCorrupt, offset)
 	}
@@ -238,8 +241,10 @@ const minSnapshotBandwidth = 64 << 10
 // snapshotWriter cuts a state into chunks, all of MaxChunkBytes but for the last.
 type snapshotWriter struct {
 	send   func(*pb.InstallSnapshotRequest) error
-	broken bool     // the stream has ended; its answer says why
-	buf    []byte   // the chunk that is being filled
+	broken bool   // the stream has ended; its answer says why
+	buf    []byte // the chunk that is being filled
+	pack   bool   // compress chunks
+	packer *flate.Writer
 	offset uint64   // bytes sent
 	sums   []uint32 // the CRC-32C of the state up to the end of each chunk
 }
@@ -300,10 +305,30 @@ func (w *snapshotWriter) flush() {
 		return
 	}
 	chunk := &pb.SnapshotChunk{Offset: w.offset, Data: w.buf, Crc32C: crc32.Checksum(w.buf, castagnoli)}
+	if packed := w.packed(w.buf); packed != nil {
+		chunk.Data, chunk.InflatedBytes = packed, uint32(len(w.buf))
+	}
 	w.offset += uint64(len(w.buf))
 	w.sums = append(w.sums, crc32.Update(w.sum(), castagnoli, w.buf))
 	w.buf = nil
 	w.put(&pb.InstallSnapshotRequest{Kind: &pb.InstallSnapshotRequest_Chunk{Chunk: chunk}})
+}
+
+// packed returns a chunk's data compressed, or nil if that is not to be, or not worth it.
+func (w *snapshotWriter) packed(data []byte) []byte {
+	if !w.pack {
+		return nil
+	}
+	var b bytes.Buffer
+	if w.packer == nil {
+		w.packer, _ = flate.NewWriter(nil, flate.BestSpeed) // the level is good
+	}
+	w.packer.Reset(&b)
+	_, err := w.packer.Write(data)
+	if err = errors.Join(err, w.packer.Close()); err != nil || b.Len() > len(data)-len(data)/16 {
+		return nil
+	}
+	return b.Bytes()
 }
 
 func (w *snapshotWriter) put(req *pb.InstallSnapshotRequest) {

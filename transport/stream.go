@@ -49,6 +49,7 @@ type Stream struct {
 
 	sending sync.Mutex // guards what follows, and sending itself
 	closed  bool       // this side has ended it: nothing may be sent any more
+	buf     []byte
 }
 
 // Exchange opens a stream for messages of all kinds and shakes hands. It has no deadline but
@@ -79,7 +80,7 @@ func (s *Stream) open(c *Client, lane pb.Lane) (err error) {
 		s.hangUp(fmt.Errorf("no answer to the handshake within %v; where round trips take that long, raise the election timeout", c.pool.o.SilenceTimeout))
 	})
 	defer late.Stop()
-	s.stream, err = pb.NewRaftTransportClient(c.conn).Exchange(s.ctx, grpc.ForceCodecV2(newCodec()))
+	s.stream, err = pb.NewRaftTransportClient(c.conn).Exchange(s.ctx)
 	if err != nil {
 		return c.fail(s.ctx, err)
 	}
@@ -206,7 +207,14 @@ func (s *Stream) sendFrame(msgs []Message, ping uint64) error {
 	if s.closed {
 		return fmt.Errorf("send: %w: the stream was closed", nexusraft.ErrClosed)
 	}
-	err := s.stream.SendMsg(&frameRequest{msgs, ping})
+	s.buf = appendFrame(s.buf[:0], msgs, ping)
+	if s.buf == nil {
+		s.buf = []byte{}
+	}
+	err := s.stream.SendMsg(&pb.EncodedRequest{Frame: s.buf})
+	if cap(s.buf) > 2*maxFrameBytes { // for one large message
+		s.buf = nil
+	}
 	if err == nil {
 		return nil
 	}

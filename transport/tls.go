@@ -6,10 +6,12 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"strings"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	grpcpeer "google.golang.org/grpc/peer"
@@ -24,7 +26,10 @@ import (
 // expected, means that nothing is encrypted.
 type TLS struct {
 	source func() (Certificates, error)
-	admits func(Caller) error // nil: see Admitting
+	admits func(Caller, string) error // nil: see Admitting
+
+	log  *slog.Logger // nil: see Telling
+	said *rate.Limiter
 }
 
 // Certificates is what one handshake needs.
@@ -139,6 +144,7 @@ func (s serverSide) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthIn
 		SessionTicketsDisabled: true,                  // each connection shows what is valid now
 	}).ServerHandshake(conn)
 	if err != nil {
+		s.t.tell(conn.RemoteAddr(), err)
 		return nil, nil, explainServer(err)
 	}
 	info := authInfo{TLSInfo: shaken.(credentials.TLSInfo)}
@@ -167,15 +173,21 @@ func identify(chain []*x509.Certificate, c Certificates) (Caller, error) {
 
 // ownSubject returns whom this side's own certificate names.
 func ownSubject(c Certificates) (pki.Subject, bool) {
-	leaf := c.Own.Leaf
-	if leaf == nil && len(c.Own.Certificate) > 0 { // whoever made the tls.Certificate need not have parsed it
-		leaf, _ = x509.ParseCertificate(c.Own.Certificate[0])
-	}
+	leaf := leafOf(c.Own)
 	if leaf == nil {
 		return pki.Subject{}, false
 	}
 	s, err := pki.SubjectOf(leaf)
 	return s, err == nil
+}
+
+// leafOf returns the first certificate of a chain, nil if there is none.
+func leafOf(own tls.Certificate) *x509.Certificate {
+	leaf := own.Leaf
+	if leaf == nil && len(own.Certificate) > 0 { // whoever made the tls.Certificate need not have parsed it
+		leaf, _ = x509.ParseCertificate(own.Certificate[0])
+	}
+	return leaf
 }
 
 func explainServer(err error) error {

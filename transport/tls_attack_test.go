@@ -1,11 +1,13 @@
 package transport
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -110,7 +112,10 @@ func awaitRefusal(t *testing.T, call func() error, says string) {
 func TestAdmitting(t *testing.T) {
 	ca := testCA(t)
 	var removed atomic.Bool
-	security := testTLS(testCertificates(t, ca, subject(nodeA))).Admitting(func(c Caller) error {
+	security := testTLS(testCertificates(t, ca, subject(nodeA))).Admitting(func(c Caller, method string) error {
+		if method != pb.Cluster_Status_FullMethodName {
+			return errNotFaked
+		}
 		if c.Node == nodeB && removed.Load() {
 			return fmt.Errorf("%w: node %v was removed", nexusraft.ErrFenced, c.Node)
 		}
@@ -194,4 +199,107 @@ func TestNodesAreNotDowngraded(t *testing.T) {
 	if !errors.Is(err, nexusraft.ErrRefused) || len(asked) > 0 {
 		t.Errorf("got %v and %d requests in the clear, want ErrRefused and none", err, len(asked))
 	}
+}
+
+func TestOwnCertificateNearItsEnd(t *testing.T) {
+	ca := testCA(t)
+	now := time.Now()
+	c := testCertificates(t, ca, subject(nodeA)) // for an hour, since an hour ago
+	security := testTLS(c)
+	if got := security.Until(); !got.Equal(c.Own.Leaf.NotAfter) {
+		t.Errorf("got the end %v, want %v", got, c.Own.Leaf.NotAfter)
+	}
+	if got := security.Problem(now.Add(30 * time.Minute)); got != "" {
+		t.Errorf("with half an hour of two left: got %q, want none", got)
+	}
+	if got := security.Problem(now.Add(50 * time.Minute)); !strings.Contains(got, "expires at") {
+		t.Errorf("with ten minutes of two hours left: got %q, want when it expires", got)
+	}
+	if until, problem := (*TLS)(nil).Until(), (*TLS)(nil).Problem(now); !until.IsZero() || problem != "" {
+		t.Errorf("without TLS: got %v and %q, want nothing", until, problem)
+	}
+}
+
+// What is sent in answer to a join or a renewal is looked at before it is stored.
+func TestNextCertificate(t *testing.T) {
+	ca, stranger := testCA(t), testCA(t)
+	now := time.Now()
+	pin, err := pki.Fingerprint(ca.Cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, key, err := pki.NewRequest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, otherKey, err := pki.NewRequest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sign := func(ca pki.Pair, s pki.Subject, then time.Time) []byte {
+		text, err := ca.Sign(csr, s, then, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	good := sign(ca, subject(nodeB), now)
+	swapped := append(bytes.TrimSuffix(sign(stranger, subject(nodeB), now), stranger.Cert), ca.Cert...)
+	for name, believed := range map[string]Certificates{"the pin": {Pin: &pin}, "the roots": testCertificates(t, ca, subject(nodeB)), "nobody": {}} {
+		for what, tc := range map[string]struct {
+			cert, key []byte
+			says      string
+		}{
+			"good":                            {good, key, ""},
+			"none":                            {nil, key, "no PEM block"},
+			"of another key":                  {good, otherKey, "pair the certificate and its key"},
+			"of another node":                 {sign(ca, subject(nodeA), now), key, "not nexus-raft://"},
+			"of another authority":            {sign(stranger, subject(nodeB), now), key, "another authority"},
+			"with another authority":          {append(append([]byte(nil), good...), stranger.Cert...), key, "another authority"},
+			"signed by another than it shows": {swapped, key, "not believed here"},
+			"expired":                         {sign(ca, subject(nodeB), now.Add(-4*time.Hour)), key, "expired"},
+		} {
+			if name == "nobody" && (what == "good" || tc.says == "not believed here" || tc.says == "expired") {
+				tc.says = "another authority"
+			}
+			next, err := believed.Next(pki.Pair{Cert: tc.cert, Key: tc.key}, subject(nodeB), now)
+			if (err == nil) != (tc.says == "") || err != nil && !strings.Contains(err.Error(), tc.says) {
+				t.Errorf("%s, by %s: got %v, want %q", what, name, err, tc.says)
+			}
+			if err == nil && (next.Own.Leaf == nil || next.Roots == nil) {
+				t.Errorf("%s, by %s: got %+v", what, name, next)
+			}
+		}
+	}
+}
+
+func TestPlainCallersAreToldOf(t *testing.T) {
+	var log lockedBuffer
+	security := testTLS(testCertificates(t, testCA(t), subject(nodeA))).Telling(slog.New(slog.NewTextHandler(&log, nil)))
+	addr := serveTLS(t, security, &fakeNode{})
+	for range 3 {
+		_ = calls["RequestVote"](t.Context(), dialTest(t, addr), hello(identityB, nodeA))
+	}
+	eventually(t, "the server says it", func() bool { return strings.Contains(log.String(), "does not speak TLS") })
+	if got := strings.Count(log.String(), "does not speak TLS"); got != 1 {
+		t.Errorf("it is said %d times, want once", got)
+	}
+}
+
+// lockedBuffer is a buffer for several goroutines.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }

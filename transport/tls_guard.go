@@ -32,11 +32,13 @@ func GuardOptions() []grpc.ServerOption {
 
 func guard(ctx context.Context, method string) error {
 	why := WhyUnknown(ctx)
-	if why == nil || strings.HasPrefix(method, "/grpc.health.v1.Health/") || method == pb.Cluster_Join_FullMethodName {
+	if why == nil || isHealth(method) || method == pb.Cluster_Join_FullMethodName {
 		return nil
 	}
 	return status.Errorf(codes.Unauthenticated, "%s needs a certificate of the cluster, which a bearer token doesn't replace here: %v", method, why)
 }
+
+func isHealth(method string) bool { return strings.HasPrefix(method, "/grpc.health.v1.Health/") }
 
 // WhyUnknown returns why an encrypted call has no identity (CallerOf); nil if it has one, or
 // is not encrypted. The error matches nexusraft.ErrRefused.

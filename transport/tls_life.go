@@ -2,13 +2,17 @@ package transport
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"strings"
 	"syscall"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -53,12 +57,33 @@ func endWith(conn net.Conn, leaf *x509.Certificate) net.Conn {
 	return d
 }
 
-// Admitting returns TLS that asks admits about the caller of each call that has an identity
-// and does not begin with a handshake of nodes (those ask PeerHandler.Hello), on connections
-// that are open already, too; and about each message that a stream sends. Admits is called
-// from many goroutines, often, and what it returns is what the caller is told.
-func (t *TLS) Admitting(admits func(Caller) error) *TLS {
-	return &TLS{source: t.source, admits: admits}
+// Admitting returns TLS that asks admits about the caller of each call that has an identity,
+// and the full name of its method, on connections that are open already, too; and about each
+// message that a stream sends. Calls that begin with a handshake of nodes (those ask
+// PeerHandler.Hello) and health are left out. Admits is called from many goroutines, often,
+// and what it returns is what the caller is told.
+func (t *TLS) Admitting(admits func(c Caller, method string) error) *TLS {
+	with := *t
+	with.admits = admits
+	return &with
+}
+
+// plainNotice is how often it is said at most that somebody does not speak TLS.
+const plainNotice = 10 * time.Second
+
+// Telling returns TLS whose servers tell log, now and then, of callers that do not speak TLS: each of
+// them may be a node that waits to be let in.
+func (t *TLS) Telling(log *slog.Logger) *TLS {
+	with := *t
+	with.log, with.said = log, rate.NewLimiter(rate.Every(plainNotice), 1)
+	return &with
+}
+
+// tell tells of one whose handshake has failed.
+func (t *TLS) tell(caller net.Addr, err error) {
+	if _, plain := errors.AsType[tls.RecordHeaderError](err); plain && t.log != nil && t.said.Allow() {
+		t.log.Warn("a caller does not speak TLS, which this port does: give it credentials, or a join token and --tls", "addr", caller.String())
+	}
 }
 
 // admission are the options of a server that asks t.admits.
@@ -84,10 +109,10 @@ func (t *TLS) admission() []grpc.ServerOption {
 
 func (t *TLS) admit(ctx context.Context, method string) error {
 	caller, ok := CallerOf(ctx)
-	if !ok || greets(method) {
+	if !ok || greets(method) || isHealth(method) {
 		return nil
 	}
-	if err := t.admits(caller); err != nil {
+	if err := t.admits(caller, method); err != nil {
 		return status.Errorf(codes.PermissionDenied, "%s: %v", method, err)
 	}
 	return nil
@@ -128,4 +153,37 @@ func checkAnswerer(info credentials.AuthInfo, h *pb.Hello) error {
 			said.Node, said.Cluster, server.caller.Node, server.caller.Cluster)
 	}
 	return nil
+}
+
+// warnFraction: there is a problem when less than this part of a certificate's life is left. What is renewed
+// in time never gets there.
+const warnFraction = 9
+
+// Until is when this side's own certificate expires; the zero time if there is none. It may be called on nil.
+func (t *TLS) Until() time.Time {
+	leaf := t.leaf()
+	if leaf == nil {
+		return time.Time{}
+	}
+	return leaf.NotAfter
+}
+
+// Problem says that this side's own certificate is about to expire, "" if it is not. It may be called on nil.
+func (t *TLS) Problem(now time.Time) string {
+	leaf := t.leaf()
+	if leaf == nil || leaf.NotAfter.Sub(now) > leaf.NotAfter.Sub(leaf.NotBefore)/warnFraction {
+		return ""
+	}
+	return fmt.Sprintf("this node's certificate was not renewed and expires at %s", leaf.NotAfter.UTC().Format(time.RFC3339))
+}
+
+func (t *TLS) leaf() *x509.Certificate {
+	if t == nil {
+		return nil
+	}
+	c, err := t.source()
+	if err != nil {
+		return nil
+	}
+	return leafOf(c.Own)
 }

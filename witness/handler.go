@@ -1,6 +1,7 @@
 package witness
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -68,7 +69,7 @@ func (w *Witness) Status(ctx context.Context) (nexusraft.NodeStatus, error) {
 	id, self := w.keeper.identity(), w.identity()
 	st := nexusraft.NodeStatus{
 		Cluster: id.Cluster, Node: id.Node, Name: id.Name, Address: self.Address, Witness: true,
-		Incarnation: id.Incarnation, DiskBytes: w.keeper.bytes(),
+		Incarnation: id.Incarnation, DiskBytes: w.keeper.bytes(), CertificateUntil: w.tls.Until(),
 	}
 	if id.Cluster == 0 {
 		st.Problem = "not admitted to a cluster yet"
@@ -83,7 +84,7 @@ func (w *Witness) Status(ctx context.Context) (nexusraft.NodeStatus, error) {
 	defer timeout.Stop()
 	select {
 	case z := <-answer:
-		st.Zones, st.Problem = z.zones, w.refusals.Problem()
+		st.Zones, st.Problem = z.zones, cmp.Or(w.refusals.Problem(), w.tls.Problem(time.Now()))
 		st.Healthy = st.Problem == ""
 		st.DiskBytes += z.bytes
 		return st, nil

@@ -21,14 +21,14 @@ const (
 // openSecurity settles with what the connections are encrypted: Config.TLS, or what the
 // cluster has signed, or nothing.
 func (w *Witness) openSecurity(id identity) error {
-	w.tls = w.config.TLS
-	if w.tls != nil {
+	if w.config.TLS != nil {
+		w.tls = w.config.TLS.Telling(w.logger)
 		return w.tls.CheckOwn(id.Cluster, id.Node)
 	}
 	if !w.config.ClusterTLS {
 		return nil
 	}
-	w.tls = transport.NewTLS(func() (transport.Certificates, error) { return *w.certificates.Load(), nil })
+	w.tls = transport.NewTLS(func() (transport.Certificates, error) { return *w.certificates.Load(), nil }).Telling(w.logger)
 	switch {
 	case id.Cluster == 0:
 		t, err := w.token()
@@ -77,15 +77,17 @@ func (w *Witness) joinRequest() (r transport.JoinRequest, key []byte, err error)
 	return r, key, err
 }
 
-// keepCertificate renews the certificate in time, until ctx ends. Another try after a
-// failure comes as late as any look at it: weeks are left.
+// keepCertificate renews the certificate in time, or warns in time if it comes from files, until ctx ends.
+// Another try after a failure comes as late as any look at it: weeks are left.
 func (w *Witness) keepCertificate(ctx context.Context) {
-	if w.certificates.Load() == nil {
+	if w.tls == nil {
 		return
 	}
 	for {
 		if err := w.renew(ctx, time.Now()); err != nil && ctx.Err() == nil {
-			w.logger.Error("certificate not renewed", "err", err)
+			w.logger.Error("certificate not renewed", "until", w.tls.Until(), "err", err)
+		} else if p := w.tls.Problem(time.Now()); p != "" {
+			w.logger.Warn(p)
 		}
 		select {
 		case <-ctx.Done():
@@ -97,6 +99,9 @@ func (w *Witness) keepCertificate(ctx context.Context) {
 
 // renew gets a new certificate from a member if a third of the old one's life is left at now.
 func (w *Witness) renew(ctx context.Context, now time.Time) error {
+	if w.certificates.Load() == nil {
+		return nil
+	}
 	leaf := w.certificates.Load().Own.Leaf
 	if leaf.NotAfter.Sub(now) > leaf.NotAfter.Sub(leaf.NotBefore)/renewFraction {
 		return nil

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -52,7 +53,7 @@ func (c *initCommand) Run(s streams) error {
 		return err
 	}
 	admin := filepath.Join(c.DataDir, "admin.pem")
-	if err := os.WriteFile(admin, founded.Admin, 0o600); err != nil {
+	if err := writeSecret(admin, founded.Admin); err != nil {
 		return fmt.Errorf("the cluster is founded, but the credentials of its administrator are lost: clear %s and found it anew: %w", c.DataDir, err)
 	}
 	if c.JSON {
@@ -64,6 +65,20 @@ func (c *initCommand) Run(s streams) error {
 	_, err = fmt.Fprintf(s.out, "founded cluster %v with node %v in %s\nwith TLS, the credentials of its administrator are %s: keep them secret\nstart it with: %s\n",
 		founded.Cluster, founded.Node, c.DataDir, admin, c.next())
 	return err
+}
+
+// writeSecret makes a file that only its owner can read; there is none of that name, or link, yet. It is on the
+// disk when writeSecret returns.
+func writeSecret(name string, content []byte) (err error) {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := f.Write(content); err != nil {
+		return err
+	}
+	return f.Sync()
 }
 
 // next is the command line that serves what was founded.
@@ -93,6 +108,8 @@ type serveCommand struct {
 	DiskReserve byteSize `help:"How much of the disk stays free: below it, writes are refused and reads go on. 0 for none." default:"128MiB" placeholder:"SIZE"`
 
 	SnapshotBandwidth byteSize `help:"How many bytes a second snapshots to other members may take, 64KiB at least; 0 for no limit." default:"0" placeholder:"SIZE"`
+
+	SnapshotCompression bool `help:"Compress snapshots to other members: for links that are slower than a core."`
 }
 
 func (*serveCommand) Help() string {
@@ -118,8 +135,8 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 			Dir: c.DataDir, Name: c.Name, Advertise: c.Advertise, Join: c.Join, JoinTimeout: c.JoinTimeout, TLS: security,
 			ClusterTLS: c.Encrypted, JoinToken: c.Token,
 			StateMachine: kv.StateMachine{}, Logger: log, ServerOptions: server.Options(),
-			SnapshotBandwidth: int(min(c.SnapshotBandwidth, math.MaxInt32)),
-			Storage:           storage.Options{DiskReserve: c.reserve()},
+			SnapshotBandwidth: int(min(c.SnapshotBandwidth, math.MaxInt32)), SnapshotCompression: c.SnapshotCompression,
+			Storage: storage.Options{DiskReserve: c.reserve()},
 		})
 		if err != nil {
 			lis.Close()

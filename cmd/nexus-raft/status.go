@@ -213,6 +213,9 @@ func (v zoneView) cells(r row) []string {
 		if r.node.Problem != "" {
 			health = "PROBLEM: " + printable(r.node.Problem)
 		}
+		if until := r.node.CertificateUntil; !until.IsZero() {
+			health += "; certificate until " + until.Local().Format(time.DateOnly)
+		}
 	}
 	if r.own != nil {
 		health += snapshotsText(r.own.Snapshots)

@@ -119,8 +119,9 @@ type certFiles struct {
 
 	mu      sync.Mutex // guards what follows
 	looked  time.Time
+	used    [3][]byte // what current was read from
 	tried   [3][]byte // what was read last
-	failure string    // what was wrong with that
+	failure string    // what was wrong with that, "" if nothing
 	subject pki.Subject
 	current transport.Certificates
 }
@@ -134,7 +135,7 @@ func (f *certFiles) open() error {
 	if f.current, f.subject, err = f.parse(texts); err != nil {
 		return err
 	}
-	f.tried, f.looked = texts, f.clock()
+	f.used, f.looked = texts, f.clock()
 	f.warnOfMode()
 	f.log.Info("certificates read", "cert", f.paths[0], "names", f.subject.String(), "until", f.current.Own.Leaf.NotAfter)
 	return nil
@@ -152,28 +153,27 @@ func (f *certFiles) source() (transport.Certificates, error) {
 }
 
 // refresh takes over what the files hold if it has changed and makes sense. A pair that is
-// half written does not; it is looked at again.
+// half written does not, or one that is good from some moments on; it is looked at again.
 func (f *certFiles) refresh() {
 	texts, err := f.read()
-	if err == nil {
-		if f.unchanged(texts) {
-			return
-		}
+	if err == nil && !same(texts, f.used) {
 		err = f.take(texts)
 	}
 	if err == nil {
 		f.failure = ""
 		return
 	}
-	if text := err.Error(); text != f.failure { // once
-		f.failure = text
+	text := err.Error()
+	said := text == f.failure || f.failure != "" && same(texts, f.tried) // the text may tell the time
+	f.tried, f.failure = texts, text
+	if !said {
 		f.log.Error("certificates not reloaded, the former ones stay in use", "err", err)
 	}
 }
 
-func (f *certFiles) unchanged(texts [3][]byte) bool {
-	for i := range texts {
-		if !bytes.Equal(texts[i], f.tried[i]) {
+func same(a, b [3][]byte) bool {
+	for i := range a {
+		if !bytes.Equal(a[i], b[i]) {
 			return false
 		}
 	}
@@ -181,7 +181,6 @@ func (f *certFiles) unchanged(texts [3][]byte) bool {
 }
 
 func (f *certFiles) take(texts [3][]byte) error {
-	f.tried = texts
 	c, subject, err := f.parse(texts)
 	if err != nil {
 		return err
@@ -189,7 +188,7 @@ func (f *certFiles) take(texts [3][]byte) error {
 	if subject != f.subject {
 		return fmt.Errorf("--tls-cert %s names %v now; it needs the URI %v", f.paths[0], subject, f.subject)
 	}
-	f.current = c
+	f.current, f.used = c, texts
 	f.warnOfMode()
 	f.log.Info("certificates reloaded", "cert", f.paths[0], "names", subject.String(), "until", c.Own.Leaf.NotAfter)
 	return nil

@@ -237,6 +237,28 @@ func TestReload(t *testing.T) {
 	}
 }
 
+// A certificate may be there before it is good, by this machine's clock.
+func TestReloadOfACertificateThatIsNotGoodYet(t *testing.T) {
+	ca, pair := issue(t, testSubject, time.Now())
+	r := newReloading(t, ca, pair)
+	first := r.serial(t, time.Second)
+	nextCA, next := issue(t, testSubject, time.Now().Add(time.Hour+10*time.Second))
+	write(t, r.flags.TLSCert, next.Cert)
+	write(t, r.flags.TLSKey, next.Key)
+	write(t, r.flags.TLSCA, nextCA.Cert)
+	for range 5 {
+		if got := r.serial(t, time.Second); got != first {
+			t.Fatal("a certificate is used that is not good yet")
+		}
+	}
+	if got := strings.Count(r.log.String(), "not reloaded"); got != 1 {
+		t.Errorf("it is said %d times, want once: %s", got, &r.log)
+	}
+	if got := r.serial(t, 10*time.Second); got == first {
+		t.Errorf("the certificate is good and not used: %s", &r.log)
+	}
+}
+
 // strangerFiles writes a pair and the CA at the end of its chain.
 func strangerFiles(t *testing.T, r *reloading, p pki.Pair) {
 	t.Helper()

@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/wire"
@@ -31,7 +35,7 @@ var errBadMetadata = errors.New("nexusraft: bad metadata")
 //     balancer makes; but other clients do, so Unavailable always means "not written".
 //
 // Each answer also carries a nexusraft.v1.Error as a detail, which keeps the error's own
-// text and its kind. Clients that know it need no texts.
+// text and its kind, and where waiting helps a google.rpc.RetryInfo. Clients that know them need no texts.
 var table = []struct {
 	err    error
 	answer error // a gRPC status
@@ -85,8 +89,37 @@ func toStatus(err error) error {
 	return withDetail(status.New(codes.Internal, err.Error()), err)
 }
 
+// waits says how soon it makes sense to ask again, at the earliest. Where a leader is known there is nothing to wait for.
+var waits = []struct {
+	err   error
+	after time.Duration
+}{
+	{nexusraft.ErrUncertain, 0},
+	{nexusraft.ErrDiskFull, 5 * time.Second},
+	{nexusraft.ErrNoQuorum, 300 * time.Millisecond},
+	{nexusraft.ErrNotLeader, 100 * time.Millisecond},
+	{nexusraft.ErrOverloaded, 50 * time.Millisecond},
+}
+
+// retryAfter returns how soon it makes sense to ask again after err; 0 if that is not said.
+func retryAfter(err error) time.Duration {
+	if nl, ok := errors.AsType[*nexusraft.NotLeaderError](err); ok && nl.Leader != 0 {
+		return 0
+	}
+	for _, w := range waits {
+		if errors.Is(err, w.err) {
+			return w.after
+		}
+	}
+	return 0
+}
+
 func withDetail(st *status.Status, err error) error {
-	detailed, failed := st.WithDetails(wire.ErrorToProto(err))
+	details := []protoadapt.MessageV1{wire.ErrorToProto(err)}
+	if after := retryAfter(err); after > 0 {
+		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(after)})
+	}
+	detailed, failed := st.WithDetails(details...)
 	if failed != nil {
 		return st.Err()
 	}

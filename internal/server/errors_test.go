@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -164,5 +166,31 @@ func TestRefusedBeforeProposing(t *testing.T) {
 	checkStatus(t, "ignore_value", err, codes.InvalidArgument, "etcdserver: key not found", pb.ErrorKind_ERROR_KIND_APPLICATION)
 	if z.proposals != 1 {
 		t.Errorf("the zone saw %d proposals, want 1", z.proposals)
+	}
+}
+
+// Where asking again later helps, the answer says when.
+func TestRetryInfo(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want time.Duration
+	}{
+		{nexusraft.ErrOverloaded, 50 * time.Millisecond},
+		{&nexusraft.NotLeaderError{Zone: 1}, 100 * time.Millisecond},
+		{&nexusraft.NotLeaderError{Zone: 1, Leader: 2, Address: "a:1"}, 0},
+		{nexusraft.ErrNoQuorum, 300 * time.Millisecond},
+		{nexusraft.ErrDiskFull, 5 * time.Second},
+		{nexusraft.ErrRefused, 0},
+		{errors.Join(nexusraft.ErrUncertain, nexusraft.ErrNoQuorum), 0},
+	} {
+		var got time.Duration
+		for _, d := range status.Convert(toStatus(tt.err)).Details() {
+			if info, ok := d.(*errdetails.RetryInfo); ok {
+				got = info.GetRetryDelay().AsDuration()
+			}
+		}
+		if got != tt.want {
+			t.Errorf("%v: retry after %v, want %v", tt.err, got, tt.want)
+		}
 	}
 }

@@ -16,7 +16,7 @@ import (
 
 // NodeStatusToProto converts a node's status.
 func NodeStatusToProto(s nexusraft.NodeStatus) *pb.NodeStatus {
-	return &pb.NodeStatus{
+	m := &pb.NodeStatus{
 		ClusterId:   uint64(s.Cluster),
 		NodeId:      uint64(s.Node),
 		Name:        s.Name,
@@ -29,11 +29,15 @@ func NodeStatusToProto(s nexusraft.NodeStatus) *pb.NodeStatus {
 		DiskFree:    s.DiskFree,
 		Zones:       convert(s.Zones, ZoneStatusToProto),
 	}
+	if !s.CertificateUntil.IsZero() {
+		m.CertificateUntil = timestamppb.New(s.CertificateUntil)
+	}
+	return m
 }
 
 // NodeStatusFromProto is the inverse of NodeStatusToProto.
 func NodeStatusFromProto(m *pb.NodeStatus) nexusraft.NodeStatus {
-	return nexusraft.NodeStatus{
+	s := nexusraft.NodeStatus{
 		Cluster:     nexusraft.ClusterID(m.GetClusterId()),
 		Node:        nexusraft.NodeID(m.GetNodeId()),
 		Name:        m.GetName(),
@@ -46,6 +50,10 @@ func NodeStatusFromProto(m *pb.NodeStatus) nexusraft.NodeStatus {
 		DiskFree:    m.GetDiskFree(),
 		Zones:       convert(m.GetZones(), ZoneStatusFromProto),
 	}
+	if t := m.GetCertificateUntil(); t.IsValid() {
+		s.CertificateUntil = t.AsTime()
+	}
+	return s
 }
 
 // ZoneStatusToProto converts a replica's view of its zone.

@@ -37,7 +37,7 @@ func fullStatus() nexusraft.NodeStatus {
 	}
 	return nexusraft.NodeStatus{
 		Cluster: math.MaxUint64, Node: 0xa, Name: "a", Address: "a:1", Witness: true, Incarnation: 14,
-		Healthy: true, Problem: "none", DiskBytes: 15, DiskFree: 16,
+		Healthy: true, Problem: "none", DiskBytes: 15, DiskFree: 16, CertificateUntil: time.Unix(17, 18).UTC(),
 		Zones: []nexusraft.ZoneStatus{
 			zone(1, nexusraft.RoleMember, nexusraft.Leader, nexusraft.InSync),
 			zone(2, nexusraft.RoleLearner, nexusraft.Follower, nexusraft.Closing),

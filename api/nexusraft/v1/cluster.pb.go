@@ -1291,9 +1291,11 @@ type NodeStatus struct {
 	// The zones it has a replica of.
 	Zones []*ZoneStatus `protobuf:"bytes,10,rep,name=zones,proto3" json:"zones,omitempty"`
 	// Bytes that its disk has free, its reserve included; 0 if it is not known.
-	DiskFree      int64 `protobuf:"varint,11,opt,name=disk_free,json=diskFree,proto3" json:"disk_free,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	DiskFree int64 `protobuf:"varint,11,opt,name=disk_free,json=diskFree,proto3" json:"disk_free,omitempty"`
+	// When its certificate expires; absent without TLS.
+	CertificateUntil *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=certificate_until,json=certificateUntil,proto3" json:"certificate_until,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
@@ -1403,6 +1405,13 @@ func (x *NodeStatus) GetDiskFree() int64 {
 	return 0
 }
 
+func (x *NodeStatus) GetCertificateUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CertificateUntil
+	}
+	return nil
+}
+
 var File_nexusraft_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_nexusraft_v1_cluster_proto_rawDesc = "" +
@@ -1490,7 +1499,7 @@ const file_nexusraft_v1_cluster_proto_rawDesc = "" +
 	"\asending\x18\x02 \x01(\bR\asending\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x14\n" +
 	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\x120\n" +
-	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xce\x02\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x97\x03\n" +
 	"\n" +
 	"NodeStatus\x12\x1d\n" +
 	"\n" +
@@ -1506,7 +1515,8 @@ const file_nexusraft_v1_cluster_proto_rawDesc = "" +
 	"disk_bytes\x18\t \x01(\x03R\tdiskBytes\x12.\n" +
 	"\x05zones\x18\n" +
 	" \x03(\v2\x18.nexusraft.v1.ZoneStatusR\x05zones\x12\x1b\n" +
-	"\tdisk_free\x18\v \x01(\x03R\bdiskFree*Q\n" +
+	"\tdisk_free\x18\v \x01(\x03R\bdiskFree\x12G\n" +
+	"\x11certificate_until\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x10certificateUntil*Q\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vROLE_MEMBER\x10\x01\x12\x10\n" +
@@ -1588,17 +1598,18 @@ var file_nexusraft_v1_cluster_proto_depIdxs = []int32{
 	16, // 19: nexusraft.v1.ZoneStatus.snapshots:type_name -> nexusraft.v1.SnapshotStatus
 	20, // 20: nexusraft.v1.SnapshotStatus.since:type_name -> google.protobuf.Timestamp
 	15, // 21: nexusraft.v1.NodeStatus.zones:type_name -> nexusraft.v1.ZoneStatus
-	3,  // 22: nexusraft.v1.Cluster.Join:input_type -> nexusraft.v1.JoinRequest
-	6,  // 23: nexusraft.v1.Cluster.Renew:input_type -> nexusraft.v1.RenewRequest
-	8,  // 24: nexusraft.v1.Cluster.Status:input_type -> nexusraft.v1.StatusRequest
-	4,  // 25: nexusraft.v1.Cluster.Join:output_type -> nexusraft.v1.JoinResponse
-	7,  // 26: nexusraft.v1.Cluster.Renew:output_type -> nexusraft.v1.RenewResponse
-	9,  // 27: nexusraft.v1.Cluster.Status:output_type -> nexusraft.v1.StatusResponse
-	25, // [25:28] is the sub-list for method output_type
-	22, // [22:25] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	20, // 22: nexusraft.v1.NodeStatus.certificate_until:type_name -> google.protobuf.Timestamp
+	3,  // 23: nexusraft.v1.Cluster.Join:input_type -> nexusraft.v1.JoinRequest
+	6,  // 24: nexusraft.v1.Cluster.Renew:input_type -> nexusraft.v1.RenewRequest
+	8,  // 25: nexusraft.v1.Cluster.Status:input_type -> nexusraft.v1.StatusRequest
+	4,  // 26: nexusraft.v1.Cluster.Join:output_type -> nexusraft.v1.JoinResponse
+	7,  // 27: nexusraft.v1.Cluster.Renew:output_type -> nexusraft.v1.RenewResponse
+	9,  // 28: nexusraft.v1.Cluster.Status:output_type -> nexusraft.v1.StatusResponse
+	26, // [26:29] is the sub-list for method output_type
+	23, // [23:26] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_nexusraft_v1_cluster_proto_init() }

@@ -1035,10 +1035,13 @@ type SnapshotChunk struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How many bytes came before.
 	Offset uint64 `protobuf:"varint,1,opt,name=offset,proto3" json:"offset,omitempty"`
-	// Between 1 byte and 256 KiB.
+	// Between 1 byte and 256 KiB, compressed or not.
 	Data []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
-	// CRC-32C (Castagnoli) of data.
-	Crc32C        uint32 `protobuf:"fixed32,3,opt,name=crc32c,proto3" json:"crc32c,omitempty"`
+	// CRC-32C (Castagnoli) of the data that is not compressed.
+	Crc32C uint32 `protobuf:"fixed32,3,opt,name=crc32c,proto3" json:"crc32c,omitempty"`
+	// 0, or what data has when it is decompressed (DEFLATE, RFC 1951), which is more. Only in a
+	// snapshot with an ID.
+	InflatedBytes uint32 `protobuf:"varint,4,opt,name=inflated_bytes,json=inflatedBytes,proto3" json:"inflated_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1090,6 +1093,13 @@ func (x *SnapshotChunk) GetData() []byte {
 func (x *SnapshotChunk) GetCrc32C() uint32 {
 	if x != nil {
 		return x.Crc32C
+	}
+	return 0
+}
+
+func (x *SnapshotChunk) GetInflatedBytes() uint32 {
+	if x != nil {
+		return x.InflatedBytes
 	}
 	return 0
 }
@@ -1391,11 +1401,12 @@ const file_nexusraft_v1_raft_proto_rawDesc = "" +
 	"\x04term\x18\x06 \x01(\x04R\x04term\x12\x18\n" +
 	"\amessage\x18\a \x01(\fR\amessage\x12\x0e\n" +
 	"\x02id\x18\b \x01(\x06R\x02id\x12\x16\n" +
-	"\x06offset\x18\t \x01(\x04R\x06offset\"S\n" +
+	"\x06offset\x18\t \x01(\x04R\x06offset\"z\n" +
 	"\rSnapshotChunk\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x04R\x06offset\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x16\n" +
-	"\x06crc32c\x18\x03 \x01(\aR\x06crc32c\"J\n" +
+	"\x06crc32c\x18\x03 \x01(\aR\x06crc32c\x12%\n" +
+	"\x0einflated_bytes\x18\x04 \x01(\rR\rinflatedBytes\"J\n" +
 	"\x0fSnapshotTrailer\x12\x1f\n" +
 	"\vtotal_bytes\x18\x01 \x01(\x04R\n" +
 	"totalBytes\x12\x16\n" +
