@@ -5,7 +5,7 @@ TOOLS       := mvdan.cc/gofumpt@v0.12.0 honnef.co/go/tools/cmd/staticcheck@v0.7.
 GENERATORS  := $(shell grep -oh '[a-z.]*/[a-z/-]*@v[0-9.]*' proto/gen.go buf.gen.yaml | sort -u)
 GOFUMPT     := go run $(word 1,$(TOOLS))
 STATICCHECK := go run $(word 2,$(TOOLS))
-FUZZTIME    ?= 12s
+FUZZTIME    ?= 20s
 LOAD        ?= 60s
 OUT         ?= dist
 
@@ -13,7 +13,8 @@ PLATFORMS := linux/amd64 linux/arm64 linux/arm darwin/arm64 windows/amd64
 PROGRAMS  := nexus-raft nexus-witness
 MODULES   := etcdtest bench
 CHECKS    := test lint tidy generate race fuzz etcd bench cross footprint snapshot demo
-BUILD     := CGO_ENABLED=0 go build -trimpath -ldflags '-s -w'
+# grpcnotrace: without gRPC's page of traces, which nobody serves, and the templates that it brings.
+BUILD     := CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -ldflags '-s -w'
 
 .PHONY: all $(CHECKS) fetch build clean
 

@@ -88,6 +88,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.StateMachine == nil {
 		errs = append(errs, errors.New("Config.StateMachine is required"))
 	}
+	if b := c.SnapshotBandwidth; b != 0 && b < transport.MinSnapshotBandwidth {
+		errs = append(errs, fmt.Errorf("Config.SnapshotBandwidth is %d bytes a second: give at least %d, or 0 for no limit", b, transport.MinSnapshotBandwidth))
+	}
 	if err := nexusraft.ValidateName(c.Name); err != nil {
 		errs = append(errs, err)
 	}

@@ -198,14 +198,7 @@ func TestRefusedJoinUsesNoToken(t *testing.T) {
 // Writes go on while every node takes on a new certificate, on the connections there are and
 // on those that are made anew.
 func TestRenewalUnderTraffic(t *testing.T) {
-	var ago atomic.Int64
-	ago.Store(int64(70 * day))
-	c := secureConfig(t, "n1")
-	c.Clock = func() time.Time { return time.Now().Add(-time.Duration(ago.Load())) }
-	founder := found(t, c)
-	c2 := secureConfig(t, "n2")
-	c2.Clock, c2.JoinToken = c.Clock, newToken(t, founder, nexusraft.RoleMember)
-	second := join(t, c2, founder)
+	ago, founder, second := agedPair(t)
 	ago.Store(0)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

@@ -45,15 +45,22 @@ func waitRenewed(t *testing.T, addr string) {
 	})
 }
 
-func TestCertificatesRenewThemselves(t *testing.T) {
-	var ago atomic.Int64
+// agedPair is two members whose certificates are 70 days old, once their clock is set back to now: ago is
+// how far behind it is.
+func agedPair(t *testing.T) (ago *atomic.Int64, founder, second *member) {
+	t.Helper()
+	ago = new(atomic.Int64)
 	ago.Store(int64(70 * day))
 	c := secureConfig(t, "n1")
 	c.Clock = func() time.Time { return time.Now().Add(-time.Duration(ago.Load())) }
-	founder := found(t, c)
+	founder = found(t, c)
 	c2 := secureConfig(t, "n2")
 	c2.Clock, c2.JoinToken = c.Clock, newToken(t, founder, nexusraft.RoleMember)
-	second := join(t, c2, founder)
+	return ago, founder, join(t, c2, founder)
+}
+
+func TestCertificatesRenewThemselves(t *testing.T) {
+	ago, founder, second := agedPair(t)
 	lis := listen(t, "")
 	address := lis.Addr().String()
 	lis.Close()

@@ -219,6 +219,9 @@ func (d *stateDecoder) add(chunk []byte) {
 	if len(d.rest) < len(d.buf) {
 		d.buf = d.buf[:copy(d.buf, d.rest)]
 	}
+	if room := cap(d.buf) - len(d.buf); room < len(chunk) {
+		d.buf = slices.Grow(d.buf, max(len(chunk), len(d.buf))) // doubled: append grows large slices by a quarter
+	}
 	d.buf = append(d.buf, chunk...)
 	d.rest = d.buf
 }

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -235,5 +236,54 @@ func TestUselessSnapshotIsRefused(t *testing.T) {
 	}
 	for _, s := range n.transfers.status(nexusraft.RootZone) {
 		t.Errorf("still under way: %+v", s)
+	}
+}
+
+// A value that is far larger than a chunk is not copied anew for each chunk, neither when it is sent nor when it comes.
+func TestLargeValueIsCopiedFewTimes(t *testing.T) {
+	const size = 16 << 20
+	value := make([]byte, size)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	var d stateDecoder
+	pairs := 0
+	for piece, err := range (&stateEncoder{reader: onePair{value: value}}).from(0) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		for chunk := range slices.Chunk(piece, transport.MaxChunkBytes) {
+			d.add(chunk)
+			if p, ok, err := d.next(); err != nil {
+				t.Fatal(err)
+			} else if ok {
+				pairs += len(p.Value) / size
+			}
+		}
+	}
+	runtime.ReadMemStats(&after)
+	if got := after.TotalAlloc - before.TotalAlloc; pairs != 1 || got > 4*size {
+		t.Errorf("%d values of %d bytes took %d bytes of new memory, want 1 and %d at most", pairs, size, got, 4*size)
+	}
+}
+
+// onePair is a state of one pair.
+type onePair struct {
+	nexusraft.Reader
+
+	value []byte
+}
+
+func (s onePair) Scan([]byte, []byte) iter.Seq2[nexusraft.Pair, error] {
+	return func(yield func(nexusraft.Pair, error) bool) {
+		yield(nexusraft.Pair{Key: []byte("k"), Value: s.value}, nil)
+	}
+}
+
+func TestSnapshotBandwidthIsChecked(t *testing.T) {
+	for limit, good := range map[int]bool{-1: false, 0: true, 1: false, transport.MinSnapshotBandwidth: true} {
+		c := Config{Dir: "x", StateMachine: nothing{}, SnapshotBandwidth: limit}
+		if _, err := c.withDefaults(); (err == nil) != good {
+			t.Errorf("%d: got %v, want it good=%t", limit, err, good)
+		}
 	}
 }

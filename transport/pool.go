@@ -51,8 +51,8 @@ type PoolOptions struct {
 	// takes 8 MiB, which is what 0 is for.
 	MaxMessageBytes int
 
-	// SnapshotBandwidth is how many bytes a second all snapshots that are sent take together, 64 KiB
-	// at least; 0 for no limit.
+	// SnapshotBandwidth is how many bytes a second all snapshots that are sent take together, at least
+	// MinSnapshotBandwidth, which a lower one becomes; 0 for no limit.
 	SnapshotBandwidth int
 
 	// SnapshotCompression has snapshots compressed on their way (DEFLATE, at its fastest), which spares a link that is

@@ -48,15 +48,14 @@ func newReceipts() receipts {
 	return receipts{stall: snapshotStall, keep: snapshotPatience, all: make(map[receiptKey]*receipt)}
 }
 
-// receipt is one snapshot that is coming in. Streams take turns in feeding it; what follows
-// reader is theirs.
+// receipt is one snapshot that is coming in. Streams take turns in feeding it.
 type receipt struct {
 	keep time.Duration // how long it waits for the next stream; 0: the first one's end is its end
 	turn chan struct{} // has room for one: who may feed
 	in   chan []byte   // to the handler, and closed after a good trailer
 
-	reader   snapshotReader
-	complete atomic.Bool // a good trailer has come
+	reader   snapshotReader // of whoever has the turn
+	complete atomic.Bool    // a good trailer has come
 
 	mu     sync.Mutex
 	kick   func()        // asks whoever has the turn to leave; nil if nobody has it

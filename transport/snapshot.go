@@ -232,11 +232,12 @@ func newThrottle(bytesPerSecond int) *rate.Limiter {
 	if bytesPerSecond == 0 {
 		return nil
 	}
-	return rate.NewLimiter(rate.Limit(max(bytesPerSecond, minSnapshotBandwidth)), MaxChunkBytes)
+	return rate.NewLimiter(rate.Limit(max(bytesPerSecond, MinSnapshotBandwidth)), MaxChunkBytes)
 }
 
-// minSnapshotBandwidth keeps the pause between two chunks far below snapshotStall.
-const minSnapshotBandwidth = 64 << 10
+// MinSnapshotBandwidth is the lowest limit, in bytes a second. It keeps the pause between two chunks far below
+// the time after which a stream counts as stalled.
+const MinSnapshotBandwidth = 64 << 10
 
 // snapshotWriter cuts a state into chunks, all of MaxChunkBytes but for the last.
 type snapshotWriter struct {

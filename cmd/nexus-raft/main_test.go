@@ -71,6 +71,7 @@ func TestExitStatuses(t *testing.T) {
 		{[]string{"serve", "--data-dir", empty, "--join", "nonsense"}, exitUsage, "--join"},
 		{[]string{"serve", "--data-dir", empty, "--config", empty + "/none.yaml"}, exitUsage, empty + "/none.yaml"},
 		{[]string{"serve", "--data-dir", empty, "--disk-reserve", "lots"}, exitUsage, "--disk-reserve"},
+		{[]string{"serve", "--data-dir", empty, "--snapshot-bandwidth", "1KiB"}, exitUsage, "--snapshot-bandwidth"},
 		{[]string{"witness", "--data-dir", empty, "--listen", "0.0.0.0:0"}, exitUsage, "--advertise"},
 		{[]string{"witness", "--data-dir", empty, "--listen", "127.0.0.1:0"}, exitFailed, "--join"},
 		{[]string{"init", "--data-dir", empty, "--listen", "0.0.0.0:2026"}, exitUsage, "--advertise"},

@@ -17,6 +17,7 @@ import (
 	"github.com/nexi-lab/nexus-raft/kv"
 	"github.com/nexi-lab/nexus-raft/node"
 	"github.com/nexi-lab/nexus-raft/storage"
+	"github.com/nexi-lab/nexus-raft/transport"
 )
 
 // initCommand founds a cluster.
@@ -124,6 +125,9 @@ The same command line starts it again.` + program.DaemonHelp
 }
 
 func (c *serveCommand) Run(ctx context.Context, s streams) error {
+	if b := c.SnapshotBandwidth; b != 0 && b < transport.MinSnapshotBandwidth {
+		return usageError{fmt.Errorf("--snapshot-bandwidth %d is below 64KiB a second; give 0 for no limit", b)}
+	}
 	return c.Serve(ctx, s.in, func(ctx context.Context, lis net.Listener) error {
 		log := c.Logger(s.err)
 		security, err := c.Secure(log)

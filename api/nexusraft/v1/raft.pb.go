@@ -1265,7 +1265,7 @@ type SnapshotOffsetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Who answers.
 	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
-	// Set if the snapshot would be refused.
+	// Set if the handshake is refused.
 	Error *Error `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
 	// How many bytes have come; 0 if none is kept.
 	Offset uint64 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`

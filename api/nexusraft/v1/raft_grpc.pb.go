@@ -50,7 +50,7 @@ type RaftTransportClient interface {
 	// of a snapshot with an ID when its stream breaks is kept for a minute, and a second stream
 	// may go on there.
 	InstallSnapshot(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[InstallSnapshotRequest, InstallSnapshotResponse], error)
-	// SnapshotOffset asks how much of a snapshot has come, or whether it would be refused. A
+	// SnapshotOffset asks how much of a snapshot has come. A
 	// stream that still carries it is ended. Nodes of before protocol 1.2 don't know the call, and
 	// keep nothing.
 	SnapshotOffset(ctx context.Context, in *SnapshotOffsetRequest, opts ...grpc.CallOption) (*SnapshotOffsetResponse, error)
@@ -133,7 +133,7 @@ type RaftTransportServer interface {
 	// of a snapshot with an ID when its stream breaks is kept for a minute, and a second stream
 	// may go on there.
 	InstallSnapshot(grpc.ClientStreamingServer[InstallSnapshotRequest, InstallSnapshotResponse]) error
-	// SnapshotOffset asks how much of a snapshot has come, or whether it would be refused. A
+	// SnapshotOffset asks how much of a snapshot has come. A
 	// stream that still carries it is ended. Nodes of before protocol 1.2 don't know the call, and
 	// keep nothing.
 	SnapshotOffset(context.Context, *SnapshotOffsetRequest) (*SnapshotOffsetResponse, error)
