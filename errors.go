@@ -50,6 +50,10 @@ var (
 	// ErrGone: the requested events are no longer kept; see GoneError.
 	ErrGone = errors.New("nexusraft: no longer kept")
 
+	// ErrDenied: the caller showed no credentials, or none that are known here, or may not do
+	// what it asked for; the error's text says which. Nothing was done.
+	ErrDenied = errors.New("nexusraft: denied")
+
 	// ErrNotFounded: the data directory holds no identity; found a cluster with init,
 	// or join one.
 	ErrNotFounded = errors.New("nexusraft: the data directory belongs to no cluster")

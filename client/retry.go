@@ -172,7 +172,7 @@ func judgeAnswer(err error, write bool) (verdict, error) {
 		return final, err
 	case is(nexusraft.ErrCorrupt) && write: // that node cannot tell; others may have applied it
 		return final, fmt.Errorf("%w: %w", nexusraft.ErrUncertain, err)
-	case is(nexusraft.ErrZoneNotFound), is(nexusraft.ErrNotFounded):
+	case is(nexusraft.ErrZoneNotFound), is(nexusraft.ErrNotFounded), is(nexusraft.ErrDenied): // a member may be behind
 		return another, err
 	case is(nexusraft.ErrNotLeader), is(nexusraft.ErrOverloaded), is(nexusraft.ErrClosed),
 		is(nexusraft.ErrNoQuorum), is(nexusraft.ErrUncertain):

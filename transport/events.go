@@ -180,6 +180,7 @@ var eventCodes = []struct {
 	{nexusraft.ErrZoneNotFound, codes.NotFound},
 	{nexusraft.ErrTooLarge, codes.InvalidArgument},
 	{nexusraft.ErrRefused, codes.FailedPrecondition},
+	{nexusraft.ErrDenied, codes.PermissionDenied},
 	{context.Canceled, codes.Unknown}, // of a Publish: it may be committed
 	{context.DeadlineExceeded, codes.Unknown},
 }

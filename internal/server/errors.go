@@ -53,6 +53,7 @@ var table = []struct {
 	{nexusraft.ErrRefused, status.Error(codes.FailedPrecondition, nexusraft.ErrRefused.Error())},
 	{nexusraft.ErrUnknownSession, status.Error(codes.FailedPrecondition, nexusraft.ErrUnknownSession.Error())},
 	{nexusraft.ErrNotFounded, status.Error(codes.Unavailable, nexusraft.ErrNotFounded.Error())},
+	{nexusraft.ErrDenied, status.Error(codes.PermissionDenied, nexusraft.ErrDenied.Error())},
 	{nexusraft.ErrGone, status.Error(codes.OutOfRange, nexusraft.ErrGone.Error())},
 	{kv.ErrEmptyKey, rpctypes.ErrGRPCEmptyKey},             // InvalidArgument
 	{kv.ErrKeyNotFound, rpctypes.ErrGRPCKeyNotFound},       // InvalidArgument

@@ -40,6 +40,7 @@ var expected = []struct {
 	{nexusraft.ErrRefused, codes.FailedPrecondition, "nexusraft: refused", pb.ErrorKind_ERROR_KIND_REFUSED},
 	{nexusraft.ErrUnknownSession, codes.FailedPrecondition, "nexusraft: unknown or expired session", pb.ErrorKind_ERROR_KIND_UNKNOWN_SESSION},
 	{nexusraft.ErrNotFounded, codes.Unavailable, "nexusraft: the data directory belongs to no cluster", pb.ErrorKind_ERROR_KIND_NOT_FOUNDED},
+	{nexusraft.ErrDenied, codes.PermissionDenied, "nexusraft: denied", pb.ErrorKind_ERROR_KIND_DENIED},
 	{&nexusraft.GoneError{Asked: 3, Oldest: 7}, codes.OutOfRange, "nexusraft: no longer kept", pb.ErrorKind_ERROR_KIND_GONE},
 	{kv.ErrEmptyKey, codes.InvalidArgument, "etcdserver: key is not provided", pb.ErrorKind_ERROR_KIND_APPLICATION},
 	{kv.ErrKeyNotFound, codes.InvalidArgument, "etcdserver: key not found", pb.ErrorKind_ERROR_KIND_APPLICATION},

@@ -31,6 +31,11 @@ var (
 		pb.Role_ROLE_LEARNER: nexusraft.RoleLearner,
 		pb.Role_ROLE_WITNESS: nexusraft.RoleWitness,
 	}
+	accessRoles = enum[nexusraft.AccessRole, pb.AccessRole]{
+		pb.AccessRole_ACCESS_ROLE_READ:  nexusraft.AccessRead,
+		pb.AccessRole_ACCESS_ROLE_WRITE: nexusraft.AccessWrite,
+		pb.AccessRole_ACCESS_ROLE_ADMIN: nexusraft.AccessAdmin,
+	}
 	raftStates = enum[nexusraft.RaftState, pb.RaftState]{
 		pb.RaftState_RAFT_STATE_FOLLOWER:      nexusraft.Follower,
 		pb.RaftState_RAFT_STATE_PRE_CANDIDATE: nexusraft.PreCandidate,
@@ -49,3 +54,9 @@ func RoleToProto(r nexusraft.Role) pb.Role { return roles.toProto(r) }
 
 // RoleFromProto converts a role; one that is unknown becomes "".
 func RoleFromProto(r pb.Role) nexusraft.Role { return roles.fromProto(r) }
+
+// AccessRoleToProto converts what a client may do; an unknown role becomes none.
+func AccessRoleToProto(r nexusraft.AccessRole) pb.AccessRole { return accessRoles.toProto(r) }
+
+// AccessRoleFromProto converts what a client may do; an unknown role becomes AccessNone.
+func AccessRoleFromProto(r pb.AccessRole) nexusraft.AccessRole { return accessRoles.fromProto(r) }

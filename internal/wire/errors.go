@@ -30,6 +30,7 @@ var kinds = []struct {
 	{pb.ErrorKind_ERROR_KIND_UNKNOWN_SESSION, nexusraft.ErrUnknownSession},
 	{pb.ErrorKind_ERROR_KIND_NOT_FOUNDED, nexusraft.ErrNotFounded},
 	{pb.ErrorKind_ERROR_KIND_GONE, nexusraft.ErrGone},
+	{pb.ErrorKind_ERROR_KIND_DENIED, nexusraft.ErrDenied},
 }
 
 // maxErrorText bounds an error's text on the wire, in bytes.

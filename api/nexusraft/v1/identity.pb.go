@@ -61,6 +61,8 @@ const (
 	ErrorKind_ERROR_KIND_FENCED ErrorKind = 14
 	// The requested events are no longer kept.
 	ErrorKind_ERROR_KIND_GONE ErrorKind = 15
+	// The caller has no credentials, none that are known here, or may not do this. Nothing was done.
+	ErrorKind_ERROR_KIND_DENIED ErrorKind = 16
 )
 
 // Enum value maps for ErrorKind.
@@ -82,6 +84,7 @@ var (
 		13: "ERROR_KIND_APPLICATION",
 		14: "ERROR_KIND_FENCED",
 		15: "ERROR_KIND_GONE",
+		16: "ERROR_KIND_DENIED",
 	}
 	ErrorKind_value = map[string]int32{
 		"ERROR_KIND_UNSPECIFIED":     0,
@@ -100,6 +103,7 @@ var (
 		"ERROR_KIND_APPLICATION":     13,
 		"ERROR_KIND_FENCED":          14,
 		"ERROR_KIND_GONE":            15,
+		"ERROR_KIND_DENIED":          16,
 	}
 )
 
@@ -159,7 +163,7 @@ type Hello struct {
 	// are known. Who has seen a life that is not among them where it would be by its incarnation
 	// speaks to a copy of the disk, however often that was opened.
 	EarlierBoots []uint64 `protobuf:"fixed64,10,rep,packed,name=earlier_boots,json=earlierBoots,proto3" json:"earlier_boots,omitempty"`
-	// Minor version of this protocol: 1; the first version says 0. The sides may differ: each
+	// Minor version of this protocol: 2; the first version says 0. The sides may differ: each
 	// leaves out what the other one's version doesn't know.
 	Minor         uint32 `protobuf:"varint,11,opt,name=minor,proto3" json:"minor,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -401,7 +405,7 @@ const file_nexusraft_v1_identity_proto_rawDesc = "" +
 	"\x0eleader_node_id\x18\x04 \x01(\x06R\fleaderNodeId\x12%\n" +
 	"\x0eleader_address\x18\x05 \x01(\tR\rleaderAddress\x12%\n" +
 	"\x0easked_sequence\x18\x06 \x01(\x04R\raskedSequence\x12'\n" +
-	"\x0foldest_sequence\x18\a \x01(\x04R\x0eoldestSequence*\xaf\x03\n" +
+	"\x0foldest_sequence\x18\a \x01(\x04R\x0eoldestSequence*\xc6\x03\n" +
 	"\tErrorKind\x12\x1a\n" +
 	"\x16ERROR_KIND_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_KIND_NOT_LEADER\x10\x01\x12\x19\n" +
@@ -419,7 +423,8 @@ const file_nexusraft_v1_identity_proto_rawDesc = "" +
 	"\x16ERROR_KIND_NOT_FOUNDED\x10\f\x12\x1a\n" +
 	"\x16ERROR_KIND_APPLICATION\x10\r\x12\x15\n" +
 	"\x11ERROR_KIND_FENCED\x10\x0e\x12\x13\n" +
-	"\x0fERROR_KIND_GONE\x10\x0fB=Z;github.com/nexi-lab/nexus-raft/api/nexusraft/v1;nexusraftv1b\x06proto3"
+	"\x0fERROR_KIND_GONE\x10\x0f\x12\x15\n" +
+	"\x11ERROR_KIND_DENIED\x10\x10B=Z;github.com/nexi-lab/nexus-raft/api/nexusraft/v1;nexusraftv1b\x06proto3"
 
 var (
 	file_nexusraft_v1_identity_proto_rawDescOnce sync.Once

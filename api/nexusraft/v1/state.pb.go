@@ -36,6 +36,10 @@ type NodeCommand struct {
 	//	*NodeCommand_PutJoinToken
 	//	*NodeCommand_DeleteJoinToken
 	//	*NodeCommand_UseJoinToken
+	//	*NodeCommand_SetRole
+	//	*NodeCommand_DeletePrincipal
+	//	*NodeCommand_PutAccessToken
+	//	*NodeCommand_DeleteAccessToken
 	Kind          isNodeCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -123,6 +127,42 @@ func (x *NodeCommand) GetUseJoinToken() *UseJoinToken {
 	return nil
 }
 
+func (x *NodeCommand) GetSetRole() *SetRole {
+	if x != nil {
+		if x, ok := x.Kind.(*NodeCommand_SetRole); ok {
+			return x.SetRole
+		}
+	}
+	return nil
+}
+
+func (x *NodeCommand) GetDeletePrincipal() *DeletePrincipal {
+	if x != nil {
+		if x, ok := x.Kind.(*NodeCommand_DeletePrincipal); ok {
+			return x.DeletePrincipal
+		}
+	}
+	return nil
+}
+
+func (x *NodeCommand) GetPutAccessToken() *AccessToken {
+	if x != nil {
+		if x, ok := x.Kind.(*NodeCommand_PutAccessToken); ok {
+			return x.PutAccessToken
+		}
+	}
+	return nil
+}
+
+func (x *NodeCommand) GetDeleteAccessToken() *DeleteAccessToken {
+	if x != nil {
+		if x, ok := x.Kind.(*NodeCommand_DeleteAccessToken); ok {
+			return x.DeleteAccessToken
+		}
+	}
+	return nil
+}
+
 type isNodeCommand_Kind interface {
 	isNodeCommand_Kind()
 }
@@ -152,6 +192,26 @@ type NodeCommand_UseJoinToken struct {
 	UseJoinToken *UseJoinToken `protobuf:"bytes,12,opt,name=use_join_token,json=useJoinToken,proto3,oneof"`
 }
 
+type NodeCommand_SetRole struct {
+	// Change a client's role; root zone only.
+	SetRole *SetRole `protobuf:"bytes,20,opt,name=set_role,json=setRole,proto3,oneof"`
+}
+
+type NodeCommand_DeletePrincipal struct {
+	// Take a client's roles and tokens back; root zone only.
+	DeletePrincipal *DeletePrincipal `protobuf:"bytes,21,opt,name=delete_principal,json=deletePrincipal,proto3,oneof"`
+}
+
+type NodeCommand_PutAccessToken struct {
+	// Add a bearer token; root zone only.
+	PutAccessToken *AccessToken `protobuf:"bytes,22,opt,name=put_access_token,json=putAccessToken,proto3,oneof"`
+}
+
+type NodeCommand_DeleteAccessToken struct {
+	// Take a bearer token back; root zone only.
+	DeleteAccessToken *DeleteAccessToken `protobuf:"bytes,23,opt,name=delete_access_token,json=deleteAccessToken,proto3,oneof"`
+}
+
 func (*NodeCommand_Publish) isNodeCommand_Kind() {}
 
 func (*NodeCommand_Retention) isNodeCommand_Kind() {}
@@ -161,6 +221,14 @@ func (*NodeCommand_PutJoinToken) isNodeCommand_Kind() {}
 func (*NodeCommand_DeleteJoinToken) isNodeCommand_Kind() {}
 
 func (*NodeCommand_UseJoinToken) isNodeCommand_Kind() {}
+
+func (*NodeCommand_SetRole) isNodeCommand_Kind() {}
+
+func (*NodeCommand_DeletePrincipal) isNodeCommand_Kind() {}
+
+func (*NodeCommand_PutAccessToken) isNodeCommand_Kind() {}
+
+func (*NodeCommand_DeleteAccessToken) isNodeCommand_Kind() {}
 
 // PublishEvent appends an event that an application has made.
 type PublishEvent struct {
@@ -551,14 +619,18 @@ var File_nexusraft_v1_state_proto protoreflect.FileDescriptor
 
 const file_nexusraft_v1_state_proto_rawDesc = "" +
 	"\n" +
-	"\x18nexusraft/v1/state.proto\x12\fnexusraft.v1\x1a\x1anexusraft/v1/cluster.proto\"\xdd\x02\n" +
+	"\x18nexusraft/v1/state.proto\x12\fnexusraft.v1\x1a\x19nexusraft/v1/access.proto\x1a\x1anexusraft/v1/cluster.proto\"\xf7\x04\n" +
 	"\vNodeCommand\x126\n" +
 	"\apublish\x18\x01 \x01(\v2\x1a.nexusraft.v1.PublishEventH\x00R\apublish\x12<\n" +
 	"\tretention\x18\x02 \x01(\v2\x1c.nexusraft.v1.EventRetentionH\x00R\tretention\x12?\n" +
 	"\x0eput_join_token\x18\n" +
 	" \x01(\v2\x17.nexusraft.v1.JoinTokenH\x00R\fputJoinToken\x12K\n" +
 	"\x11delete_join_token\x18\v \x01(\v2\x1d.nexusraft.v1.DeleteJoinTokenH\x00R\x0fdeleteJoinToken\x12B\n" +
-	"\x0euse_join_token\x18\f \x01(\v2\x1a.nexusraft.v1.UseJoinTokenH\x00R\fuseJoinTokenB\x06\n" +
+	"\x0euse_join_token\x18\f \x01(\v2\x1a.nexusraft.v1.UseJoinTokenH\x00R\fuseJoinToken\x122\n" +
+	"\bset_role\x18\x14 \x01(\v2\x15.nexusraft.v1.SetRoleH\x00R\asetRole\x12J\n" +
+	"\x10delete_principal\x18\x15 \x01(\v2\x1d.nexusraft.v1.DeletePrincipalH\x00R\x0fdeletePrincipal\x12E\n" +
+	"\x10put_access_token\x18\x16 \x01(\v2\x19.nexusraft.v1.AccessTokenH\x00R\x0eputAccessToken\x12Q\n" +
+	"\x13delete_access_token\x18\x17 \x01(\v2\x1f.nexusraft.v1.DeleteAccessTokenH\x00R\x11deleteAccessTokenB\x06\n" +
 	"\x04kind\"R\n" +
 	"\fPublishEvent\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x12\n" +
@@ -599,28 +671,36 @@ func file_nexusraft_v1_state_proto_rawDescGZIP() []byte {
 
 var file_nexusraft_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_nexusraft_v1_state_proto_goTypes = []any{
-	(*NodeCommand)(nil),     // 0: nexusraft.v1.NodeCommand
-	(*PublishEvent)(nil),    // 1: nexusraft.v1.PublishEvent
-	(*EventRetention)(nil),  // 2: nexusraft.v1.EventRetention
-	(*Authority)(nil),       // 3: nexusraft.v1.Authority
-	(*JoinToken)(nil),       // 4: nexusraft.v1.JoinToken
-	(*DeleteJoinToken)(nil), // 5: nexusraft.v1.DeleteJoinToken
-	(*UseJoinToken)(nil),    // 6: nexusraft.v1.UseJoinToken
-	(Role)(0),               // 7: nexusraft.v1.Role
+	(*NodeCommand)(nil),       // 0: nexusraft.v1.NodeCommand
+	(*PublishEvent)(nil),      // 1: nexusraft.v1.PublishEvent
+	(*EventRetention)(nil),    // 2: nexusraft.v1.EventRetention
+	(*Authority)(nil),         // 3: nexusraft.v1.Authority
+	(*JoinToken)(nil),         // 4: nexusraft.v1.JoinToken
+	(*DeleteJoinToken)(nil),   // 5: nexusraft.v1.DeleteJoinToken
+	(*UseJoinToken)(nil),      // 6: nexusraft.v1.UseJoinToken
+	(*SetRole)(nil),           // 7: nexusraft.v1.SetRole
+	(*DeletePrincipal)(nil),   // 8: nexusraft.v1.DeletePrincipal
+	(*AccessToken)(nil),       // 9: nexusraft.v1.AccessToken
+	(*DeleteAccessToken)(nil), // 10: nexusraft.v1.DeleteAccessToken
+	(Role)(0),                 // 11: nexusraft.v1.Role
 }
 var file_nexusraft_v1_state_proto_depIdxs = []int32{
-	1, // 0: nexusraft.v1.NodeCommand.publish:type_name -> nexusraft.v1.PublishEvent
-	2, // 1: nexusraft.v1.NodeCommand.retention:type_name -> nexusraft.v1.EventRetention
-	4, // 2: nexusraft.v1.NodeCommand.put_join_token:type_name -> nexusraft.v1.JoinToken
-	5, // 3: nexusraft.v1.NodeCommand.delete_join_token:type_name -> nexusraft.v1.DeleteJoinToken
-	6, // 4: nexusraft.v1.NodeCommand.use_join_token:type_name -> nexusraft.v1.UseJoinToken
-	7, // 5: nexusraft.v1.JoinToken.role:type_name -> nexusraft.v1.Role
-	7, // 6: nexusraft.v1.UseJoinToken.role:type_name -> nexusraft.v1.Role
-	7, // [7:7] is the sub-list for method output_type
-	7, // [7:7] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	1,  // 0: nexusraft.v1.NodeCommand.publish:type_name -> nexusraft.v1.PublishEvent
+	2,  // 1: nexusraft.v1.NodeCommand.retention:type_name -> nexusraft.v1.EventRetention
+	4,  // 2: nexusraft.v1.NodeCommand.put_join_token:type_name -> nexusraft.v1.JoinToken
+	5,  // 3: nexusraft.v1.NodeCommand.delete_join_token:type_name -> nexusraft.v1.DeleteJoinToken
+	6,  // 4: nexusraft.v1.NodeCommand.use_join_token:type_name -> nexusraft.v1.UseJoinToken
+	7,  // 5: nexusraft.v1.NodeCommand.set_role:type_name -> nexusraft.v1.SetRole
+	8,  // 6: nexusraft.v1.NodeCommand.delete_principal:type_name -> nexusraft.v1.DeletePrincipal
+	9,  // 7: nexusraft.v1.NodeCommand.put_access_token:type_name -> nexusraft.v1.AccessToken
+	10, // 8: nexusraft.v1.NodeCommand.delete_access_token:type_name -> nexusraft.v1.DeleteAccessToken
+	11, // 9: nexusraft.v1.JoinToken.role:type_name -> nexusraft.v1.Role
+	11, // 10: nexusraft.v1.UseJoinToken.role:type_name -> nexusraft.v1.Role
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_nexusraft_v1_state_proto_init() }
@@ -628,6 +708,7 @@ func file_nexusraft_v1_state_proto_init() {
 	if File_nexusraft_v1_state_proto != nil {
 		return
 	}
+	file_nexusraft_v1_access_proto_init()
 	file_nexusraft_v1_cluster_proto_init()
 	file_nexusraft_v1_state_proto_msgTypes[0].OneofWrappers = []any{
 		(*NodeCommand_Publish)(nil),
@@ -635,6 +716,10 @@ func file_nexusraft_v1_state_proto_init() {
 		(*NodeCommand_PutJoinToken)(nil),
 		(*NodeCommand_DeleteJoinToken)(nil),
 		(*NodeCommand_UseJoinToken)(nil),
+		(*NodeCommand_SetRole)(nil),
+		(*NodeCommand_DeletePrincipal)(nil),
+		(*NodeCommand_PutAccessToken)(nil),
+		(*NodeCommand_DeleteAccessToken)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
