@@ -15,6 +15,7 @@ import (
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	nexusraftv1 "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
 // Subscription says which events to follow, and from where on. The zero value means all
@@ -201,7 +202,7 @@ func (f *follower) stream(ctx context.Context, address string, yield func(EventB
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	ctx = metadata.AppendToOutgoingContext(ctx, zoneHeader, f.client.opts.Zone.String())
+	ctx = metadata.AppendToOutgoingContext(ctx, wire.ZoneHeader, f.client.opts.Zone.String())
 	silence := time.AfterFunc(f.client.opts.AttemptTimeout, func() { cancel(errSilent) })
 	defer silence.Stop()
 	opened := false

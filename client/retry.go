@@ -29,9 +29,6 @@ const (
 	maxRetryAfter = 10 * time.Second // what a server may ask for
 )
 
-// zoneHeader names the zone that a request is for.
-const zoneHeader = "nexus-zone"
-
 // A verdict says what to do after a failed attempt.
 type verdict int
 
@@ -49,7 +46,7 @@ func (c *Client) write(ctx context.Context, call callFunc) error { return c.try(
 
 // try makes attempts until one succeeds, one fails for good, or ctx ends.
 func (c *Client) try(ctx context.Context, write bool, call callFunc) error {
-	ctx = metadata.AppendToOutgoingContext(ctx, zoneHeader, c.opts.Zone.String())
+	ctx = metadata.AppendToOutgoingContext(ctx, wire.ZoneHeader, c.opts.Zone.String())
 	endpoints := c.opts.Endpoints
 	next, unfit, delay := c.firstIndex(), 0, minBackoff
 	last := make([]error, len(endpoints)) // what each endpoint came to

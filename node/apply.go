@@ -125,6 +125,7 @@ type applied struct {
 	data      []byte
 	err       error // the state machine's own
 	published bool  // there are new events
+	access    bool  // who may do what has changed
 }
 
 // applyCommand runs one command over base and merges its writes into base only if it

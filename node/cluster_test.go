@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/node"
 )
@@ -88,6 +90,12 @@ func listen(t *testing.T, address string) net.Listener {
 // start runs a node; it is stopped in order when the test ends.
 func start(t *testing.T, c node.Config) *member {
 	t.Helper()
+	return startWith(t, c, nil)
+}
+
+// startWith starts a node with an application's services.
+func startWith(t *testing.T, c node.Config, register func(grpc.ServiceRegistrar)) *member {
+	t.Helper()
 	lis := listen(t, c.Advertise)
 	c.Advertise = lis.Addr().String()
 	n, err := node.Open(c)
@@ -96,7 +104,7 @@ func start(t *testing.T, c node.Config) *member {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &member{t: t, config: c, node: n, stop: cancel, ended: make(chan error, 1)}
-	go func() { m.ended <- n.Run(ctx, lis, nil) }()
+	go func() { m.ended <- n.Run(ctx, lis, register) }()
 	t.Cleanup(m.close)
 	return m
 }

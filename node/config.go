@@ -58,6 +58,10 @@ type Config struct {
 
 	ServerOptions []grpc.ServerOption // of the gRPC server, after the node's own: for services that Run registers
 
+	// Needs says what the methods of services that Run registers ask of their callers where the node speaks TLS,
+	// by full name ("/package.Service/Method"). Methods that are not here are refused there; see Need.
+	Needs map[string]Need
+
 	Storage storage.Options // of the store; its Logger is set from Logger, and nothing is synced in the background
 	Logger  *slog.Logger    // discards by default
 }
@@ -90,6 +94,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if b := c.SnapshotBandwidth; b != 0 && b < transport.MinSnapshotBandwidth {
 		errs = append(errs, fmt.Errorf("Config.SnapshotBandwidth is %d bytes a second: give at least %d, or 0 for no limit", b, transport.MinSnapshotBandwidth))
+	}
+	if err := checkNeeds(c.Needs); err != nil {
+		errs = append(errs, err)
 	}
 	if err := nexusraft.ValidateName(c.Name); err != nil {
 		errs = append(errs, err)

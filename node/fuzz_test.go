@@ -3,10 +3,14 @@ package node
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/storage"
 )
 
 // A snapshot's bytes give the same pairs however they are cut into chunks, or an error; and
@@ -64,6 +68,55 @@ func FuzzDecodeRecords(f *testing.F) {
 			if _, _, err := decodePeer(p); err != nil && !errors.Is(err, nexusraft.ErrCorrupt) {
 				t.Errorf("peer %q: got %v, want ErrCorrupt", p, err)
 			}
+		}
+	})
+}
+
+// FuzzApplyOwn runs any command of the nodes over a state that has a bit of everything: it is applied, refused, or
+// stops the zone, and the same on two replicas.
+func FuzzApplyOwn(f *testing.F) {
+	for _, c := range []*pb.NodeCommand{
+		setRole("admin", 1, pb.AccessRole_ACCESS_ROLE_READ), deletePrincipalOf("admin"), putToken("admin", 2, 1000), deleteToken(1),
+		{Kind: &pb.NodeCommand_Publish{Publish: &pb.PublishEvent{Topic: "app/a", Type: "t", Payload: []byte("p")}}},
+		{Kind: &pb.NodeCommand_Retention{Retention: &pb.EventRetention{Count: 1}}},
+		{Kind: &pb.NodeCommand_UseJoinToken{UseJoinToken: &pb.UseJoinToken{Id: make([]byte, 8), Node: 1}}},
+	} {
+		f.Add(own(f, c))
+	}
+	base := accessState(f, memStore(f))
+	for _, c := range []*pb.NodeCommand{setRole("a", 1, pb.AccessRole_ACCESS_ROLE_WRITE), putToken("admin", 1, 1000)} {
+		if a, err := applyOwn(base, 1, own(f, c)); err != nil || a.err != nil {
+			f.Fatal(err, a.err)
+		}
+	}
+	f.Fuzz(func(t *testing.T, command []byte) {
+		first, second := storage.NewOverlay(base), storage.NewOverlay(base)
+		a, err := applyOwn(first, 2, command)
+		b, again := applyOwn(second, 2, command)
+		if err != nil && !errors.Is(err, errMachine) || a.err != nil && !isRefusal(a.err) {
+			t.Errorf("%x: got %v, %v", command, a.err, err)
+		}
+		if fmt.Sprint(a.data, a.err, a.published, a.access, err) != fmt.Sprint(b.data, b.err, b.published, b.access, again) || dump(t, first) != dump(t, second) {
+			t.Errorf("%x: two replicas differ: %v %v and %v %v", command, a, err, b, again)
+		}
+	})
+}
+
+func FuzzAccessRecords(f *testing.F) {
+	text, id, _ := newAccessToken()
+	f.Add([]byte(text))
+	f.Add(id)
+	f.Add([]byte(accessTokenText + strings.Repeat("\n", 39)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if p, err := decodePrincipal(b); (p == nil) != errors.Is(err, nexusraft.ErrCorrupt) {
+			t.Errorf("principal %x: got %v, %v", b, p, err)
+		}
+		if x, err := decodeAccessToken(b); (x == nil) != errors.Is(err, nexusraft.ErrCorrupt) {
+			t.Errorf("access token %x: got %v, %v", b, x, err)
+		}
+		id, hash, err := parseAccessToken(string(b))
+		if err == nil && (len(id) != accessTokenIDBytes || len(hash) != 32) || err != nil && !errors.Is(err, nexusraft.ErrRefused) {
+			t.Errorf("%q: got %x %x, %v", b, id, hash, err)
 		}
 	})
 }

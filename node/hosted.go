@@ -343,13 +343,9 @@ func (h *hosted) finish() {
 	w := &h.round.work
 	h.overlay.Reset()
 	h.send(w.AfterSync)
-	news := w.Snapshot != nil
+	h.announce()
 	for i, c := range w.Committed {
 		h.settle(c, h.round.answers[i])
-		news = news || h.round.answers[i].published
-	}
-	if news {
-		h.events.ring()
 	}
 	for _, o := range w.Outcomes {
 		if p := h.proposals[o.Proposal]; p != nil {
@@ -363,6 +359,21 @@ func (h *hosted) finish() {
 	h.replica.Advance()
 	h.reads.serve(h.replica.Applied())
 	h.round = round{}
+}
+
+// announce tells those who look at the state that there is something new, before whoever asked for it hears.
+func (h *hosted) announce() {
+	news := h.round.work.Snapshot != nil
+	access := news
+	for _, a := range h.round.answers {
+		news, access = news || a.published, access || a.access
+	}
+	if news {
+		h.events.ring()
+	}
+	if access && h.id == nexusraft.RootZone {
+		h.w.node.access.changed()
+	}
 }
 
 // settle answers the call that waits for an entry, if there is one here (I8).

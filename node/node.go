@@ -48,6 +48,7 @@ type Node struct {
 
 	who atomic.Pointer[transport.Identity]
 
+	access       *access
 	tls          *transport.TLS
 	certificates atomic.Pointer[transport.Certificates] // of ClusterTLS; nil without
 
@@ -119,6 +120,7 @@ func Open(c Config) (_ *Node, err error) {
 	if err = n.checkRemoved(); err != nil {
 		return nil, err
 	}
+	n.access = newAccess(n)
 	n.events = newLocalEvents(c.Clock, n.identity().Incarnation)
 	if n.known, err = loadPeers(n.trees.node); err != nil {
 		return nil, err

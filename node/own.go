@@ -71,6 +71,18 @@ func applyOwn(base *storage.Overlay, now int64, command []byte) (a applied, err 
 		err = applyDeleteToken(base, k.DeleteJoinToken)
 	case *pb.NodeCommand_UseJoinToken:
 		err = applyUseToken(base, now, k.UseJoinToken)
+	case *pb.NodeCommand_SetRole:
+		err = applySetRole(base, k.SetRole)
+		a.access = err == nil
+	case *pb.NodeCommand_DeletePrincipal:
+		err = applyDeletePrincipal(base, k.DeletePrincipal)
+		a.access = err == nil
+	case *pb.NodeCommand_PutAccessToken:
+		err = applyPutAccessToken(base, now, k.PutAccessToken)
+		a.access = err == nil
+	case *pb.NodeCommand_DeleteAccessToken:
+		err = applyDeleteAccessToken(base, k.DeleteAccessToken)
+		a.access = err == nil
 	default:
 		err = fmt.Errorf("%w: a node's command is of a kind that this release does not know; run the newest release on all nodes", errMachine)
 	}

@@ -14,7 +14,6 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	"github.com/nexi-lab/nexus-raft/transport"
 )
 
 // running is what Run has started: three goroutines, which end with stop.
@@ -43,7 +42,7 @@ const (
 )
 
 func (n *Node) start(lis net.Listener, register func(grpc.ServiceRegistrar)) *running {
-	options := append(n.tls.ServerOptions(), transport.GuardOptions()...)
+	options := append(n.tls.ServerOptions(), n.access.options()...)
 	options = append(options, n.config.ServerOptions...)
 	r := &running{
 		node: n, server: grpc.NewServer(options...), health: health.NewServer(),
@@ -55,6 +54,7 @@ func (n *Node) start(lis net.Listener, register func(grpc.ServiceRegistrar)) *ru
 		register(r.server)
 	}
 	reflection.Register(r.server)
+	n.access.guard(r.server)
 	r.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 
 	go func() {

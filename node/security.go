@@ -41,7 +41,7 @@ type ownPair struct {
 }
 
 // foundSecurity makes the cluster's authority, stages it with the founder's certificate, and
-// returns the credentials of the client that may do everything.
+// returns the credentials of the client that may do everything, as is stored, too.
 func foundSecurity(b *storage.Batch, trees trees, state *storage.Tree, id identity, now time.Time) (admin []byte, err error) {
 	ca, err := pki.NewCA(id.Cluster, now)
 	if err != nil {
@@ -52,6 +52,12 @@ func foundSecurity(b *storage.Batch, trees trees, state *storage.Tree, id identi
 		return nil, fmt.Errorf("encode the cluster's authority: %w", err)
 	}
 	if err := b.Set(state, authorityKey, record); err != nil {
+		return nil, err
+	}
+	if record, err = encodeRecord(founding()); err != nil {
+		return nil, err
+	}
+	if err := b.Set(state, principalKey(adminName), record); err != nil {
 		return nil, err
 	}
 	own, err := signedPair(ca, pki.Subject{Cluster: id.Cluster, Node: id.Node}, now, certificateLife)

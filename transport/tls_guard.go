@@ -32,13 +32,22 @@ func GuardOptions() []grpc.ServerOption {
 
 func guard(ctx context.Context, method string) error {
 	why := WhyUnknown(ctx)
-	if why == nil || isHealth(method) || method == pb.Cluster_Join_FullMethodName {
+	if why == nil || IsPublic(method) {
 		return nil
 	}
 	return status.Errorf(codes.Unauthenticated, "%s needs a certificate of the cluster, which a bearer token doesn't replace here: %v", method, why)
 }
 
-func isHealth(method string) bool { return strings.HasPrefix(method, "/grpc.health.v1.Health/") }
+// IsPublic reports whether a method, by its full name, is for everybody: health, and Join, which asks for
+// a token itself.
+func IsPublic(method string) bool {
+	return method == pb.Cluster_Join_FullMethodName || strings.HasPrefix(method, "/grpc.health.v1.Health/")
+}
+
+// IsBetweenNodes reports whether calls of a method, by its full name, begin with a handshake of nodes.
+func IsBetweenNodes(method string) bool {
+	return strings.HasPrefix(method, "/"+pb.RaftTransport_ServiceDesc.ServiceName+"/") || method == pb.Zones_Propose_FullMethodName
+}
 
 // WhyUnknown returns why an encrypted call has no identity (CallerOf); nil if it has one, or
 // is not encrypted. The error matches nexusraft.ErrRefused.

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"strings"
 	"syscall"
 	"time"
 
@@ -109,19 +108,13 @@ func (t *TLS) admission() []grpc.ServerOption {
 
 func (t *TLS) admit(ctx context.Context, method string) error {
 	caller, ok := CallerOf(ctx)
-	if !ok || greets(method) || isHealth(method) {
+	if !ok || IsPublic(method) || IsBetweenNodes(method) {
 		return nil
 	}
 	if err := t.admits(caller, method); err != nil {
 		return status.Errorf(codes.PermissionDenied, "%s: %v", method, err)
 	}
 	return nil
-}
-
-// greets reports whether calls of a method begin with a handshake of nodes.
-func greets(method string) bool {
-	return strings.HasPrefix(method, "/"+pb.RaftTransport_ServiceDesc.ServiceName+"/") ||
-		method == pb.Cluster_Join_FullMethodName || method == pb.Zones_Propose_FullMethodName
 }
 
 // admitted is a stream that ends when its caller is not admitted any more.

@@ -138,7 +138,7 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 		n, err := node.Open(node.Config{
 			Dir: c.DataDir, Name: c.Name, Advertise: c.Advertise, Join: c.Join, JoinTimeout: c.JoinTimeout, TLS: security,
 			ClusterTLS: c.Encrypted, JoinToken: c.Token,
-			StateMachine: kv.StateMachine{}, Logger: log, ServerOptions: server.Options(),
+			StateMachine: kv.StateMachine{}, Logger: log, ServerOptions: server.Options(), Needs: server.Needs(),
 			SnapshotBandwidth: int(min(c.SnapshotBandwidth, math.MaxInt32)), SnapshotCompression: c.SnapshotCompression,
 			Storage: storage.Options{DiskReserve: c.reserve()},
 		})

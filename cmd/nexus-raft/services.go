@@ -15,6 +15,7 @@ func etcdServices(n *node.Node) func(grpc.ServiceRegistrar) {
 		server.NewKV(zones{n}, identity).Register(r)
 		server.NewOperator(zones{n}, n).Register(r)
 		server.NewTokens(n).Register(r)
+		server.NewAccess(n).Register(r)
 	}
 }
 

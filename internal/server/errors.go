@@ -64,7 +64,7 @@ var table = []struct {
 	{kv.ErrCompacted, rpctypes.ErrGRPCCompacted},           // OutOfRange
 	{kv.ErrFutureRevision, rpctypes.ErrGRPCFutureRev},      // OutOfRange
 	{kv.ErrBadCommand, status.Error(codes.Internal, kv.ErrBadCommand.Error())},
-	{errBadMetadata, status.Error(codes.InvalidArgument, "nexusraft: the metadata "+zoneHeader+" is not one hexadecimal zone ID")},
+	{errBadMetadata, status.Error(codes.InvalidArgument, "nexusraft: the metadata "+wire.ZoneHeader+" is not one hexadecimal zone ID")},
 }
 
 // contextTable is for reads that ended because their context did; nothing was changed.

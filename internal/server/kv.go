@@ -12,14 +12,12 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/wire"
 	"github.com/nexi-lab/nexus-raft/kv"
 )
 
-// Metadata of requests and answers.
-const (
-	zoneHeader   = "nexus-zone"
-	copiesHeader = "nexus-copies"
-)
+// copiesHeader is metadata of the answer to a write.
+const copiesHeader = "nexus-copies"
 
 // defaultTimeout bounds a request that comes without a deadline.
 const defaultTimeout = 10 * time.Second
@@ -147,15 +145,9 @@ func (s *KV) zone(ctx context.Context) (Zone, error) {
 
 // zoneOf returns the zone that a request's metadata names.
 func zoneOf(ctx context.Context) (nexusraft.ZoneID, error) {
-	id := nexusraft.RootZone
-	switch names := metadata.ValueFromIncomingContext(ctx, zoneHeader); len(names) {
-	case 0:
-	case 1:
-		if err := id.UnmarshalText([]byte(names[0])); err != nil {
-			return 0, fmt.Errorf("%w: metadata %s: %w", errBadMetadata, zoneHeader, err)
-		}
-	default:
-		return 0, fmt.Errorf("%w: metadata %s names %d zones", errBadMetadata, zoneHeader, len(names))
+	id, err := wire.ZoneOf(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", errBadMetadata, err)
 	}
 	return id, nil
 }

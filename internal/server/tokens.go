@@ -41,6 +41,8 @@ func (s *Tokens) Register(r grpc.ServiceRegistrar) { pb.RegisterTokensServer(r, 
 
 // CreateToken implements pb.TokensServer.
 func (s *Tokens) CreateToken(ctx context.Context, req *pb.CreateTokenRequest) (*pb.CreateTokenResponse, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	var role nexusraft.Role
 	if req.GetRole() != pb.Role_ROLE_UNSPECIFIED {
 		role = wire.RoleFromProto(req.GetRole())
@@ -54,6 +56,8 @@ func (s *Tokens) CreateToken(ctx context.Context, req *pb.CreateTokenRequest) (*
 
 // ListTokens implements pb.TokensServer.
 func (s *Tokens) ListTokens(ctx context.Context, _ *pb.ListTokensRequest) (*pb.ListTokensResponse, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	tokens, err := s.issuer.Tokens(ctx)
 	if err != nil {
 		return nil, toStatus(err)
@@ -67,6 +71,8 @@ func (s *Tokens) ListTokens(ctx context.Context, _ *pb.ListTokensRequest) (*pb.L
 
 // RevokeToken implements pb.TokensServer.
 func (s *Tokens) RevokeToken(ctx context.Context, req *pb.RevokeTokenRequest) (*pb.RevokeTokenResponse, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	id, err := hex.DecodeString(req.GetId())
 	if err != nil || len(id) != len(node.JoinToken{}.ID) {
 		return nil, toStatus(fmt.Errorf("%w: the identifier of a join token has 16 hexadecimal digits; token list prints it", nexusraft.ErrRefused))

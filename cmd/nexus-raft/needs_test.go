@@ -1,0 +1,307 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"maps"
+	"net"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/pki"
+	"github.com/nexi-lab/nexus-raft/internal/server"
+	"github.com/nexi-lab/nexus-raft/kv"
+	"github.com/nexi-lab/nexus-raft/node"
+	"github.com/nexi-lab/nexus-raft/transport"
+)
+
+// who says whom a method is for: everybody, nodes, or clients with a role.
+var who = map[string]string{
+	"/grpc.health.v1.Health/Check": "all",
+	"/grpc.health.v1.Health/List":  "all",
+	"/grpc.health.v1.Health/Watch": "all",
+	"/nexusraft.v1.Cluster/Join":   "all",
+
+	"/nexusraft.v1.RaftTransport/RequestVote":     "nodes",
+	"/nexusraft.v1.RaftTransport/Exchange":        "nodes",
+	"/nexusraft.v1.RaftTransport/InstallSnapshot": "nodes",
+	"/nexusraft.v1.RaftTransport/SnapshotOffset":  "nodes",
+	"/nexusraft.v1.Zones/Propose":                 "nodes",
+	"/nexusraft.v1.Cluster/Renew":                 "nodes",
+
+	"/nexusraft.v1.Cluster/Status": "any read", // and nodes
+
+	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      "any read",
+	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": "any read",
+
+	"/nexusraft.v1.Zones/Checksum":        "read",
+	"/nexusraft.v1.EventStream/Subscribe": "read",
+	"/etcdserverpb.KV/Range":              "read",
+	"/etcdserverpb.Maintenance/Status":    "read",
+	"/etcdserverpb.Maintenance/Alarm":     "read",
+	"/etcdserverpb.Cluster/MemberList":    "read",
+
+	"/nexusraft.v1.EventStream/Publish": "write",
+	"/etcdserverpb.KV/Put":              "write",
+	"/etcdserverpb.KV/DeleteRange":      "write",
+
+	"/nexusraft.v1.Zones/ChangeMembership": "admin",
+	"/nexusraft.v1.Zones/TransferLeader":   "admin",
+	"/nexusraft.v1.EventStream/Retain":     "admin",
+
+	"/nexusraft.v1.Tokens/CreateToken":       "root admin",
+	"/nexusraft.v1.Tokens/ListTokens":        "root admin",
+	"/nexusraft.v1.Tokens/RevokeToken":       "root admin",
+	"/nexusraft.v1.Access/Grant":             "root admin",
+	"/nexusraft.v1.Access/Revoke":            "root admin",
+	"/nexusraft.v1.Access/ListAccess":        "root admin",
+	"/nexusraft.v1.Access/CreateAccessToken": "root admin",
+	"/nexusraft.v1.Access/RevokeAccessToken": "root admin",
+	"/nexusraft.v1.Access/IssueCertificate":  "root admin",
+}
+
+// secureMember is a member as serve runs it, in this process.
+type secureMember struct {
+	t       *testing.T
+	node    *node.Node
+	address string
+	server  *grpc.Server
+	ahead   atomic.Int64 // what its clock is ahead, in nanoseconds
+}
+
+func serveSecurely(t *testing.T) *secureMember {
+	t.Helper()
+	m := &secureMember{t: t}
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.address = lis.Addr().String()
+	config := node.Config{
+		Dir: t.TempDir(), Name: "n1", Advertise: m.address, ClusterTLS: true, StateMachine: kv.StateMachine{},
+		TickInterval: 10 * time.Millisecond, ServerOptions: server.Options(), Needs: server.Needs(),
+		Clock: func() time.Time { return time.Now().Add(time.Duration(m.ahead.Load())) },
+	}
+	if _, err := node.Init(config); err != nil {
+		t.Fatal(err)
+	}
+	if m.node, err = node.Open(config); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- m.node.Run(ctx, lis, func(r grpc.ServiceRegistrar) {
+			m.server = r.(*grpc.Server)
+			etcdServices(m.node)(r)
+		})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("the node ended with %v", err)
+		}
+	})
+	select {
+	case <-m.node.Ready():
+	case <-time.After(20 * time.Second):
+		t.Fatal("the node is not ready")
+	}
+	return m
+}
+
+// try repeats what a leader may refuse in its first moments.
+func (m *secureMember) try(f func(context.Context) error) {
+	m.t.Helper()
+	ctx, cancel := context.WithTimeout(m.t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		err := f(ctx)
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, nexusraft.ErrNotLeader) && !errors.Is(err, nexusraft.ErrNoQuorum) {
+			m.t.Fatal(err)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func (m *secureMember) grant(name string, zone nexusraft.ZoneID, role nexusraft.AccessRole) {
+	m.t.Helper()
+	m.try(func(ctx context.Context) error { return m.node.SetRole(ctx, name, zone, role) })
+}
+
+func (m *secureMember) token(name string, life time.Duration) (text string, info node.AccessToken) {
+	m.t.Helper()
+	m.try(func(ctx context.Context) (err error) {
+		text, info, err = m.node.CreateAccessToken(ctx, name, life)
+		return err
+	})
+	return text, info
+}
+
+// caller is somebody who calls: by a certificate, by a token, by both or by neither.
+type caller struct {
+	conn      *grpc.ClientConn
+	certified bool
+	token     string
+}
+
+// as connects with a certificate of a subject; the zero one for none.
+func (m *secureMember) as(s pki.Subject, token string) caller {
+	m.t.Helper()
+	request, key, err := pki.NewRequest()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	roots := m.certificate(request, pki.Subject{Client: "admin"})
+	c, err := transport.Issued(pki.Pair{Cert: roots, Key: key}, pki.Subject{Cluster: m.node.Cluster(), Client: "admin"})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if s == (pki.Subject{}) {
+		c.Own = tls.Certificate{}
+	} else {
+		s.Cluster = m.node.Cluster()
+		if c, err = transport.Issued(pki.Pair{Cert: m.certificate(request, s), Key: key}, s); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+	security := transport.NewTLS(func() (transport.Certificates, error) { return c, nil })
+	conn, err := grpc.NewClient("passthrough:///"+m.address, append(transport.DialOptions(), grpc.WithTransportCredentials(security.ClientCredentials(m.node.ID())))...)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(func() { conn.Close() })
+	return caller{conn, s != (pki.Subject{}), token}
+}
+
+func (m *secureMember) certificate(request []byte, s pki.Subject) (chain []byte) {
+	m.t.Helper()
+	m.try(func(ctx context.Context) (err error) {
+		if s.Node != 0 {
+			chain, err = m.node.Renew(ctx, s.Node, request)
+		} else {
+			chain, err = m.node.IssueCertificate(ctx, s.Client, request, time.Hour)
+		}
+		return err
+	})
+	return chain
+}
+
+// call calls a method with an empty message, and returns the code of what comes back first.
+func (c caller) call(ctx context.Context, method string, streams bool) *status.Status {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if c.token != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+c.token)
+	}
+	if !streams {
+		return status.Convert(c.conn.Invoke(ctx, method, &emptypb.Empty{}, &emptypb.Empty{}))
+	}
+	stream, err := c.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method)
+	if err == nil {
+		err = errors.Join(stream.SendMsg(&emptypb.Empty{}), stream.CloseSend())
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		err = stream.RecvMsg(&emptypb.Empty{})
+	}
+	return status.Convert(err)
+}
+
+// methods are all that the member has registered, and whether they are streams.
+func (m *secureMember) methods() map[string]bool {
+	all := make(map[string]bool)
+	for service, info := range m.server.GetServiceInfo() {
+		for _, x := range info.Methods {
+			all["/"+service+"/"+x.Name] = x.IsClientStream || x.IsServerStream
+		}
+	}
+	return all
+}
+
+// TestEveryMethodHasANeed fails for a method that is new, or gone.
+func TestEveryMethodHasANeed(t *testing.T) {
+	got := slices.Sorted(maps.Keys(serveSecurely(t).methods()))
+	if diff := cmp.Diff(slices.Sorted(maps.Keys(who)), got); diff != "" {
+		t.Errorf("-expected +registered:\n%s", diff)
+	}
+}
+
+// TestWhoMayCallWhat calls every method as everybody.
+func TestWhoMayCallWhat(t *testing.T) {
+	m := serveSecurely(t)
+	const root, other = nexusraft.RootZone, nexusraft.RootZone + 1
+	for name, role := range map[string]nexusraft.AccessRole{"reader": nexusraft.AccessRead, "writer": nexusraft.AccessWrite, "boss": nexusraft.AccessAdmin} {
+		m.grant(name, root, role)
+	}
+	m.grant("elsewhere", other, nexusraft.AccessAdmin)
+	m.grant("everywhere", 0, nexusraft.AccessRead)
+	m.grant("gone", 0, nexusraft.AccessAdmin)
+	gone := m.as(pki.Subject{Client: "gone"}, "")
+	expired, _ := m.token("boss", time.Minute)
+	m.ahead.Store(int64(2 * time.Minute))
+	revoked, info := m.token("boss", time.Hour)
+	m.try(func(ctx context.Context) error { return m.node.RevokeAccessToken(ctx, info.ID) })
+	orphan, _ := m.token("gone", time.Hour)
+	m.try(func(ctx context.Context) error { return m.node.RevokeAccess(ctx, "gone") })
+	good := func(name string) string { text, _ := m.token(name, time.Hour); return text }
+
+	const none, denied = codes.Unauthenticated, codes.PermissionDenied
+	callers := []struct {
+		name   string
+		caller caller
+		may    []string   // whom it counts as
+		code   codes.Code // of what it may not
+		node   bool
+	}{
+		{"nobody", m.as(pki.Subject{}, ""), nil, none, false},
+		{"a wrong token", m.as(pki.Subject{}, "nra1-"+strings.Repeat("a", 39)), nil, none, false},
+		{"a token that is none", m.as(pki.Subject{}, "nra1-x"), nil, none, false},
+		{"an expired token", m.as(pki.Subject{}, expired), nil, none, false},
+		{"a revoked token", m.as(pki.Subject{}, revoked), nil, none, false},
+		{"a token of one who was revoked", m.as(pki.Subject{}, orphan), nil, none, false},
+		{"a revoked token with a certificate", m.as(pki.Subject{Client: "boss"}, revoked), nil, none, false},
+		{"one who was revoked", gone, nil, denied, false},
+		{"a node", m.as(pki.Subject{Node: m.node.ID()}, ""), []string{"nodes"}, denied, true},
+		{"reader", m.as(pki.Subject{Client: "reader"}, ""), []string{"any read", "read"}, denied, false},
+		{"reader's token", m.as(pki.Subject{}, good("reader")), []string{"any read", "read"}, denied, false},
+		{"reader's token, boss's certificate", m.as(pki.Subject{Client: "boss"}, good("reader")), []string{"any read", "read"}, denied, false},
+		{"reader everywhere", m.as(pki.Subject{Client: "everywhere"}, ""), []string{"any read", "read"}, denied, false},
+		{"writer", m.as(pki.Subject{Client: "writer"}, ""), []string{"any read", "read", "write"}, denied, false},
+		{"boss", m.as(pki.Subject{Client: "boss"}, ""), []string{"any read", "read", "write", "admin", "root admin"}, denied, false},
+		{"boss's token", m.as(pki.Subject{}, good("boss")), []string{"any read", "read", "write", "admin", "root admin"}, denied, false},
+		{"the founder's admin", m.as(pki.Subject{Client: "admin"}, ""), []string{"any read", "read", "write", "admin", "root admin"}, denied, false},
+		{"admin of another zone", m.as(pki.Subject{Client: "elsewhere"}, ""), []string{"any read"}, denied, false},
+	}
+	for method, streams := range m.methods() {
+		for _, c := range callers {
+			want := who[method] == "all" || slices.Contains(c.may, who[method]) || c.node && method == "/nexusraft.v1.Cluster/Status"
+			code := c.code
+			if who[method] == "nodes" { // where only a certificate counts
+				code = map[bool]codes.Code{true: denied, false: none}[c.caller.certified]
+			}
+			got := c.caller.call(t.Context(), method, streams)
+			switch guarded := strings.HasPrefix(got.Message(), nexusraft.ErrDenied.Error()); {
+			case want && guarded:
+				t.Errorf("%s by %s: got %v %q, want it let pass", method, c.name, got.Code(), got.Message())
+			case !want && (!guarded || got.Code() != code || len(got.Details()) != 1):
+				t.Errorf("%s by %s: got %v %q with %d details, want it refused with %v and one detail", method, c.name, got.Code(), got.Message(), len(got.Details()), code)
+			}
+		}
+	}
+}
