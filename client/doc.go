@@ -6,6 +6,6 @@
 // could be reached, or the one that was reached said that it appended nothing. Otherwise
 // the error is nexusraft.ErrUncertain: the write may have happened, or may still happen.
 //
-// Connections are made when they are first needed. Until TLS is there they are not
-// encrypted.
+// Connections are made when they are first needed. They are encrypted if there are
+// credentials; see Options.
 package client

@@ -29,6 +29,11 @@ type Options struct {
 	// anything else of them is sent unencrypted. nil: no encryption.
 	Credentials []byte
 
+	// BearerToken is a secret that goes with every request, in place of a token in
+	// Credentials. It needs Credentials, which may be the certificate of the cluster's CA alone, and
+	// no endpoint may be http://. "" for none.
+	BearerToken string
+
 	// Zone is where the keys are; 0 means the root zone.
 	Zone nexusraft.ZoneID
 
@@ -77,6 +82,7 @@ func (o Options) withDefaults() (Options, error) {
 		}
 		errs = append(errs, err)
 	}
+	errs = append(errs, o.checkBearer())
 	if o.DialTimeout < 0 || o.AttemptTimeout < 0 {
 		errs = append(errs, errors.New("a timeout is negative"))
 	}

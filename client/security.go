@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -39,6 +40,25 @@ func (o Options) security(endpoint string) (hostPort string, encrypted bool, err
 	return hostPort, encrypted, nil
 }
 
+// checkBearer returns what is wrong with BearerToken, which it doesn't repeat.
+func (o Options) checkBearer() error {
+	if o.BearerToken == "" {
+		return nil
+	}
+	if err := pki.ValidateBearer(o.BearerToken); err != nil {
+		return err
+	}
+	if o.Credentials == nil {
+		return errors.New("a bearer token needs credentials, too, at least the certificate of the cluster's CA: it is not sent to who knows whom")
+	}
+	for _, endpoint := range o.Endpoints {
+		if _, encrypted, err := o.security(endpoint); err == nil && !encrypted {
+			return fmt.Errorf("endpoint %q is not encrypted, and a bearer token is not sent where others can read it: leave the token out, or http://", endpoint)
+		}
+	}
+	return nil
+}
+
 // dialOptions returns where an endpoint's connection goes, and how it is secured.
 func (o Options) dialOptions(e *endpoint) (hostPort string, _ []grpc.DialOption, err error) {
 	hostPort, encrypted, err := o.security(e.address)
@@ -58,8 +78,8 @@ func (o Options) dialOptions(e *endpoint) (hostPort string, _ []grpc.DialOption,
 		return "", nil, err
 	}
 	options := []grpc.DialOption{grpc.WithTransportCredentials(handshakes{credentials.NewTLS(config), e})}
-	if bundle.Token != "" {
-		options = append(options, grpc.WithPerRPCCredentials(bearer(bundle.Token)))
+	if token := cmp.Or(o.BearerToken, bundle.Token); token != "" {
+		options = append(options, grpc.WithPerRPCCredentials(bearer(token)))
 	}
 	return hostPort, options, nil
 }

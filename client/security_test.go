@@ -141,25 +141,81 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
+// A token of its own goes with each request, in place of the one in the credentials, which may be
+// the CA's certificate alone.
+func TestBearerToken(t *testing.T) {
+	ca := newAuthority(t)
+	secure, seen := serveStatus(t, ca.sign(t, aNode))
+	for name, credentials := range map[string][]byte{
+		"the CA alone":  ca.Cert,
+		"another token": pki.Bundle{Roots: ca.Cert, Token: "nrt1-other"}.PEM(),
+		"a certificate": pki.Bundle{Pair: ca.sign(t, ann), Roots: ca.Cert}.PEM(),
+	} {
+		c := connect(t, Options{Endpoints: []string{secure}, Credentials: credentials, BearerToken: "nra1-own", DialTimeout: 5 * time.Second, AttemptTimeout: 10 * time.Second})
+		if _, err := c.Status(t.Context(), secure); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		<-seen.shown
+		if got := <-seen.bearer; len(got) != 1 || got[0] != "Bearer nra1-own" {
+			t.Errorf("%s: the node saw %q, want the option's token", name, got)
+		}
+	}
+}
+
+func TestTokenCredentials(t *testing.T) {
+	ca := newAuthority(t)
+	secure, seen := serveStatus(t, ca.sign(t, aNode))
+	full := pki.Bundle{Pair: ca.sign(t, ann), Roots: ca.Cert, Token: "nrt1-old"}.PEM()
+	made, err := TokenCredentials(full, "nra1-new")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := connect(t, Options{Endpoints: []string{secure}, Credentials: made, DialTimeout: 5 * time.Second, AttemptTimeout: 10 * time.Second})
+	if _, err := c.Status(t.Context(), secure); err != nil {
+		t.Fatal(err)
+	}
+	if certs, bearer := <-seen.shown, <-seen.bearer; certs != 0 || len(bearer) != 1 || bearer[0] != "Bearer nra1-new" {
+		t.Errorf("the node saw %d certificates and %q, want the new token alone", certs, bearer)
+	}
+	for says, bad := range map[string]struct {
+		others []byte
+		token  string
+	}{
+		"CERTIFICATE":   {nil, "nra1-secret"},
+		"visible ASCII": {full, "nra1-secret\n"},
+	} {
+		if _, err := TokenCredentials(bad.others, bad.token); err == nil || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("got %v, want %q", err, says)
+		}
+	}
+}
+
 func TestBadSecurityOptions(t *testing.T) {
 	ca := newAuthority(t)
 	good := pki.Bundle{Roots: ca.Cert}.PEM()
 	for _, tc := range []struct {
 		endpoint    string
 		credentials []byte
+		token       string
 		says        string
 	}{
-		{"https://a:1", nil, "needs credentials"},
-		{"ftp://a:1", good, "unknown scheme"},
-		{"https://a", good, "not host:port"},
-		{"https://a:1/x", good, "host:port alone"},
-		{"http://u:secret@a:1", good, "host:port alone"},
-		{"a:1", []byte{}, "CERTIFICATE"},
-		{"a:1", []byte("hello"), "CERTIFICATE"},
-		{"a:1", pki.Bundle{Pair: ca.Pair, Roots: ca.Cert}.PEM(), "client's certificate"},
+		{"https://a:1", nil, "", "needs credentials"},
+		{"ftp://a:1", good, "", "unknown scheme"},
+		{"https://a", good, "", "not host:port"},
+		{"https://a:1/x", good, "", "host:port alone"},
+		{"http://u:secret@a:1", good, "", "host:port alone"},
+		{"a:1", []byte{}, "", "CERTIFICATE"},
+		{"a:1", []byte("hello"), "", "CERTIFICATE"},
+		{"a:1", pki.Bundle{Pair: ca.Pair, Roots: ca.Cert}.PEM(), "", "client's certificate"},
+		{"a:1", nil, "secret", "needs credentials, too"},
+		{"http://a:1", good, "secret", "is not encrypted"},
+		{"http://u:secret@a:1", good, "secret", "host:port alone"},
+		{"a:1", good, "sec ret", "visible ASCII"},
+		{"a:1", good, "secret\r\nx: y", "visible ASCII"},
+		{"a:1", good, strings.Repeat("secret", 1000), "visible ASCII"},
 	} {
-		_, err := New(Options{Endpoints: []string{tc.endpoint}, Credentials: tc.credentials})
-		if err == nil || !strings.Contains(err.Error(), tc.says) || strings.Contains(err.Error(), "secret") {
+		_, err := New(Options{Endpoints: []string{tc.endpoint}, Credentials: tc.credentials, BearerToken: tc.token})
+		if err == nil || !strings.Contains(err.Error(), tc.says) || strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "sec ret") {
 			t.Errorf("%s: got %v, want %q", tc.endpoint, err, tc.says)
 		}
 	}
