@@ -17,10 +17,11 @@ import (
 
 // asking are the flags of every command that asks a cluster.
 type asking struct {
-	Endpoints   []string      `help:"Nodes to ask, separated by commas; any that answers will do." default:"127.0.0.1:2026" placeholder:"HOST:PORT"`
-	Credentials string        `help:"File that proves who asks, and says which cluster to believe: a certificate, its key and the cluster's CA, or the CA and a token." placeholder:"FILE"`
-	Timeout     time.Duration `help:"How long to try; for status, how long to wait for each node; for events, for the first answer." default:"${timeout}"`
-	JSON        bool          `help:"Print JSON, one object per line. A key or value that is not valid UTF-8 is in the field key_base64 or value_base64 instead of key or value."`
+	Endpoints       []string      `help:"Nodes to ask, separated by commas; any that answers will do." default:"127.0.0.1:2026" placeholder:"HOST:PORT"`
+	Credentials     string        `help:"File that proves who asks, and says which cluster to believe: a certificate, its key and the cluster's CA, or the CA and a token." placeholder:"FILE"`
+	AccessTokenFile string        `help:"File that holds an access token, in place of the certificate or token in the credentials, which may be the cluster's CA alone then. The token itself may be in $NEXUS_RAFT_ACCESS_TOKEN." placeholder:"FILE"`
+	Timeout         time.Duration `help:"How long to try; for status, how long to wait for each node; for events, for the first answer." default:"${timeout}"`
+	JSON            bool          `help:"Print JSON, one object per line. A key or value that is not valid UTF-8 is in the field key_base64 or value_base64 instead of key or value."`
 }
 
 // client returns a client; o has what the flags don't say.
@@ -36,6 +37,11 @@ func (a *asking) client(o client.Options) (*client.Client, error) {
 		}
 		o.Credentials = text
 	}
+	token, err := a.accessToken()
+	if err != nil {
+		return nil, usageError{err}
+	}
+	o.BearerToken = token
 	c, err := client.New(o)
 	if err != nil {
 		return nil, usageError{err}
@@ -43,20 +49,14 @@ func (a *asking) client(o client.Options) (*client.Client, error) {
 	return c, nil
 }
 
-// maxCredentials is far more than a file of credentials has, in bytes.
-const maxCredentials = 1 << 20
-
-func readCredentials(path string) ([]byte, error) {
-	f, err := os.Open(path)
+// connect returns a client, a context that ends with the timeout, and what ends both.
+func (a *asking) connect(ctx context.Context, o client.Options) (*client.Client, context.Context, func(), error) {
+	c, err := a.client(o)
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxCredentials)) // client.New says what is wrong with it
-	if len(text) == 0 && err == nil {
-		err = fmt.Errorf("%s is empty", path)
-	}
-	return text, err
+	ctx, cancel := context.WithTimeout(ctx, a.Timeout)
+	return c, ctx, func() { cancel(); c.Close() }, nil
 }
 
 // remote are the flags of every command that is about one zone.
@@ -65,18 +65,13 @@ type remote struct {
 	Zone nexusraft.ZoneID `help:"The zone, in hexadecimal; 1 is the root zone." default:"1" placeholder:"HEX"`
 }
 
-// connect returns a client, a context that ends with the timeout, and what ends both.
+// connect is that of asking, for the zone.
 func (r *remote) connect(ctx context.Context, o client.Options) (*client.Client, context.Context, func(), error) {
 	if r.Zone == 0 {
 		return nil, nil, nil, usageError{errors.New("--zone 0 is no zone; 1 is the root zone")}
 	}
 	o.Zone = r.Zone
-	c, err := r.client(o)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
-	return c, ctx, func() { cancel(); c.Close() }, nil
+	return r.asking.connect(ctx, o)
 }
 
 // pair is a key-value pair as JSON.

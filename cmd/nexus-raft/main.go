@@ -50,6 +50,7 @@ type commandLine struct {
 	Status   statusCommand   `cmd:"" set:"timeout=2s" help:"Print how a cluster is, and whether it can lose a node now."`
 	Member   memberCommand   `cmd:"" help:"List, remove, replace and promote the replicas of a zone."`
 	Token    tokenCommand    `cmd:"" help:"Make, list and revoke the tokens with which nodes join."`
+	Access   accessCommand   `cmd:"" help:"Say which clients may do what, and make their tokens and certificates."`
 	Transfer transferCommand `cmd:"" set:"timeout=30s" help:"Move a zone's leadership to another member."`
 
 	Store storeCommand `cmd:"" help:"Look into a store's directory on this machine; back it up, restore, check, export and import it."`

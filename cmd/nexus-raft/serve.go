@@ -4,11 +4,9 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -66,20 +64,6 @@ func (c *initCommand) Run(s streams) error {
 	_, err = fmt.Fprintf(s.out, "founded cluster %v with node %v in %s\nwith TLS, the credentials of its administrator are %s: keep them secret\nstart it with: %s\n",
 		founded.Cluster, founded.Node, c.DataDir, admin, c.next())
 	return err
-}
-
-// writeSecret makes a file that only its owner can read; there is none of that name, or link, yet. It is on the
-// disk when writeSecret returns.
-func writeSecret(name string, content []byte) (err error) {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if _, err := f.Write(content); err != nil {
-		return err
-	}
-	return f.Sync()
 }
 
 // next is the command line that serves what was founded.
