@@ -246,8 +246,8 @@ func (a *access) check(c credentials, asks asked) (time.Time, error) {
 		return time.Time{}, refusal(codes.PermissionDenied, "%s is not for clients where access is restricted: nobody has said who may call it", asks.method)
 	}
 	if !asks.allows(p) {
-		return time.Time{}, refusal(codes.PermissionDenied, "%s needs the role %s in %s, which %q has not; who may give it: nexus-raft access grant %s --role %s",
-			asks.method, asks.role, asks.where(), p.GetName(), p.GetName(), asks.role)
+		return time.Time{}, refusal(codes.PermissionDenied, "%s needs the role %s in %s, which %q has not; an admin can give it: nexus-raft access grant %s --role %s%s",
+			asks.method, asks.role, asks.where(), p.GetName(), p.GetName(), asks.role, asks.flag())
 	}
 	return until, nil
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
@@ -15,6 +16,7 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/storage"
+	"github.com/nexi-lab/nexus-raft/transport"
 )
 
 // accessState is an overlay over an empty tree, as in a round of the worker.
@@ -336,5 +338,39 @@ func TestAccessTokenText(t *testing.T) {
 		} else if strings.Contains(err.Error(), body) {
 			t.Errorf("%s: the error tells the token", what)
 		}
+	}
+}
+
+// BenchmarkAccess is what a call costs more where access is restricted: 1,000 principals, a token each.
+func BenchmarkAccess(b *testing.B) {
+	n := &Node{config: Config{Clock: time.Now}}
+	a := newAccess(n)
+	r := &records{principals: make(map[string]*pb.Principal), tokens: make(map[string]*pb.AccessToken)}
+	var text string
+	for i := range 1000 {
+		name := fmt.Sprint("p", i)
+		r.principals[name] = &pb.Principal{Name: name, Roles: []*pb.ZoneRole{{Zone: 1, Role: pb.AccessRole_ACCESS_ROLE_READ}}}
+		t, id, hash := newAccessToken()
+		r.tokens[string(id)] = &pb.AccessToken{Id: id, Hash: hash, Name: name, ExpiresNanos: time.Now().Add(time.Hour).UnixNano()}
+		text = t
+	}
+	a.loaded.Store(r)
+	a.methods = map[string]Need{"/kv/Range": {Role: nexusraft.AccessRead}}
+	for name, c := range map[string]credentials{
+		"certificate": {encrypted: true, caller: transport.Caller{Client: "p7"}},
+		"token":       {encrypted: true, bearer: text, stranger: nexusraft.ErrRefused},
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				need, checked, err := a.need(c, "/kv/Range")
+				if err != nil || !checked {
+					b.Fatal(err)
+				}
+				if _, err := a.check(c, need.of(b.Context(), "/kv/Range", nil)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -113,3 +113,11 @@ func (a asked) where() string {
 	}
 	return fmt.Sprintf("zone %v", a.zone)
 }
+
+// flag is what names the zone on a command line.
+func (a asked) flag() string {
+	if a.any {
+		return ""
+	}
+	return fmt.Sprintf(" --zone %v", a.zone)
+}

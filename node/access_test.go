@@ -130,8 +130,12 @@ func TestIdleStreamEndsWithItsRight(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "publish", func() error { _, err := zone.Publish(t.Context(), "app/a", "t", nil); return err })
-	if resp, err := stays.Recv(); err != nil || len(resp.GetEvents()) != 1 {
-		t.Errorf("one who may: got %v, %v; want the event", resp, err)
+	for events := 0; events == 0; { // empty batches come while nothing happens
+		resp, err := stays.Recv()
+		if err != nil {
+			t.Fatalf("one who may: got %v, want the event", err)
+		}
+		events = len(resp.GetEvents())
 	}
 }
 

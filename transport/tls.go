@@ -28,6 +28,8 @@ type TLS struct {
 	source func() (Certificates, error)
 	admits func(Caller, string) error // nil: see Admitting
 
+	strangers *strangers // shared with copies
+
 	log  *slog.Logger // nil: see Telling
 	said *rate.Limiter
 }
@@ -44,7 +46,9 @@ type Certificates struct {
 
 // NewTLS returns TLS with the certificates of source, which is asked at each handshake, from
 // many goroutines: so they can change, and it should be quick.
-func NewTLS(source func() (Certificates, error)) *TLS { return &TLS{source: source} }
+func NewTLS(source func() (Certificates, error)) *TLS {
+	return &TLS{source: source, strangers: newStrangers()}
+}
 
 func (t *TLS) certificates() (Certificates, error) {
 	c, err := t.source()
@@ -55,8 +59,8 @@ func (t *TLS) certificates() (Certificates, error) {
 }
 
 // ServerCredentials returns what a grpc.Server needs. Callers are asked for a certificate;
-// those that show none, or none that is believed, are connected all the same and have no
-// identity (CallerOf), so that the refusal of what they ask can say why.
+// those that show none, or none that is believed, are connected all the same, up to 1024 at a time, and
+// have no identity (CallerOf), so that the refusal of what they ask can say why.
 func (t *TLS) ServerCredentials() credentials.TransportCredentials { return serverSide{t: t} }
 
 // ClientCredentials returns what a connection to a node needs, 0 for any node of the cluster.
@@ -150,7 +154,10 @@ func (s serverSide) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthIn
 	info := authInfo{TLSInfo: shaken.(credentials.TLSInfo)}
 	info.caller, info.why = identify(info.State.PeerCertificates, c)
 	if info.why == nil {
-		secure = endWith(secure, info.State.PeerCertificates[0])
+		return endWith(secure, info.State.PeerCertificates[0]), info, nil
+	}
+	if secure, err = s.t.strangers.connected(secure); err != nil {
+		return nil, nil, err
 	}
 	return secure, info, nil
 }
@@ -312,5 +319,6 @@ func (t *TLS) ServerOptions() []grpc.ServerOption {
 	if t == nil {
 		return ServerOptions()
 	}
-	return append(append(ServerOptions(), grpc.Creds(t.ServerCredentials())), t.admission()...)
+	options := append(ServerOptions(), grpc.Creds(t.ServerCredentials()))
+	return append(append(options, t.strangers.limits()...), t.admission()...)
 }
