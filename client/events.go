@@ -155,7 +155,7 @@ func (f *follower) follow(ctx context.Context, yield func(EventBatch, error) boo
 		if ctx.Err() != nil {
 			return gaveUp(ctx, false, last)
 		}
-		v, err := f.stream(ctx, f.endpoints[next], yield)
+		v, after, err := f.stream(ctx, f.endpoints[next], yield)
 		if err == nil {
 			return nil
 		}
@@ -173,7 +173,7 @@ func (f *follower) follow(ctx context.Context, yield func(EventBatch, error) boo
 		last[next] = err
 		next = (next + 1) % len(f.endpoints)
 		if failures%len(f.endpoints) == 0 {
-			f.wait(ctx, err, delay)
+			f.wait(ctx, err, max(delay, 2*after)) // half of it at least
 			delay = min(2*delay, maxBackoff)
 		}
 	}
@@ -191,14 +191,14 @@ func (f *follower) wait(ctx context.Context, reason error, d time.Duration) {
 var errSilent = errors.New("no answer in time")
 
 // stream yields what one stream to one endpoint brings. It returns nil when the caller
-// wants no more.
-func (f *follower) stream(ctx context.Context, address string, yield func(EventBatch, error) bool) (verdict, error) {
+// wants no more. Another one makes sense after a while.
+func (f *follower) stream(ctx context.Context, address string, yield func(EventBatch, error) bool) (v verdict, after time.Duration, err error) {
 	e, err := f.client.node(address)
 	if err != nil {
-		return final, err
+		return final, 0, err
 	}
 	if err := e.ready(ctx, f.client.opts.DialTimeout); err != nil {
-		return again, err
+		return again, 0, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -219,17 +219,18 @@ func (f *follower) stream(ctx context.Context, address string, yield func(EventB
 		}
 		batch, tell, err := f.take(resp)
 		if err != nil {
-			return final, fmt.Errorf("client: %s: %w", address, err)
+			return final, 0, fmt.Errorf("client: %s: %w", address, err)
 		}
 		if tell && !yield(batch, nil) {
-			return final, nil
+			return final, 0, nil
 		}
 	}
 	if context.Cause(ctx) == errSilent {
-		return again, fmt.Errorf("client: %s: %w", address, errSilent)
+		return again, 0, fmt.Errorf("client: %s: %w", address, errSilent)
 	}
-	v, err := judgeStream(err, opened)
-	return v, fmt.Errorf("client: %s: %w", address, err)
+	after = retryAfter(err)
+	v, err = judgeStream(err, opened)
+	return v, after, fmt.Errorf("client: %s: %w", address, err)
 }
 
 // judgeStream is judge for the end of a stream. Opened says whether it had begun: what

@@ -13,10 +13,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -756,4 +758,28 @@ func FuzzPayload(f *testing.F) {
 			t.Errorf("got member %v, %v", m, err)
 		}
 	})
+}
+
+// A node that says when to ask again is not asked before.
+func TestSubscriptionKeepsRetryAfter(t *testing.T) {
+	const after = 300 * time.Millisecond
+	busy, err := status.New(codes.ResourceExhausted, "busy").WithDetails(
+		wire.ErrorToProto(nexusraft.ErrOverloaded), &errdetails.RetryInfo{RetryDelay: durationpb.New(after)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, asked := &history{newest: 2}, atomic.Int64{}
+	n := startEvents(t, func(n *eventNode) {
+		n.subscribe = func(req *subscribeRequest, send func(*subscribeResponse) error, gone <-chan struct{}) error {
+			if asked.Add(1) == 1 {
+				return busy.Err()
+			}
+			return h.subscribe(req, send, gone)
+		}
+	})
+	begin := time.Now()
+	got := collect(t, connect(t, Options{Endpoints: []string{n.address}}), Subscription{From: 1}, 2)
+	if d := cmp.Diff(wantEvents(1, 2), got); d != "" || time.Since(begin) < after {
+		t.Errorf("after %v, want %v; events (-want +got):\n%s", time.Since(begin), after, d)
+	}
 }

@@ -195,11 +195,7 @@ func refusal(code codes.Code, format string, args ...any) error {
 }
 
 func detailed(code codes.Code, err error) error {
-	st, failed := status.New(code, err.Error()).WithDetails(wire.ErrorToProto(err))
-	if failed != nil {
-		return status.Error(code, err.Error())
-	}
-	return st.Err()
+	return wire.WithDetails(status.New(code, err.Error()), err)
 }
 
 // need returns what a method asks of its caller, checked false if nothing more is to be checked here.

@@ -185,7 +185,7 @@ var eventCodes = []struct {
 	{context.DeadlineExceeded, codes.Unknown},
 }
 
-// eventStatus gives an error its code, and itself as a detail.
+// eventStatus gives an error its code and its details.
 func eventStatus(err error) error {
 	code := codes.Internal
 	for _, row := range eventCodes {
@@ -194,9 +194,5 @@ func eventStatus(err error) error {
 			break
 		}
 	}
-	st, failed := status.New(code, err.Error()).WithDetails(wire.ErrorToProto(err))
-	if failed != nil {
-		return status.Error(code, err.Error())
-	}
-	return st.Err()
+	return wire.WithDetails(status.New(code, err.Error()), err)
 }

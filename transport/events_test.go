@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -182,10 +184,19 @@ func TestEventErrors(t *testing.T) {
 		if got := status.Code(err); got != tc.code {
 			t.Errorf("%s: got code %v, want %v", name, got, tc.code)
 		}
+		waits := slices.Contains([]string{"no quorum", "overloaded", "disk full"}, name)
+		if got := slices.ContainsFunc(status.Convert(err).Details(), isRetryInfo); got != waits {
+			t.Errorf("%s: says when to ask again: %t, want %t", name, got, waits)
+		}
 		if _, err := c.Publish(t.Context(), 1, "app/x", "t", nil); !errors.Is(err, tc.want) {
 			t.Errorf("%s: got %v, want %v", name, err, tc.want)
 		}
 	}
+}
+
+func isRetryInfo(detail any) bool {
+	_, ok := detail.(*errdetails.RetryInfo)
+	return ok
 }
 
 func TestPublishAndRetainOverTheWire(t *testing.T) {

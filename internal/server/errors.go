@@ -4,14 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/protoadapt"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/wire"
@@ -79,7 +75,7 @@ var contextTable = []struct{ err, answer error }{
 func toStatus(err error) error {
 	for _, row := range table {
 		if errors.Is(err, row.err) {
-			return withDetail(status.Convert(row.answer), err)
+			return wire.WithDetails(status.Convert(row.answer), err)
 		}
 	}
 	for _, row := range contextTable {
@@ -87,44 +83,7 @@ func toStatus(err error) error {
 			return row.answer
 		}
 	}
-	return withDetail(status.New(codes.Internal, err.Error()), err)
-}
-
-// waits says how soon it makes sense to ask again, at the earliest. Where a leader is known there is nothing to wait for.
-var waits = []struct {
-	err   error
-	after time.Duration
-}{
-	{nexusraft.ErrUncertain, 0},
-	{nexusraft.ErrDiskFull, 5 * time.Second},
-	{nexusraft.ErrNoQuorum, 300 * time.Millisecond},
-	{nexusraft.ErrNotLeader, 100 * time.Millisecond},
-	{nexusraft.ErrOverloaded, 50 * time.Millisecond},
-}
-
-// retryAfter returns how soon it makes sense to ask again after err; 0 if that is not said.
-func retryAfter(err error) time.Duration {
-	if nl, ok := errors.AsType[*nexusraft.NotLeaderError](err); ok && nl.Leader != 0 {
-		return 0
-	}
-	for _, w := range waits {
-		if errors.Is(err, w.err) {
-			return w.after
-		}
-	}
-	return 0
-}
-
-func withDetail(st *status.Status, err error) error {
-	details := []protoadapt.MessageV1{wire.ErrorToProto(err)}
-	if after := retryAfter(err); after > 0 {
-		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(after)})
-	}
-	detailed, failed := st.WithDetails(details...)
-	if failed != nil {
-		return st.Err()
-	}
-	return detailed.Err()
+	return wire.WithDetails(status.New(codes.Internal, err.Error()), err)
 }
 
 // proposeError returns what an error of Propose means: one that matches no sentinel, a
