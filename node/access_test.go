@@ -297,3 +297,41 @@ func TestIssueCertificateIsRefused(t *testing.T) {
 		t.Errorf("a token for no time: got %v", err)
 	}
 }
+
+// Who has lost all credentials makes new ones on a member's machine.
+func TestRecoverAccess(t *testing.T) {
+	m := found(t, secureConfig(t, "n1"))
+	m.grant("reader", nexusraft.AccessRead)
+	m.put("k", "v")
+	if _, err := node.RecoverAccess(m.config, "admin", day); err == nil {
+		t.Error("from a directory that is in use: got none, want an error")
+	}
+	m.close()
+	for name, want := range map[string]string{"nobody": "are: admin", "a b": "the name of a client"} {
+		if _, err := node.RecoverAccess(m.config, name, day); !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), want) {
+			t.Errorf("for %q: got %v, want ErrRefused with %q", name, err, want)
+		}
+	}
+	empty := testConfig(t, "n2")
+	if _, err := node.RecoverAccess(empty, "admin", day); !errors.Is(err, nexusraft.ErrNotFounded) {
+		t.Errorf("from an empty directory: got %v, want ErrNotFounded", err)
+	}
+	text, err := node.RecoverAccess(m.config, "admin", day)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := pki.ParseBundle(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m = start(t, m.config)
+	m.zone()
+	c, err := transport.Issued(pki.Pair{Cert: append(b.Cert, b.Roots...), Key: b.Key}, pki.Subject{Cluster: m.node.Cluster(), Client: "admin"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := secureConn(t, m, transport.NewTLS(func() (transport.Certificates, error) { return c, nil }))
+	if _, err := pb.NewZonesClient(conn).TransferLeader(t.Context(), &pb.TransferLeaderRequest{Zone: uint64(nexusraft.RootZone), To: 7}); err != nil {
+		t.Errorf("what only an admin may: got %v, want an answer", err)
+	}
+}

@@ -245,19 +245,8 @@ func (n *Node) RevokeToken(ctx context.Context, id [8]byte) error {
 // authority returns the cluster's authority as this replica has it.
 func (n *Node) authority() (ca pki.Pair, err error) {
 	err = n.readOwnLocal(nexusraft.RootZone, func(r nexusraft.Reader) error {
-		b, ok, err := r.Get(authorityKey)
-		if err != nil {
-			return err
-		}
-		if !ok {
-			return errNoAuthority
-		}
-		a := &pb.Authority{}
-		if err := proto.Unmarshal(b, a); err != nil {
-			return fmt.Errorf("%w: the cluster's authority can't be read", nexusraft.ErrCorrupt)
-		}
-		ca = pki.Pair{Cert: a.GetCertificate(), Key: a.GetKey()}
-		return nil
+		ca, err = readAuthority(r)
+		return err
 	})
 	return ca, err
 }
