@@ -36,6 +36,8 @@ func (c *Client) Status(ctx context.Context, endpoint string) (nexusraft.NodeSta
 	if err != nil {
 		if status.Code(err) == codes.DeadlineExceeded {
 			err = fmt.Errorf("no answer within %v: %w", c.opts.AttemptTimeout, context.DeadlineExceeded)
+		} else {
+			_, err = judge(err, false, true)
 		}
 		return nexusraft.NodeStatus{}, fmt.Errorf("client: %s: status: %w", endpoint, err)
 	}

@@ -86,7 +86,10 @@ func (o Options) dialOptions(e *endpoint) (hostPort string, _ []grpc.DialOption,
 
 // hint is what may be wrong where something listens that does not answer.
 func (e *endpoint) hint() string {
-	if e.plain {
+	switch {
+	case strings.Contains(e.address, "://") && e.plain:
+		return "; if it speaks TLS, credentials are needed, and no http://"
+	case e.plain:
 		return "; if it speaks TLS, credentials are needed"
 	}
 	return ""

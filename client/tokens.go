@@ -5,8 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
+	"google.golang.org/grpc"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	nexusraftv1 "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
@@ -24,65 +23,51 @@ type JoinToken struct {
 
 // CreateToken makes a token with which up to uses nodes can join the cluster within ttl, in a
 // role: RoleMember, RoleWitness, or "" for any. The text is a secret that is told once.
+//
+// It and RevokeToken try until ctx ends where that is safe; with nexusraft.ErrUncertain it may have
+// happened or may still happen: Tokens shows it.
 func (c *Client) CreateToken(ctx context.Context, role nexusraft.Role, ttl time.Duration, uses uint32) (text string, info JoinToken, err error) {
 	req := &nexusraftv1.CreateTokenRequest{TtlNanos: int64(ttl), Uses: uses}
 	if role != "" {
 		req.Role = wire.RoleToProto(role)
 	}
-	err = c.atAnyMember(ctx, func(ctx context.Context, tokens nexusraftv1.TokensClient) error {
-		resp, err := tokens.CreateToken(ctx, req)
-		text, info = resp.GetToken(), tokenFromProto(resp.GetInfo())
+	var resp *nexusraftv1.CreateTokenResponse
+	err = c.write(ctx, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
+		resp, err = nexusraftv1.NewTokensClient(conn).CreateToken(ctx, req)
 		return err
 	})
 	if err != nil {
 		return "", JoinToken{}, fmt.Errorf("create token: %w", err)
 	}
-	return text, info, nil
+	return resp.GetToken(), tokenFromProto(resp.GetInfo()), nil
 }
 
 // Tokens returns the join tokens that are still good, by identifier.
 func (c *Client) Tokens(ctx context.Context) (list []JoinToken, err error) {
-	err = c.atAnyMember(ctx, func(ctx context.Context, tokens nexusraftv1.TokensClient) error {
-		resp, err := tokens.ListTokens(ctx, &nexusraftv1.ListTokensRequest{})
-		for _, t := range resp.GetTokens() {
-			list = append(list, tokenFromProto(t))
-		}
+	var resp *nexusraftv1.ListTokensResponse
+	err = c.read(ctx, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
+		resp, err = nexusraftv1.NewTokensClient(conn).ListTokens(ctx, &nexusraftv1.ListTokensRequest{})
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list tokens: %w", err)
+	}
+	for _, t := range resp.GetTokens() {
+		list = append(list, tokenFromProto(t))
 	}
 	return list, nil
 }
 
 // RevokeToken takes a join token back. Nodes that have joined with it stay.
 func (c *Client) RevokeToken(ctx context.Context, id string) error {
-	err := c.atAnyMember(ctx, func(ctx context.Context, tokens nexusraftv1.TokensClient) error {
-		_, err := tokens.RevokeToken(ctx, &nexusraftv1.RevokeTokenRequest{Id: id})
+	err := c.write(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+		_, err := nexusraftv1.NewTokensClient(conn).RevokeToken(ctx, &nexusraftv1.RevokeTokenRequest{Id: id})
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("revoke token %s: %w", id, err)
 	}
 	return nil
-}
-
-// atAnyMember asks the endpoints in turn until one answers. What is asked may be done twice: a
-// token too many is never shown, and expires.
-func (c *Client) atAnyMember(ctx context.Context, ask func(context.Context, nexusraftv1.TokensClient) error) error {
-	var failed error
-	for _, address := range c.opts.Endpoints {
-		e, err := c.node(address)
-		if err != nil {
-			return err
-		}
-		err = ask(ctx, nexusraftv1.NewTokensClient(e.conn))
-		if code := status.Code(err); code != codes.Unavailable && code != codes.Unimplemented {
-			return err
-		}
-		failed = fmt.Errorf("%s: %w", address, err)
-	}
-	return failed
 }
 
 func tokenFromProto(t *nexusraftv1.TokenInfo) JoinToken {
