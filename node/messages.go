@@ -120,7 +120,6 @@ func (h *hosted) sendMessage(m *raftpb.Message) {
 
 // unreachable tells every zone that messages to a node were lost.
 func (n *Node) unreachable(node nexusraft.NodeID) {
-	n.events.peer(node, n.addressOf(node, ""), false)
 	n.worker.inbox.putEvent(func() {
 		for _, h := range n.worker.zones {
 			if m, ok := h.replica.Membership().Node(node); ok && m.Replica != h.self {

@@ -133,7 +133,7 @@ func Open(c Config) (_ *Node, err error) {
 	n.worker, n.sending, n.transfers = newWorker(n), newJobs(ctx, maxSending), newTransfers(c.Logger)
 	n.server = transport.NewServer(n.self, n, n)
 	n.peers = transport.NewPeers(n.self, transport.PeersOptions{
-		Logger: c.Logger, VoteTimeout: c.electionTimeout(), OnUnreachable: n.unreachable, Accept: n.accepted,
+		Logger: c.Logger, VoteTimeout: c.electionTimeout(), OnUnreachable: n.unreachable, OnConnection: n.events.peer, Accept: n.accepted,
 		OnFenced: n.fencedBy, TLS: n.tls, SnapshotBandwidth: c.SnapshotBandwidth, SnapshotCompression: c.SnapshotCompression,
 	})
 	return n, nil

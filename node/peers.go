@@ -93,11 +93,7 @@ func (n *Node) meet(peer transport.Identity) error {
 // accepted is told what a peer says of itself that accepts this node.
 func (n *Node) accepted(peer transport.Identity) error {
 	n.refusals.Remove(peer.Node)
-	if err := n.meet(peer); err != nil {
-		return err
-	}
-	n.events.peer(peer.Node, peer.Address, true)
-	return nil
+	return n.meet(peer)
 }
 
 // wasRemoved reports whether the root zone, and with it the cluster, has a tombstone of a

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -317,5 +318,41 @@ func TestFramesStayWithinTheWireLimit(t *testing.T) {
 	}
 	if q.len() != 0 {
 		t.Errorf("len: got %d, want 0", q.len())
+	}
+}
+
+// A full queue is no lost connection.
+func TestConnectionsAreTold(t *testing.T) {
+	told := make(chan string, 100)
+	unreachable := make(chan struct{}, 1)
+	release := make(chan struct{})
+	f := &fakeNode{receive: func(nexusraft.NodeID, []Message) { <-release }}
+	addr, stop := serve(t, identityB, f)
+	p := peersOf(t, identityA, PeersOptions{
+		QueueMessages: 1,
+		OnUnreachable: func(nexusraft.NodeID) { signal(unreachable) },
+		OnConnection: func(peer nexusraft.NodeID, addr string, connected bool) {
+			told <- fmt.Sprint(peer, " ", addr, " ", connected)
+		},
+	})
+	connect(t, p, addr)
+	say := func(connected bool) string { return fmt.Sprint(nodeB, " ", addr, " ", connected) }
+	if got := await(t, "the connection", told); got != say(true) {
+		t.Errorf("got %s, want %s", got, say(true))
+	}
+	for len(unreachable) == 0 {
+		p.Send(nodeB, Append, Message{Zone: 1, Data: make([]byte, 1<<10)})
+	}
+	if len(told) > 0 || !statsOfB(t, p).Connected {
+		t.Errorf("with a full queue: told %q, want nothing", <-told)
+	}
+	close(release)
+	stop()
+	if got := await(t, "the loss", told); got != say(false) {
+		t.Errorf("got %s, want %s", got, say(false))
+	}
+	serveAt(t, addr, NewServer(as(identityB), f, f))
+	if got := await(t, "the next connection", told); got != say(true) {
+		t.Errorf("got %s, want %s", got, say(true))
 	}
 }

@@ -168,8 +168,10 @@ func (x *peer) session() (opened bool, err error) {
 	defer w.close()
 	x.publish(w.client)
 	x.peers.o.Logger.Info("peer connected", "peer", x.node, "addr", addr)
+	x.peers.o.OnConnection(x.node, addr, true)
 	err = x.exchange(w)
 	x.publish(nil)
+	x.peers.o.OnConnection(x.node, addr, false)
 	if errors.Is(err, errLeft) {
 		return true, err
 	}

@@ -54,6 +54,10 @@ type PeersOptions struct {
 	// not call back into Peers. nil is told nothing.
 	OnUnreachable func(nexusraft.NodeID)
 
+	// OnConnection is told when messages to a peer begin to flow, at the address that is given, and when its
+	// connection is lost. It must not block and must not call back into Peers. nil is told nothing.
+	OnConnection func(peer nexusraft.NodeID, addr string, connected bool)
+
 	// Accept decides, for the answer to every stream and call, whether a peer is believed,
 	// from what it says of itself: a node that remembers lives checks them (Life.Check). It
 	// may write to the disk; it must not call back into Peers. nil accepts whatever these
@@ -80,6 +84,9 @@ func (o PeersOptions) withDefaults() PeersOptions {
 	o.VoteTimeout = cmp.Or(o.VoteTimeout, 300*time.Millisecond)
 	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, max(5*o.VoteTimeout/6, 250*time.Millisecond))
 	o.SilenceTimeout = cmp.Or(o.SilenceTimeout, max(o.VoteTimeout, minSilence))
+	if o.OnConnection == nil {
+		o.OnConnection = func(nexusraft.NodeID, string, bool) {}
+	}
 	if o.OnUnreachable == nil {
 		o.OnUnreachable = func(nexusraft.NodeID) {}
 	}
