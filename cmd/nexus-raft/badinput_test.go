@@ -117,8 +117,8 @@ func (c *trio) serve2(t *testing.T, more ...string) *process {
 	return launch(t, append([]string{"serve", "--data-dir", c.data("n2"), "--name", "n2", "--listen", c.a2, "--join", c.a1}, more...)...)
 }
 
-func (c *trio) witness(t *testing.T) *process {
-	return launch(t, "witness", "--data-dir", c.data("w1"), "--name", "w1", "--listen", c.aw, "--join", c.a1)
+func (c *trio) witness(t *testing.T, more ...string) *process {
+	return launch(t, append([]string{"witness", "--data-dir", c.data("w1"), "--name", "w1", "--listen", c.aw, "--join", c.a1}, more...)...)
 }
 
 // newTrio founds a cluster and waits until it is in sync.
