@@ -200,6 +200,16 @@ func TokenCredentials(others []byte, token string) ([]byte, error) {
 	return pki.Bundle{Roots: b.Roots, Token: token}.PEM(), nil
 }
 
+// AuthorityOf returns the certificate of the cluster's CA that credentials for Options believe: PEM, no
+// secret, and credentials itself for a client that shows a BearerToken. The errors hold no secrets.
+func AuthorityOf(credentials []byte) ([]byte, error) {
+	b, err := pki.ParseBundle(credentials)
+	if err != nil {
+		return nil, err
+	}
+	return b.Roots, nil
+}
+
 func principalFromProto(p *nexusraftv1.PrincipalInfo) Principal {
 	x := Principal{Name: p.GetName()}
 	for _, r := range p.GetRoles() {

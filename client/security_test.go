@@ -184,6 +184,9 @@ func TestTokenCredentials(t *testing.T) {
 		"CERTIFICATE":   {nil, "nra1-secret"},
 		"visible ASCII": {full, "nra1-secret\n"},
 	} {
+		if got, err := AuthorityOf(bad.others); (err == nil) != (string(got) == string(ca.Cert)) || (err == nil) != (bad.others != nil) {
+			t.Errorf("authority: got %q, %v", got, err)
+		}
 		if _, err := TokenCredentials(bad.others, bad.token); err == nil || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("got %v, want %q", err, says)
 		}

@@ -165,6 +165,7 @@ type process struct {
 	name, dir, address string
 	program            string
 	args               []string
+	credentials        []byte // what it asks for; nil without TLS
 	cmd                *exec.Cmd
 	stdin              io.Closer // when it closes the process ends
 }
@@ -213,7 +214,7 @@ func (p *process) kill() {
 func (p *process) zones() ([]nexusraft.ZoneStatus, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	c, err := client.New(client.Options{Endpoints: []string{p.address}})
+	c, err := client.New(client.Options{Endpoints: []string{p.address}, Credentials: p.credentials})
 	if err != nil {
 		return nil, err
 	}

@@ -20,6 +20,7 @@ type accessCommand struct {
 	Token       accessTokenCommand       `cmd:"" help:"Make an access token for a name that has a role."`
 	RevokeToken accessRevokeTokenCommand `cmd:"" help:"Take an access token back."`
 	Cert        accessCertCommand        `cmd:"" help:"Make a key and a certificate for a name that has a role."`
+	CA          accessCACommand          `cmd:"" name:"ca" help:"Print the certificate of the cluster's CA, which is no secret."`
 	Recover     accessRecoverCommand     `cmd:"" help:"Make a key and a certificate from a stopped member's data directory, when all credentials are lost."`
 }
 

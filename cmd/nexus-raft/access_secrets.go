@@ -27,6 +27,7 @@ Examples:
   nexus-raft access token billing --credentials D1/admin.pem --out billing.pem
   nexus-raft get greeting --credentials billing.pem
   nexus-raft access token billing --ttl 24h --credentials D1/admin.pem >token
+  nexus-raft access ca --credentials D1/admin.pem >ca.pem
   nexus-raft get greeting --credentials ca.pem --access-token-file token`
 }
 
@@ -185,5 +186,31 @@ func (c *accessCertCommand) Run(ctx context.Context, s streams) error {
 		}{c.Name, c.Out})
 	}
 	_, err = fmt.Fprintf(s.out, "certificate and key of %s are in %s: show them with --credentials, and keep them secret\n", printable(c.Name), printable(c.Out))
+	return err
+}
+
+type accessCACommand struct {
+	Credentials string `help:"File of credentials." required:"" placeholder:"FILE"`
+}
+
+func (*accessCACommand) Help() string {
+	return `It is in every file of credentials: nobody is asked. Clients that show an access token need no more than that, nor does
+other software that is to believe the cluster. PEM.
+
+Example:
+
+  nexus-raft access ca --credentials D1/admin.pem >ca.pem`
+}
+
+func (c *accessCACommand) Run(s streams) error {
+	own, err := readCredentials(c.Credentials)
+	if err != nil {
+		return usageError{fmt.Errorf("--credentials: %w", err)}
+	}
+	ca, err := client.AuthorityOf(own)
+	if err != nil {
+		return usageError{fmt.Errorf("--credentials %s: %w", c.Credentials, err)}
+	}
+	_, err = s.out.Write(ca)
 	return err
 }

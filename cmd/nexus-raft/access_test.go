@@ -300,6 +300,9 @@ func TestAccessCommandsFail(t *testing.T) {
 		{[]string{"access", "cert", "mallory", "--out", file}, ca, exitFailed, `"mallory" has no role`},
 		{[]string{"access", "cert", "ann", "--out", filepath.Join(file, "x")}, ca, exitFailed, "--out: "},
 		{[]string{"access", "cert", "ann", "--out", file, "--timeout", "1s"}, secure, exitFailed, "does not speak TLS"},
+		{[]string{"access", "ca"}, nil, exitUsage, "--credentials"},
+		{[]string{"access", "ca", "--credentials", token}, nil, exitUsage, "--credentials " + token},
+		{[]string{"access", "ca", "--credentials", token + "x"}, nil, exitUsage, "--credentials: open"},
 		{[]string{"get", "k", "--access-token-file", token}, []string{"--endpoints", s.address}, exitUsage, "--access-token-file needs --credentials"},
 		{[]string{"get", "k", "--access-token-file", token}, ca, exitUsage, "is not encrypted"},
 		{[]string{"get", "k", "--access-token-file", token + "x"}, ca, exitUsage, "--access-token-file: open"},
@@ -313,6 +316,15 @@ func TestAccessCommandsFail(t *testing.T) {
 		if _, err := os.Lstat(file); !os.IsNotExist(err) {
 			t.Fatalf("%q: left %s behind: %v", tc.args, file, err)
 		}
+	}
+}
+
+// The CA's certificate is there without what is secret.
+func TestAccessCA(t *testing.T) {
+	s := serveAccess(t)
+	text := pki.Bundle{Roots: s.ca.Cert, Token: "nra1-secret"}.PEM()
+	if status, stdout, stderr := command(t, "access", "ca", "--credentials", writeFile(t, text)); status != exitOK || stdout != string(s.ca.Cert) {
+		t.Errorf("got status %d, %q, %q; want the CA's certificate", status, stdout, stderr)
 	}
 }
 

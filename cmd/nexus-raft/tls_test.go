@@ -22,11 +22,9 @@ type secureTrio struct {
 func newSecureTrio(t *testing.T) *secureTrio {
 	t.Helper()
 	c := &secureTrio{trio: trio{dir: t.TempDir(), a1: freeAddress(t), a2: freeAddress(t), aw: freeAddress(t)}}
-	if status, _, stderr := command(t, "init", "--data-dir", c.data("n1"), "--name", "n1", "--listen", c.a1); status != exitOK {
-		t.Fatalf("init: status %d, %s", status, stderr)
-	}
+	c.runs(t, "init", "--data-dir", c.data("n1"), "--name", "n1", "--listen", c.a1)
 	c.admin, c.ca = filepath.Join(c.data("n1"), "admin.pem"), c.data("ca.pem")
-	if err := os.WriteFile(c.ca, secretIn(t, c.admin).Roots, 0o600); err != nil {
+	if err := os.WriteFile(c.ca, []byte(c.runs(t, "access", "ca", "--credentials", c.admin)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	c.n1 = c.serve1(t, "--tls")
@@ -63,6 +61,16 @@ func (c *secureTrio) asks(t *testing.T, credentials string, args ...string) (sta
 		args = append(args, "--timeout", "20s")
 	}
 	return command(t, args...)
+}
+
+// runs is what a command prints that has to succeed.
+func (c *secureTrio) runs(t *testing.T, args ...string) (stdout string) {
+	t.Helper()
+	status, stdout, stderr := command(t, args...)
+	if status != exitOK {
+		t.Fatalf("%q: status %d, %s", args, status, stderr)
+	}
+	return stdout
 }
 
 // by is what a command prints that has to succeed.
