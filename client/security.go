@@ -69,19 +69,47 @@ func (o Options) dialOptions(e *endpoint) (hostPort string, _ []grpc.DialOption,
 		e.plain = true
 		return hostPort, []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}, nil
 	}
-	bundle, err := pki.ParseBundle(o.Credentials)
+	options, err := secured(o.Credentials, o.BearerToken, func(c credentials.TransportCredentials) credentials.TransportCredentials {
+		return handshakes{c, e}
+	})
+	return hostPort, options, err
+}
+
+// DialOptions returns what a gRPC connection of one's own to a member needs, for generated code or etcd's client
+// (clientv3.Config.DialOptions): it is encrypted, believes the nodes of the cluster that the credentials are
+// for, whatever the address, and shows them, or the bearer token if that is not "", as Options has them.
+func DialOptions(credentials []byte, bearerToken string) ([]grpc.DialOption, error) {
+	if bearerToken != "" {
+		if err := pki.ValidateBearer(bearerToken); err != nil {
+			return nil, fmt.Errorf("client: %w", err)
+		}
+	}
+	options, err := secured(credentials, bearerToken, nil)
 	if err != nil {
-		return "", nil, err
+		return nil, fmt.Errorf("client: %w", err)
+	}
+	return options, nil
+}
+
+// secured returns options for an encrypted connection, its handshakes wrapped in what wrap returns, if that is not nil.
+func secured(text []byte, token string, wrap func(credentials.TransportCredentials) credentials.TransportCredentials) ([]grpc.DialOption, error) {
+	bundle, err := pki.ParseBundle(text)
+	if err != nil {
+		return nil, err
 	}
 	config, err := bundle.Config(time.Now)
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	options := []grpc.DialOption{grpc.WithTransportCredentials(handshakes{credentials.NewTLS(config), e})}
-	if token := cmp.Or(o.BearerToken, bundle.Token); token != "" {
+	shakes := credentials.NewTLS(config)
+	if wrap != nil {
+		shakes = wrap(shakes)
+	}
+	options := []grpc.DialOption{grpc.WithTransportCredentials(shakes)}
+	if token := cmp.Or(token, bundle.Token); token != "" {
 		options = append(options, grpc.WithPerRPCCredentials(bearer(token)))
 	}
-	return hostPort, options, nil
+	return options, nil
 }
 
 // hint is what may be wrong where something listens that does not answer.

@@ -237,3 +237,20 @@ func TestNamedEndpointsAreNotDowngraded(t *testing.T) {
 		t.Errorf("another's without scheme: got %t, %v, want it encrypted", encrypted, err)
 	}
 }
+
+// A connection of one's own takes what a client takes.
+func TestDialOptionsRefuse(t *testing.T) {
+	for name, x := range map[string]struct {
+		credentials string
+		token       string
+		says        string
+	}{
+		"nothing":   {"", "", "CA"},
+		"no PEM":    {"x", "", "credentials"},
+		"two words": {"", "a b", "token"},
+	} {
+		if _, err := DialOptions([]byte(x.credentials), x.token); err == nil || !strings.Contains(err.Error(), x.says) || !strings.HasPrefix(err.Error(), "client: ") {
+			t.Errorf("%s: got %v, want an error about the %s", name, err, x.says)
+		}
+	}
+}

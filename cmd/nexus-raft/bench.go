@@ -8,13 +8,19 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc"
+
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/client"
 	"github.com/nexi-lab/nexus-raft/cmd/nexus-raft/bench"
 )
 
 type benchCommand struct {
-	Op        string        `arg:"" optional:"" help:"What to measure: put, or get, which writes its keys first." enum:"put,get" default:"put"`
-	Endpoints []string      `help:"Members to ask, separated by commas; one connection each, with the clients spread over them." default:"127.0.0.1:2026" placeholder:"HOST:PORT"`
+	Op        string   `arg:"" optional:"" help:"What to measure: put, or get, which writes its keys first." enum:"put,get" default:"put"`
+	Endpoints []string `help:"Members to ask, separated by commas; one connection each, with the clients spread over them." default:"127.0.0.1:2026" placeholder:"HOST:PORT"`
+
+	Credentials string `help:"File that proves who asks, and says which cluster to believe; for put it needs the role write." placeholder:"FILE"`
+
 	Clients   int           `help:"How many ask at the same time; each waits for its answer before it asks again." default:"16"`
 	ValueSize int           `help:"Size of values, in bytes." default:"256"`
 	KeySpace  int           `help:"How many different keys; all begin with bench/ and stay when the measurement is over." default:"10000"`
@@ -91,8 +97,25 @@ func (c *benchCommand) config(s streams) (bench.Config, error) {
 			return bench.Config{}, fmt.Errorf("--zone: %w", err)
 		}
 	}
+	security, err := c.security()
+	if err != nil {
+		return bench.Config{}, fmt.Errorf("--credentials: %w", err)
+	}
 	return bench.Config{
-		Op: bench.Op(c.Op), Endpoints: c.Endpoints, Clients: c.Clients, ValueSize: c.ValueSize, KeySpace: c.KeySpace,
+		Security: security,
+		Op:       bench.Op(c.Op), Endpoints: c.Endpoints, Clients: c.Clients, ValueSize: c.ValueSize, KeySpace: c.KeySpace,
 		Duration: c.Duration, Zone: c.Zone, Progress: s.err, Bar: isTerminal(s.err),
 	}, nil
+}
+
+// security returns what the credentials make of a connection.
+func (c *benchCommand) security() ([]grpc.DialOption, error) {
+	if c.Credentials == "" {
+		return nil, nil
+	}
+	text, err := readCredentials(c.Credentials)
+	if err != nil {
+		return nil, err
+	}
+	return client.DialOptions(text, "")
 }

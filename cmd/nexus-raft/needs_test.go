@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"encoding/pem"
 	"errors"
 	"io"
 	"maps"
 	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -303,5 +305,35 @@ func TestWhoMayCallWhat(t *testing.T) {
 				t.Errorf("%s by %s: got %v %q with %d details, want it refused with %v and one detail", method, c.name, got.Code(), got.Message(), len(got.Details()), code)
 			}
 		}
+	}
+}
+
+func TestBenchWithCredentials(t *testing.T) {
+	m := serveSecurely(t)
+	m.grant("reader", 0, nexusraft.AccessRead)
+	file := func(name string) string {
+		request, key, err := pki.NewRequest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		chain := m.certificate(request, pki.Subject{Client: name})
+		certs, err := pki.Certificates(chain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		roots := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certs[len(certs)-1].Raw})
+		return writeFile(t, pki.Bundle{Pair: pki.Pair{Cert: chain, Key: key}, Roots: roots}.PEM())
+	}
+	run := func(credentials string) (int, string, string) {
+		return command(t, "bench", "--endpoints", m.address, "--credentials", credentials, "--duration", "100ms", "--key-space", "10", "--json")
+	}
+	if status, stdout, stderr := run(file("admin")); status != 0 || !strings.Contains(stdout, `"operations"`) {
+		t.Errorf("as admin: got %d, %q, %q", status, stdout, stderr)
+	}
+	if status, _, stderr := run(file("reader")); status == 0 || !strings.Contains(stderr, "needs the role write") {
+		t.Errorf("as reader: got %d, %q; want it refused", status, stderr)
+	}
+	if status, _, stderr := run(filepath.Join(t.TempDir(), "none")); status == 0 || !strings.Contains(stderr, "--credentials") {
+		t.Errorf("without the file: got %d, %q", status, stderr)
 	}
 }

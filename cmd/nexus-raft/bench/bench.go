@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"io"
 	"time"
+
+	"google.golang.org/grpc"
 )
 
 // Op is what is measured.
@@ -34,6 +36,9 @@ type Config struct {
 	KeySpace  int           // how many different keys
 	Duration  time.Duration // how long requests begin
 	Zone      string        // goes into the metadata nexus-zone; "" for none
+
+	// Security are the options that secure a connection; without any it is not encrypted.
+	Security []grpc.DialOption
 
 	Progress io.Writer
 	Bar      bool // Progress is a terminal: show a progress bar

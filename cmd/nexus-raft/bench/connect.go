@@ -83,10 +83,12 @@ type answer struct {
 
 // ask connects to an endpoint and reads a key that need not exist.
 func ask(ctx context.Context, c Config, endpoint string) answer {
-	conn, err := grpc.NewClient("passthrough:///"+endpoint,
+	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: dialTimeout}),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)),
+	}
+	conn, err := grpc.NewClient("passthrough:///"+endpoint, append(options, c.Security...)...)
 	if err != nil {
 		return answer{err: fmt.Errorf("%s: %w", endpoint, err)}
 	}
