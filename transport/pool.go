@@ -60,7 +60,7 @@ type PoolOptions struct {
 	SnapshotCompression bool
 
 	// UnaryInterceptors and StreamInterceptors see every call, the first one outermost: the place
-	// for metrics and tracing.
+	// for metrics and tracing. A message that goes out is theirs until SendMsg returns: its memory is used again.
 	UnaryInterceptors  []grpc.UnaryClientInterceptor
 	StreamInterceptors []grpc.StreamClientInterceptor
 

@@ -239,15 +239,18 @@ func newThrottle(bytesPerSecond int) *rate.Limiter {
 // the time after which a stream counts as stalled.
 const MinSnapshotBandwidth = 64 << 10
 
-// snapshotWriter cuts a state into chunks, all of MaxChunkBytes but for the last.
+// snapshotWriter cuts a state into chunks, all of MaxChunkBytes but for the last. They share their memory:
+// send has encoded a request when it returns, and keeps nothing of it. (grpc.EnableTracing does, for its page of
+// requests, which then shows later chunks in place of earlier ones.)
 type snapshotWriter struct {
 	send   func(*pb.InstallSnapshotRequest) error
 	broken bool   // the stream has ended; its answer says why
 	buf    []byte // the chunk that is being filled
 	pack   bool   // compress chunks
 	packer *flate.Writer
-	offset uint64   // bytes sent
-	sums   []uint32 // the CRC-32C of the state up to the end of each chunk
+	small  bytes.Buffer // the chunk that packer has compressed
+	offset uint64       // bytes sent
+	sums   []uint32     // the CRC-32C of the state up to the end of each chunk
 }
 
 // resume sets the writer back to where a receiver is, which has offset bytes with this
@@ -257,7 +260,7 @@ func (w *snapshotWriter) resume(offset uint64, sum uint32) bool {
 	if offset > w.offset || offset%MaxChunkBytes != 0 && offset != w.offset {
 		return false
 	}
-	w.offset, w.sums, w.buf, w.broken = offset, w.sums[:chunks], nil, false
+	w.offset, w.sums, w.buf, w.broken = offset, w.sums[:chunks], w.buf[:0], false
 	return w.sum() == sum
 }
 
@@ -278,7 +281,7 @@ func (w *snapshotWriter) write(header *pb.SnapshotHeader, body iter.Seq2[[]byte,
 			return err
 		}
 		for len(piece) > 0 && !w.broken {
-			if w.buf == nil { // gRPC may still read the one before
+			if w.buf == nil {
 				w.buf = make([]byte, 0, MaxChunkBytes)
 			}
 			n := min(len(piece), MaxChunkBytes-len(w.buf))
@@ -311,25 +314,26 @@ func (w *snapshotWriter) flush() {
 	}
 	w.offset += uint64(len(w.buf))
 	w.sums = append(w.sums, crc32.Update(w.sum(), castagnoli, w.buf))
-	w.buf = nil
 	w.put(&pb.InstallSnapshotRequest{Kind: &pb.InstallSnapshotRequest_Chunk{Chunk: chunk}})
+	w.buf = w.buf[:0]
 }
 
-// packed returns a chunk's data compressed, or nil if that is not to be, or not worth it.
+// packed returns a chunk's data compressed, or nil if that is not to be, or not worth it. It is valid until the
+// next chunk's.
 func (w *snapshotWriter) packed(data []byte) []byte {
 	if !w.pack {
 		return nil
 	}
-	var b bytes.Buffer
 	if w.packer == nil {
 		w.packer, _ = flate.NewWriter(nil, flate.BestSpeed) // the level is good
 	}
-	w.packer.Reset(&b)
+	w.small.Reset()
+	w.packer.Reset(&w.small)
 	_, err := w.packer.Write(data)
-	if err = errors.Join(err, w.packer.Close()); err != nil || b.Len() > len(data)-len(data)/16 {
+	if err = errors.Join(err, w.packer.Close()); err != nil || w.small.Len() > len(data)-len(data)/16 {
 		return nil
 	}
-	return b.Bytes()
+	return w.small.Bytes()
 }
 
 func (w *snapshotWriter) put(req *pb.InstallSnapshotRequest) {

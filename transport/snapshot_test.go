@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
@@ -183,9 +184,38 @@ func TestCloseEndsSnapshot(t *testing.T) {
 // goodSteps are a good snapshot of two chunks.
 func goodSteps() []*pb.InstallSnapshotRequest {
 	var all []*pb.InstallSnapshotRequest
-	w := &snapshotWriter{send: func(r *pb.InstallSnapshotRequest) error { all = append(all, r); return nil }}
+	w := &snapshotWriter{send: func(r *pb.InstallSnapshotRequest) error { all = append(all, proto.CloneOf(r)); return nil }}
 	_ = w.write(headerToProto(hello(identityA, nodeB), testHeader), pieces(make([]byte, MaxChunkBytes), []byte("rest")).State(0))
 	return all
+}
+
+// A snapshot takes the memory of a chunk, however many it has.
+func TestChunksShareTheirMemory(t *testing.T) {
+	const chunks = 9
+	for name, pack := range map[string]bool{"plain": false, "compressed": true} {
+		t.Run(name, func(t *testing.T) {
+			sent, last, moved := 0, (*byte)(nil), 0
+			w := &snapshotWriter{pack: pack, send: func(r *pb.InstallSnapshotRequest) error {
+				c := r.GetChunk()
+				if c == nil {
+					return nil
+				}
+				if compressed := c.GetInflatedBytes() != 0; compressed != pack {
+					t.Errorf("chunk %d: compressed is %v, want %v", sent, compressed, pack)
+				}
+				if sent++; last != &c.GetData()[0] {
+					last, moved = &c.GetData()[0], sent
+				}
+				return nil
+			}}
+			if err := w.write(&pb.SnapshotHeader{}, pieces(records(chunks*MaxChunkBytes)).State(0)); err != nil {
+				t.Fatalf("write: %v", err)
+			}
+			if sent != chunks || moved > 2 {
+				t.Errorf("%d chunks were sent, the last new memory was the %d.'s; want %d, and none after the second", sent, moved, chunks)
+			}
+		})
+	}
 }
 
 func TestReceiverRefusesBadSnapshots(t *testing.T) {
