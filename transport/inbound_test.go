@@ -31,8 +31,7 @@ func TestSilentInboundStreamIsDropped(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				stream, end := pipedExchange(t, tt.minor)
-				defer end()
+				stream := pipedExchange(t, tt.minor)
 				ended := make(chan error, 1)
 				go func() {
 					for {
@@ -70,28 +69,33 @@ func TestSilentInboundStreamIsDropped(t *testing.T) {
 	}
 }
 
-// pipedExchange opens a stream to a server in the same bubble of fake time, over memory.
-func pipedExchange(t *testing.T, minor uint32) (grpc.BidiStreamingClient[pb.ExchangeRequest, pb.ExchangeResponse], func()) {
+// serveInMemory runs a server of node B whose connections dial makes over memory: in a bubble of fake time, where a
+// slow machine is no slow peer.
+func serveInMemory(t *testing.T, f *fakeNode) (dial func(context.Context, string) (net.Conn, error)) {
 	t.Helper()
 	lis := bufconn.Listen(1 << 20)
-	srv, s := grpc.NewServer(ServerOptions()...), NewServer(as(identityB), &fakeNode{}, &fakeNode{})
+	srv, s := grpc.NewServer(ServerOptions()...), NewServer(as(identityB), f, f)
 	s.Register(srv)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(lis) }()
-	conn, err := grpc.NewClient("passthrough:///b", append(DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return lis.DialContext(ctx) }))...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	end := func() {
-		cancel()
-		conn.Close()
+	t.Cleanup(func() {
 		srv.Stop()
 		<-served
 		s.Close()
+	})
+	return func(ctx context.Context, _ string) (net.Conn, error) { return lis.DialContext(ctx) }
+}
+
+// pipedExchange opens a stream of node A, of a minor version, to a server in memory.
+func pipedExchange(t *testing.T, minor uint32) grpc.BidiStreamingClient[pb.ExchangeRequest, pb.ExchangeResponse] {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///b", append(DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(serveInMemory(t, &fakeNode{})))...)
+	if err != nil {
+		t.Fatal(err)
 	}
-	stream, err := pb.NewRaftTransportClient(conn).Exchange(ctx)
+	t.Cleanup(func() { conn.Close() })
+	stream, err := pb.NewRaftTransportClient(conn).Exchange(t.Context())
 	if err == nil {
 		h := hello(identityA, nodeB)
 		h.Minor = minor
@@ -101,8 +105,7 @@ func pipedExchange(t *testing.T, minor uint32) (grpc.BidiStreamingClient[pb.Exch
 		_, err = stream.Recv()
 	}
 	if err != nil {
-		end()
 		t.Fatal(err)
 	}
-	return stream, end
+	return stream
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
@@ -204,11 +205,13 @@ func TestPoolRemove(t *testing.T) {
 	get(t, p, addr)
 }
 
-func TestStreamKeepsOrderAndCloses(t *testing.T) {
+func TestStreamKeepsOrderAndCloses(t *testing.T) { synctest.Test(t, keepsOrderAndCloses) }
+
+func keepsOrderAndCloses(t *testing.T) {
 	var got inbox
 	left := make(chan nexusraft.NodeID, 1)
-	addr, _ := serve(t, identityB, &fakeNode{receive: got.receive, leaving: func(n nexusraft.NodeID) { left <- n }})
-	c := get(t, poolOf(t, identityA, PoolOptions{}), addr)
+	dial := serveInMemory(t, &fakeNode{receive: got.receive, leaving: func(n nexusraft.NodeID) { left <- n }})
+	c := get(t, poolOf(t, identityA, PoolOptions{Dialer: dial}), "b:1")
 	s, err := c.Exchange(t.Context())
 	if err != nil {
 		t.Fatal(err)
