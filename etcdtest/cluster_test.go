@@ -252,7 +252,14 @@ func ownCluster(t *testing.T) *cluster {
 // dial returns a client of the endpoints, as a program would have it.
 func dial(t *testing.T, endpoints ...string) *clientv3.Client {
 	t.Helper()
-	c, err := clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: 5 * time.Second, Logger: zap.NewNop()})
+	return connect(t, clientv3.Config{Endpoints: endpoints})
+}
+
+// connect is dial with more settings.
+func connect(t *testing.T, config clientv3.Config) *clientv3.Client {
+	t.Helper()
+	config.DialTimeout, config.Logger = 5*time.Second, zap.NewNop()
+	c, err := clientv3.New(config)
 	if err != nil {
 		t.Fatal(err)
 	}

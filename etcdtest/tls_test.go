@@ -13,10 +13,11 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/nexi-lab/nexus-raft/client"
 )
 
 // secureCluster speaks TLS with the certificates that it makes itself.
@@ -109,7 +110,7 @@ func (c *secureCluster) principal(t *testing.T, name, role string) (file, token 
 // node and no host, so the chain is verified without the host's name.
 func (c *secureCluster) dial(t *testing.T, config clientv3.Config, certificates ...tls.Certificate) *clientv3.Client {
 	t.Helper()
-	config.Endpoints, config.DialTimeout, config.Logger = c.endpoints(), 5*time.Second, zap.NewNop()
+	config.Endpoints = c.endpoints()
 	config.TLS = &tls.Config{
 		MinVersion: tls.VersionTLS13, Certificates: certificates, InsecureSkipVerify: true,
 		VerifyConnection: func(s tls.ConnectionState) error {
@@ -117,12 +118,7 @@ func (c *secureCluster) dial(t *testing.T, config clientv3.Config, certificates 
 			return err
 		},
 	}
-	client, err := clientv3.New(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { client.Close() })
-	return client
+	return connect(t, config)
 }
 
 // bearer sends a token as metadata authorization, as other gRPC clients do.
@@ -147,6 +143,17 @@ func TestTLS(t *testing.T) {
 		}
 		return cert
 	}
+	ours := func(file, token string) *clientv3.Client {
+		credentials, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		options, err := client.DialOptions(credentials, token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return connect(t, clientv3.Config{Endpoints: c.endpoints(), DialOptions: options})
+	}
 	perCall := func(token string) clientv3.Config {
 		return clientv3.Config{DialOptions: []grpc.DialOption{grpc.WithPerRPCCredentials(bearer(token))}}
 	}
@@ -157,6 +164,8 @@ func TestTLS(t *testing.T) {
 		"writer's certificate":               {c.dial(t, clientv3.Config{}, pair(writerFile)), codes.OK, codes.OK},
 		"writer's token":                     {c.dial(t, clientv3.Config{Token: writerToken}), codes.OK, codes.OK},
 		"writer's bearer token":              {c.dial(t, perCall(writerToken)), codes.OK, codes.OK},
+		"writer's credentials, our options":  {ours(writerFile, ""), codes.OK, codes.OK},
+		"reader's token, our options":        {ours(writerFile, readerToken), codes.PermissionDenied, codes.OK},
 		"reader's certificate":               {c.dial(t, clientv3.Config{}, pair(readerFile)), codes.PermissionDenied, codes.OK},
 		"reader's token":                     {c.dial(t, clientv3.Config{Token: readerToken}), codes.PermissionDenied, codes.OK},
 		"reader's bearer token":              {c.dial(t, perCall(readerToken)), codes.PermissionDenied, codes.OK},
