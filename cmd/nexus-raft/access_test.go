@@ -336,7 +336,7 @@ func TestAccessTokenFromEnvironment(t *testing.T) {
 		"":            "$NEXUS_RAFT_ACCESS_TOKEN holds no access token",
 	} {
 		t.Setenv("NEXUS_RAFT_ACCESS_TOKEN", value)
-		for _, args := range [][]string{{"get", "k"}, {"status"}, {"events"}, {"access", "list"}, {"member", "list"}, {"token", "list"}} {
+		for _, args := range [][]string{{"get", "k"}, {"status"}, {"events"}, {"access", "list"}, {"member", "list"}, {"token", "list"}, {"bench"}} {
 			if code, _, stderr := command(t, args...); code != exitUsage || !strings.Contains(stderr, says) || strings.Contains(stderr, "secret") {
 				t.Errorf("%q with %q: got status %d, %q; want %q", args, value, code, stderr, says)
 			}

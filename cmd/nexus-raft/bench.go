@@ -19,7 +19,7 @@ type benchCommand struct {
 	Op        string   `arg:"" optional:"" help:"What to measure: put, or get, which writes its keys first." enum:"put,get" default:"put"`
 	Endpoints []string `help:"Members to ask, separated by commas; one connection each, with the clients spread over them." default:"127.0.0.1:2026" placeholder:"HOST:PORT"`
 
-	Credentials string `help:"File that proves who asks, and says which cluster to believe; for put it needs the role write." placeholder:"FILE"`
+	proof
 
 	Clients   int           `help:"How many ask at the same time; each waits for its answer before it asks again." default:"16"`
 	ValueSize int           `help:"Size of values, in bytes." default:"256"`
@@ -32,7 +32,7 @@ type benchCommand struct {
 
 func (*benchCommand) Help() string {
 	return `Prints throughput, errors and the latency of what succeeded; progress goes to standard error.
-It speaks etcd's v3 API, so that the same command measures an etcd. A failed put is counted and
+It needs the role write where access is restricted. It speaks etcd's v3 API, so that the same command measures an etcd. A failed put is counted and
 never repeated. An interrupt ends it early and still prints the result.
 
 Examples:
@@ -99,7 +99,7 @@ func (c *benchCommand) config(s streams) (bench.Config, error) {
 	}
 	security, err := c.security()
 	if err != nil {
-		return bench.Config{}, fmt.Errorf("--credentials: %w", err)
+		return bench.Config{}, err
 	}
 	return bench.Config{
 		Security: security,
@@ -110,12 +110,13 @@ func (c *benchCommand) config(s streams) (bench.Config, error) {
 
 // security returns what the credentials make of a connection.
 func (c *benchCommand) security() ([]grpc.DialOption, error) {
-	if c.Credentials == "" {
-		return nil, nil
-	}
-	text, err := readCredentials(c.Credentials)
-	if err != nil {
+	credentials, token, err := c.read()
+	if err != nil || credentials == nil {
 		return nil, err
 	}
-	return client.DialOptions(text, "")
+	options, err := client.DialOptions(credentials, token)
+	if err != nil {
+		return nil, fmt.Errorf("--credentials: %w", err)
+	}
+	return options, nil
 }

@@ -8,6 +8,24 @@ import (
 	"strings"
 )
 
+// proof are the flags that say who asks.
+type proof struct {
+	Credentials     string `help:"File that proves who asks, and says which cluster to believe: a certificate, its key and the cluster's CA, or the CA and a token." placeholder:"FILE"`
+	AccessTokenFile string `help:"File that holds an access token, in place of the certificate or token in the credentials, which may be the cluster's CA alone then. The token itself may be in $NEXUS_RAFT_ACCESS_TOKEN." placeholder:"FILE"`
+}
+
+// read returns what the flags and the environment say, as client.Options has it; nil and "" if they say
+// nothing. The errors name the flag and hold no secrets.
+func (p *proof) read() (credentials []byte, token string, err error) {
+	if p.Credentials != "" {
+		if credentials, err = readCredentials(p.Credentials); err != nil {
+			return nil, "", fmt.Errorf("--credentials: %w", err)
+		}
+	}
+	token, err = p.accessToken()
+	return credentials, token, err
+}
+
 // maxCredentials is far more than a file of credentials has, in bytes.
 const maxCredentials = 1 << 20
 
@@ -33,10 +51,10 @@ const accessTokenPrefix = "nra1-"
 
 // accessToken returns the token that the flag or the environment names, "" for none. No error says
 // what it is.
-func (a *asking) accessToken() (string, error) {
+func (p *proof) accessToken() (string, error) {
 	from, text, given := "$"+accessTokenVariable, "", false
-	if a.AccessTokenFile != "" {
-		content, err := readCredentials(a.AccessTokenFile)
+	if p.AccessTokenFile != "" {
+		content, err := readCredentials(p.AccessTokenFile)
 		if err != nil {
 			return "", fmt.Errorf("--access-token-file: %w", err)
 		}
@@ -51,7 +69,7 @@ func (a *asking) accessToken() (string, error) {
 	switch {
 	case !strings.HasPrefix(text, accessTokenPrefix):
 		return "", fmt.Errorf("%s holds no access token: they begin with %s; make one with: nexus-raft access token", from, accessTokenPrefix)
-	case a.Credentials == "":
+	case p.Credentials == "":
 		return "", fmt.Errorf("%s needs --credentials, too, which say what cluster to believe; the certificate of its CA is enough", from)
 	}
 	return text, nil

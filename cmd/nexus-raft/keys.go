@@ -17,11 +17,10 @@ import (
 
 // asking are the flags of every command that asks a cluster.
 type asking struct {
-	Endpoints       []string      `help:"Nodes to ask, separated by commas; any that answers will do." default:"127.0.0.1:2026" placeholder:"HOST:PORT"`
-	Credentials     string        `help:"File that proves who asks, and says which cluster to believe: a certificate, its key and the cluster's CA, or the CA and a token." placeholder:"FILE"`
-	AccessTokenFile string        `help:"File that holds an access token, in place of the certificate or token in the credentials, which may be the cluster's CA alone then. The token itself may be in $NEXUS_RAFT_ACCESS_TOKEN." placeholder:"FILE"`
-	Timeout         time.Duration `help:"How long to try; for status, how long to wait for each node; for events, for the first answer." default:"${timeout}"`
-	JSON            bool          `help:"Print JSON, one object per line. A key or value that is not valid UTF-8 is in the field key_base64 or value_base64 instead of key or value."`
+	Endpoints []string `help:"Nodes to ask, separated by commas; any that answers will do." default:"127.0.0.1:2026" placeholder:"HOST:PORT"`
+	proof
+	Timeout time.Duration `help:"How long to try; for status, how long to wait for each node; for events, for the first answer." default:"${timeout}"`
+	JSON    bool          `help:"Print JSON, one object per line. A key or value that is not valid UTF-8 is in the field key_base64 or value_base64 instead of key or value."`
 }
 
 // client returns a client; o has what the flags don't say.
@@ -30,18 +29,10 @@ func (a *asking) client(o client.Options) (*client.Client, error) {
 		return nil, usageError{fmt.Errorf("--timeout %v is not above 0", a.Timeout)}
 	}
 	o.Endpoints = a.Endpoints
-	if a.Credentials != "" {
-		text, err := readCredentials(a.Credentials)
-		if err != nil {
-			return nil, usageError{fmt.Errorf("--credentials: %w", err)}
-		}
-		o.Credentials = text
-	}
-	token, err := a.accessToken()
-	if err != nil {
+	var err error
+	if o.Credentials, o.BearerToken, err = a.read(); err != nil {
 		return nil, usageError{err}
 	}
-	o.BearerToken = token
 	c, err := client.New(o)
 	if err != nil {
 		return nil, usageError{err}
