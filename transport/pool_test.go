@@ -259,3 +259,20 @@ func TestInterceptorsSeeCalls(t *testing.T) {
 		t.Errorf("got %d calls and %d streams, want one of each", unary.Load(), streams.Load())
 	}
 }
+
+// A proxy that the environment names is for browsers: nodes dial each other themselves.
+func TestProxiesOfTheEnvironmentAreNotUsed(t *testing.T) {
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"} {
+		t.Setenv(name, "http://127.0.0.1:1")
+	}
+	addr, _ := serve(t, identityB, healthy())
+	dialed := make(chan string, 100)
+	p := poolOf(t, identityA, PoolOptions{Dialer: func(ctx context.Context, to string) (net.Conn, error) {
+		dialed <- to
+		return new(net.Dialer).DialContext(ctx, "tcp", addr)
+	}})
+	get(t, p, "b.example:2026")
+	if to := await(t, "a dial", dialed); to != "b.example:2026" {
+		t.Errorf("dialed %s, want the node itself", to)
+	}
+}
