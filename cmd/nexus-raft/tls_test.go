@@ -176,7 +176,7 @@ func readerReads(t *testing.T, c *secureTrio) {
 	if got := c.by(t, reader, "get", "k"); got != "v\n" {
 		t.Errorf("get: got %q", got)
 	}
-	c.by(t, reader, "status")
+	c.by(t, reader, "status", "--timeout", "20s")
 	c.by(t, reader, "events", "--from", "1", "--count", "1")
 	for _, tc := range []struct{ role, args string }{
 		{"write", "put k x"},
