@@ -170,7 +170,8 @@ func keptPrincipals(base *storage.Overlay) ([]*pb.Principal, error) {
 	return all, setPrincipal(base, all[0])
 }
 
-// readPrincipals returns everybody, by name; the founding principal if nobody is stored.
+// readPrincipals returns everybody, by name; the founding principal if nobody is stored. A replica that waits for its
+// first snapshot has nothing yet, and knows nobody: it returns ErrZoneNotFound.
 func readPrincipals(r nexusraft.Reader) (all []*pb.Principal, err error) {
 	for pair, err := range r.Scan(principalPrefix, principalEnd) {
 		if err != nil {
@@ -182,10 +183,15 @@ func readPrincipals(r nexusraft.Reader) (all []*pb.Principal, err error) {
 		}
 		all = append(all, p)
 	}
-	if len(all) == 0 {
-		all = append(all, founding())
+	if len(all) > 0 {
+		return all, nil
 	}
-	return all, nil
+	for _, key := range [][]byte{authorityKey, timeKey} { // one of them is in the state from its founding, or first command, on
+		if _, begun, err := r.Get(key); err != nil || begun {
+			return []*pb.Principal{founding()}, err
+		}
+	}
+	return nil, fmt.Errorf("%w: its state is still on the way to this node", nexusraft.ErrZoneNotFound)
 }
 
 func decodePrincipal(b []byte) (*pb.Principal, error) {

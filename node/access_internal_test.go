@@ -26,7 +26,11 @@ func accessState(t rapid.TB, store *storage.Store) *storage.Overlay {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return storage.NewOverlay(tree)
+	base := storage.NewOverlay(tree)
+	if _, err := advanceTime(base, 1); err != nil { // as every command does first
+		t.Fatal(err)
+	}
+	return base
 }
 
 func memStore(t testing.TB) *storage.Store {
@@ -301,6 +305,25 @@ func TestAccessOfAnOldCluster(t *testing.T) {
 	all, err = readPrincipals(base)
 	if err != nil || len(all) != 2 || !givesRoles(find(all, "admin")) || givesRoles(find(all, "alice")) {
 		t.Errorf("got %v, %v; want admin as it was, and alice", all, err)
+	}
+}
+
+// A node that joins has no state at first. Until it has, it knows nobody: not even the founder's admin, whose access may
+// have been revoked.
+func TestAccessBeforeTheState(t *testing.T) {
+	tree, err := memStore(t).Tree("empty")
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := storage.NewOverlay(tree)
+	if all, err := readPrincipals(base); len(all) > 0 || !errors.Is(err, nexusraft.ErrZoneNotFound) {
+		t.Errorf("got %v, %v; want nobody and ErrZoneNotFound", all, err)
+	}
+	if err := base.Set(authorityKey, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := readPrincipals(base); err != nil || len(all) != 1 || all[0].GetName() != "admin" {
+		t.Errorf("of a cluster from before there were roles: got %v, %v; want admin", all, err)
 	}
 }
 

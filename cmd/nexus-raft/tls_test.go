@@ -204,6 +204,10 @@ func roleInOneZone(t *testing.T, c *secureTrio) {
 	owner := c.file("owner.pem")
 	c.by(t, c.admin, "access", "grant", "owner", "--role", "admin", "--zone", "2")
 	c.by(t, c.admin, "access", "token", "owner", "--out", owner)
+	eventually(t, "n2 knows the token", func() bool {
+		_, _, stderr := c.asks(t, owner, "get", "k", "--endpoints", c.a2)
+		return strings.Contains(stderr, "needs the role")
+	})
 	c.refused(t, owner, "needs the role read in zone 1", "get", "k")
 	c.refused(t, owner, "needs the role admin in zone 1", "access", "list")
 	c.by(t, c.admin, "access", "grant", "owner", "--role", "read", "--zone", "1")
