@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -113,10 +114,6 @@ func (c *Client) distrust() error {
 // dialOptions are DialOptions, with what the pool's options say in their place.
 func (c *Client) dialOptions(creds credentials.TransportCredentials) []grpc.DialOption {
 	o := c.pool.o
-	connectTimeout := o.ConnectTimeout
-	if o.TLS != nil {
-		connectTimeout *= 2
-	}
 	return append(DialOptions(),
 		grpc.WithTransportCredentials(creds),
 		grpc.WithContextDialer(c.dial),
@@ -125,7 +122,7 @@ func (c *Client) dialOptions(creds credentials.TransportCredentials) []grpc.Dial
 		grpc.WithChainStreamInterceptor(o.StreamInterceptors...),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: minBackoff, Multiplier: 2, Jitter: 0.2, MaxDelay: maxBackoff},
-			MinConnectTimeout: connectTimeout,
+			MinConnectTimeout: c.connectTimeout(),
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: o.KeepAlive, Timeout: 2 * o.KeepAlive, PermitWithoutStream: true}),
 		grpc.WithDefaultCallOptions(
@@ -133,6 +130,14 @@ func (c *Client) dialOptions(creds credentials.TransportCredentials) []grpc.Dial
 			grpc.MaxCallSendMsgSize(o.MaxMessageBytes),
 		),
 	)
+}
+
+// connectTimeout bounds an attempt to connect, the handshake of TLS included.
+func (c *Client) connectTimeout() time.Duration {
+	if c.pool.o.TLS != nil {
+		return 2 * c.pool.o.ConnectTimeout
+	}
+	return c.pool.o.ConnectTimeout
 }
 
 // dial is one attempt to connect.
@@ -196,7 +201,7 @@ func (c *Client) unreachable(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return fmt.Errorf("%w: %w", ErrUnreachable, context.Cause(ctx))
 	}
-	return fmt.Errorf("%w: it does not speak HTTP/2 within %v", ErrUnreachable, c.pool.o.ConnectTimeout)
+	return fmt.Errorf("%w: it does not speak HTTP/2 within %v; where round trips take that long, raise ConnectTimeout, which nodes take from their election timeout", ErrUnreachable, c.connectTimeout())
 }
 
 // end makes the client one of no use.

@@ -17,6 +17,23 @@ import (
 // longest pause between two pings.
 const silentAfter = 5 * maxPingPause
 
+// firstTimeout is how long a stream may take to say what it is for.
+const firstTimeout = 5 * time.Second
+
+// awaitFirst waits for a stream's first request. Once it has given up the stream's method must return, which ends recv.
+func awaitFirst(recv func() error) error {
+	got := make(chan error, 1)
+	go func() { got <- recv() }()
+	timer := time.NewTimer(firstTimeout)
+	defer timer.Stop()
+	select {
+	case err := <-got:
+		return err
+	case <-timer.C:
+		return status.Errorf(codes.DeadlineExceeded, "the stream has said nothing for %v", firstTimeout)
+	}
+}
+
 type exchangeServer = grpc.BidiStreamingServer[pb.ExchangeRequest, pb.ExchangeResponse]
 
 // inbound is an Exchange stream that a peer has opened. One goroutine reads it; gRPC's own is
@@ -41,7 +58,7 @@ type inbound struct {
 // Exchange implements pb.RaftTransportServer.
 func (r raftService) Exchange(stream grpc.BidiStreamingServer[pb.ExchangeRequest, pb.ExchangeResponse]) error {
 	first := new(pb.EncodedRequest)
-	if err := stream.RecvMsg(first); err != nil {
+	if err := awaitFirst(func() error { return stream.RecvMsg(first) }); err != nil {
 		return endOfStream(err)
 	}
 	peer, err := r.s.greet(stream.Context(), first.GetHello(), false)

@@ -86,8 +86,8 @@ func serveInMemory(t *testing.T, f *fakeNode) (dial func(context.Context, string
 	return func(ctx context.Context, _ string) (net.Conn, error) { return lis.DialContext(ctx) }
 }
 
-// pipedExchange opens a stream of node A, of a minor version, to a server in memory.
-func pipedExchange(t *testing.T, minor uint32) grpc.BidiStreamingClient[pb.ExchangeRequest, pb.ExchangeResponse] {
+// pipedConn connects to a server of node B in memory.
+func pipedConn(t *testing.T) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.NewClient("passthrough:///b", append(DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(serveInMemory(t, &fakeNode{})))...)
@@ -95,7 +95,13 @@ func pipedExchange(t *testing.T, minor uint32) grpc.BidiStreamingClient[pb.Excha
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	stream, err := pb.NewRaftTransportClient(conn).Exchange(t.Context())
+	return conn
+}
+
+// pipedExchange opens a stream of node A, of a minor version, to a server in memory.
+func pipedExchange(t *testing.T, minor uint32) grpc.BidiStreamingClient[pb.ExchangeRequest, pb.ExchangeResponse] {
+	t.Helper()
+	stream, err := pb.NewRaftTransportClient(pipedConn(t)).Exchange(t.Context())
 	if err == nil {
 		h := hello(identityA, nodeB)
 		h.Minor = minor
@@ -108,4 +114,51 @@ func pipedExchange(t *testing.T, minor uint32) grpc.BidiStreamingClient[pb.Excha
 		t.Fatal(err)
 	}
 	return stream
+}
+
+// Streams that never say what they are for cost a server nothing for long.
+func TestStreamWithoutHelloIsDropped(t *testing.T) {
+	for name, open := range map[string]func(context.Context, pb.RaftTransportClient) (grpc.ClientStream, error){
+		"Exchange": func(ctx context.Context, c pb.RaftTransportClient) (grpc.ClientStream, error) { return c.Exchange(ctx) },
+		"InstallSnapshot": func(ctx context.Context, c pb.RaftTransportClient) (grpc.ClientStream, error) {
+			return c.InstallSnapshot(ctx)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				stream, err := open(t.Context(), pb.NewRaftTransportClient(pipedConn(t)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				begun := time.Now()
+				err = stream.RecvMsg(&pb.ExchangeResponse{})
+				if status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "said nothing") || time.Since(begun) > 2*firstTimeout {
+					t.Errorf("after %v: got %v, want DeadlineExceeded after %v", time.Since(begun), err, firstTimeout)
+				}
+			})
+		})
+	}
+}
+
+// A peer that answers more than it was asked would never be silent again.
+func TestPongOfNoPingEndsAStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Stream{stream: &pongs{numbers: []uint64{1, 2, 1 << 40}}, ctx: t.Context()}
+		s.asked.Store(2)
+		if err := s.receive(); err == nil || !strings.Contains(err.Error(), "not sent") || s.heard.Load() != 2 {
+			t.Errorf("got %v after the answer to %d, want an error after 2", err, s.heard.Load())
+		}
+	})
+}
+
+// pongs is a stream that brings pongs.
+type pongs struct {
+	exchangeClient
+	numbers []uint64
+}
+
+func (p *pongs) Recv() (*pb.ExchangeResponse, error) {
+	n := p.numbers[0]
+	p.numbers = p.numbers[1:]
+	return &pb.ExchangeResponse{Pong: n}, nil
 }

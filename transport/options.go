@@ -46,6 +46,9 @@ const dialTimeout = 3 * time.Second
 // unasked, and a server that stops waits for it: by default, two minutes.
 const prefaceTimeout = 2 * time.Second
 
+// maxStreams is how many calls and streams of one connection go on at once; more wait at their caller.
+const maxStreams = 4096
+
 // ServerOptions returns what a grpc.Server needs that peers connect to.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
@@ -53,6 +56,7 @@ func ServerOptions() []grpc.ServerOption {
 		grpc.MaxRecvMsgSize(maxRPCBytes),
 		grpc.MaxSendMsgSize(maxRPCBytes),
 		grpc.ConnectionTimeout(prefaceTimeout),
+		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
 			MinTime:             pingAfter / 2, // a client that is on time is never told off

@@ -289,7 +289,9 @@ func (x *peer) pump(s *Stream, classes ...Class) error {
 			case <-x.queue.wake[classes[len(classes)-1]]:
 				continue
 			case <-x.peers.leave:
-				return nil
+				if msgs = x.queue.take(msgs, classes); len(msgs) == 0 { // what came meanwhile goes, too
+					return nil
+				}
 			case <-s.ctx.Done():
 				return s.Err()
 			}

@@ -62,6 +62,7 @@ type receipt struct {
 	kicked chan struct{} // closed by kick
 	since  time.Time     // since when nobody has the turn
 	expiry *time.Timer   // runs while nobody has the turn
+	over   bool          // the handler has returned
 
 	ctx    context.Context // the handler's
 	cancel context.CancelCauseFunc
@@ -191,7 +192,9 @@ func (r *receipt) take(ctx context.Context) (leave func(), err error) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.kick, r.since = nil, time.Now()
-		r.expiry.Reset(r.keep)
+		if !r.over {
+			r.expiry.Reset(r.keep)
+		}
 		<-r.turn
 	}, nil
 }
@@ -310,7 +313,10 @@ func (r *receipt) ended(err error) error {
 func (r *receipt) end(err error) {
 	r.err = err
 	close(r.done)
+	r.mu.Lock()
+	r.over = true
 	r.expiry.Stop()
+	r.mu.Unlock()
 	r.cancel(nil)
 }
 

@@ -25,15 +25,15 @@ func (r raftService) InstallSnapshot(stream grpc.ClientStreamingServer[pb.Instal
 	if r.s.member == nil {
 		return errWitness
 	}
-	first, err := stream.Recv()
-	if err != nil {
+	first := new(pb.InstallSnapshotRequest)
+	if err := awaitFirst(func() error { return stream.RecvMsg(first) }); err != nil {
 		return endOfStream(err)
 	}
 	header := first.GetHeader()
 	if header == nil {
 		return status.Error(codes.InvalidArgument, "read snapshot: the first request carries no header")
 	}
-	err = r.s.install(stream, header)
+	err := r.s.install(stream, header)
 	if ended, ok := errors.AsType[errStreamEnded](err); ok {
 		return status.Error(codes.Aborted, ended.Error())
 	}

@@ -45,7 +45,8 @@ type Stream struct {
 	minor   uint32        // the peer's
 
 	silence time.Duration // how long an answer to a ping may take
-	heard   atomic.Uint64 // the newest ping that was answered
+	asked   atomic.Uint64 // the newest ping
+	heard   atomic.Uint64 // the newest one that was answered
 
 	sending sync.Mutex // guards what follows, and sending itself
 	closed  bool       // this side has ended it: nothing may be sent any more
@@ -130,6 +131,8 @@ func (s *Stream) receive() error {
 			return reason(s.ctx, err)
 		case resp.GetHello() != nil:
 			return errors.New("the peer asks for a new handshake")
+		case resp.GetPong() > s.asked.Load():
+			return errors.New("the peer answers a ping that was not sent")
 		}
 		s.heard.Store(resp.GetPong())
 	}
@@ -139,20 +142,19 @@ func (s *Stream) receive() error {
 func (s *Stream) keep(pause time.Duration) {
 	ticker := time.NewTicker(pause)
 	defer ticker.Stop()
-	for asked := uint64(0); ; {
+	for {
 		select {
 		case <-ticker.C:
 		case <-s.ctx.Done():
 			return
 		}
-		if s.heard.Load() < asked {
+		if s.heard.Load() < s.asked.Load() {
 			continue
 		}
-		asked++
-		number := asked
+		number := s.asked.Add(1)
 		// Its time begins before it is sent: what can't be sent gets no answer either.
 		time.AfterFunc(s.silence, func() { s.judge(number) })
-		if s.ping(asked) != nil {
+		if s.ping(number) != nil {
 			return
 		}
 	}
