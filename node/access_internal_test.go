@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
@@ -361,6 +363,21 @@ func TestAccessTokenText(t *testing.T) {
 		} else if strings.Contains(err.Error(), body) {
 			t.Errorf("%s: the error tells the token", what)
 		}
+	}
+}
+
+// What a stream is about is kept, but not without a bound: a client names the zones.
+func TestZonesOfAStreamAreBounded(t *testing.T) {
+	s := &guardedStream{}
+	for range 2 { // what is there already takes no room
+		for zone := range nexusraft.ZoneID(maxStreamZones + 1) { // the first is no zone's: see Need.before
+			if err := s.add(asked{zone: zone}); err != nil {
+				t.Fatalf("zone %v: %v", zone, err)
+			}
+		}
+	}
+	if err := s.add(asked{zone: maxStreamZones + 1}); status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "256 zones") {
+		t.Errorf("one more: got %v, want ResourceExhausted", err)
 	}
 }
 

@@ -15,4 +15,11 @@
 // rules I1 to I12 that comments here cite).
 //
 // A disk error ends the node: Run returns it, and nothing is acknowledged after it (I9).
+//
+// # Who may do what
+//
+// Where a node speaks TLS, a client has the roles that its name has in the root zone, per zone or for all
+// (SetRole, CreateAccessToken, IssueCertificate). Each gRPC method needs one: those of a program's own services
+// say which in Config.Needs, and those that don't are refused. A node goes by the state as it has it: one that is
+// behind, or cut off from the others, goes by what it knows.
 package node

@@ -41,12 +41,5 @@ func (c *accessRecoverCommand) Run(s streams) error {
 	if err := fillSecret(f, func() ([]byte, error) { return node.RecoverAccess(node.Config{Dir: c.DataDir}, c.Name, c.TTL) }); err != nil {
 		return err
 	}
-	if c.JSON {
-		return printJSON(s.out, struct {
-			Name string `json:"name"`
-			File string `json:"file"`
-		}{c.Name, c.Out})
-	}
-	_, err = fmt.Fprintf(s.out, "certificate and key of %s are in %s: show them with --credentials, and keep them secret\n", printable(c.Name), printable(c.Out))
-	return err
+	return printCertificate(s, c.Name, c.Out, c.JSON)
 }

@@ -179,13 +179,18 @@ func (c *accessCertCommand) Run(ctx context.Context, s streams) error {
 	if err := fillSecret(f, func() ([]byte, error) { return conn.IssueCertificate(ctx, c.Name, c.TTL) }); err != nil {
 		return err
 	}
-	if c.JSON {
+	return printCertificate(s, c.Name, c.Out, c.JSON)
+}
+
+// printCertificate says where a certificate and its key are.
+func printCertificate(s streams, name, file string, asJSON bool) error {
+	if asJSON {
 		return printJSON(s.out, struct {
 			Name string `json:"name"`
 			File string `json:"file"`
-		}{c.Name, c.Out})
+		}{name, file})
 	}
-	_, err = fmt.Fprintf(s.out, "certificate and key of %s are in %s: show them with --credentials, and keep them secret\n", printable(c.Name), printable(c.Out))
+	_, err := fmt.Fprintf(s.out, "certificate and key of %s are in %s: show them with --credentials, and keep them secret\n", printable(name), printable(file))
 	return err
 }
 

@@ -103,7 +103,7 @@ func TestExitStatuses(t *testing.T) {
 }
 
 func TestHelpHasAnExample(t *testing.T) {
-	for _, name := range []string{"init", "serve", "witness", "demo", "bench", "put", "get", "del", "list", "status", "member list", "member remove", "member replace", "member promote", "transfer", "access grant", "access revoke", "access list", "access token", "access revoke-token", "access cert", "access ca"} {
+	for _, name := range []string{"init", "serve", "witness", "demo", "bench", "put", "get", "del", "list", "status", "member list", "member remove", "member replace", "member promote", "transfer", "access grant", "access revoke", "access list", "access token", "access revoke-token", "access cert", "access ca", "access recover"} {
 		status, stdout, stderr := command(t, append(strings.Fields(name), "--help")...)
 		if status != exitOK || !strings.Contains(stdout, "Example") || stderr != "" {
 			t.Errorf("%s --help: got status %d, %q, %q; want an example", name, status, stdout, stderr)

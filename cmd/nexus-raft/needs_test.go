@@ -130,16 +130,14 @@ func (m *secureMember) try(f func(context.Context) error) {
 	m.t.Helper()
 	ctx, cancel := context.WithTimeout(m.t.Context(), 20*time.Second)
 	defer cancel()
-	for {
+	eventually(m.t, "the leader takes it", func() bool {
 		err := f(ctx)
-		if err == nil {
-			return
-		}
-		if !errors.Is(err, nexusraft.ErrNotLeader) && !errors.Is(err, nexusraft.ErrNoQuorum) {
+		early := errors.Is(err, nexusraft.ErrNotLeader) || errors.Is(err, nexusraft.ErrNoQuorum)
+		if err != nil && !early {
 			m.t.Fatal(err)
 		}
-		time.Sleep(5 * time.Millisecond)
-	}
+		return !early
+	})
 }
 
 func (m *secureMember) grant(name string, zone nexusraft.ZoneID, role nexusraft.AccessRole) {
