@@ -12,7 +12,7 @@ OUT         ?= dist
 PLATFORMS := linux/amd64 linux/arm64 linux/arm darwin/arm64 windows/amd64
 PROGRAMS  := nexus-raft nexus-witness
 MODULES   := etcdtest bench
-CHECKS    := test lint tidy generate race fuzz etcd bench cross footprint snapshot demo
+CHECKS    := test lint tidy generate mutants attack race fuzz etcd bench upgrade cross footprint snapshot demo
 # grpcnotrace: without gRPC's page of traces, which nobody serves, and the templates that it brings.
 BUILD     := CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -ldflags '-s -w'
 
@@ -48,8 +48,20 @@ generate:
 	go generate ./proto/...
 	git diff --exit-code -- api proto
 
+## mutants: a mistake in the driver, one at a time, makes a test fail; docs/robustness.md has the command for all
+mutants:
+	go test -count=1 -tags mutants -run '^TestMutants$$' ./internal/driver
+
+## attack: what is done to the real programs under limits, all of it; go test plays two of each kind
+attack:
+	NEXUS_RAFT_ATTACKS=all go test -v -count=1 -timeout 10m -run 'UnderLimits$$' ./cmd/nexus-raft
+
+## race: the simulation, which runs in one goroutine, plays its short form here; the nodes, whose
+## timeouts are those of a fast machine, have this one for themselves
 race:
-	CGO_ENABLED=1 go test -race -timeout 20m ./...
+	CGO_ENABLED=1 go test -race -tags invariants -timeout 20m -parallel 2 ./node
+	CGO_ENABLED=1 go test -race -tags invariants -timeout 20m $$(go list ./... | grep -Ev '/(internal/simtest|node)$$')
+	CGO_ENABLED=1 go test -race -tags invariants -short -timeout 20m -run 'Test(.*Chaos|Regressions|FounderAlone)$$' ./internal/simtest
 
 ## fuzz: every target for FUZZTIME
 fuzz:
@@ -62,6 +74,10 @@ etcd:
 ## bench: what measures the store measures it right; to measure: cd bench && go run . storage
 bench:
 	cd bench && go test ./...
+
+## upgrade: an earlier program is replaced by this one, node by node under writes, and back; needs history
+upgrade:
+	bash .ci/upgrade
 
 ## build: both programs for this machine
 build:
@@ -82,7 +98,7 @@ footprint:
 
 ## snapshot: 2 GiB from one store to another, in little memory
 snapshot:
-	NEXUS_RAFT_SNAPSHOT_GIB=2 go test -v -count=1 -timeout 10m -run '^TestLargeSnapshotInLittleMemory$$' ./node
+	NEXUS_RAFT_SNAPSHOT_GIB=2 go test -v -count=1 -timeout 10m -run '^TestLargeSnapshotInLittleMemory$$' ./internal/snapshot
 
 ## demo: processes killed under load, with the real witness program; nothing may be lost
 demo: build

@@ -9,7 +9,10 @@ import (
 
 func TestAccessRoleIncludes(t *testing.T) {
 	const unknown = nexusraft.AccessRole("owner")
-	roles := []nexusraft.AccessRole{nexusraft.AccessNone, nexusraft.AccessRead, nexusraft.AccessWrite, nexusraft.AccessAdmin}
+	roles := []nexusraft.AccessRole{
+		nexusraft.AccessNone, nexusraft.AccessRead, nexusraft.AccessWrite,
+		nexusraft.AccessAdmin,
+	}
 	for i, have := range roles {
 		for j, need := range roles {
 			if got, want := have.Includes(need), j > 0 && i >= j; got != want {

@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// The sentinels say what a caller may do (invariant I9). Compare with errors.Is.
+// The sentinels tell a caller what it may do next (invariant I9). Compare with errors.Is.
 var (
 	// ErrNotLeader: the command was not and will not be appended; try the hinted leader.
 	ErrNotLeader = errors.New("nexusraft: not leader")
@@ -43,8 +43,8 @@ var (
 	// was removed, or it is a copy or was rolled back. Clear it and join as a new node.
 	ErrFenced = errors.New("nexusraft: fenced")
 
-	// ErrUnknownSession: a request names a session that is unknown or has expired. It
-	// was not run: whether an earlier attempt was, nobody knows any more.
+	// ErrUnknownSession: a request names a session that is unknown or has expired. It was not
+	// run; whether an earlier attempt was, is no longer known.
 	ErrUnknownSession = errors.New("nexusraft: unknown or expired session")
 
 	// ErrGone: the requested events are no longer kept; see GoneError.
@@ -76,8 +76,8 @@ func (e *NotLeaderError) Error() string {
 // Unwrap makes errors.Is(err, ErrNotLeader) true.
 func (e *NotLeaderError) Unwrap() error { return ErrNotLeader }
 
-// GoneError is ErrGone with what is still kept: whoever followed events has missed those
-// before Oldest, and may go on there.
+// GoneError is ErrGone with what is still kept: a subscriber has missed the events before Oldest,
+// and may go on there.
 type GoneError struct {
 	Asked  uint64 // the sequence that was asked for
 	Oldest uint64 // the lowest one that is kept

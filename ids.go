@@ -34,8 +34,9 @@ type Index uint64
 // Revision counts the changes of a zone's state.
 type Revision uint64
 
-// Incarnation counts the openings of a data directory. It is synced at each open, so that
-// a cloned or rolled-back disk is recognised by a number that went backwards.
+// Incarnation counts the openings of a data directory that have spoken to a peer, or could have led
+// alone. It is synced before that, so that a cloned or rolled-back disk is recognised by a number
+// that went backwards. Until then an opening has the next number, and so has the one after it.
 type Incarnation uint64
 
 // Boot names one opening of a data directory: minted at random for each, never zero. Two

@@ -42,7 +42,7 @@ func (x Member) String() string {
 	if x.Name == "" {
 		return "node " + x.Node.String()
 	}
-	return fmt.Sprintf("%s (%v)", x.Name, x.Node)
+	return fmt.Sprintf("%s (%v)", Printable(x.Name), x.Node)
 }
 
 // Shape is a zone's declared size: how many members and witnesses it is meant to have.
@@ -68,14 +68,6 @@ type Membership struct {
 	Members []Member    `json:"members"` // ascending by replica
 	Removed []Tombstone `json:"removed,omitempty"`
 }
-
-// Limits that decoding enforces.
-const (
-	MaxMembers         = 64
-	MaxMembershipBytes = 64 << 10
-	MaxNameBytes       = 64
-	MaxAddressBytes    = 256
-)
 
 // Replica returns the record of a replica.
 func (m Membership) Replica(id ReplicaID) (Member, bool) {
@@ -120,13 +112,11 @@ func (m Membership) IsRemovedNode(id NodeID) bool {
 func (m Membership) With(x Member) Membership {
 	out := m.clone()
 	out.Members = slices.DeleteFunc(out.Members, func(y Member) bool { return y.Replica == x.Replica })
-	out.Members = append(out.Members, x)
-	slices.SortFunc(out.Members, func(a, b Member) int {
-		if a.Replica < b.Replica {
-			return -1
-		}
-		return 1
-	})
+	at := slices.IndexFunc(out.Members, func(y Member) bool { return y.Replica > x.Replica })
+	if at < 0 {
+		at = len(out.Members)
+	}
+	out.Members = slices.Insert(out.Members, at, x)
 	return out
 }
 
@@ -219,7 +209,8 @@ func (x Member) Validate() error {
 		errs = append(errs, fmt.Errorf("replica %v has unknown role %q", x.Replica, x.Role))
 	}
 	if len(x.Name) > MaxNameBytes || len(x.Address) > MaxAddressBytes {
-		errs = append(errs, fmt.Errorf("replica %v has a name over %d or an address over %d bytes", x.Replica, MaxNameBytes, MaxAddressBytes))
+		errs = append(errs, fmt.Errorf("replica %v has a name over %d or an address over %d bytes", x.Replica, MaxNameBytes,
+			MaxAddressBytes))
 	}
 	return errors.Join(errs...)
 }

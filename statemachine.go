@@ -41,6 +41,10 @@ type ReadWriter interface {
 type Tx interface {
 	ReadWriter
 
+	// DeleteRange removes all keys with start <= key < end; a nil end means no upper bound.
+	// Unlike Delete for each of them it takes the same memory however many there are.
+	DeleteRange(start, end []byte) error
+
 	// Publish appends an event to the zone's events, durable and ordered like the command
 	// itself: it is there if the command's writes are, and a command that fails publishes
 	// nothing. Topic and kind have 1 to MaxEventNameBytes bytes of valid UTF-8, otherwise
@@ -50,13 +54,6 @@ type Tx interface {
 	// events are turned off, nothing is kept.
 	Publish(topic, kind string, payload []byte) error
 }
-
-// Limits of events, in bytes.
-const (
-	MaxEventNameBytes    = 256      // of a topic, and of a type
-	MaxEventPayloadBytes = 2 << 20  // of a payload that a state machine publishes
-	MaxCommandEventBytes = 16 << 20 // of all events of one command
-)
 
 // Command is one committed command.
 type Command struct {
@@ -82,5 +79,10 @@ type StateMachine interface {
 	// it and all must agree. An error is the proposer's answer and leaves nothing of
 	// the command behind; it, too, must be deterministic. An error of tx is returned as
 	// it is. A panic stops the zone on this node. Only the zone's worker calls Apply.
+	//
+	// What it costs must be bounded by what is known before the command is proposed, since
+	// all replicas pay at once, and again whenever they start (invariant I15): a command's
+	// writes and result are in memory until they are stored, and nothing else of the
+	// zones of this node goes on meanwhile.
 	Apply(tx Tx, cmd Command) (result []byte, err error)
 }

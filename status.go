@@ -54,7 +54,8 @@ type ZoneStatus struct {
 	Snapshots []SnapshotStatus `json:"snapshots,omitempty"` // on their way to or from this replica
 }
 
-// SnapshotStatus is a zone's state on its way from a leader to a replica that its log no longer reaches.
+// SnapshotStatus is a zone's state on its way from a leader to a replica that its log no longer
+// reaches.
 type SnapshotStatus struct {
 	Peer    NodeID    `json:"peer"`              // the other node
 	Sending bool      `json:"sending,omitempty"` // to it, and not from it
@@ -62,6 +63,23 @@ type SnapshotStatus struct {
 	Bytes   uint64    `json:"bytes"`             // how much has been sent, or has come
 	Since   time.Time `json:"since"`
 }
+
+// PeerStatus is what a node knows of the link between it and another one. A node sends only on
+// connections that it has opened itself, so a link has two ways, and two nodes can work together
+// only if both are open.
+type PeerStatus struct {
+	Node    NodeID    `json:"node"`
+	Address string    `json:"address"`           // where this node calls it
+	Reached bool      `json:"reached"`           // this node's calls to it succeed
+	Since   time.Time `json:"since"`             // when they began to succeed, or to fail
+	Error   string    `json:"error,omitempty"`   // why they fail
+	Heard   bool      `json:"heard"`             // it calls this node: it was heard of in the last seconds
+	HeardAt time.Time `json:"heard_at,omitzero"` // when it was last heard of; zero: not since this node's start
+}
+
+// OneWay reports whether the link works one way only. A link that was just made, or is just
+// breaking, may for a moment.
+func (s PeerStatus) OneWay() bool { return s.Reached != s.Heard }
 
 // NodeStatus is what a node says of itself.
 type NodeStatus struct {
@@ -76,8 +94,27 @@ type NodeStatus struct {
 	DiskBytes   int64        `json:"disk_bytes"`          // what its data takes
 	DiskFree    int64        `json:"disk_free,omitempty"` // what its disk has free, the reserve included; 0 if unknown
 	Zones       []ZoneStatus `json:"zones"`
+	Peers       []PeerStatus `json:"peers,omitempty"` // ascending by node; none from releases before this field
 
 	CertificateUntil time.Time `json:"certificate_until,omitzero"` // when its certificate expires; zero without TLS
+
+	// Minor is the minor version of the protocol that it speaks, 0 from releases before version 4.
+	// ClusterVersion is the one that all nodes of its cluster have been found to speak, which what a
+	// version brought waits for; 0 if this node does not know it, as a witness.
+	Minor          uint32 `json:"minor,omitempty"`
+	ClusterVersion uint32 `json:"cluster_version,omitempty"`
+
+	Refused map[string]uint64 `json:"refused,omitempty"` // how often it has refused something since its start, by cause
+}
+
+// Checksum digests one copy of a zone's state. Two replicas that report the same applied index
+// report the same Checksum, or one of them is wrong.
+type Checksum struct {
+	Applied  Index    // the last index whose effects are included
+	Revision Revision // the state's count of changes; 0 if its state machine has none
+	Sum      []byte   // the digest; its holder owns it
+	Pairs    uint64   // key-value pairs digested
+	Bytes    uint64   // bytes of their keys and values
 }
 
 // LeaderView returns the index of the leader's own view among several replicas' views of

@@ -10,7 +10,8 @@ import (
 type badgerStore struct{ db *badger.DB }
 
 func openBadger(dir string, writers int) (store, error) {
-	db, err := badger.Open(badger.DefaultOptions(dir).WithSyncWrites(writers > 0).WithLogger(nil).WithMetricsEnabled(false))
+	options := badger.DefaultOptions(dir).WithSyncWrites(writers > 0).WithLogger(nil).WithMetricsEnabled(false)
+	db, err := badger.Open(options)
 	if err != nil {
 		return nil, err
 	}

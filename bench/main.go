@@ -1,6 +1,7 @@
 // Command bench measures the parts of nexus-raft beside others: the storage package beside other
-// embedded stores, in one run on one disk (raw Pebble with the same options, Pebble with its defaults, bbolt
-// and badger), and the transport package beside a bare grpc-go stream, between two processes.
+// embedded stores, in one run on one disk (raw Pebble with the same options, Pebble with its
+// defaults, bbolt and badger), and the transport package beside a bare grpc-go stream, between two
+// processes.
 //
 //	go run . storage
 //	go run . transport
@@ -20,8 +21,8 @@ import (
 )
 
 type commandLine struct {
-	Storage   storageCommand   `cmd:"" help:"Measure storage beside raw Pebble, Pebble with its defaults, bbolt and badger."`
-	Transport transportCommand `cmd:"" help:"Measure transport between two processes beside a bare grpc-go stream, and a file over TCP."`
+	Storage   storageCommand   `cmd:"" help:"Measure storage beside raw Pebble, stock Pebble, bbolt and badger."`
+	Transport transportCommand `cmd:"" help:"Measure transport beside a bare grpc-go stream and a file over TCP."`
 
 	Fill    fillCommand    `cmd:"" hidden:"" help:"Write keys and wait to be killed; the storage command runs it."`
 	Receive receiveCommand `cmd:"" hidden:"" help:"Receive until standard input ends; the transport command runs it."`
@@ -30,10 +31,10 @@ type commandLine struct {
 type storageCommand struct {
 	Keys   int           `help:"How many keys a store holds." default:"1000000"`
 	Rounds int           `help:"How often each row is measured; it shows the median." default:"3"`
-	Time   time.Duration `help:"How long a row measures what has no end by itself; ten times as long is the most for the others." default:"2s"`
-	Only   []string      `help:"The rows to measure, by the beginnings of their names; all by default." placeholder:"ROW,..."`
+	Time   time.Duration `help:"How long to measure an endless row; others take ten times that at most." default:"2s"`
+	Only   []string      `help:"Rows to measure, by the beginnings of their names." placeholder:"ROW,..."`
 	Engine []string      `help:"The engines to measure; all by default." placeholder:"ENGINE,..."`
-	Dir    string        `help:"Where the stores are created, and removed at the end. It decides which disk is measured." default:"${temp}" type:"existingdir"`
+	Dir    string        `help:"Where to create the stores, on the disk to measure." default:"${temp}" type:"existingdir"`
 	JSON   bool          `help:"Print JSON instead of the table."`
 }
 
@@ -69,7 +70,8 @@ func (c *storageCommand) print(r *report, out io.Writer) error {
 
 func (c *storageCommand) measure(progress io.Writer) (*report, error) {
 	if c.Keys < 1000 || c.Rounds < 1 || c.Time <= 0 {
-		return nil, fmt.Errorf("--keys must be at least 1000, --rounds at least 1 and --time positive; they are %d, %d and %v", c.Keys, c.Rounds, c.Time)
+		return nil, fmt.Errorf("--keys must be at least 1000, --rounds at least 1 and --time positive; they are %d, %d "+
+			"and %v", c.Keys, c.Rounds, c.Time)
 	}
 	dir, err := os.MkdirTemp(c.Dir, "nexus-raft-bench-")
 	if err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -26,7 +27,8 @@ func sameOptions() *pebble.Options {
 		CacheSize:                   256 << 20,
 		MemTableSize:                64 << 20,
 		MemTableStopWritesThreshold: 2,
-		MaxOpenFiles:                500,
+		MaxOpenFiles:                510,
+		FlushDelayDeleteRange:       5 * time.Second,
 	}
 	for level := range o.Levels {
 		o.Levels[level].FilterPolicy = bloom.FilterPolicy(10)

@@ -79,8 +79,10 @@ func median(values []float64) float64 {
 
 // table prints the report for people: for each engine what it reached, and the ratio.
 func (r *report) table(out io.Writer) error {
-	fmt.Fprintf(out, "%s; %d keys of %d bytes, values of %d random bytes; medians of %d rounds.\n", r.Machine, r.Keys, r.KeyBytes, r.ValueBytes, r.Rounds)
-	fmt.Fprintf(out, "The disk syncs %s times a second. In brackets: compared with Pebble with the same options; more is better.\n\n", figure(r.DiskSyncs))
+	fmt.Fprintf(out, "%s; %d keys of %d bytes, values of %d random bytes; medians of %d rounds.\n", r.Machine, r.Keys,
+		r.KeyBytes, r.ValueBytes, r.Rounds)
+	fmt.Fprintf(out, "The disk syncs %s times a second. In brackets: compared with Pebble with the same options; more "+
+		"is better.\n\n", figure(r.DiskSyncs))
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	if len(r.Rows) > 0 {
 		fmt.Fprint(w, "\t")

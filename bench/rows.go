@@ -31,7 +31,10 @@ var rows = []row{
 	{name: "reads into a buffer by 8", unit: "keys/s", measure: readsInto(8)},
 	{name: "prefix scans of 1000", unit: "scans/s", measure: scans},
 	{name: "write amplification of sequential keys", unit: "x", lower: true, once: true, measure: amplificationSequential},
-	{name: "write amplification of random overwrites", unit: "x", lower: true, once: true, measure: amplificationOverwrites},
+	{
+		name: "write amplification of random overwrites", unit: "x", lower: true, once: true,
+		measure: amplificationOverwrites,
+	},
 	{name: "reopen after a kill", unit: "s", lower: true, measure: reopen},
 }
 

@@ -131,7 +131,8 @@ func TestFullMemTable(t *testing.T) {
 	}
 	m := s.(*pebbleStore).db.Metrics()
 	if size := sameOptions().MemTableSize; m.Flush.Count > 0 || m.MemTable.Size < size*9/10 || m.MemTable.Size > size {
-		t.Errorf("got %d flushes and %d bytes in memory tables, want none and almost %d", m.Flush.Count, m.MemTable.Size, size)
+		t.Errorf("got %d flushes and %d bytes in memory tables, want none and almost %d", m.Flush.Count, m.MemTable.Size,
+			size)
 	}
 	if err := s.close(); err != nil {
 		t.Error(err)
@@ -183,7 +184,8 @@ func checkEngine(t *testing.T, name string, s store) {
 	}
 }
 
-// TestKilledStoreKeepsWhatItSynced shows that the process of the reopening row is killed with its writes done.
+// TestKilledStoreKeepsWhatItSynced shows that the process of the reopening row is killed with its
+// writes done.
 func TestKilledStoreKeepsWhatItSynced(t *testing.T) {
 	dir := t.TempDir()
 	if err := fillAndKill(engine{name: ours}, dir, 1234); err != nil {
@@ -222,7 +224,10 @@ func TestRatios(t *testing.T) {
 }
 
 func TestFigures(t *testing.T) {
-	for v, want := range map[float64]string{0: "0", 0.012345: "0.0123", 2.216: "2.22", 99.95: "100", 1234: "1,230", 123456: "123,000", 9876543: "9,880,000"} {
+	for v, want := range map[float64]string{
+		0: "0", 0.012345: "0.0123", 2.216: "2.22", 99.95: "100", 1234: "1,230",
+		123456: "123,000", 9876543: "9,880,000",
+	} {
 		if got := figure(v); got != want {
 			t.Errorf("%v: got %s, want %s", v, got, want)
 		}
@@ -231,13 +236,17 @@ func TestFigures(t *testing.T) {
 
 func TestTable(t *testing.T) {
 	r := report{Machine: "m", Keys: 5, KeyBytes: 16, ValueBytes: 128, Rounds: 3, DiskSyncs: 1234.5, Rows: []line{
-		newLine(row{name: "r", unit: "keys/s"}, []engine{{name: ours}, {name: "other"}}, map[string][]float64{ours: {1500}, raw: {2000}}),
+		newLine(row{name: "r", unit: "keys/s"}, []engine{{name: ours}, {name: "other"}},
+			map[string][]float64{ours: {1500}, raw: {2000}}),
 	}}
 	var out bytes.Buffer
 	if err := r.table(&out); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`5 keys of 16 bytes`, `syncs 1,230 times`, `nexus-raft +other`, `r, keys/s +1,500 \(0\.75\) +–`} {
+	for _, want := range []string{
+		`5 keys of 16 bytes`, `syncs 1,230 times`, `nexus-raft +other`,
+		`r, keys/s +1,500 \(0\.75\) +–`,
+	} {
 		if !regexp.MustCompile(want).MatchString(out.String()) {
 			t.Errorf("got no %s in\n%s", want, out.String())
 		}

@@ -19,9 +19,9 @@ type transportCommand struct {
 	Rounds   int           `help:"How often each row is measured; it shows the median." default:"5"`
 	Time     time.Duration `help:"How long a row measures what has no end by itself." default:"2s"`
 	Snapshot int64         `help:"Bytes of the snapshot that is sent." default:"268435456"`
-	TLS      string        `help:"Whether to measure without TLS, with it, or both in turns." enum:"off,on,both" default:"both"`
-	Only     []string      `help:"The rows to measure, by the beginnings of their names; all by default." placeholder:"ROW,..."`
-	Dir      string        `help:"Where the snapshot is read from and written to; removed at the end." default:"${temp}" type:"existingdir"`
+	TLS      string        `help:"Measure without TLS, with it, or both in turns." enum:"off,on,both" default:"both"`
+	Only     []string      `help:"Rows to measure, by the beginnings of their names." placeholder:"ROW,..."`
+	Dir      string        `help:"Where the snapshot is read from and written to." default:"${temp}" type:"existingdir"`
 	JSON     bool          `help:"Print JSON instead of the table."`
 }
 
@@ -38,11 +38,19 @@ const (
 )
 
 var wireRows = []wireRow{
-	{"messages of 128 bytes", "messages/s", false, func(r *wireRunner, w way) (float64, error) { return r.flood(w, small, 1) }},
-	{"bytes in messages of 4 KiB", "MB/s", false, func(r *wireRunner, w way) (float64, error) { return r.flood(w, large, large/1e6) }},
+	{"messages of 128 bytes", "messages/s", false, func(r *wireRunner, w way) (float64, error) {
+		return r.flood(w, small, 1)
+	}},
+	{"bytes in messages of 4 KiB", "MB/s", false, func(r *wireRunner, w way) (float64, error) {
+		return r.flood(w, large, large/1e6)
+	}},
 	{"allocations per message of 128 bytes", "allocations", true, (*wireRunner).allocations},
-	{"round trip p50 idle", "µs", true, func(r *wireRunner, w way) (float64, error) { return r.roundTrips(w, link.ping, nil, 0.5) }},
-	{"round trip p99 idle", "µs", true, func(r *wireRunner, w way) (float64, error) { return r.roundTrips(w, link.ping, nil, 0.99) }},
+	{"round trip p50 idle", "µs", true, func(r *wireRunner, w way) (float64, error) {
+		return r.roundTrips(w, link.ping, nil, 0.5)
+	}},
+	{"round trip p99 idle", "µs", true, func(r *wireRunner, w way) (float64, error) {
+		return r.roundTrips(w, link.ping, nil, 0.99)
+	}},
 	{"round trip p99 beside 20 MB/s", "µs", true, func(r *wireRunner, w way) (float64, error) {
 		return r.roundTrips(w, link.ping, (*wireRunner).trickle, 0.99)
 	}},
@@ -61,9 +69,15 @@ var wireRows = []wireRow{
 	{"TCP echo p99 beside a flood", "µs", true, func(r *wireRunner, w way) (float64, error) {
 		return r.roundTrips(w, link.echo, (*wireRunner).inundate, 0.99)
 	}},
-	{"times the idle p99 beside 20 MB/s", "times", true, func(r *wireRunner, w way) (float64, error) { return r.timesIdle(w, (*wireRunner).trickle) }},
-	{"times the idle p99 beside appends", "times", true, func(r *wireRunner, w way) (float64, error) { return r.timesIdle(w, (*wireRunner).replicate) }},
-	{"times the idle p99 beside a flood", "times", true, func(r *wireRunner, w way) (float64, error) { return r.timesIdle(w, (*wireRunner).inundate) }},
+	{"times the idle p99 beside 20 MB/s", "times", true, func(r *wireRunner, w way) (float64, error) {
+		return r.timesIdle(w, (*wireRunner).trickle)
+	}},
+	{"times the idle p99 beside appends", "times", true, func(r *wireRunner, w way) (float64, error) {
+		return r.timesIdle(w, (*wireRunner).replicate)
+	}},
+	{"times the idle p99 beside a flood", "times", true, func(r *wireRunner, w way) (float64, error) {
+		return r.timesIdle(w, (*wireRunner).inundate)
+	}},
 	{"bytes in appends of 4 KiB that are answered", "MB/s", false, (*wireRunner).appends},
 	{"snapshot", "MB/s", false, (*wireRunner).snapshot},
 }
@@ -139,7 +153,7 @@ type wireRunner struct {
 	file     string // what a snapshot is of
 	bytes    int64
 	progress io.Writer
-	lives    lives // of this process, as the other one sees it
+	openings openings // of this process, as the other one sees it
 }
 
 // Run measures, with its progress on the standard error, and prints the report to out.
@@ -149,7 +163,8 @@ func (c *transportCommand) Run(out io.Writer) (err error) {
 		return err
 	}
 	if c.Rounds < 1 || c.Time <= 0 || c.Snapshot < 1 {
-		return fmt.Errorf("--rounds must be at least 1, --time and --snapshot positive; they are %d, %v and %d", c.Rounds, c.Time, c.Snapshot)
+		return fmt.Errorf("--rounds must be at least 1, --time and --snapshot positive; they are %d, %v and %d", c.Rounds,
+			c.Time, c.Snapshot)
 	}
 	dir, err := os.MkdirTemp(c.Dir, "nexus-raft-bench-")
 	if err != nil {
@@ -208,7 +223,8 @@ func (r *wireRunner) startPeer(dir string) (end func(), err error) {
 	}
 	err = json.NewEncoder(stdin).Encode(other)
 	if err == nil {
-		_, err = fmt.Fscanln(bufio.NewReader(stdout), &r.plain.peers, &r.plain.bare, &r.plain.tcp, &r.secure.peers, &r.secure.bare, &r.secure.tcp)
+		_, err = fmt.Fscanln(bufio.NewReader(stdout), &r.plain.peers, &r.plain.bare, &r.plain.tcp, &r.secure.peers,
+			&r.secure.bare, &r.secure.tcp)
 	}
 	if err == nil {
 		r.secure.tls, err = own.tls()
@@ -265,7 +281,8 @@ func (p *wireReport) add(row wireRow, ways []way, measured map[string][]float64)
 
 func (p *wireReport) table(out io.Writer) error {
 	fmt.Fprintf(out, "%s; two processes over loopback; medians of %d rounds.\n", p.Machine, p.Rounds)
-	fmt.Fprint(out, "In brackets: compared with a bare grpc-go stream, a snapshot with a file over TCP, with TLS where that has it; more is better.\n\n")
+	fmt.Fprint(out, "In brackets: compared with a bare grpc-go stream, a snapshot with a file over TCP, with TLS where "+
+		"that has it; more is better.\n\n")
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(w, "\t")
 	for _, x := range p.Rows[0].Results {

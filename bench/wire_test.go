@@ -43,7 +43,8 @@ func TestTransport(t *testing.T) {
 	for i, row := range wireRows {
 		l := got.Rows[i]
 		if l.Name != row.name || l.Unit != row.unit || l.LowerIsBetter != row.lower || len(l.Results) != len(ways) {
-			t.Fatalf("got %q in %q with %d results, want %q in %q with %d", l.Name, l.Unit, len(l.Results), row.name, row.unit, len(ways))
+			t.Fatalf("got %q in %q with %d results, want %q in %q with %d", l.Name, l.Unit, len(l.Results), row.name, row.unit,
+				len(ways))
 		}
 		for i, v := range l.Results {
 			if v.Engine != ways[i].name || len(v.Rounds) != 1 || v.Median <= 0 || v.Ratio <= 0 {
@@ -68,7 +69,10 @@ func TestTransport(t *testing.T) {
 // TestTLS runs the command with TLS alone.
 func TestTLS(t *testing.T) {
 	dir := t.TempDir()
-	c := transportCommand{Rounds: 1, Time: time.Millisecond, Snapshot: 1000, TLS: "on", Only: []string{"snapshot"}, Dir: dir, JSON: true}
+	c := transportCommand{
+		Rounds: 1, Time: time.Millisecond, Snapshot: 1000, TLS: "on", Only: []string{"snapshot"},
+		Dir: dir, JSON: true,
+	}
 	var out bytes.Buffer
 	if err := c.Run(&out); err != nil {
 		t.Fatal(err)

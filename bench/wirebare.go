@@ -15,9 +15,9 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
-// The bare way: a bidirectional stream of grpc-go with one message for each send, as a
-// program has it that uses nothing but grpc. Answers to pings come back on the same stream. A file goes
-// over a TCP connection of its own.
+// The bare way: a bidirectional stream of grpc-go with one message for each send, as a program has
+// it that uses nothing but grpc. Answers to pings come back on the same stream. A file goes over a
+// TCP connection of its own.
 
 const (
 	bareService  = "bench.Bare"
@@ -35,7 +35,9 @@ const (
 var bareDesc = grpc.ServiceDesc{
 	ServiceName: bareService,
 	HandlerType: (*any)(nil),
-	Methods: []grpc.MethodDesc{{MethodName: "Counts", Handler: func(srv any, _ context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+	Methods: []grpc.MethodDesc{{MethodName: "Counts", Handler: func(srv any, _ context.Context, decode func(any) error,
+		_ grpc.UnaryServerInterceptor,
+	) (any, error) {
 		if err := decode(new(wrapperspb.BytesValue)); err != nil {
 			return nil, err
 		}
@@ -94,7 +96,10 @@ func (r *wireRunner) dialBare(end remote) (link, error) {
 		cancel()
 		return nil, errors.Join(err, conn.Close())
 	}
-	l := &bareLink{unanswered: newUnanswered(), echoer: echoer{address: end.tcp}, conn: conn, stream: stream, cancel: cancel, remote: end, pongs: make(chan error, 1)}
+	l := &bareLink{
+		unanswered: newUnanswered(), echoer: echoer{address: end.tcp}, conn: conn, stream: stream,
+		cancel: cancel, remote: end, pongs: make(chan error, 1),
+	}
 	go l.receive(ctx)
 	return l, nil
 }

@@ -93,7 +93,9 @@ func (r *wireRunner) timesIdle(w way, beside weight) (v float64, err error) {
 
 // roundTripsOver makes them one at a time, a millisecond apart, with a load beside them unless
 // that is nil.
-func (r *wireRunner) roundTripsOver(ctx context.Context, l link, once trip, beside weight, quantile float64) (float64, error) {
+func (r *wireRunner) roundTripsOver(
+	ctx context.Context, l link, once trip, beside weight, quantile float64,
+) (float64, error) {
 	loaded := make(chan error, 1)
 	if beside != nil {
 		go func() { loaded <- beside(r, ctx, l, r.time+r.time/4) }()

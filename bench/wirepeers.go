@@ -17,6 +17,7 @@ import (
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/transport"
+	"github.com/nexi-lab/nexus-raft/transport/mtls"
 )
 
 // Our way: Peers on both sides, as a node has them. Messages go out in frames of what is
@@ -27,14 +28,14 @@ const (
 	receiving nexusraft.NodeID = 2
 )
 
-// lives are the openings of a node, the latest first: each link comes as a later one.
-type lives struct {
+// openings are those of a node, the latest first: each link comes as a later one.
+type openings struct {
 	boots []nexusraft.Boot
 	count nexusraft.Incarnation
 }
 
-func (l *lives) next(node nexusraft.NodeID, address string) func() transport.Identity {
-	l.boots = transport.NewBoot(l.boots)
+func (l *openings) next(node nexusraft.NodeID, address string) func() transport.Identity {
+	l.boots = append([]nexusraft.Boot{nexusraft.Boot(nexusraft.MintID())}, l.boots...)
 	l.count++
 	id := transport.Identity{
 		Cluster: 1, Node: node, Address: address,
@@ -78,12 +79,18 @@ func (r *wireRunner) dialPeers(end remote) (link, error) {
 	if err != nil {
 		return nil, errors.Join(err, lis.Close())
 	}
-	id := r.lives.next(measuring, lis.Addr().String())
-	l := &peersLink{unanswered: newUnanswered(), echoer: echoer{address: end.tcp}, conn: conn, pongs: make(chan struct{}, 1)}
-	l.server = grpc.NewServer(end.tls.ServerOptions()...)
-	transport.NewServer(id, l, l).Register(l.server)
+	id := r.openings.next(measuring, lis.Addr().String())
+	l := &peersLink{
+		unanswered: newUnanswered(), echoer: echoer{address: end.tcp}, conn: conn,
+		pongs: make(chan struct{}, 1),
+	}
+	l.server = grpc.NewServer(serverOptions(end.tls)...)
+	transport.NewServer(id, transport.Handlers{Peer: l, Member: l}).Register(l.server)
 	go func() { _ = l.server.Serve(lis) }() // until close stops it
-	l.peers = transport.NewPeers(id, transport.PeersOptions{TLS: end.tls, OnUnreachable: func(nexusraft.NodeID) { l.dropped.Store(true) }})
+	l.peers = transport.NewPeers(id, transport.PeersOptions{
+		TLS:           end.tls,
+		OnUnreachable: func(nexusraft.NodeID) { l.dropped.Store(true) },
+	})
 	l.peers.SetAddress(receiving, end.peers)
 	return l, nil
 }
@@ -225,7 +232,7 @@ func (c *receiveCommand) Run(out io.Writer) error {
 }
 
 // receive starts a receiver, with TLS unless that is nil.
-func (c *receiveCommand) receive(tls *transport.TLS) (self remote, end func(), err error) {
+func (c *receiveCommand) receive(tls *mtls.TLS) (self remote, end func(), err error) {
 	var lis [4]net.Listener
 	for i := range lis {
 		if lis[i], err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
@@ -233,10 +240,11 @@ func (c *receiveCommand) receive(tls *transport.TLS) (self remote, end func(), e
 		}
 	}
 	self = remote{peers: lis[0].Addr().String(), bare: lis[1].Addr().String(), tcp: lis[3].Addr().String(), tls: tls}
-	id := new(lives).next(receiving, self.peers)
+	id := new(openings).next(receiving, self.peers)
 	r := &receiver{dir: c.Dir, self: self, files: lis[2].Addr().String()}
 	r.peers = transport.NewPeers(id, transport.PeersOptions{TLS: tls})
-	node, handlers := grpc.NewServer(tls.ServerOptions()...), transport.NewServer(id, r, r)
+	node := grpc.NewServer(serverOptions(tls)...)
+	handlers := transport.NewServer(id, transport.Handlers{Peer: r, Member: r})
 	handlers.Register(node)
 	bare := grpc.NewServer(self.bareOptions()...)
 	bare.RegisterService(&bareDesc, r)
@@ -286,7 +294,9 @@ func (r *receiver) Receive(from nexusraft.NodeID, msgs []transport.Message) {
 }
 
 // InstallSnapshot implements transport.MemberHandler: into a file, as a copy.
-func (r *receiver) InstallSnapshot(_ context.Context, _ nexusraft.NodeID, _ transport.SnapshotHeader, chunks iter.Seq2[[]byte, error]) error {
+func (r *receiver) InstallSnapshot(
+	_ context.Context, _ nexusraft.NodeID, _ transport.SnapshotHeader, chunks iter.Seq2[[]byte, error],
+) error {
 	f, err := os.Create(filepath.Join(r.dir, "installed"))
 	if err != nil {
 		return err

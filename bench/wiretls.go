@@ -13,6 +13,7 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/pki"
 	"github.com/nexi-lab/nexus-raft/transport"
+	"github.com/nexi-lab/nexus-raft/transport/mtls"
 )
 
 // With TLS all ways shake hands with the same certificates, and end with the same cipher.
@@ -43,7 +44,7 @@ func newKeyPair(ca pki.Pair, node nexusraft.NodeID) (keyPair, error) {
 	return keyPair{Own: pki.Pair{Cert: cert, Key: key}, CA: ca.Cert}, err
 }
 
-func (p keyPair) tls() (*transport.TLS, error) {
+func (p keyPair) tls() (*mtls.TLS, error) {
 	cert, err := p.Own.Certificate()
 	if err != nil {
 		return nil, err
@@ -52,14 +53,19 @@ func (p keyPair) tls() (*transport.TLS, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := transport.Certificates{Own: cert, Roots: roots}
-	return transport.NewTLS(func() (transport.Certificates, error) { return c, nil }), nil
+	c := mtls.Certificates{Own: cert, Roots: roots}
+	return mtls.NewTLS(func() (mtls.Certificates, error) { return c, nil }), nil
 }
 
 // remote is the other process, or how it is known to itself.
 type remote struct {
-	peers, bare, tcp string         // its addresses, for our way, the bare one, and echoes
-	tls              *transport.TLS // nil: nothing is encrypted
+	peers, bare, tcp string    // its addresses, for our way, the bare one, and echoes
+	tls              *mtls.TLS // nil: nothing is encrypted
+}
+
+// serverOptions are those of a server of our way, with TLS if t is not nil.
+func serverOptions(t *mtls.TLS) []grpc.ServerOption {
+	return transport.LimitedServerOptions(mtls.NewLimits(mtls.LimitOptions{}), t)
 }
 
 // bareOptions are those of a server of the bare way, which has grpc's defaults.

@@ -10,44 +10,24 @@ import (
 	"google.golang.org/grpc"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	nexusraftv1 "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/internal/pki"
 	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
-// EveryZone stands for all zones, where a role is given or taken.
-const EveryZone nexusraft.ZoneID = 0
-
-// Principal is somebody who may do something: a client that is known by its name, which its
-// certificate or bearer token carries.
-type Principal struct {
-	Name   string        `json:"name"`
-	Roles  []ZoneRole    `json:"roles"` // by zone; the highest that fits counts
-	Tokens []AccessToken `json:"tokens,omitempty"`
-}
-
-// ZoneRole is a role in a zone.
-type ZoneRole struct {
-	Zone nexusraft.ZoneID     `json:"zone,omitzero"` // or EveryZone
-	Role nexusraft.AccessRole `json:"role"`
-}
-
-// AccessToken is what is known of a bearer token, but for its secret.
-type AccessToken struct {
-	ID      string    `json:"id"`
-	Expires time.Time `json:"expires"`
-}
-
-// Grant gives a name a role in a zone, or in EveryZone, in place of the one that it has there.
+// Grant gives a name a role in a zone, or in nexusraft.EveryZone, in place of its present one there.
 //
 // Grant and the other calls about access are for admins of the root zone, whatever the
 // client's own zone is: others get nexusraft.ErrDenied. They try until ctx ends where that is
 // safe; with nexusraft.ErrUncertain it may have happened or may still happen: ListAccess shows it.
 // Of any other error nothing was changed; nexusraft.ErrRefused says why.
 func (c *Client) Grant(ctx context.Context, name string, zone nexusraft.ZoneID, role nexusraft.AccessRole) error {
-	req := &nexusraftv1.GrantRequest{Name: name, Role: &nexusraftv1.ZoneRole{Zone: uint64(zone), Role: wire.AccessRoleToProto(role)}}
+	req := &pb.GrantRequest{Name: name, Role: &pb.ZoneRole{
+		Zone: uint64(zone),
+		Role: wire.AccessRoleToProto(role),
+	}}
 	err := c.write(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
-		_, err := nexusraftv1.NewAccessClient(conn).Grant(ctx, req)
+		_, err := pb.NewAccessClient(conn).Grant(ctx, req)
 		return err
 	})
 	if err != nil {
@@ -56,21 +36,21 @@ func (c *Client) Grant(ctx context.Context, name string, zone nexusraft.ZoneID, 
 	return nil
 }
 
-// Revoke takes back the role that a name has in a zone, or the one that it has in EveryZone.
-// Who loses the last role loses all tokens. Errors are those of Grant.
+// Revoke takes back the role that a name has in a zone, or the one in nexusraft.EveryZone.
+// A name that loses its last role loses its tokens too. Errors are those of Grant.
 func (c *Client) Revoke(ctx context.Context, name string, zone nexusraft.ZoneID) error {
-	return c.revoke(ctx, &nexusraftv1.RevokeRequest{Name: name, Zone: uint64(zone)})
+	return c.revoke(ctx, &pb.RevokeRequest{Name: name, Zone: uint64(zone)})
 }
 
 // RevokeAll takes all roles and tokens of a name back. A certificate in that name is good for
 // nothing until the name is given a role again. Errors are those of Grant.
 func (c *Client) RevokeAll(ctx context.Context, name string) error {
-	return c.revoke(ctx, &nexusraftv1.RevokeRequest{Name: name, Everything: true})
+	return c.revoke(ctx, &pb.RevokeRequest{Name: name, Everything: true})
 }
 
-func (c *Client) revoke(ctx context.Context, req *nexusraftv1.RevokeRequest) error {
+func (c *Client) revoke(ctx context.Context, req *pb.RevokeRequest) error {
 	err := c.write(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
-		_, err := nexusraftv1.NewAccessClient(conn).Revoke(ctx, req)
+		_, err := pb.NewAccessClient(conn).Revoke(ctx, req)
 		return err
 	})
 	if err != nil {
@@ -79,44 +59,45 @@ func (c *Client) revoke(ctx context.Context, req *nexusraftv1.RevokeRequest) err
 	return nil
 }
 
-// ListAccess returns everybody who may do something, by name, with the tokens that are still
-// good.
-func (c *Client) ListAccess(ctx context.Context) ([]Principal, error) {
-	var resp *nexusraftv1.ListAccessResponse
+// ListAccess returns all clients that have a role, by name, with the tokens that are still valid.
+func (c *Client) ListAccess(ctx context.Context) ([]nexusraft.Principal, error) {
+	var resp *pb.ListAccessResponse
 	err := c.read(ctx, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
-		resp, err = nexusraftv1.NewAccessClient(conn).ListAccess(ctx, &nexusraftv1.ListAccessRequest{})
+		resp, err = pb.NewAccessClient(conn).ListAccess(ctx, &pb.ListAccessRequest{})
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list access: %w", err)
 	}
-	var list []Principal
+	var list []nexusraft.Principal
 	for _, p := range resp.GetPrincipals() {
-		list = append(list, principalFromProto(p))
+		list = append(list, wire.PrincipalFromProto(p))
 	}
 	return list, nil
 }
 
 // CreateAccessToken makes a bearer token for a name that has a role, good for ttl. The text is a
 // secret that is told once. Errors are those of Grant.
-func (c *Client) CreateAccessToken(ctx context.Context, name string, ttl time.Duration) (text string, info AccessToken, err error) {
-	var resp *nexusraftv1.CreateAccessTokenResponse
-	req := &nexusraftv1.CreateAccessTokenRequest{Name: name, TtlNanos: int64(ttl)}
+func (c *Client) CreateAccessToken(
+	ctx context.Context, name string, ttl time.Duration,
+) (text string, info nexusraft.AccessToken, err error) {
+	var resp *pb.CreateAccessTokenResponse
+	req := &pb.CreateAccessTokenRequest{Name: name, TtlNanos: int64(ttl)}
 	err = c.write(ctx, func(ctx context.Context, conn *grpc.ClientConn) (err error) {
-		resp, err = nexusraftv1.NewAccessClient(conn).CreateAccessToken(ctx, req)
+		resp, err = pb.NewAccessClient(conn).CreateAccessToken(ctx, req)
 		return err
 	})
 	if err != nil {
-		return "", AccessToken{}, fmt.Errorf("create access token: %w", err)
+		return "", nexusraft.AccessToken{}, fmt.Errorf("create access token: %w", err)
 	}
-	return resp.GetToken(), accessTokenFromProto(resp.GetInfo()), nil
+	return resp.GetToken(), wire.AccessTokenFromProto(resp.GetInfo()), nil
 }
 
 // RevokeAccessToken takes a bearer token back. Errors are those of Grant.
 func (c *Client) RevokeAccessToken(ctx context.Context, id string) error {
-	req := &nexusraftv1.RevokeAccessTokenRequest{Id: id}
+	req := &pb.RevokeAccessTokenRequest{Id: id}
 	err := c.write(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
-		_, err := nexusraftv1.NewAccessClient(conn).RevokeAccessToken(ctx, req)
+		_, err := pb.NewAccessClient(conn).RevokeAccessToken(ctx, req)
 		return err
 	})
 	if err != nil {
@@ -126,8 +107,8 @@ func (c *Client) RevokeAccessToken(ctx context.Context, id string) error {
 }
 
 // IssueCertificate makes a key, has the cluster sign a certificate for it in a name that has a
-// role, good for ttl, and returns both as Options.Credentials wants them: a secret. The key does not leave
-// the process. The client needs Credentials itself, whose CA the new ones believe. Errors
+// role, good for ttl, and returns both as Options.Credentials wants them: a secret. The key does
+// not leave the process. The client needs Credentials itself, whose CA the new ones believe. Errors
 // are those of Grant.
 func (c *Client) IssueCertificate(ctx context.Context, name string, ttl time.Duration) (secret []byte, err error) {
 	if secret, err = c.issueCertificate(ctx, name, ttl); err != nil {
@@ -138,7 +119,8 @@ func (c *Client) IssueCertificate(ctx context.Context, name string, ttl time.Dur
 
 func (c *Client) issueCertificate(ctx context.Context, name string, ttl time.Duration) ([]byte, error) {
 	if c.opts.Credentials == nil {
-		return nil, errors.New("without credentials nothing says which cluster to believe, and a cluster that does not speak TLS asks for no certificate")
+		return nil, errors.New("without credentials nothing says which cluster to believe, and a cluster that does not " +
+			"speak TLS asks for no certificate")
 	}
 	own, err := pki.ParseBundle(c.opts.Credentials)
 	if err != nil {
@@ -148,16 +130,19 @@ func (c *Client) issueCertificate(ctx context.Context, name string, ttl time.Dur
 	if err != nil {
 		return nil, err
 	}
-	var resp *nexusraftv1.IssueCertificateResponse
-	req := &nexusraftv1.IssueCertificateRequest{Name: name, Request: request, TtlNanos: int64(ttl)}
+	var resp *pb.IssueCertificateResponse
+	req := &pb.IssueCertificateRequest{Name: name, Request: request, TtlNanos: int64(ttl)}
 	err = c.read(ctx, func(ctx context.Context, conn *grpc.ClientConn) (err error) { // it changes nothing
-		resp, err = nexusraftv1.NewAccessClient(conn).IssueCertificate(ctx, req)
+		resp, err = pb.NewAccessClient(conn).IssueCertificate(ctx, req)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	issued := pki.Bundle{Pair: pki.Pair{Cert: resp.GetChain(), Key: key}, Roots: own.Roots}
+	if all := resp.GetAuthorities(); len(all) > 0 { // while one is replaced there are two
+		issued.Roots = all
+	}
 	if err := checkIssued(issued, name); err != nil {
 		return nil, fmt.Errorf("the certificate that came: %w", err)
 	}
@@ -187,8 +172,8 @@ func checkIssued(b pki.Bundle, name string) error {
 	return nil
 }
 
-// TokenCredentials returns credentials for Options that show a bearer token, and believe the CA that
-// others believe, whose certificate, key and token are left out. The errors hold no secrets.
+// TokenCredentials returns credentials for Options that show a bearer token, and believe the CA
+// that others believe, whose certificate, key and token are left out. The errors hold no secrets.
 func TokenCredentials(others []byte, token string) ([]byte, error) {
 	b, err := pki.ParseBundle(others)
 	if err != nil {
@@ -200,27 +185,13 @@ func TokenCredentials(others []byte, token string) ([]byte, error) {
 	return pki.Bundle{Roots: b.Roots, Token: token}.PEM(), nil
 }
 
-// AuthorityOf returns the certificate of the cluster's CA that credentials for Options believe: PEM, no
-// secret, and credentials itself for a client that shows a BearerToken. The errors hold no secrets.
+// AuthorityOf returns the certificate of the cluster's CA that credentials for Options believe:
+// PEM, no secret, and credentials itself for a client that shows a BearerToken. The errors hold no
+// secrets.
 func AuthorityOf(credentials []byte) ([]byte, error) {
 	b, err := pki.ParseBundle(credentials)
 	if err != nil {
 		return nil, err
 	}
 	return b.Roots, nil
-}
-
-func principalFromProto(p *nexusraftv1.PrincipalInfo) Principal {
-	x := Principal{Name: p.GetName()}
-	for _, r := range p.GetRoles() {
-		x.Roles = append(x.Roles, ZoneRole{nexusraft.ZoneID(r.GetZone()), wire.AccessRoleFromProto(r.GetRole())})
-	}
-	for _, t := range p.GetTokens() {
-		x.Tokens = append(x.Tokens, accessTokenFromProto(t))
-	}
-	return x
-}
-
-func accessTokenFromProto(t *nexusraftv1.AccessTokenInfo) AccessToken {
-	return AccessToken{ID: t.GetId(), Expires: time.Unix(0, t.GetExpiresNanos()).UTC()}
 }

@@ -16,15 +16,15 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	nexusraftv1 "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/internal/pki"
 )
 
 // fakeAccess answers the calls about access, or fails them all, and keeps what it was asked.
 type fakeAccess struct {
-	nexusraftv1.UnimplementedAccessServer
+	pb.UnimplementedAccessServer
 	fails error
-	list  *nexusraftv1.ListAccessResponse
+	list  *pb.ListAccessResponse
 	sign  func(request []byte) []byte
 
 	mu    sync.Mutex
@@ -50,48 +50,59 @@ func (f *fakeAccess) count() int {
 	return len(f.asked)
 }
 
-func (f *fakeAccess) Grant(_ context.Context, req *nexusraftv1.GrantRequest) (*nexusraftv1.GrantResponse, error) {
-	return &nexusraftv1.GrantResponse{}, f.note(req)
+func (f *fakeAccess) Grant(_ context.Context, req *pb.GrantRequest) (*pb.GrantResponse, error) {
+	return &pb.GrantResponse{}, f.note(req)
 }
 
-func (f *fakeAccess) Revoke(_ context.Context, req *nexusraftv1.RevokeRequest) (*nexusraftv1.RevokeResponse, error) {
-	return &nexusraftv1.RevokeResponse{}, f.note(req)
+func (f *fakeAccess) Revoke(_ context.Context, req *pb.RevokeRequest) (*pb.RevokeResponse, error) {
+	return &pb.RevokeResponse{}, f.note(req)
 }
 
-func (f *fakeAccess) ListAccess(_ context.Context, req *nexusraftv1.ListAccessRequest) (*nexusraftv1.ListAccessResponse, error) {
+func (f *fakeAccess) ListAccess(
+	_ context.Context, req *pb.ListAccessRequest,
+) (*pb.ListAccessResponse, error) {
 	return f.list, f.note(req)
 }
 
-func (f *fakeAccess) CreateAccessToken(_ context.Context, req *nexusraftv1.CreateAccessTokenRequest) (*nexusraftv1.CreateAccessTokenResponse, error) {
-	info := &nexusraftv1.AccessTokenInfo{Id: "00000000000000aa", ExpiresNanos: req.GetTtlNanos()}
-	return &nexusraftv1.CreateAccessTokenResponse{Token: "nra1-secret", Info: info}, f.note(req)
+func (f *fakeAccess) CreateAccessToken(
+	_ context.Context, req *pb.CreateAccessTokenRequest,
+) (*pb.CreateAccessTokenResponse, error) {
+	info := &pb.AccessTokenInfo{Id: "00000000000000aa", ExpiresNanos: req.GetTtlNanos()}
+	return &pb.CreateAccessTokenResponse{Token: "nra1-secret", Info: info}, f.note(req)
 }
 
-func (f *fakeAccess) RevokeAccessToken(_ context.Context, req *nexusraftv1.RevokeAccessTokenRequest) (*nexusraftv1.RevokeAccessTokenResponse, error) {
-	return &nexusraftv1.RevokeAccessTokenResponse{}, f.note(req)
+func (f *fakeAccess) RevokeAccessToken(
+	_ context.Context, req *pb.RevokeAccessTokenRequest,
+) (*pb.RevokeAccessTokenResponse, error) {
+	return &pb.RevokeAccessTokenResponse{}, f.note(req)
 }
 
-func (f *fakeAccess) IssueCertificate(_ context.Context, req *nexusraftv1.IssueCertificateRequest) (*nexusraftv1.IssueCertificateResponse, error) {
+func (f *fakeAccess) IssueCertificate(
+	_ context.Context, req *pb.IssueCertificateRequest,
+) (*pb.IssueCertificateResponse, error) {
 	if err := f.note(req); err != nil {
 		return nil, err
 	}
-	return &nexusraftv1.IssueCertificateResponse{Chain: f.sign(req.GetRequest())}, nil
+	return &pb.IssueCertificateResponse{Chain: f.sign(req.GetRequest())}, nil
 }
 
 // serveAccess runs a node that answers calls about access.
 func serveAccess(t *testing.T, f *fakeAccess) (address string) {
 	t.Helper()
-	return start(t, func(n *fakeNode) { nexusraftv1.RegisterAccessServer(n.server, f) }).address
+	return start(t, func(n *fakeNode) { pb.RegisterAccessServer(n.server, f) }).address
 }
 
 // What each call asks for, and what it makes of the answer.
 func TestAccessCalls(t *testing.T) {
-	f := &fakeAccess{list: &nexusraftv1.ListAccessResponse{Principals: []*nexusraftv1.PrincipalInfo{
-		{Name: "admin", Roles: []*nexusraftv1.ZoneRole{{Role: nexusraftv1.AccessRole_ACCESS_ROLE_ADMIN}}},
+	f := &fakeAccess{list: &pb.ListAccessResponse{Principals: []*pb.PrincipalInfo{
+		{Name: "admin", Roles: []*pb.ZoneRole{{Role: pb.AccessRole_ACCESS_ROLE_ADMIN}}},
 		{
-			Name:   "ann",
-			Roles:  []*nexusraftv1.ZoneRole{{Zone: 1, Role: nexusraftv1.AccessRole_ACCESS_ROLE_READ}, {Zone: 2, Role: nexusraftv1.AccessRole_ACCESS_ROLE_WRITE}},
-			Tokens: []*nexusraftv1.AccessTokenInfo{{Id: "00000000000000aa", ExpiresNanos: 5}},
+			Name: "ann",
+			Roles: []*pb.ZoneRole{
+				{Zone: 1, Role: pb.AccessRole_ACCESS_ROLE_READ},
+				{Zone: 2, Role: pb.AccessRole_ACCESS_ROLE_WRITE},
+			},
+			Tokens: []*pb.AccessTokenInfo{{Id: "00000000000000aa", ExpiresNanos: 5}},
 		},
 	}}}
 	// A witness comes first, which has no such service; the client's own zone plays no part.
@@ -105,38 +116,46 @@ func TestAccessCalls(t *testing.T) {
 	}{
 		{
 			"grant", func() error { return c.Grant(ctx, "ann", 2, nexusraft.AccessWrite) },
-			&nexusraftv1.GrantRequest{Name: "ann", Role: &nexusraftv1.ZoneRole{Zone: 2, Role: nexusraftv1.AccessRole_ACCESS_ROLE_WRITE}},
+			&pb.GrantRequest{Name: "ann", Role: &pb.ZoneRole{
+				Zone: 2,
+				Role: pb.AccessRole_ACCESS_ROLE_WRITE,
+			}},
 		},
 		{
-			"grant everywhere", func() error { return c.Grant(ctx, "ann", EveryZone, nexusraft.AccessAdmin) },
-			&nexusraftv1.GrantRequest{Name: "ann", Role: &nexusraftv1.ZoneRole{Role: nexusraftv1.AccessRole_ACCESS_ROLE_ADMIN}},
+			"grant everywhere", func() error { return c.Grant(ctx, "ann", nexusraft.EveryZone, nexusraft.AccessAdmin) },
+			&pb.GrantRequest{Name: "ann", Role: &pb.ZoneRole{Role: pb.AccessRole_ACCESS_ROLE_ADMIN}},
 		},
-		{"revoke", func() error { return c.Revoke(ctx, "ann", 2) }, &nexusraftv1.RevokeRequest{Name: "ann", Zone: 2}},
-		{"revoke all", func() error { return c.RevokeAll(ctx, "ann") }, &nexusraftv1.RevokeRequest{Name: "ann", Everything: true}},
+		{"revoke", func() error { return c.Revoke(ctx, "ann", 2) }, &pb.RevokeRequest{Name: "ann", Zone: 2}},
+		{
+			"revoke all", func() error { return c.RevokeAll(ctx, "ann") },
+			&pb.RevokeRequest{Name: "ann", Everything: true},
+		},
 		{"list", func() error {
 			got, err := c.ListAccess(ctx)
-			want := []Principal{
-				{Name: "admin", Roles: []ZoneRole{{EveryZone, nexusraft.AccessAdmin}}},
+			want := []nexusraft.Principal{
+				{Name: "admin", Roles: []nexusraft.ZoneRole{{Role: nexusraft.AccessAdmin}}},
 				{
-					Name: "ann", Roles: []ZoneRole{{1, nexusraft.AccessRead}, {2, nexusraft.AccessWrite}},
-					Tokens: []AccessToken{{"00000000000000aa", time.Unix(0, 5).UTC()}},
+					Name:   "ann",
+					Roles:  []nexusraft.ZoneRole{{Zone: 1, Role: nexusraft.AccessRead}, {Zone: 2, Role: nexusraft.AccessWrite}},
+					Tokens: []nexusraft.AccessToken{{ID: nexusraft.TokenID{7: 0xaa}, Expires: time.Unix(0, 5).UTC()}},
 				},
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("list (-want +got):\n%s", diff)
 			}
 			return err
-		}, &nexusraftv1.ListAccessRequest{}},
+		}, &pb.ListAccessRequest{}},
 		{"create a token", func() error {
 			text, info, err := c.CreateAccessToken(ctx, "ann", time.Hour)
-			if want := (AccessToken{"00000000000000aa", time.Unix(3600, 0).UTC()}); text != "nra1-secret" || info != want {
+			want := nexusraft.AccessToken{ID: nexusraft.TokenID{7: 0xaa}, Expires: time.Unix(3600, 0).UTC()}
+			if text != "nra1-secret" || info != want {
 				t.Errorf("got %q and %v, want %v", text, info, want)
 			}
 			return err
-		}, &nexusraftv1.CreateAccessTokenRequest{Name: "ann", TtlNanos: int64(time.Hour)}},
+		}, &pb.CreateAccessTokenRequest{Name: "ann", TtlNanos: int64(time.Hour)}},
 		{
 			"revoke a token", func() error { return c.RevokeAccessToken(ctx, "00000000000000aa") },
-			&nexusraftv1.RevokeAccessTokenRequest{Id: "00000000000000aa"},
+			&pb.RevokeAccessTokenRequest{Id: "00000000000000aa"},
 		},
 	} {
 		if err := tc.call(); err != nil {
@@ -156,7 +175,7 @@ var accessCalls = map[string]func(context.Context, *Client) error{
 	"revoke token": func(ctx context.Context, c *Client) error { return c.RevokeAccessToken(ctx, "aa") },
 	"token": func(ctx context.Context, c *Client) error {
 		text, info, err := c.CreateAccessToken(ctx, "ann", time.Hour)
-		if text != "" || info != (AccessToken{}) {
+		if text != "" || info != (nexusraft.AccessToken{}) {
 			return errors.New("a token with an error")
 		}
 		return err
@@ -188,8 +207,10 @@ func TestAccessCallsFail(t *testing.T) {
 			}
 			f := &fakeAccess{fails: tc.fails}
 			c := connect(t, Options{Endpoints: []string{"http://" + serveAccess(t, f)}, Credentials: ca.Cert})
-			if err := call(within(t), c); !errors.Is(err, tc.is) || strings.Contains(err.Error(), "rpc error") || f.count() != tc.asked {
-				t.Errorf("%s that fails with %v: got %v after %d requests, want %v and %d", name, tc.fails, err, f.count(), tc.is, tc.asked)
+			if err := call(within(t), c); !errors.Is(err, tc.is) || strings.Contains(err.Error(), "rpc error") ||
+				f.count() != tc.asked {
+				t.Errorf("%s that fails with %v: got %v after %d requests, want %v and %d", name, tc.fails, err, f.count(), tc.is,
+					tc.asked)
 			}
 		}
 	}
@@ -222,7 +243,10 @@ func TestIssueCertificate(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := &fakeAccess{sign: tc.sign}
-			c := connect(t, Options{Endpoints: []string{"http://" + serveAccess(t, f)}, Credentials: pki.Bundle{Pair: ca.sign(t, ann), Roots: ca.Cert}.PEM()})
+			c := connect(t, Options{
+				Endpoints:   []string{"http://" + serveAccess(t, f)},
+				Credentials: pki.Bundle{Pair: ca.sign(t, ann), Roots: ca.Cert}.PEM(),
+			})
 			secret, err := c.IssueCertificate(within(t), "ann", time.Hour)
 			if tc.says != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.says) || secret != nil {
@@ -240,14 +264,16 @@ func TestIssueCertificate(t *testing.T) {
 			if _, err := b.Certificate(); err != nil || !bytes.Equal(b.Roots, ca.Cert) || b.Token != "" {
 				t.Errorf("got %v and %q, want the pair and the CA", err, b.Roots)
 			}
-			req, ok := f.last().(*nexusraftv1.IssueCertificateRequest)
-			if !ok || req.GetName() != "ann" || req.GetTtlNanos() != int64(time.Hour) || bytes.Contains(req.GetRequest(), []byte("PRIVATE")) {
+			req, ok := f.last().(*pb.IssueCertificateRequest)
+			if !ok || req.GetName() != "ann" || req.GetTtlNanos() != int64(time.Hour) ||
+				bytes.Contains(req.GetRequest(), []byte("PRIVATE")) {
 				t.Errorf("got request %v", f.last())
 			}
 		})
 	}
 	c := connect(t, Options{Endpoints: []string{"127.0.0.1:1"}})
-	if _, err := c.IssueCertificate(within(t), "ann", time.Hour); err == nil || !strings.Contains(err.Error(), "which cluster to believe") {
+	if _, err := c.IssueCertificate(within(t), "ann", time.Hour); err == nil ||
+		!strings.Contains(err.Error(), "which cluster to believe") {
 		t.Errorf("without credentials: got %v, want why not", err)
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"fmt"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	nexusraftv1 "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
@@ -30,12 +30,14 @@ func (c *Client) Members(ctx context.Context) (nexusraft.ZoneStatus, error) {
 // The error is nexusraft.ErrUncertain if the change may have been made or may still be: it
 // is never repeated after that. Of any other error nothing was and nothing will be changed;
 // nexusraft.ErrRefused says why, and the way out.
-func (c *Client) ChangeMembership(ctx context.Context, change nexusraft.MembershipChange) (nexusraft.Membership, error) {
+func (c *Client) ChangeMembership(
+	ctx context.Context, change nexusraft.MembershipChange,
+) (nexusraft.Membership, error) {
 	if err := change.Validate(); err != nil {
 		return nexusraft.Membership{}, err
 	}
 	var left nexusraft.Membership
-	err := c.atLeader(ctx, func(ctx context.Context, zones nexusraftv1.ZonesClient) (*nexusraftv1.Error, error) {
+	err := c.atLeader(ctx, func(ctx context.Context, zones pb.ZonesClient) (*pb.Error, error) {
 		resp, err := zones.ChangeMembership(ctx, changeRequest(c.opts.Zone, change))
 		if resp.GetMembership() != nil {
 			left = wire.MembershipFromProto(resp.GetMembership())
@@ -53,8 +55,8 @@ func (c *Client) ChangeMembership(ctx context.Context, change nexusraft.Membersh
 // are those of ChangeMembership.
 func (c *Client) TransferLeader(ctx context.Context, to nexusraft.NodeID) (nexusraft.NodeID, error) {
 	var leader nexusraft.NodeID
-	err := c.atLeader(ctx, func(ctx context.Context, zones nexusraftv1.ZonesClient) (*nexusraftv1.Error, error) {
-		resp, err := zones.TransferLeader(ctx, &nexusraftv1.TransferLeaderRequest{Zone: uint64(c.opts.Zone), To: uint64(to)})
+	err := c.atLeader(ctx, func(ctx context.Context, zones pb.ZonesClient) (*pb.Error, error) {
+		resp, err := zones.TransferLeader(ctx, &pb.TransferLeaderRequest{Zone: uint64(c.opts.Zone), To: uint64(to)})
 		leader = nexusraft.NodeID(resp.GetLeader())
 		return resp.GetError(), err
 	})
@@ -64,23 +66,23 @@ func (c *Client) TransferLeader(ctx context.Context, to nexusraft.NodeID) (nexus
 	return leader, nil
 }
 
-func changeRequest(zone nexusraft.ZoneID, c nexusraft.MembershipChange) *nexusraftv1.ChangeMembershipRequest {
-	req := &nexusraftv1.ChangeMembershipRequest{Zone: uint64(zone)}
+func changeRequest(zone nexusraft.ZoneID, c nexusraft.MembershipChange) *pb.ChangeMembershipRequest {
+	req := &pb.ChangeMembershipRequest{Zone: uint64(zone)}
 	switch {
 	case c.Remove != 0:
-		req.Change = &nexusraftv1.ChangeMembershipRequest_Remove{Remove: uint64(c.Remove)}
+		req.Change = &pb.ChangeMembershipRequest_Remove{Remove: uint64(c.Remove)}
 	case c.Promote != 0:
-		req.Change = &nexusraftv1.ChangeMembershipRequest_Promote{Promote: uint64(c.Promote)}
+		req.Change = &pb.ChangeMembershipRequest_Promote{Promote: uint64(c.Promote)}
 	default:
-		req.Change = &nexusraftv1.ChangeMembershipRequest_Replace{
-			Replace: &nexusraftv1.Replacement{Old: uint64(c.Replace), New: uint64(c.With)},
+		req.Change = &pb.ChangeMembershipRequest_Replace{
+			Replace: &pb.Replacement{Old: uint64(c.Replace), New: uint64(c.With)},
 		}
 	}
 	return req
 }
 
 // leaderCall makes one call; it returns the answer's error and the call's own.
-type leaderCall func(context.Context, nexusraftv1.ZonesClient) (*nexusraftv1.Error, error)
+type leaderCall func(context.Context, pb.ZonesClient) (*pb.Error, error)
 
 // atLeader makes a call at the zone's leader. It looks for the leader with calls that change
 // nothing, so that the one that does goes to a node that answers, and may then take as long
@@ -105,20 +107,20 @@ func (c *Client) atLeader(ctx context.Context, call leaderCall) error {
 }
 
 // askLeader makes the call once, at the node at address.
-func (c *Client) askLeader(ctx context.Context, address string, call leaderCall) (verdict, error) {
+func (c *Client) askLeader(ctx context.Context, address string, call leaderCall) (class, error) {
 	e, err := c.connected(ctx, address)
 	if err != nil {
 		return again, err
 	}
 	ctx, sent := trackSent(ctx)
-	answer, err := call(ctx, nexusraftv1.NewZonesClient(e.conn))
-	var v verdict
+	answer, err := call(ctx, pb.NewZonesClient(e.conn))
+	var v class
 	switch {
 	case err != nil:
-		v, err = judge(err, true, sent())
+		v, err = classify(err, true, sent())
 	case answer != nil:
 		err = wire.ErrorFromProto(answer)
-		v, err = judgeAnswer(err, true)
+		v, err = classifyAnswer(err, true)
 	default:
 		return final, nil
 	}

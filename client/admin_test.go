@@ -15,18 +15,18 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	nexusraftv1 "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
 type (
-	changeRequestPB  = nexusraftv1.ChangeMembershipRequest
-	changeResponsePB = nexusraftv1.ChangeMembershipResponse
+	changeRequestPB  = pb.ChangeMembershipRequest
+	changeResponsePB = pb.ChangeMembershipResponse
 )
 
 // statusOf is what node 10+i of a zone says whose members serve at the addresses; replica i
 // leads in the term, as far as it knows.
-func statusOf(i int, leader int, term nexusraft.Term, addresses ...string) *nexusraftv1.StatusResponse {
+func statusOf(i int, leader int, term nexusraft.Term, addresses ...string) *pb.StatusResponse {
 	var members nexusraft.Membership
 	for j, address := range addresses {
 		members = members.With(nexusraft.Member{
@@ -41,7 +41,7 @@ func statusOf(i int, leader int, term nexusraft.Term, addresses ...string) *nexu
 	if i == leader {
 		z.State = nexusraft.Leader
 	}
-	return &nexusraftv1.StatusResponse{Status: wire.NodeStatusToProto(nexusraft.NodeStatus{
+	return &pb.StatusResponse{Status: wire.NodeStatusToProto(nexusraft.NodeStatus{
 		Cluster: 7, Node: nexusraft.NodeID(i + 10), Healthy: true, Zones: []nexusraft.ZoneStatus{z},
 	})}
 }
@@ -57,7 +57,11 @@ func pairOf(t *testing.T, setup func(leader *fakeNode)) (follower, leader *fakeN
 }
 
 func refusal(err error) *changeResponsePB {
-	return &changeResponsePB{Result: &nexusraftv1.ChangeMembershipResponse_Error{Error: wire.ErrorToProto(err)}}
+	return &changeResponsePB{Result: &pb.ChangeMembershipResponse_Error{Error: wire.ErrorToProto(err)}}
+}
+
+func membershipIs(m *pb.Membership) *changeResponsePB {
+	return &changeResponsePB{Result: &pb.ChangeMembershipResponse_Membership{Membership: m}}
 }
 
 func TestSurveyFindsWhatMembershipsName(t *testing.T) {
@@ -130,22 +134,34 @@ func TestMembersOfAnUnknownZone(t *testing.T) {
 
 // Each kind of change reaches the leader, and only the leader.
 func TestChangeMembership(t *testing.T) {
-	left := nexusraft.Membership{Shape: nexusraft.DefaultShape}.With(nexusraft.Member{Replica: 2, Node: 12, Role: nexusraft.RoleMember})
+	left := nexusraft.Membership{Shape: nexusraft.DefaultShape}.With(nexusraft.Member{
+		Replica: 2, Node: 12,
+		Role: nexusraft.RoleMember,
+	})
 	for _, tc := range []struct {
 		change nexusraft.MembershipChange
 		want   *changeRequestPB
 	}{
-		{nexusraft.MembershipChange{Remove: 11}, &changeRequestPB{Zone: 1, Change: &nexusraftv1.ChangeMembershipRequest_Remove{Remove: 11}}},
-		{nexusraft.MembershipChange{Promote: 13}, &changeRequestPB{Zone: 1, Change: &nexusraftv1.ChangeMembershipRequest_Promote{Promote: 13}}},
-		{nexusraft.MembershipChange{Replace: 11, With: 13}, &changeRequestPB{Zone: 1, Change: &nexusraftv1.ChangeMembershipRequest_Replace{
-			Replace: &nexusraftv1.Replacement{Old: 11, New: 13},
-		}}},
+		{nexusraft.MembershipChange{Remove: 11}, &changeRequestPB{
+			Zone:   1,
+			Change: &pb.ChangeMembershipRequest_Remove{Remove: 11},
+		}},
+		{nexusraft.MembershipChange{Promote: 13}, &changeRequestPB{
+			Zone:   1,
+			Change: &pb.ChangeMembershipRequest_Promote{Promote: 13},
+		}},
+		{nexusraft.MembershipChange{Replace: 11, With: 13}, &changeRequestPB{
+			Zone: 1,
+			Change: &pb.ChangeMembershipRequest_Replace{
+				Replace: &pb.Replacement{Old: 11, New: 13},
+			},
+		}},
 	} {
 		var got *changeRequestPB
 		follower, leader := pairOf(t, func(n *fakeNode) {
 			n.change = func(_ context.Context, req *changeRequestPB) (*changeResponsePB, error) {
 				got = req
-				return &changeResponsePB{Result: &nexusraftv1.ChangeMembershipResponse_Membership{Membership: wire.MembershipToProto(left)}}, nil
+				return membershipIs(wire.MembershipToProto(left)), nil
 			}
 		})
 		c := connect(t, Options{Endpoints: []string{follower.address}})
@@ -157,10 +173,12 @@ func TestChangeMembership(t *testing.T) {
 			t.Errorf("%v: request (-want +got):\n%s", tc.change, d)
 		}
 		if follower.arrivals.Load() != 0 || leader.arrivals.Load() != 1 {
-			t.Errorf("%v: %d requests at the follower and %d at the leader, want one there", tc.change, follower.arrivals.Load(), leader.arrivals.Load())
+			t.Errorf("%v: %d requests at the follower and %d at the leader, want one there", tc.change, follower.arrivals.Load(),
+				leader.arrivals.Load())
 		}
 	}
-	if _, err := connect(t, Options{Endpoints: []string{"127.0.0.1:1"}}).ChangeMembership(within(t), nexusraft.MembershipChange{}); !errors.Is(err, nexusraft.ErrRefused) {
+	if _, err := connect(t, Options{Endpoints: []string{"127.0.0.1:1"}}).ChangeMembership(within(t),
+		nexusraft.MembershipChange{}); !errors.Is(err, nexusraft.ErrRefused) {
 		t.Errorf("no change: got %v, want ErrRefused", err)
 	}
 }
@@ -173,11 +191,14 @@ func TestChangeThatIsTooEarly(t *testing.T) {
 			if tries++; tries < 3 {
 				return refusal(fmt.Errorf("n3 is %d entries behind: %w", 10-tries, nexusraft.ErrOverloaded)), nil
 			}
-			return &changeResponsePB{Result: &nexusraftv1.ChangeMembershipResponse_Membership{Membership: &nexusraftv1.Membership{}}}, nil
+			return membershipIs(&pb.Membership{}), nil
 		}
 	})
 	var heard []string
-	c := connect(t, Options{Endpoints: []string{follower.address}, OnWait: func(err error) { heard = append(heard, err.Error()) }})
+	c := connect(t, Options{
+		Endpoints: []string{follower.address},
+		OnWait:    func(err error) { heard = append(heard, err.Error()) },
+	})
 	if _, err := c.ChangeMembership(within(t), nexusraft.MembershipChange{Promote: 13}); err != nil {
 		t.Fatal(err)
 	}
@@ -190,11 +211,11 @@ func TestChangeThatIsTooEarly(t *testing.T) {
 	}
 }
 
-// A leader that has just lost the leadership says who has it; that node need not be known.
+// A leader that has just lost the leadership names the new one; that node need not be known.
 func TestChangeFollowsTheNamedLeader(t *testing.T) {
 	next := start(t, func(n *fakeNode) {
 		n.change = func(context.Context, *changeRequestPB) (*changeResponsePB, error) {
-			return &changeResponsePB{Result: &nexusraftv1.ChangeMembershipResponse_Membership{Membership: &nexusraftv1.Membership{}}}, nil
+			return membershipIs(&pb.Membership{}), nil
 		}
 	})
 	follower, _ := pairOf(t, func(n *fakeNode) {
@@ -203,7 +224,8 @@ func TestChangeFollowsTheNamedLeader(t *testing.T) {
 		}
 	})
 	c := connect(t, Options{Endpoints: []string{follower.address}})
-	if _, err := c.ChangeMembership(within(t), nexusraft.MembershipChange{Remove: 11}); err != nil || next.arrivals.Load() != 1 {
+	if _, err := c.ChangeMembership(within(t), nexusraft.MembershipChange{Remove: 11}); err != nil ||
+		next.arrivals.Load() != 1 {
 		t.Errorf("got %v and %d requests at the named leader, want one", err, next.arrivals.Load())
 	}
 }
@@ -215,8 +237,11 @@ func TestChangesThatAreFinal(t *testing.T) {
 		broken error
 		want   error
 	}{
-		"refused":           {answer: refusal(fmt.Errorf("%w: n1 leads", nexusraft.ErrRefused)), want: nexusraft.ErrRefused},
-		"uncertain":         {answer: refusal(fmt.Errorf("%w: leadership lost", nexusraft.ErrUncertain)), want: nexusraft.ErrUncertain},
+		"refused": {answer: refusal(fmt.Errorf("%w: n1 leads", nexusraft.ErrRefused)), want: nexusraft.ErrRefused},
+		"uncertain": {
+			answer: refusal(fmt.Errorf("%w: leadership lost", nexusraft.ErrUncertain)),
+			want:   nexusraft.ErrUncertain,
+		},
 		"broken":            {broken: status.Error(codes.Unavailable, "connection reset"), want: nexusraft.ErrUncertain},
 		"deadline":          {broken: status.Error(codes.DeadlineExceeded, "too slow"), want: nexusraft.ErrUncertain},
 		"not a full node's": {broken: status.Error(codes.Unimplemented, "a witness"), want: nil},
@@ -242,12 +267,14 @@ func TestChangesThatAreFinal(t *testing.T) {
 
 func TestTransferLeader(t *testing.T) {
 	follower, _ := pairOf(t, func(n *fakeNode) {
-		n.transfer = func(_ context.Context, req *nexusraftv1.TransferLeaderRequest) (*nexusraftv1.TransferLeaderResponse, error) {
+		n.transfer = func(_ context.Context, req *pb.TransferLeaderRequest) (*pb.TransferLeaderResponse, error) {
 			if req.GetZone() != 1 || req.GetTo() != 11 {
 				err := fmt.Errorf("%w: zone %d, node %d", nexusraft.ErrRefused, req.GetZone(), req.GetTo())
-				return &nexusraftv1.TransferLeaderResponse{Result: &nexusraftv1.TransferLeaderResponse_Error{Error: wire.ErrorToProto(err)}}, nil
+				return &pb.TransferLeaderResponse{
+					Result: &pb.TransferLeaderResponse_Error{Error: wire.ErrorToProto(err)},
+				}, nil
 			}
-			return &nexusraftv1.TransferLeaderResponse{Result: &nexusraftv1.TransferLeaderResponse_Leader{Leader: 11}}, nil
+			return &pb.TransferLeaderResponse{Result: &pb.TransferLeaderResponse_Leader{Leader: 11}}, nil
 		}
 	})
 	c := connect(t, Options{Endpoints: []string{follower.address}})

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"sort"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -17,7 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	nexusraftv1 "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
@@ -71,7 +73,9 @@ func TestTheZoneIsNamed(t *testing.T) {
 }
 
 // ranges answers from sorted keys, as a node does, and a limit over maxPairs with over.
-func ranges(keys []string, maxPairs int64, over error) func(context.Context, *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {
+func ranges(
+	keys []string, maxPairs int64, over error,
+) func(context.Context, *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {
 	sort.Strings(keys)
 	return func(_ context.Context, req *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {
 		if req.Limit > maxPairs {
@@ -122,6 +126,46 @@ func TestListReadsAllPages(t *testing.T) {
 	}
 }
 
+// A list may take longer than the timeout of a page, and a page may not.
+func TestListHasATimeoutForEachPage(t *testing.T) {
+	keys := make([]string, 4*pageKeys)
+	for i := range keys {
+		keys[i] = fmt.Sprintf("%06d", i)
+	}
+	const pageTimeout = 2 * time.Second
+	var pages atomic.Int32
+	var earlier time.Time
+	n := start(t, func(n *fakeNode) {
+		page := ranges(keys, pageKeys, nil)
+		n.rangeOf = func(ctx context.Context, req *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {
+			if !wire.WantsPage(ctx) {
+				t.Error("a count is asked for")
+			}
+			deadline, ok := ctx.Deadline()
+			if !ok || time.Until(deadline) > pageTimeout || !deadline.After(earlier) {
+				t.Errorf("page %d has the deadline %v, the one before %v", pages.Load()+1, deadline, earlier)
+			}
+			earlier = deadline
+			if pages.Add(1) == 4 {
+				<-ctx.Done() // which may be a moment before the caller's time is over
+				return nil, ctx.Err()
+			}
+			return page(ctx, req)
+		}
+	})
+	c := connect(t, Options{Endpoints: []string{n.address}, PageTimeout: pageTimeout, AttemptTimeout: time.Minute})
+	pairs, begun := 0, time.Now()
+	var last error
+	for _, err := range c.List(within(t), nil) {
+		if last = err; err == nil {
+			pairs++
+		}
+	}
+	if !errors.Is(last, context.DeadlineExceeded) || pairs != 3*pageKeys {
+		t.Errorf("ended after %d pairs and %v with %v", pairs, time.Since(begun), last)
+	}
+}
+
 func TestListStopsEarlyAndAtAnError(t *testing.T) {
 	keys := make([]string, pageKeys+1)
 	for i := range keys {
@@ -163,19 +207,19 @@ func TestStatusAndChecksum(t *testing.T) {
 	wantStatus := nexusraft.NodeStatus{Cluster: 1, Node: 2, Name: "n", Healthy: true, Zones: []nexusraft.ZoneStatus{{
 		Zone: 1, Role: nexusraft.RoleMember, State: nexusraft.Leader, Term: 3, Sync: nexusraft.InSync,
 	}}}
-	wantSum := Checksum{Applied: 9, Revision: 4, Sum: []byte{1, 2}, Pairs: 3, Bytes: 5}
+	wantSum := nexusraft.Checksum{Applied: 9, Revision: 4, Sum: []byte{1, 2}, Pairs: 3, Bytes: 5}
 	n := start(t, func(n *fakeNode) {
-		n.status = &nexusraftv1.StatusResponse{Status: wire.NodeStatusToProto(wantStatus)}
-		n.checksum = &nexusraftv1.ChecksumResponse{Result: &nexusraftv1.ChecksumResponse_Checksum{
-			Checksum: wire.ChecksumToProto(wire.Checksum(wantSum)),
+		n.status = &pb.StatusResponse{Status: wire.NodeStatusToProto(wantStatus)}
+		n.checksum = &pb.ChecksumResponse{Result: &pb.ChecksumResponse_Checksum{
+			Checksum: wire.ChecksumToProto(wantSum),
 		}}
 	})
 	refusing := start(t, func(n *fakeNode) {
-		n.checksum = &nexusraftv1.ChecksumResponse{Result: &nexusraftv1.ChecksumResponse_Error{
+		n.checksum = &pb.ChecksumResponse{Result: &pb.ChecksumResponse_Error{
 			Error: wire.ErrorToProto(nexusraft.ErrZoneNotFound),
 		}}
 	})
-	empty := start(t, func(n *fakeNode) { n.checksum = &nexusraftv1.ChecksumResponse{} })
+	empty := start(t, func(n *fakeNode) { n.checksum = &pb.ChecksumResponse{} })
 	c := connect(t, Options{Endpoints: []string{deadAddress(t)}}) // any node can be asked
 	status, err := c.Status(within(t), n.address)
 	if diff := cmp.Diff(wantStatus, status); err != nil || diff != "" {
@@ -235,7 +279,7 @@ func TestJudge(t *testing.T) {
 	tests := []struct {
 		err         error
 		write, sent bool
-		want        verdict
+		want        class
 		uncertain   bool
 	}{
 		{plain(codes.Unavailable), false, true, again, false},
@@ -269,7 +313,7 @@ func TestJudge(t *testing.T) {
 		{told(nexusraft.ErrCorrupt), false, true, final, false},
 	}
 	for _, test := range tests {
-		got, err := judge(test.err, test.write, test.sent)
+		got, err := classify(test.err, test.write, test.sent)
 		if got != test.want || errors.Is(err, nexusraft.ErrUncertain) != test.uncertain {
 			t.Errorf("%v, write %t, sent %t: got %d and %v, want %d, uncertain %t",
 				test.err, test.write, test.sent, got, err, test.want, test.uncertain)
@@ -285,7 +329,8 @@ func TestAPutThatIsTooLargeIsNotSent(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := c.Put(within(t), bytes.Repeat([]byte("k"), 100), make([]byte, 5<<20))
-	if !errors.Is(err, nexusraft.ErrTooLarge) || errors.Is(err, nexusraft.ErrUncertain) || n.arrivals.Load() != 1 || len(err.Error()) > 300 {
+	if !errors.Is(err, nexusraft.ErrTooLarge) || errors.Is(err, nexusraft.ErrUncertain) || n.arrivals.Load() != 1 ||
+		len(err.Error()) > 300 {
 		t.Errorf("got %v and %d requests, want ErrTooLarge in a line, and the first alone", err, n.arrivals.Load())
 	}
 }

@@ -15,6 +15,8 @@ import (
 	"google.golang.org/grpc/stats"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/budget"
+	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
 // maxAnswerBytes is well above the largest answer that a node gives, 32 MiB of pairs.
@@ -25,7 +27,7 @@ type endpoint struct {
 	address string
 	conn    *grpc.ClientConn
 	plain   bool                  // not encrypted
-	failure atomic.Pointer[error] // why the last dial failed
+	failure atomic.Pointer[error] // why the last dial or handshake failed
 }
 
 func newEndpoint(address string, o Options) (*endpoint, error) {
@@ -34,8 +36,9 @@ func newEndpoint(address string, o Options) (*endpoint, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client: %w", err)
 	}
-	conn, err := grpc.NewClient("passthrough:///"+hostPort, append(security,
+	conn, err := grpc.NewClient(wire.Target(hostPort), append(security,
 		grpc.WithNoProxy(),
+		grpc.WithMaxHeaderListSize(budget.AnswerHeaderListBytes),
 		grpc.WithContextDialer(e.dial),
 		grpc.WithStatsHandler(sentHandler{}),
 		grpc.WithConnectParams(grpc.ConnectParams{
@@ -59,7 +62,9 @@ func (e *endpoint) dial(ctx context.Context, address string) (net.Conn, error) {
 	if op, ok := errors.AsType[*net.OpError](err); ok { // its text names the address, which the caller does
 		err = op.Err
 	}
-	e.failure.Store(&err)
+	if err != nil || e.plain { // else it is open until the handshake whether the last failure is over
+		e.failure.Store(&err)
+	}
 	return conn, err
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -14,7 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	nexusraftv1 "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
@@ -40,44 +41,23 @@ type Subscription struct {
 	Incarnation nexusraft.Incarnation
 }
 
-// Event is something that happened. The payload belongs to the caller.
-type Event struct {
-	Sequence    uint64 // from 1 on, in the zone or in the node's incarnation
-	Topic, Type string
-	Payload     []byte // see KeyValue, Member and Detail; anything, for topics that begin with "app/"
-	Time        time.Time
-	Zone        nexusraft.ZoneID      // 0 for a node as a whole
-	Incarnation nexusraft.Incarnation // of the node whose own event it is, otherwise 0
-}
-
 // GapType is the type of an event of a node's own that stands for events that are missing,
 // the last of which has its sequence: the node did not keep them long enough, or, with the
 // sequence 0, they were of a former incarnation. No subscription leaves it out.
 const GapType = "gap"
-
-// EventBatch is some events, in order, and where to go on after them.
-type EventBatch struct {
-	Events []Event
-
-	// Next is the sequence to go on from, as Subscription.From: above all events that
-	// were sent so far or that the subscription leaves out.
-	Next uint64
-
-	// Incarnation is what Next is of, for a node's own events.
-	Incarnation nexusraft.Incarnation
-}
 
 // Publish appends an event to the client's zone and returns its sequence once it is
 // committed. The topic begins with "app/"; topic and kind have at most 256 bytes each, the
 // payload at most 1 MiB. It borrows the payload. Errors are as those of Put.
 func (c *Client) Publish(ctx context.Context, topic, kind string, payload []byte) (uint64, error) {
 	if n := len(topic) + len(kind) + len(payload); n > maxPutBytes { // beyond gRPC's own limit the node could not say so
-		return 0, fmt.Errorf("publish %s: client: %w: the event has %d bytes, and no node takes over %d", brief([]byte(topic)), nexusraft.ErrTooLarge, n, maxPutBytes)
+		return 0, fmt.Errorf("publish %s: client: %w: the event has %d bytes, and no node takes over %d",
+			brief([]byte(topic)), nexusraft.ErrTooLarge, n, maxPutBytes)
 	}
 	var sequence uint64
-	req := &nexusraftv1.PublishRequest{Zone: uint64(c.opts.Zone), Topic: topic, Type: kind, Payload: payload}
+	req := &pb.PublishRequest{Zone: uint64(c.opts.Zone), Topic: topic, Type: kind, Payload: payload}
 	err := c.write(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
-		resp, err := nexusraftv1.NewEventStreamClient(conn).Publish(ctx, req)
+		resp, err := pb.NewEventStreamClient(conn).Publish(ctx, req)
 		sequence = resp.GetSequence()
 		return err
 	})
@@ -90,9 +70,9 @@ func (c *Client) Publish(ctx context.Context, topic, kind string, payload []byte
 // RetainEvents changes how many events the client's zone keeps, and for how long, by the
 // zone's time; 0 for how long means for ever, 0 events turns them off. Errors are as those of Put.
 func (c *Client) RetainEvents(ctx context.Context, count uint64, age time.Duration) error {
-	req := &nexusraftv1.RetainRequest{Zone: uint64(c.opts.Zone), Count: count, AgeNanos: age.Nanoseconds()}
+	req := &pb.RetainRequest{Zone: uint64(c.opts.Zone), Count: count, AgeNanos: age.Nanoseconds()}
 	err := c.write(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
-		_, err := nexusraftv1.NewEventStreamClient(conn).Retain(ctx, req)
+		_, err := pb.NewEventStreamClient(conn).Retain(ctx, req)
 		return err
 	})
 	if err != nil {
@@ -105,35 +85,35 @@ func (c *Client) RetainEvents(ctx context.Context, count uint64, age time.Durati
 // The first batch comes as soon as the subscription stands, and may be empty; later ones
 // tell of new events or move Next. An error is yielded once and last.
 //
-// When the stream breaks, Subscribe goes on where it stopped, through the same endpoint or
-// the next, and yields no event of a zone twice and misses none; while no endpoint answers
-// it tries again until ctx ends, and tells Options.OnWait why. To go on in a later process, store Next
-// once a batch has been dealt with, and begin from there.
+// When the stream breaks, or its node is silent for three seconds, Subscribe goes on where it
+// stopped, through the same endpoint or the next, and yields no event of a zone twice and misses
+// none; while no endpoint answers it tries again until ctx ends, and tells Options.OnWait why. To
+// go on in a later process, store Next once a batch has been dealt with, and begin from there.
 //
 // It ends with ctx's error, with a *nexusraft.GoneError if events from where it stands on
 // are no longer kept, or when a node refuses it for good. A node's own events are not
 // kept for long: an event of GapType stands for those that are missing.
 //
-// The caller may take as long as it likes over a batch: nothing piles up here meanwhile.
-func (c *Client) Subscribe(ctx context.Context, s Subscription) iter.Seq2[EventBatch, error] {
-	return func(yield func(EventBatch, error) bool) {
-		if err := newFollower(c, s).follow(ctx, yield); err != nil {
-			yield(EventBatch{}, fmt.Errorf("subscribe: %w", err))
+// The caller may take as long as it likes over a batch: the client buffers nothing meanwhile.
+func (c *Client) Subscribe(ctx context.Context, s Subscription) iter.Seq2[nexusraft.EventBatch, error] {
+	return func(yield func(nexusraft.EventBatch, error) bool) {
+		if err := newSubscription(c, s).follow(ctx, yield); err != nil {
+			yield(nexusraft.EventBatch{}, fmt.Errorf("subscribe: %w", err))
 		}
 	}
 }
 
-// follower is one subscription under way.
-type follower struct {
+// subscription is a Subscribe under way.
+type subscription struct {
 	client    *Client
 	endpoints []string
-	request   *nexusraftv1.SubscribeRequest // of the next stream: it says where to go on
-	stands    bool                          // a first batch has been yielded
-	moved     bool                          // since the last failure
+	request   *pb.SubscribeRequest // of the next stream: it says where to go on
+	stands    bool                 // a first batch has been yielded
+	moved     bool                 // since the last failure
 }
 
-func newFollower(c *Client, s Subscription) *follower {
-	f := &follower{client: c, endpoints: c.opts.Endpoints, request: &nexusraftv1.SubscribeRequest{
+func newSubscription(c *Client, s Subscription) *subscription {
+	f := &subscription{client: c, endpoints: c.opts.Endpoints, request: &pb.SubscribeRequest{
 		Zone: uint64(c.opts.Zone), Topics: s.Topics, Types: s.Types, FromSequence: s.From,
 	}}
 	if s.Node != "" {
@@ -145,12 +125,13 @@ func newFollower(c *Client, s Subscription) *follower {
 
 // follow keeps a stream open until the caller wants no more, which is no error, or there is
 // an error that trying again does not mend.
-func (f *follower) follow(ctx context.Context, yield func(EventBatch, error) bool) error {
-	next, failures, unfit, delay := 0, 0, 0, minBackoff
+func (f *subscription) follow(ctx context.Context, yield func(nexusraft.EventBatch, error) bool) error {
+	next, failures, delay := 0, 0, minBackoff
 	if len(f.endpoints) > 1 {
 		next = f.client.firstIndex()
 	}
-	last := make([]error, len(f.endpoints)) // what each endpoint came to
+	last := make([]error, len(f.endpoints)) // the last error of each endpoint
+	unfit := make([]bool, len(f.endpoints)) // and whether it serves no events
 	for {
 		if ctx.Err() != nil {
 			return gaveUp(ctx, false, last)
@@ -160,14 +141,13 @@ func (f *follower) follow(ctx context.Context, yield func(EventBatch, error) boo
 			return nil
 		}
 		if f.moved {
-			f.moved, failures, unfit, delay = false, 0, 0, minBackoff
+			f.moved, failures, delay = false, 0, minBackoff
 			clear(last)
+			clear(unfit)
 		}
 		failures++
-		if v == another {
-			unfit++
-		}
-		if v == final || unfit >= len(f.endpoints) {
+		unfit[next] = v == another
+		if v == final || !slices.Contains(unfit, false) {
 			return err
 		}
 		last[next] = err
@@ -180,19 +160,25 @@ func (f *follower) follow(ctx context.Context, yield func(EventBatch, error) boo
 }
 
 // wait says why and waits for d, or until ctx ends.
-func (f *follower) wait(ctx context.Context, reason error, d time.Duration) {
+func (f *subscription) wait(ctx context.Context, reason error, d time.Duration) {
 	if ctx.Err() == nil && f.client.opts.OnWait != nil {
 		f.client.opts.OnWait(reason)
 	}
 	pause(ctx, d)
 }
 
-// errSilent cancels a stream whose first response does not come.
+// maxSilence is how long a stream may be silent, in units of what its node promises.
+const maxSilence = 3
+
+// errSilent cancels a stream whose first response does not come, or whose node is silent for
+// longer than it promises.
 var errSilent = errors.New("no answer in time")
 
 // stream yields what one stream to one endpoint brings. It returns nil when the caller
 // wants no more. Another one makes sense after a while.
-func (f *follower) stream(ctx context.Context, address string, yield func(EventBatch, error) bool) (v verdict, after time.Duration, err error) {
+func (f *subscription) stream(
+	ctx context.Context, address string, yield func(nexusraft.EventBatch, error) bool,
+) (v class, after time.Duration, err error) {
 	e, err := f.client.node(address)
 	if err != nil {
 		return final, 0, err
@@ -206,15 +192,15 @@ func (f *follower) stream(ctx context.Context, address string, yield func(EventB
 	silence := time.AfterFunc(f.client.opts.AttemptTimeout, func() { cancel(errSilent) })
 	defer silence.Stop()
 	opened := false
-	responses, err := nexusraftv1.NewEventStreamClient(e.conn).Subscribe(ctx, f.request)
+	responses, err := pb.NewEventStreamClient(e.conn).Subscribe(ctx, f.request)
 	for err == nil {
-		var resp *nexusraftv1.SubscribeResponse
+		var resp *pb.SubscribeResponse
 		if resp, err = responses.Recv(); err != nil {
 			break
 		}
+		silence.Stop()
 		if !opened {
 			opened = true
-			silence.Stop()
 			f.client.prefer(address)
 		}
 		batch, tell, err := f.take(resp)
@@ -224,18 +210,21 @@ func (f *follower) stream(ctx context.Context, address string, yield func(EventB
 		if tell && !yield(batch, nil) {
 			return final, 0, nil
 		}
+		if idle := time.Duration(resp.GetIdleMillis()) * time.Millisecond; idle > 0 {
+			silence.Reset(maxSilence * idle)
+		}
 	}
 	if context.Cause(ctx) == errSilent {
 		return again, 0, fmt.Errorf("client: %s: %w", address, errSilent)
 	}
 	after = retryAfter(err)
-	v, err = judgeStream(err, opened)
+	v, err = classifyStream(err, opened)
 	return v, after, fmt.Errorf("client: %s: %w", address, err)
 }
 
-// judgeStream is judge for the end of a stream. Opened says whether it had begun: what
+// classifyStream is classify for the end of a stream. Opened says whether it had begun: what
 // breaks in its middle is tried again, whatever the code.
-func judgeStream(err error, opened bool) (verdict, error) {
+func classifyStream(err error, opened bool) (class, error) {
 	if errors.Is(err, io.EOF) {
 		return again, errors.New("the node has ended the stream")
 	}
@@ -243,7 +232,7 @@ func judgeStream(err error, opened bool) (verdict, error) {
 	if code == codes.Unimplemented {
 		return another, fmt.Errorf("it serves no events, as a witness does: name a member: %w", plain(err))
 	}
-	v, err := judge(err, false, true)
+	v, err := classify(err, false, true)
 	if opened && (code == codes.Internal || code == codes.Unknown) && !errors.Is(err, nexusraft.ErrCorrupt) {
 		v = again
 	}
@@ -252,16 +241,16 @@ func judgeStream(err error, opened bool) (verdict, error) {
 
 // take turns a response into a batch, and notes where to go on. It leaves out what came
 // before; tell is whether the batch is worth yielding.
-func (f *follower) take(resp *nexusraftv1.SubscribeResponse) (batch EventBatch, tell bool, err error) {
+func (f *subscription) take(resp *pb.SubscribeResponse) (batch nexusraft.EventBatch, tell bool, err error) {
 	before := f.at()
 	f.enter(resp.GetIncarnation())
 	for _, m := range resp.GetEvents() {
 		fresh, err := f.advance(m)
 		if err != nil {
-			return EventBatch{}, false, err
+			return nexusraft.EventBatch{}, false, err
 		}
 		if fresh {
-			batch.Events = append(batch.Events, newEvent(m))
+			batch.Events = append(batch.Events, wire.EventFromProto(m))
 		}
 	}
 	f.request.FromSequence = max(f.request.FromSequence, resp.GetNextSequence())
@@ -273,19 +262,19 @@ func (f *follower) take(resp *nexusraftv1.SubscribeResponse) (batch EventBatch, 
 }
 
 // at is where to go on: the incarnation and the sequence.
-func (f *follower) at() [2]uint64 {
+func (f *subscription) at() [2]uint64 {
 	return [2]uint64{f.request.Incarnation, f.request.FromSequence}
 }
 
 // enter begins anew if a node whose own events are followed has.
-func (f *follower) enter(incarnation uint64) {
+func (f *subscription) enter(incarnation uint64) {
 	if f.request.Zone == 0 && incarnation != f.request.Incarnation {
 		f.request.Incarnation, f.request.FromSequence = incarnation, 0
 	}
 }
 
 // advance moves the position beyond an event, and reports whether the event is new.
-func (f *follower) advance(m *nexusraftv1.Event) (bool, error) {
+func (f *subscription) advance(m *pb.Event) (bool, error) {
 	r := f.request
 	if m.GetSequence() < r.FromSequence {
 		return false, nil
@@ -296,16 +285,4 @@ func (f *follower) advance(m *nexusraftv1.Event) (bool, error) {
 	}
 	r.FromSequence = m.GetSequence() + 1
 	return true, nil
-}
-
-func newEvent(m *nexusraftv1.Event) Event {
-	return Event{
-		Sequence:    m.GetSequence(),
-		Topic:       m.GetTopic(),
-		Type:        m.GetType(),
-		Payload:     m.GetPayload(),
-		Time:        m.GetTime().AsTime(),
-		Zone:        nexusraft.ZoneID(m.GetZone()),
-		Incarnation: nexusraft.Incarnation(m.GetIncarnation()),
-	}
 }

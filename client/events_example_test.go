@@ -19,7 +19,10 @@ func ExampleClient_Subscribe() {
 	defer c.Close()
 
 	next := uint64(57) // was stored
-	for batch, err := range c.Subscribe(context.Background(), client.Subscription{Topics: []string{client.KeyTopic}, From: next}) {
+	for batch, err := range c.Subscribe(context.Background(), client.Subscription{
+		Topics: []string{client.KeyTopic},
+		From:   next,
+	}) {
 		if gone, ok := errors.AsType[*nexusraft.GoneError](err); ok {
 			log.Fatalf("read the keys again, and go on from %d", gone.Oldest)
 		}
@@ -27,7 +30,7 @@ func ExampleClient_Subscribe() {
 			log.Fatal(err)
 		}
 		for _, e := range batch.Events {
-			pair, err := e.KeyValue()
+			pair, err := client.KeyValueOf(e)
 			if err != nil {
 				log.Fatal(err)
 			}

@@ -8,16 +8,16 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	nexusraftv1 "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
 // Topics of events whose payload is known. What applications publish is below "app".
 const (
-	KeyTopic    = "key"    // a key of the zone was put or deleted: Event.KeyValue
-	MemberTopic = "member" // a replica was added, promoted, changed, removed: Event.Member
+	KeyTopic    = "key"    // a key of the zone was put or deleted: KeyValueOf
+	MemberTopic = "member" // a replica was added, promoted, changed, removed: MemberOf
 
-	LeaderTopic   = "leader"   // a node's own, as those that follow: who leads a zone: Event.Detail
+	LeaderTopic   = "leader"   // a node's own, as those below: the leader of a zone: DetailOf
 	SyncTopic     = "sync"     // how far a zone's data copies are
 	PeerTopic     = "peer"     // the connection to another node
 	HealthTopic   = "health"   // whether the node is healthy
@@ -32,37 +32,38 @@ const (
 	DeleteRangeType = "delete-range" // many keys at once
 )
 
-// KeyValue decodes the payload of an event of KeyTopic: the pair as the put has left it,
+// KeyValueOf decodes the payload of an event of KeyTopic: the pair as the put has left it,
 // or, of a delete, the key and the revision that deleted it. Of a DeleteRangeType, Key is
 // where the range begins, and Value its end as in etcd's range_end. It returns
 // nexusraft.ErrCorrupt if the payload is something else.
-func (e Event) KeyValue() (KeyValue, error) {
+func KeyValueOf(e nexusraft.Event) (KeyValue, error) {
 	m := new(mvccpb.Event)
 	if err := proto.Unmarshal(e.Payload, m); err != nil {
-		return KeyValue{}, e.undecodable(err)
+		return KeyValue{}, undecodable(e, err)
 	}
 	if len(m.GetKv().GetKey()) == 0 {
-		return KeyValue{}, e.undecodable(errors.New("there is no key in it"))
+		return KeyValue{}, undecodable(e, errors.New("there is no key in it"))
 	}
 	return keyValue(m.Kv), nil
 }
 
-// Member decodes the payload of an event of MemberTopic: the replica's record. It returns
+// MemberOf decodes the payload of an event of MemberTopic: the replica's record. It returns
 // nexusraft.ErrCorrupt if the payload is something else.
-func (e Event) Member() (nexusraft.Member, error) {
-	m := new(nexusraftv1.Member)
+func MemberOf(e nexusraft.Event) (nexusraft.Member, error) {
+	m := new(pb.Member)
 	if err := proto.Unmarshal(e.Payload, m); err != nil {
-		return nexusraft.Member{}, e.undecodable(err)
+		return nexusraft.Member{}, undecodable(e, err)
 	}
 	if m.GetReplica() == 0 {
-		return nexusraft.Member{}, e.undecodable(errors.New("there is no replica in it"))
+		return nexusraft.Member{}, undecodable(e, errors.New("there is no replica in it"))
 	}
 	return wire.MemberFromProto(m), nil
 }
 
 // Detail is more about a node's own event; what its topic has nothing to say of is 0.
 type Detail struct {
-	Node    nexusraft.NodeID    `json:"node,omitzero"`    // the leader, 0 if none is known; the peer; where a snapshot was sent, 0 for here
+	// the leader, 0 if none is known; the peer; where a snapshot was sent, 0 for here
+	Node    nexusraft.NodeID    `json:"node,omitzero"`
 	Replica nexusraft.ReplicaID `json:"replica,omitzero"` // the leader's
 	Address string              `json:"address,omitempty"`
 	Term    nexusraft.Term      `json:"term,omitzero"`
@@ -70,40 +71,43 @@ type Detail struct {
 	Problem string              `json:"problem,omitempty"` // why the node is not healthy; why a snapshot was not sent
 }
 
-// Detail decodes the payload of a node's own event, of one of the topics LeaderTopic to
+// DetailOf decodes the payload of a node's own event, of one of the topics LeaderTopic to
 // SnapshotTopic; of any other it is empty. It returns nexusraft.ErrCorrupt if the payload
 // is something else.
-func (e Event) Detail() (Detail, error) {
+func DetailOf(e nexusraft.Event) (Detail, error) {
 	var d Detail
 	var err error
 	switch e.Topic {
 	case LeaderTopic:
-		var m nexusraftv1.LeaderEvent
+		var m pb.LeaderEvent
 		err = proto.Unmarshal(e.Payload, &m)
 		d = Detail{Node: nexusraft.NodeID(m.Node), Replica: nexusraft.ReplicaID(m.Replica), Term: nexusraft.Term(m.Term)}
 	case SyncTopic:
-		var m nexusraftv1.SyncEvent
+		var m pb.SyncEvent
 		err = proto.Unmarshal(e.Payload, &m)
 		d = Detail{Term: nexusraft.Term(m.Term), Index: nexusraft.Index(m.Index)}
 	case PeerTopic:
-		var m nexusraftv1.PeerEvent
+		var m pb.PeerEvent
 		err = proto.Unmarshal(e.Payload, &m)
 		d = Detail{Node: nexusraft.NodeID(m.Node), Address: m.Address}
 	case HealthTopic:
-		var m nexusraftv1.HealthEvent
+		var m pb.HealthEvent
 		err = proto.Unmarshal(e.Payload, &m)
 		d = Detail{Problem: m.Problem}
 	case SnapshotTopic:
-		var m nexusraftv1.SnapshotEvent
+		var m pb.SnapshotEvent
 		err = proto.Unmarshal(e.Payload, &m)
-		d = Detail{Node: nexusraft.NodeID(m.Node), Index: nexusraft.Index(m.Index), Term: nexusraft.Term(m.Term), Problem: m.Problem}
+		d = Detail{
+			Node: nexusraft.NodeID(m.Node), Index: nexusraft.Index(m.Index), Term: nexusraft.Term(m.Term),
+			Problem: m.Problem,
+		}
 	}
 	if err != nil {
-		return Detail{}, e.undecodable(err)
+		return Detail{}, undecodable(e, err)
 	}
 	return d, nil
 }
 
-func (e Event) undecodable(err error) error {
+func undecodable(e nexusraft.Event, err error) error {
 	return fmt.Errorf("%w: payload of event %d, topic %.64q: %w", nexusraft.ErrCorrupt, e.Sequence, e.Topic, err)
 }

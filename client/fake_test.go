@@ -14,7 +14,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
-	nexusraftv1 "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
@@ -22,28 +22,49 @@ import (
 // without a function it says yes.
 type fakeNode struct {
 	etcdserverpb.UnimplementedKVServer
-	nexusraftv1.UnimplementedClusterServer
-	nexusraftv1.UnimplementedZonesServer
+	pb.UnimplementedClusterServer
+	pb.UnimplementedZonesServer
 
 	address  string
 	server   *grpc.Server
-	arrivals atomic.Int64 // of KV requests, changes and transfers
+	arrivals atomic.Int64 // of KV requests, changes, transfers, creations and deletions
 
 	put      func(context.Context, *etcdserverpb.PutRequest) (*etcdserverpb.PutResponse, error)
 	del      func(context.Context, *etcdserverpb.DeleteRangeRequest) (*etcdserverpb.DeleteRangeResponse, error)
 	rangeOf  func(context.Context, *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error)
-	status   *nexusraftv1.StatusResponse
-	checksum *nexusraftv1.ChecksumResponse
-	change   func(context.Context, *nexusraftv1.ChangeMembershipRequest) (*nexusraftv1.ChangeMembershipResponse, error)
-	transfer func(context.Context, *nexusraftv1.TransferLeaderRequest) (*nexusraftv1.TransferLeaderResponse, error)
+	status   *pb.StatusResponse
+	checksum *pb.ChecksumResponse
+	change   func(context.Context, *pb.ChangeMembershipRequest) (*pb.ChangeMembershipResponse, error)
+	transfer func(context.Context, *pb.TransferLeaderRequest) (*pb.TransferLeaderResponse, error)
+	create   func(context.Context, *pb.CreateZoneRequest) (*pb.CreateZoneResponse, error)
+	remove   func(context.Context, *pb.DeleteZoneRequest) (*pb.DeleteZoneResponse, error)
+	zones    func(context.Context, *pb.ListZonesRequest) (*pb.ListZonesResponse, error)
 }
 
-func (n *fakeNode) ChangeMembership(ctx context.Context, req *nexusraftv1.ChangeMembershipRequest) (*nexusraftv1.ChangeMembershipResponse, error) {
+func (n *fakeNode) CreateZone(ctx context.Context, req *pb.CreateZoneRequest) (*pb.CreateZoneResponse, error) {
+	n.arrivals.Add(1)
+	return n.create(ctx, req)
+}
+
+func (n *fakeNode) DeleteZone(ctx context.Context, req *pb.DeleteZoneRequest) (*pb.DeleteZoneResponse, error) {
+	n.arrivals.Add(1)
+	return n.remove(ctx, req)
+}
+
+func (n *fakeNode) ListZones(ctx context.Context, req *pb.ListZonesRequest) (*pb.ListZonesResponse, error) {
+	return n.zones(ctx, req)
+}
+
+func (n *fakeNode) ChangeMembership(
+	ctx context.Context, req *pb.ChangeMembershipRequest,
+) (*pb.ChangeMembershipResponse, error) {
 	n.arrivals.Add(1)
 	return n.change(ctx, req)
 }
 
-func (n *fakeNode) TransferLeader(ctx context.Context, req *nexusraftv1.TransferLeaderRequest) (*nexusraftv1.TransferLeaderResponse, error) {
+func (n *fakeNode) TransferLeader(
+	ctx context.Context, req *pb.TransferLeaderRequest,
+) (*pb.TransferLeaderResponse, error) {
 	n.arrivals.Add(1)
 	return n.transfer(ctx, req)
 }
@@ -57,7 +78,9 @@ func (n *fakeNode) Put(ctx context.Context, req *etcdserverpb.PutRequest) (*etcd
 	return &etcdserverpb.PutResponse{Header: &etcdserverpb.ResponseHeader{Revision: 5}}, err
 }
 
-func (n *fakeNode) DeleteRange(ctx context.Context, req *etcdserverpb.DeleteRangeRequest) (*etcdserverpb.DeleteRangeResponse, error) {
+func (n *fakeNode) DeleteRange(
+	ctx context.Context, req *etcdserverpb.DeleteRangeRequest,
+) (*etcdserverpb.DeleteRangeResponse, error) {
 	n.arrivals.Add(1)
 	if n.del != nil {
 		return n.del(ctx, req)
@@ -72,14 +95,17 @@ func (n *fakeNode) Range(ctx context.Context, req *etcdserverpb.RangeRequest) (*
 		return n.rangeOf(ctx, req)
 	}
 	kv := &mvccpb.KeyValue{Key: req.Key, Value: []byte("value"), CreateRevision: 2, ModRevision: 4, Version: 3}
-	return &etcdserverpb.RangeResponse{Header: &etcdserverpb.ResponseHeader{Revision: 5}, Kvs: []*mvccpb.KeyValue{kv}, Count: 1}, nil
+	return &etcdserverpb.RangeResponse{
+		Header: &etcdserverpb.ResponseHeader{Revision: 5}, Kvs: []*mvccpb.KeyValue{kv},
+		Count: 1,
+	}, nil
 }
 
-func (n *fakeNode) Status(context.Context, *nexusraftv1.StatusRequest) (*nexusraftv1.StatusResponse, error) {
+func (n *fakeNode) Status(context.Context, *pb.StatusRequest) (*pb.StatusResponse, error) {
 	return n.status, nil
 }
 
-func (n *fakeNode) Checksum(context.Context, *nexusraftv1.ChecksumRequest) (*nexusraftv1.ChecksumResponse, error) {
+func (n *fakeNode) Checksum(context.Context, *pb.ChecksumRequest) (*pb.ChecksumResponse, error) {
 	return n.checksum, nil
 }
 
@@ -95,8 +121,8 @@ func start(t *testing.T, setup func(*fakeNode)) *fakeNode {
 		setup(n)
 	}
 	etcdserverpb.RegisterKVServer(n.server, n)
-	nexusraftv1.RegisterClusterServer(n.server, n)
-	nexusraftv1.RegisterZonesServer(n.server, n)
+	pb.RegisterClusterServer(n.server, n)
+	pb.RegisterZonesServer(n.server, n)
 	serve(t, n.server, l)
 	return n
 }

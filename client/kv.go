@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
 // copiesHeader is where a node says on how many data copies a write was durable.
@@ -37,7 +38,8 @@ type KeyValue struct {
 // PutResult is the outcome of an acknowledged put.
 type PutResult struct {
 	Revision nexusraft.Revision // the zone's revision that the put made
-	Copies   int                // data copies it was durable on when it was acknowledged, at least; 0 if the node did not say
+	// data copies it was durable on when it was acknowledged, at least; 0 if the node did not say
+	Copies int
 }
 
 // DeleteResult is the outcome of an acknowledged delete.
@@ -53,7 +55,8 @@ type DeleteResult struct {
 // any other error nothing was and nothing will be written.
 func (c *Client) Put(ctx context.Context, key, value []byte) (PutResult, error) {
 	if n := len(key) + len(value); n > maxPutBytes { // beyond gRPC's own limit the node could not say so
-		return PutResult{}, fmt.Errorf("put %s: client: %w: key and value have %d bytes, and no node takes over %d", brief(key), nexusraft.ErrTooLarge, n, maxPutBytes)
+		return PutResult{}, fmt.Errorf("put %s: client: %w: key and value have %d bytes, and no node takes over %d",
+			brief(key), nexusraft.ErrTooLarge, n, maxPutBytes)
 	}
 	var result PutResult
 	err := c.write(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
@@ -111,14 +114,15 @@ func (c *Client) Get(ctx context.Context, key []byte) (KeyValue, bool, error) {
 // List yields all pairs whose key begins with prefix, in ascending order; an empty prefix
 // means all. An error is yielded once and last.
 //
-// It reads page after page. Each page is linearizable, but the pages are not one snapshot:
-// what is written during the iteration is seen or not seen, page by page.
+// It reads page after page, each bounded by Options.PageTimeout and by ctx. Each page is
+// linearizable, but the pages are not one snapshot: what is written during the iteration is
+// seen or not seen, page by page.
 func (c *Client) List(ctx context.Context, prefix []byte) iter.Seq2[KeyValue, error] {
 	return func(yield func(KeyValue, error) bool) {
 		from, end := prefixRange(prefix)
 		limit := int64(pageKeys)
 		for {
-			resp, err := c.rangeOf(ctx, &etcdserverpb.RangeRequest{Key: from, RangeEnd: end, Limit: limit})
+			resp, err := c.page(ctx, &etcdserverpb.RangeRequest{Key: from, RangeEnd: end, Limit: limit})
 			if errors.Is(err, nexusraft.ErrTooLarge) && limit > 1 {
 				limit /= 2
 				continue
@@ -138,6 +142,16 @@ func (c *Client) List(ctx context.Context, prefix []byte) iter.Seq2[KeyValue, er
 			from = append(bytes.Clone(resp.Kvs[len(resp.Kvs)-1].Key), 0)
 		}
 	}
+}
+
+// page is rangeOf for one of many pages: nothing is counted.
+func (c *Client) page(ctx context.Context, req *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {
+	if c.opts.PageTimeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.opts.PageTimeout)
+		defer cancel()
+	}
+	return c.rangeOf(metadata.AppendToOutgoingContext(ctx, wire.PageHeader, "1"), req)
 }
 
 func (c *Client) rangeOf(ctx context.Context, req *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {

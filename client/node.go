@@ -9,19 +9,9 @@ import (
 	"google.golang.org/grpc/status"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	nexusraftv1 "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
-
-// Checksum digests one node's copy of a zone's state. Two nodes that report the same
-// Applied report the same Checksum, or one of them is wrong.
-type Checksum struct {
-	Applied  nexusraft.Index    // the last index whose effects are included
-	Revision nexusraft.Revision // the zone's revision; 0 if its state machine has none
-	Sum      []byte             // the digest
-	Pairs    uint64             // key-value pairs digested
-	Bytes    uint64             // bytes of their keys and values
-}
 
 // Status returns what the node at endpoint (host:port, any node's, a witness's too) says
 // of itself. It asks once, within the client's timeouts.
@@ -32,12 +22,12 @@ func (c *Client) Status(ctx context.Context, endpoint string) (nexusraft.NodeSta
 	if err != nil {
 		return nexusraft.NodeStatus{}, err
 	}
-	resp, err := nexusraftv1.NewClusterClient(e.conn).Status(ctx, &nexusraftv1.StatusRequest{})
+	resp, err := pb.NewClusterClient(e.conn).Status(ctx, &pb.StatusRequest{})
 	if err != nil {
 		if status.Code(err) == codes.DeadlineExceeded {
 			err = fmt.Errorf("no answer within %v: %w", c.opts.AttemptTimeout, context.DeadlineExceeded)
 		} else {
-			_, err = judge(err, false, true)
+			_, err = classify(err, false, true)
 		}
 		return nexusraft.NodeStatus{}, fmt.Errorf("client: %s: status: %w", endpoint, err)
 	}
@@ -46,12 +36,12 @@ func (c *Client) Status(ctx context.Context, endpoint string) (nexusraft.NodeSta
 
 // Checksum digests the copy of a zone's state that the node at endpoint holds. It asks
 // once and waits for the digest until ctx ends: a large state takes long.
-func (c *Client) Checksum(ctx context.Context, endpoint string, zone nexusraft.ZoneID) (Checksum, error) {
+func (c *Client) Checksum(ctx context.Context, endpoint string, zone nexusraft.ZoneID) (nexusraft.Checksum, error) {
 	e, err := c.connected(ctx, endpoint)
 	if err != nil {
-		return Checksum{}, err
+		return nexusraft.Checksum{}, err
 	}
-	resp, err := nexusraftv1.NewZonesClient(e.conn).Checksum(ctx, &nexusraftv1.ChecksumRequest{Zone: uint64(zone)})
+	resp, err := pb.NewZonesClient(e.conn).Checksum(ctx, &pb.ChecksumRequest{Zone: uint64(zone)})
 	if err == nil {
 		err = wire.ErrorFromProto(resp.GetError())
 	}
@@ -59,9 +49,9 @@ func (c *Client) Checksum(ctx context.Context, endpoint string, zone nexusraft.Z
 		err = errors.New("the answer is empty")
 	}
 	if err != nil {
-		return Checksum{}, fmt.Errorf("client: checksum of zone %v at %s: %w", zone, endpoint, err)
+		return nexusraft.Checksum{}, fmt.Errorf("client: checksum of zone %v at %s: %w", zone, endpoint, err)
 	}
-	return Checksum(wire.ChecksumFromProto(resp.GetChecksum())), nil
+	return wire.ChecksumFromProto(resp.GetChecksum()), nil
 }
 
 // connected returns the endpoint at address once it is connected.

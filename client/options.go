@@ -23,15 +23,15 @@ type Options struct {
 	// Credentials, http://host:port never, https://host:port always.
 	Endpoints []string
 
-	// Credentials prove who the client is, and say which cluster it believes: PEM blocks, in
-	// this order, of the client's certificate and its PRIVATE KEY, if it has them, and the
-	// certificate of the cluster's CA; and a NEXUS-RAFT TOKEN, if it has one. Neither that nor
-	// anything else of them is sent unencrypted. nil: no encryption.
+	// Credentials are PEM blocks, in this order: the client's certificate and its PRIVATE KEY, if
+	// it has them, by which the cluster knows it; the certificate of the cluster's CA, by which the
+	// client verifies servers; and a NEXUS-RAFT TOKEN, if it has one. None of them is sent
+	// unencrypted. nil: no encryption.
 	Credentials []byte
 
-	// BearerToken is a secret that goes with every request, in place of a token in
-	// Credentials. It needs Credentials, which may be the certificate of the cluster's CA alone, and
-	// no endpoint may be http://. "" for none.
+	// BearerToken is a secret that goes with every request, except to nodes whose certificates say
+	// that they are witnesses, in place of a token in Credentials. It needs Credentials, which may be
+	// the certificate of the cluster's CA alone, and no endpoint may be http://. "" for none.
 	BearerToken string
 
 	// Zone is where the keys are; 0 means the root zone.
@@ -46,9 +46,12 @@ type Options struct {
 	// nexusraft.ErrUncertain. 0 means DefaultAttemptTimeout.
 	AttemptTimeout time.Duration
 
-	// OnWait, if set, is told why Members, ChangeMembership, TransferLeader or Subscribe is about to
-	// wait before it tries again, up to a few dozen times a second, on the goroutine of
-	// that call. It must not call the client.
+	// PageTimeout bounds the wait for each page of List and Zones; 0 means that only its context does.
+	PageTimeout time.Duration
+
+	// OnWait, if set, is called with the reason whenever Members, ChangeMembership, TransferLeader,
+	// CreateZone, DeleteZone or Subscribe is about to wait before it tries again, up to a few dozen times
+	// a second, on the goroutine of that call. It must not call the client.
 	OnWait func(reason error)
 }
 
@@ -83,7 +86,7 @@ func (o Options) withDefaults() (Options, error) {
 		errs = append(errs, err)
 	}
 	errs = append(errs, o.checkBearer())
-	if o.DialTimeout < 0 || o.AttemptTimeout < 0 {
+	if o.DialTimeout < 0 || o.AttemptTimeout < 0 || o.PageTimeout < 0 {
 		errs = append(errs, errors.New("a timeout is negative"))
 	}
 	return o, errors.Join(errs...)

@@ -16,7 +16,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	nexusraftv1 "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/pki"
 	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
@@ -29,13 +30,13 @@ const (
 	maxRetryAfter = 10 * time.Second // what a server may ask for
 )
 
-// A verdict says what to do after a failed attempt.
-type verdict int
+// A class of errors says what to do next after a failed attempt.
+type class int
 
 const (
-	final   verdict = iota // return the error
-	again                  // nothing happened: try until the context ends
-	another                // nothing happened, and this endpoint will not do: final once each has said so
+	final   class = iota // return the error
+	again                // nothing happened: try until the context ends
+	another              // nothing happened, and this endpoint can't serve it: final once all have said so
 )
 
 // callFunc makes one call; its error is gRPC's.
@@ -48,8 +49,9 @@ func (c *Client) write(ctx context.Context, call callFunc) error { return c.try(
 func (c *Client) try(ctx context.Context, write bool, call callFunc) error {
 	ctx = metadata.AppendToOutgoingContext(ctx, wire.ZoneHeader, c.opts.Zone.String())
 	endpoints := c.opts.Endpoints
-	next, unfit, delay := c.firstIndex(), 0, minBackoff
-	last := make([]error, len(endpoints)) // what each endpoint came to
+	next, delay := c.firstIndex(), minBackoff
+	last := make([]error, len(endpoints)) // the last error of each endpoint
+	unfit := make([]bool, len(endpoints)) // and whether it will not do
 	for failures := 1; ; failures++ {
 		if ctx.Err() != nil {
 			return gaveUp(ctx, write, last)
@@ -63,13 +65,11 @@ func (c *Client) try(ctx context.Context, write bool, call callFunc) error {
 			c.prefer(e.address)
 			return nil
 		}
-		if v == another {
-			unfit++
-		}
+		unfit[next] = v == another
 		if errors.Is(err, nexusraft.ErrUncertain) { // it may hang: the next call begins elsewhere
 			c.prefer(endpoints[c.nextIndex(next, err)])
 		}
-		if v == final || unfit >= len(endpoints) {
+		if v == final || !slices.Contains(unfit, false) {
 			return err
 		}
 		last[next] = err
@@ -82,8 +82,14 @@ func (c *Client) try(ctx context.Context, write bool, call callFunc) error {
 }
 
 // attempt makes one attempt on one endpoint. Another one makes sense after a while.
-func (c *Client) attempt(ctx context.Context, e *endpoint, write bool, call callFunc) (v verdict, after time.Duration, err error) {
+func (c *Client) attempt(
+	ctx context.Context, e *endpoint, write bool, call callFunc,
+) (v class, after time.Duration, err error) {
 	if err := e.ready(ctx, c.opts.DialTimeout); err != nil {
+		_, dates := errors.AsType[*pki.DatesError](err)
+		if !dates && errors.Is(err, nexusraft.ErrRefused) { // by this side: it does not believe the node's certificate
+			return another, 0, err
+		}
 		return again, 0, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.opts.AttemptTimeout)
@@ -94,7 +100,7 @@ func (c *Client) attempt(ctx context.Context, e *endpoint, write bool, call call
 		return final, 0, nil
 	}
 	after = retryAfter(err)
-	v, err = judge(err, write, sent())
+	v, err = classify(err, write, sent())
 	return v, after, fmt.Errorf("client: %s: %w", e.address, err)
 }
 
@@ -108,21 +114,22 @@ func retryAfter(err error) time.Duration {
 	return 0
 }
 
-// judge turns the error of a call into what it means for the caller. Sent says whether
+// classify returns the class of a call's error, and the error for the caller. Sent says whether
 // anything of the call was handed to a connection.
 //
 // For a write, every error that is not known to mean "nothing was written" becomes
 // nexusraft.ErrUncertain.
-func judge(err error, write, sent bool) (verdict, error) {
+func classify(err error, write, sent bool) (class, error) {
 	st := status.Convert(err)
 	if answer := nodeError(st); answer != nil {
-		return judgeAnswer(answer, write)
+		return classifyAnswer(answer, write)
 	}
 	err = plain(err)
 	broken := st.Code() == codes.Unavailable || st.Code() == codes.DeadlineExceeded || st.Code() == codes.Canceled
 	switch {
 	case st.Code() == codes.Unimplemented:
-		return another, fmt.Errorf("it serves no keys, as a witness does: name a member: %w", err)
+		return another, fmt.Errorf("it does not serve this, as a witness or an earlier release does not: name a member, or "+
+			"update it: %w", err)
 	case slices.Contains(refusals, st.Code()):
 		return final, err
 	case write && sent:
@@ -161,18 +168,21 @@ var refusals = []codes.Code{
 	codes.FailedPrecondition, codes.OutOfRange, codes.Unauthenticated,
 }
 
-// judgeAnswer does the same for an error that a node gave as its answer.
-func judgeAnswer(err error, write bool) (verdict, error) {
-	is := func(target error) bool { return errors.Is(err, target) }
+// classifyAnswer is classify for an error that a node has answered.
+func classifyAnswer(err error, write bool) (class, error) {
+	row, known := wire.Find(err)
+	retry := row.Read
+	if write {
+		retry = row.Write
+	}
 	switch {
-	case is(nexusraft.ErrUncertain) && write:
+	case !known: // the state machine's own
 		return final, err
-	case is(nexusraft.ErrCorrupt) && write: // that node cannot tell; others may have applied it
+	case retry == wire.Unknown:
 		return final, fmt.Errorf("%w: %w", nexusraft.ErrUncertain, err)
-	case is(nexusraft.ErrZoneNotFound), is(nexusraft.ErrNotFounded), is(nexusraft.ErrDenied): // a member may be behind
+	case retry == wire.Elsewhere:
 		return another, err
-	case is(nexusraft.ErrNotLeader), is(nexusraft.ErrOverloaded), is(nexusraft.ErrClosed),
-		is(nexusraft.ErrNoQuorum), is(nexusraft.ErrUncertain):
+	case retry == wire.Again:
 		return again, err
 	}
 	return final, err
@@ -181,7 +191,7 @@ func judgeAnswer(err error, write bool) (verdict, error) {
 // nodeError returns the error that a node put into its answer, nil if it put none.
 func nodeError(st *status.Status) error {
 	for _, d := range st.Details() {
-		if m, ok := d.(*nexusraftv1.Error); ok {
+		if m, ok := d.(*pb.Error); ok {
 			return wire.ErrorFromProto(m)
 		}
 	}
@@ -199,8 +209,8 @@ func (c *Client) nextIndex(i int, err error) int {
 	return (i + 1) % len(c.opts.Endpoints)
 }
 
-// gaveUpError says why a call was not tried again, and what the last attempt at each
-// endpoint came to. Nothing was written.
+// gaveUpError says why a call was not tried again, with the error of the last attempt at each
+// endpoint. Nothing was written.
 type gaveUpError struct {
 	write bool
 	cause error // the context's

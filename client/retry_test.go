@@ -130,7 +130,10 @@ func TestTheNamedLeaderIsAskedNext(t *testing.T) {
 	if _, err := c.Put(within(t), []byte("k"), nil); err != nil {
 		t.Error(err)
 	}
-	if got := [...]int64{follower.arrivals.Load(), bystander.arrivals.Load(), leader.arrivals.Load()}; got != [...]int64{1, 0, 1} {
+	if got := [...]int64{follower.arrivals.Load(), bystander.arrivals.Load(), leader.arrivals.Load()}; got != [...]int64{
+		1,
+		0, 1,
+	} {
 		t.Errorf("requests to follower, bystander and leader: got %v, want 1, 0, 1", got)
 	}
 }
@@ -141,8 +144,11 @@ func TestUncertainWritesAreNeverRetried(t *testing.T) {
 		"a node says so": func(*fakeNode) error {
 			return answer(nexusraft.ErrUncertain, codes.Unknown, "nexusraft: outcome unknown")
 		},
-		"unavailable, and nobody says why": func(*fakeNode) error { return status.Error(codes.Unavailable, "proxy lost its server") },
-		"internal":                         func(*fakeNode) error { return status.Error(codes.Internal, "who knows") },
+		"unavailable, and nobody says why": func(*fakeNode) error {
+			return status.Error(codes.Unavailable,
+				"proxy lost its server")
+		},
+		"internal": func(*fakeNode) error { return status.Error(codes.Internal, "who knows") },
 		"the node dies": func(n *fakeNode) error {
 			go n.server.Stop()
 			return nil
@@ -308,6 +314,18 @@ func TestEndpointsWithoutTheZone(t *testing.T) {
 				t.Errorf("without a member: the last endpoint got %d requests, want 1", got)
 			}
 		})
+	}
+}
+
+// A witness among the endpoints is asked again and again while the members elect a leader; that
+// it does not serve them is the answer only if no endpoint does.
+func TestUnfitEndpointDuringAnElection(t *testing.T) {
+	electing := answer(nexusraft.ErrNoQuorum, codes.Unavailable, "no leader")
+	w := start(t, func(n *fakeNode) { n.put = failing(1000, status.Error(codes.Unimplemented, "unknown service")) })
+	member := start(t, func(n *fakeNode) { n.put = failing(5, electing) })
+	c := connect(t, Options{Endpoints: []string{w.address, member.address}})
+	if _, err := c.Put(within(t), []byte("k"), nil); err != nil {
+		t.Errorf("got %v, want success once there is a leader", err)
 	}
 }
 

@@ -57,7 +57,7 @@ func (c *Client) statuses(ctx context.Context, at []string) []Answer {
 	return answers
 }
 
-// addresses returns where the replicas are that the answers tell of.
+// addresses returns the addresses of the replicas that the answers name.
 func addresses(answers []Answer) []string {
 	var out []string
 	for _, a := range answers {
@@ -72,7 +72,7 @@ func addresses(answers []Answer) []string {
 	return out
 }
 
-// findLeader returns the zone as its leader sees it, and where that is. It tries until ctx
+// findLeader returns the zone as its leader sees it, and the leader's address. It tries until ctx
 // ends.
 func (c *Client) findLeader(ctx context.Context) (nexusraft.ZoneStatus, string, error) {
 	for w := c.waiting(); ; {
@@ -93,8 +93,8 @@ func (c *Client) findLeader(ctx context.Context) (nexusraft.ZoneStatus, string, 
 // errNoLeader: no node that answers leads the zone; one may in a while.
 var errNoLeader = errors.New("no leader answers")
 
-// leaderOf returns the leader's view of a zone and where the leader is. The error is
-// errNoLeader if another survey may find one.
+// leaderOf returns the leader's status of a zone and the leader's address. The error is errNoLeader
+// if another survey may find one.
 func leaderOf(zone nexusraft.ZoneID, answers []Answer) (nexusraft.ZoneStatus, string, error) {
 	if err := oneCluster(answers); err != nil {
 		return nexusraft.ZoneStatus{}, "", err

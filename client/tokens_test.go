@@ -14,53 +14,75 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	nexusraftv1 "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 )
 
 // fakeTokens answers the calls about join tokens, or fails them all, and keeps what it was asked.
 type fakeTokens struct {
-	nexusraftv1.UnimplementedTokensServer
+	pb.UnimplementedTokensServer
 	asked chan proto.Message
 	fails error
 }
 
-var joinTokenInfo = &nexusraftv1.TokenInfo{Id: "aa", Role: nexusraftv1.Role_ROLE_WITNESS, ExpiresNanos: 5, UsesLeft: 2, Nodes: []uint64{7}}
-
-func (f *fakeTokens) CreateToken(_ context.Context, req *nexusraftv1.CreateTokenRequest) (*nexusraftv1.CreateTokenResponse, error) {
-	f.asked <- req
-	return &nexusraftv1.CreateTokenResponse{Token: "nrj1-secret", Info: joinTokenInfo}, f.fails
+var joinTokenInfo = &pb.TokenInfo{
+	Id: "00000000000000aa", Role: pb.Role_ROLE_WITNESS, ExpiresNanos: 5, UsesLeft: 2,
+	Nodes: []uint64{7},
 }
 
-func (f *fakeTokens) ListTokens(_ context.Context, req *nexusraftv1.ListTokensRequest) (*nexusraftv1.ListTokensResponse, error) {
+func (f *fakeTokens) CreateToken(
+	_ context.Context, req *pb.CreateTokenRequest,
+) (*pb.CreateTokenResponse, error) {
 	f.asked <- req
-	return &nexusraftv1.ListTokensResponse{Tokens: []*nexusraftv1.TokenInfo{joinTokenInfo}}, f.fails
+	return &pb.CreateTokenResponse{Token: "nrj1-secret", Info: joinTokenInfo}, f.fails
 }
 
-func (f *fakeTokens) RevokeToken(_ context.Context, req *nexusraftv1.RevokeTokenRequest) (*nexusraftv1.RevokeTokenResponse, error) {
+func (f *fakeTokens) ListTokens(
+	_ context.Context, req *pb.ListTokensRequest,
+) (*pb.ListTokensResponse, error) {
 	f.asked <- req
-	return &nexusraftv1.RevokeTokenResponse{}, f.fails
+	return &pb.ListTokensResponse{Tokens: []*pb.TokenInfo{joinTokenInfo}}, f.fails
 }
 
-// What each call about join tokens asks for, and what it makes of the answer; a refusal is final, and
-// what may have been done is not done again.
+func (f *fakeTokens) RevokeToken(
+	_ context.Context, req *pb.RevokeTokenRequest,
+) (*pb.RevokeTokenResponse, error) {
+	f.asked <- req
+	return &pb.RevokeTokenResponse{}, f.fails
+}
+
+// What each call about join tokens asks for, and what it makes of the answer; a refusal is final,
+// and what may have been done is not done again.
 func TestJoinTokenCalls(t *testing.T) {
 	ctx := within(t)
-	info := JoinToken{ID: "aa", Role: nexusraft.RoleWitness, Expires: time.Unix(0, 5).UTC(), UsesLeft: 2, Nodes: []nexusraft.NodeID{7}}
+	info := nexusraft.JoinToken{
+		ID: nexusraft.TokenID{7: 0xaa}, Role: nexusraft.RoleWitness, Expires: time.Unix(0, 5).UTC(), UsesLeft: 2,
+		Nodes: []nexusraft.NodeID{7},
+	}
 	for name, tc := range map[string]struct {
 		call    func(*Client) (any, error)
 		asks    proto.Message
 		got     any
 		changes bool
 	}{
-		"create": {func(c *Client) (any, error) {
-			text, info, err := c.CreateToken(ctx, nexusraft.RoleWitness, time.Hour, 2)
-			if (text == "nrj1-secret") != (err == nil) {
-				t.Errorf("create: got %q, %v", text, err)
-			}
-			return info, err
-		}, &nexusraftv1.CreateTokenRequest{Role: nexusraftv1.Role_ROLE_WITNESS, TtlNanos: int64(time.Hour), Uses: 2}, info, true},
-		"list":   {func(c *Client) (any, error) { return c.Tokens(ctx) }, &nexusraftv1.ListTokensRequest{}, []JoinToken{info}, false},
-		"revoke": {func(c *Client) (any, error) { return nil, c.RevokeToken(ctx, "aa") }, &nexusraftv1.RevokeTokenRequest{Id: "aa"}, nil, true},
+		"create": {
+			func(c *Client) (any, error) {
+				text, info, err := c.CreateToken(ctx, nexusraft.RoleWitness, time.Hour, 2)
+				if (text == "nrj1-secret") != (err == nil) {
+					t.Errorf("create: got %q, %v", text, err)
+				}
+				return info, err
+			}, &pb.CreateTokenRequest{Role: pb.Role_ROLE_WITNESS, TtlNanos: int64(time.Hour), Uses: 2}, info,
+			true,
+		},
+		"list": {
+			func(c *Client) (any, error) { return c.Tokens(ctx) }, &pb.ListTokensRequest{},
+			[]nexusraft.JoinToken{info},
+			false,
+		},
+		"revoke": {
+			func(c *Client) (any, error) { return nil, c.RevokeToken(ctx, "aa") },
+			&pb.RevokeTokenRequest{Id: "aa"}, nil, true,
+		},
 	} {
 		for _, end := range []struct{ answers, is error }{
 			{nil, nil},
@@ -71,7 +93,7 @@ func TestJoinTokenCalls(t *testing.T) {
 				continue
 			}
 			f := &fakeTokens{asked: make(chan proto.Message, 10), fails: end.answers}
-			server := start(t, func(n *fakeNode) { nexusraftv1.RegisterTokensServer(n.server, f) })
+			server := start(t, func(n *fakeNode) { pb.RegisterTokensServer(n.server, f) })
 			c := connect(t, Options{Endpoints: []string{start(t, nil).address, server.address}}) // the first is a witness
 			got, err := tc.call(c)
 			if !errors.Is(err, end.is) || err != nil && strings.Contains(err.Error(), "rpc error") {

@@ -97,7 +97,8 @@ func newCluster(dir string, flags ...string) (*cluster, error) {
 		return c, err
 	}
 	first := c.members[0]
-	out, err := exec.Command(programs.member, "init", "--data-dir", first.dir, "--name", first.name, "--listen", first.address).CombinedOutput()
+	out, err := exec.Command(programs.member, "init", "--data-dir", first.dir, "--name", first.name, "--listen",
+		first.address).CombinedOutput()
 	if err != nil {
 		return c, fmt.Errorf("init: %w: %s", err, out)
 	}

@@ -15,7 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	"github.com/nexi-lab/nexus-raft/internal/server"
+	"github.com/nexi-lab/nexus-raft/internal/rpc/etcd"
 )
 
 // failing is the root zone of a node on which every request comes to the same error.
@@ -24,9 +24,9 @@ type failing struct {
 	attempts atomic.Int64
 }
 
-func (f *failing) Zone(nexusraft.ZoneID) (server.Zone, error) { return f, nil }
+func (f *failing) Zone(nexusraft.ZoneID) (etcd.Zone, error) { return f, nil }
 
-func (f *failing) Propose(context.Context, nexusraft.RequestID, []byte) (nexusraft.Result, error) {
+func (f *failing) ProposeOnce(context.Context, nexusraft.RequestID, []byte) (nexusraft.Result, error) {
 	f.attempts.Add(1)
 	return nexusraft.Result{}, f.err
 }
@@ -49,8 +49,8 @@ func (f *failing) serve(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := grpc.NewServer(server.Options()...)
-	server.NewKV(f, func() server.Identity { return server.Identity{} }).Register(s)
+	s := grpc.NewServer(etcd.Options()...)
+	etcd.NewKV(f, func() etcd.Identity { return etcd.Identity{} }).Register(s)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(lis) }()
 	t.Cleanup(func() {

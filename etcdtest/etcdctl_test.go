@@ -83,7 +83,10 @@ func TestEtcdctlEndpoints(t *testing.T) {
 			t.Errorf("got\n%s\nwant %s in it", table, p.address)
 		}
 	}
-	for _, args := range [][]string{{"endpoint", "status", "-w", "json"}, {"endpoint", "status", "--cluster", "-w", "json"}} {
+	for _, args := range [][]string{
+		{"endpoint", "status", "-w", "json"},
+		{"endpoint", "status", "--cluster", "-w", "json"},
+	} {
 		checkStatus(t, args)
 	}
 	health, err := etcdctl(t, "endpoint", "health", "-w", "json")

@@ -174,7 +174,8 @@ func TestWithoutQuorum(t *testing.T) {
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("put: it took %v, with a limit of 2s", took)
 	}
-	if got, err := client.Get(within(t, patience), "a", clientv3.WithSerializable()); err != nil || got.Count != 1 || string(got.Kvs[0].Value) != "1" {
+	if got, err := client.Get(within(t, patience), "a", clientv3.WithSerializable()); err != nil || got.Count != 1 ||
+		string(got.Kvs[0].Value) != "1" {
 		t.Errorf("serializable get: got %v, %v; want what is on the disk", got, err)
 	}
 	ctx, cancel = context.WithTimeout(t.Context(), 2*time.Second)
@@ -188,7 +189,8 @@ func TestWithoutQuorum(t *testing.T) {
 func TestDiskWithoutRoom(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "full")
 	p := newProcess(programs.member, dir, "n1", "serve", "--disk-reserve", "4096TiB")
-	out, err := exec.Command(programs.member, "init", "--data-dir", p.dir, "--name", p.name, "--listen", p.address).CombinedOutput()
+	out, err := exec.Command(programs.member, "init", "--data-dir", p.dir, "--name", p.name, "--listen",
+		p.address).CombinedOutput()
 	if err != nil {
 		t.Fatalf("init: %v: %s", err, out)
 	}

@@ -23,7 +23,16 @@ func rangeKeys(t *testing.T, client *clientv3.Client) int64 {
 	}
 	before := gone.Header.Revision
 	for _, put := range []struct{ key, value string }{
-		{"d", "0"}, {"b", "0"}, {"b", "0"}, {"a", "0"}, {"b", "0"}, {"b", "3"}, {"d", "1"}, {"c", "5"}, {"a", "0"}, {"a", "2"},
+		{"d", "0"},
+		{"b", "0"},
+		{"b", "0"},
+		{"a", "0"},
+		{"b", "0"},
+		{"b", "3"},
+		{"d", "1"},
+		{"c", "5"},
+		{"a", "0"},
+		{"a", "2"},
 	} { // create order d b a c; mod order b d c a; version order c d a b; value order d a b c
 		if _, err := client.Put(ctx, last+put.key, put.value); err != nil {
 			t.Fatal(err)
@@ -56,8 +65,9 @@ func TestRange(t *testing.T) {
 				if d := cmp.Diff(tc.want, got); d != "" {
 					t.Errorf("(-want +got):\n%s", d)
 				}
-				if want := base + 10; resp.Header.Revision != want || resp.Header.ClusterId == 0 || resp.Header.MemberId == 0 || resp.Header.RaftTerm == 0 {
-					t.Errorf("got header %v, want revision %d and who answered", resp.Header, want)
+				if want := base + 10; resp.Header.Revision != want || resp.Header.ClusterId == 0 || resp.Header.MemberId == 0 ||
+					resp.Header.RaftTerm == 0 {
+					t.Errorf("got header %v, want revision %d and the node that answered", resp.Header, want)
 				}
 			})
 		}
@@ -109,21 +119,55 @@ func rangeCases(base int64) []rangeCase {
 		{"max mod revision", "", with(clientv3.WithMaxModRev(base + 7)), answer{"bd", "31", 4, false}, nil},
 		{"min create revision", "", with(clientv3.WithMinCreateRev(base + 4)), answer{"ac", "25", 4, false}, nil},
 		{"max create revision", "", with(clientv3.WithMaxCreateRev(base + 2)), answer{"bd", "31", 4, false}, nil},
-		{"both ends of mod", "", with(clientv3.WithMinModRev(base+7), clientv3.WithMaxModRev(base+8)), answer{"cd", "51", 4, false}, nil},
+		{
+			"both ends of mod", "", with(clientv3.WithMinModRev(base+7), clientv3.WithMaxModRev(base+8)),
+			answer{"cd", "51", 4, false},
+			nil,
+		},
 
 		{"by key", "", sorted(clientv3.SortByKey, clientv3.SortAscend), all, nil},
 		{"by key, descending", "", sorted(clientv3.SortByKey, clientv3.SortDescend), answer{"dcba", "1532", 4, false}, nil},
 		{"by version", "", sorted(clientv3.SortByVersion, clientv3.SortAscend), answer{"cdab", "5123", 4, false}, nil},
-		{"by version, descending", "", sorted(clientv3.SortByVersion, clientv3.SortDescend), answer{"badc", "3215", 4, false}, nil},
-		{"by creation", "", sorted(clientv3.SortByCreateRevision, clientv3.SortAscend), answer{"dbac", "1325", 4, false}, nil},
-		{"by creation, descending", "", sorted(clientv3.SortByCreateRevision, clientv3.SortDescend), answer{"cabd", "5231", 4, false}, nil},
-		{"by modification", "", sorted(clientv3.SortByModRevision, clientv3.SortAscend), answer{"bdca", "3152", 4, false}, nil},
-		{"by modification, descending", "", sorted(clientv3.SortByModRevision, clientv3.SortDescend), answer{"acdb", "2513", 4, false}, nil},
+		{
+			"by version, descending", "", sorted(clientv3.SortByVersion, clientv3.SortDescend),
+			answer{"badc", "3215", 4, false},
+			nil,
+		},
+		{
+			"by creation", "", sorted(clientv3.SortByCreateRevision, clientv3.SortAscend),
+			answer{"dbac", "1325", 4, false},
+			nil,
+		},
+		{
+			"by creation, descending", "", sorted(clientv3.SortByCreateRevision, clientv3.SortDescend),
+			answer{"cabd", "5231", 4, false},
+			nil,
+		},
+		{
+			"by modification", "", sorted(clientv3.SortByModRevision, clientv3.SortAscend),
+			answer{"bdca", "3152", 4, false},
+			nil,
+		},
+		{
+			"by modification, descending", "", sorted(clientv3.SortByModRevision, clientv3.SortDescend),
+			answer{"acdb", "2513", 4, false},
+			nil,
+		},
 		{"by value", "", sorted(clientv3.SortByValue, clientv3.SortAscend), answer{"dabc", "1235", 4, false}, nil},
-		{"by value, descending", "", sorted(clientv3.SortByValue, clientv3.SortDescend), answer{"cbad", "5321", 4, false}, nil},
+		{
+			"by value, descending", "", sorted(clientv3.SortByValue, clientv3.SortDescend),
+			answer{"cbad", "5321", 4, false},
+			nil,
+		},
 
-		{"sorted before the limit", "", with(clientv3.WithSort(clientv3.SortByModRevision, clientv3.SortDescend), clientv3.WithLimit(2)), answer{"ac", "25", 4, true}, nil},
-		{"filtered, sorted, cut", "", with(clientv3.WithMinModRev(base+7), clientv3.WithSort(clientv3.SortByValue, clientv3.SortAscend), clientv3.WithLimit(2)), answer{"da", "12", 4, true}, nil},
+		{"sorted before the limit", "", with(clientv3.WithSort(clientv3.SortByModRevision, clientv3.SortDescend),
+			clientv3.WithLimit(2)), answer{"ac", "25", 4, true}, nil},
+		{
+			"filtered, sorted, cut", "", with(clientv3.WithMinModRev(base+7),
+				clientv3.WithSort(clientv3.SortByValue, clientv3.SortAscend), clientv3.WithLimit(2)),
+			answer{"da", "12", 4, true},
+			nil,
+		},
 		{"first key", "", clientv3.WithFirstKey(), answer{"a", "2", 4, true}, nil},
 		{"last key", "", clientv3.WithLastKey(), answer{"d", "1", 4, true}, nil},
 		{"first revision", "", clientv3.WithFirstRev(), answer{"b", "3", 4, true}, nil},

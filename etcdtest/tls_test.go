@@ -55,7 +55,11 @@ func newSecureCluster(t *testing.T) *secureCluster {
 	for _, p := range []*process{first, c.members[1], c.witness} {
 		p.credentials = credentials
 		if p != first {
-			token := c.file(t, p.name+".token", c.ask(t, "token", "create"))
+			role := "member"
+			if p == c.witness {
+				role = "witness"
+			}
+			token := c.file(t, p.name+".token", c.ask(t, "token", "create", "--role", role))
 			p.args = append(p.args, "--join", first.address, "--token-file", token)
 		}
 		if err := p.start(); err != nil {
@@ -106,15 +110,18 @@ func (c *secureCluster) principal(t *testing.T, name, role string) (file, token 
 	return file, strings.TrimSpace(c.ask(t, "access", "token", name))
 }
 
-// dial returns a client of both members that believes the cluster's CA. A node's certificate names the
-// node and no host, so the chain is verified without the host's name.
+// dial returns a client of both members that believes the cluster's CA. A node's certificate names
+// the node and no host, so the chain is verified without the host's name.
 func (c *secureCluster) dial(t *testing.T, config clientv3.Config, certificates ...tls.Certificate) *clientv3.Client {
 	t.Helper()
 	config.Endpoints = c.endpoints()
 	config.TLS = &tls.Config{
 		MinVersion: tls.VersionTLS13, Certificates: certificates, InsecureSkipVerify: true,
 		VerifyConnection: func(s tls.ConnectionState) error {
-			_, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: c.ca, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+			_, err := s.PeerCertificates[0].Verify(x509.VerifyOptions{
+				Roots:     c.ca,
+				KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+			})
 			return err
 		},
 	}
@@ -130,8 +137,8 @@ func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]strin
 
 func (bearer) RequireTransportSecurity() bool { return true }
 
-// etcd's Go client with a certificate, with a token as it sends it, and with one as a bearer token: each
-// may do what its role allows, and gets the code that says what is missing.
+// etcd's Go client with a certificate, with a token as it sends it, and with one as a bearer token:
+// each may do what its role allows, and gets the code that says what is missing.
 func TestTLS(t *testing.T) {
 	c := newSecureCluster(t)
 	writerFile, writerToken := c.principal(t, "writer", "write")
@@ -161,18 +168,33 @@ func TestTLS(t *testing.T) {
 		client   *clientv3.Client
 		put, get codes.Code
 	}{
-		"writer's certificate":               {c.dial(t, clientv3.Config{}, pair(writerFile)), codes.OK, codes.OK},
-		"writer's token":                     {c.dial(t, clientv3.Config{Token: writerToken}), codes.OK, codes.OK},
-		"writer's bearer token":              {c.dial(t, perCall(writerToken)), codes.OK, codes.OK},
-		"writer's credentials, our options":  {ours(writerFile, ""), codes.OK, codes.OK},
-		"reader's token, our options":        {ours(writerFile, readerToken), codes.PermissionDenied, codes.OK},
-		"reader's certificate":               {c.dial(t, clientv3.Config{}, pair(readerFile)), codes.PermissionDenied, codes.OK},
-		"reader's token":                     {c.dial(t, clientv3.Config{Token: readerToken}), codes.PermissionDenied, codes.OK},
-		"reader's bearer token":              {c.dial(t, perCall(readerToken)), codes.PermissionDenied, codes.OK},
-		"reader's token, writer's key":       {c.dial(t, clientv3.Config{Token: readerToken}, pair(writerFile)), codes.PermissionDenied, codes.OK},
-		"nothing":                            {c.dial(t, clientv3.Config{}), codes.Unauthenticated, codes.Unauthenticated},
-		"a token that nobody has made":       {c.dial(t, clientv3.Config{Token: altered(readerToken)}), codes.Unauthenticated, codes.Unauthenticated},
-		"one of these as bearer, with a key": {c.dial(t, perCall(altered(readerToken)), pair(writerFile)), codes.Unauthenticated, codes.Unauthenticated},
+		"writer's certificate":              {c.dial(t, clientv3.Config{}, pair(writerFile)), codes.OK, codes.OK},
+		"writer's token":                    {c.dial(t, clientv3.Config{Token: writerToken}), codes.OK, codes.OK},
+		"writer's bearer token":             {c.dial(t, perCall(writerToken)), codes.OK, codes.OK},
+		"writer's credentials, our options": {ours(writerFile, ""), codes.OK, codes.OK},
+		"reader's token, our options":       {ours(writerFile, readerToken), codes.PermissionDenied, codes.OK},
+		"reader's certificate": {
+			c.dial(t, clientv3.Config{}, pair(readerFile)), codes.PermissionDenied,
+			codes.OK,
+		},
+		"reader's token": {
+			c.dial(t, clientv3.Config{Token: readerToken}), codes.PermissionDenied,
+			codes.OK,
+		},
+		"reader's bearer token": {c.dial(t, perCall(readerToken)), codes.PermissionDenied, codes.OK},
+		"reader's token, writer's key": {
+			c.dial(t, clientv3.Config{Token: readerToken}, pair(writerFile)),
+			codes.PermissionDenied, codes.OK,
+		},
+		"nothing": {c.dial(t, clientv3.Config{}), codes.Unauthenticated, codes.Unauthenticated},
+		"a token that nobody has made": {
+			c.dial(t, clientv3.Config{Token: altered(readerToken)}), codes.Unauthenticated,
+			codes.Unauthenticated,
+		},
+		"one of these as bearer, with a key": {
+			c.dial(t, perCall(altered(readerToken)), pair(writerFile)),
+			codes.Unauthenticated, codes.Unauthenticated,
+		},
 	} {
 		ctx := within(t, patience)
 		value := name + time.Now().String()
@@ -202,12 +224,13 @@ func altered(token string) string {
 	return token[:len(token)-2] + last + token[len(token)-1:]
 }
 
-// A file that access cert has made is both certificate and key for etcdctl, which compares the host's name
-// or nothing.
+// A file that access cert has made is both certificate and key for etcdctl, which compares the
+// host's name or nothing.
 func etcdctlOverTLS(t *testing.T, c *secureCluster, file, token string) {
 	ca := c.file(t, "ca.pem", c.run(t, "access", "ca", "--credentials", file))
 	ctl := func(args ...string) (string, error) {
-		args = append([]string{"--endpoints", strings.Join(c.endpoints(), ","), "--insecure-skip-tls-verify", "--cacert", ca}, args...)
+		args = append([]string{"--endpoints", strings.Join(c.endpoints(), ","), "--insecure-skip-tls-verify", "--cacert", ca},
+			args...)
 		cmd := exec.CommandContext(within(t, patience), programs.etcdctl, args...)
 		var errs strings.Builder
 		cmd.Stderr = &errs
@@ -223,7 +246,8 @@ func etcdctlOverTLS(t *testing.T, c *secureCluster, file, token string) {
 	if out, err := ctl("--auth-jwt-token", token, "get", "tls/ctl"); err != nil || out != "tls/ctl\n1\n" {
 		t.Errorf("get with a token: got %q, %v", out, err)
 	}
-	if out, err := ctl("--auth-jwt-token", token, "put", "tls/ctl", "2"); err == nil || !strings.Contains(err.Error(), `needs the role write in zone 1, which "reader" has not`) {
+	if out, err := ctl("--auth-jwt-token", token, "put", "tls/ctl", "2"); err == nil ||
+		!strings.Contains(err.Error(), `needs the role write in zone 1, which "reader" has not`) {
 		t.Errorf("put with a reader's token: got %q, %v", out, err)
 	}
 	if out, err := ctl("get", "tls/ctl"); err == nil || !strings.Contains(err.Error(), "show an access token") {

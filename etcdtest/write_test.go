@@ -100,15 +100,18 @@ func TestRefusedRequests(t *testing.T) {
 		_, emptyGet := client.Get(within(t, patience), "")
 		_, emptyDelete := client.Delete(within(t, patience), "")
 		for name, tc := range map[string]struct{ got, want error }{
-			"get of no key":              {emptyGet, rpctypes.ErrEmptyKey},
-			"delete of no key":           {emptyDelete, rpctypes.ErrEmptyKey},
-			"put of no key":              {put("", "1"), rpctypes.ErrEmptyKey},
-			"key of 4 KiB and a byte":    {put(strings.Repeat("k", 4<<10+1), "1"), rpctypes.ErrRequestTooLarge},
-			"value that is too large":    {put("refused/a", strings.Repeat("v", 1900<<10)), rpctypes.ErrRequestTooLarge},
-			"no value, no key":           {put("refused/a", "", clientv3.WithIgnoreValue()), rpctypes.ErrKeyNotFound},
-			"no lease, no key":           {put("refused/a", "1", clientv3.WithIgnoreLease()), rpctypes.ErrKeyNotFound},
-			"a value to ignore":          {put("refused/a", "1", clientv3.WithIgnoreValue()), rpctypes.ErrValueProvided},
-			"a lease to ignore":          {put("refused/a", "1", clientv3.WithIgnoreLease(), clientv3.WithLease(7)), rpctypes.ErrLeaseProvided},
+			"get of no key":           {emptyGet, rpctypes.ErrEmptyKey},
+			"delete of no key":        {emptyDelete, rpctypes.ErrEmptyKey},
+			"put of no key":           {put("", "1"), rpctypes.ErrEmptyKey},
+			"key of 4 KiB and a byte": {put(strings.Repeat("k", 4<<10+1), "1"), rpctypes.ErrRequestTooLarge},
+			"value that is too large": {put("refused/a", strings.Repeat("v", 1900<<10)), rpctypes.ErrRequestTooLarge},
+			"no value, no key":        {put("refused/a", "", clientv3.WithIgnoreValue()), rpctypes.ErrKeyNotFound},
+			"no lease, no key":        {put("refused/a", "1", clientv3.WithIgnoreLease()), rpctypes.ErrKeyNotFound},
+			"a value to ignore":       {put("refused/a", "1", clientv3.WithIgnoreValue()), rpctypes.ErrValueProvided},
+			"a lease to ignore": {
+				put("refused/a", "1", clientv3.WithIgnoreLease(), clientv3.WithLease(7)),
+				rpctypes.ErrLeaseProvided,
+			},
 			"a lease, which nobody gave": {put("refused/a", "1", clientv3.WithLease(7)), rpctypes.ErrLeaseNotFound},
 		} {
 			if !errors.Is(tc.got, tc.want) {
@@ -151,7 +154,8 @@ func TestWhatIsNotOffered(t *testing.T) {
 	for name, err := range map[string]error{
 		"Txn": txn, "Compact": compact, "LeaseGrant": grant, "Defragment": defragment, "MemberRemove": remove, "Watch": watch,
 	} {
-		if err == nil || !strings.Contains(err.Error(), name+" is not offered yet") || !strings.Contains(err.Error(), "Unimplemented") {
+		if err == nil || !strings.Contains(err.Error(), name+" is not offered yet") ||
+			!strings.Contains(err.Error(), "Unimplemented") {
 			t.Errorf("%s: got %v, want Unimplemented and what is offered", name, err)
 		}
 	}
@@ -173,7 +177,8 @@ func TestClientsThatGiveUp(t *testing.T) {
 		if _, err := client.Get(cancelled, "gone/a"); !errors.Is(err, context.Canceled) {
 			t.Errorf("get with a cancelled context: got %v", err)
 		}
-		for limit := time.Millisecond; limit < 20*time.Millisecond; limit += time.Millisecond { // some end in the middle of the answer
+		// some end in the middle of the answer
+		for limit := time.Millisecond; limit < 20*time.Millisecond; limit += time.Millisecond {
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			_, err := client.Get(ctx, "big/", clientv3.WithPrefix())
 			if cancel(); err != nil && !errors.Is(err, context.DeadlineExceeded) && status.Code(err) != codes.DeadlineExceeded {

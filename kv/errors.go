@@ -13,7 +13,8 @@ var (
 	// ErrEmptyKey: the request names no key.
 	ErrEmptyKey = errors.New("kv: key is not provided")
 
-	// ErrKeyNotFound: ignore_value or ignore_lease asks for what the key has, and there is no such key.
+	// ErrKeyNotFound: ignore_value or ignore_lease asks for what the key has, and there is no such
+	// key.
 	ErrKeyNotFound = errors.New("kv: key not found")
 
 	// ErrValueProvided: ignore_value together with a value.
@@ -39,8 +40,14 @@ var (
 
 	// ErrResponseTooLarge: the answer would be over MaxRangeBytes, or over
 	// MaxPrevKVBytes for a delete that asks for the previous pairs. Ask for less.
-	ErrResponseTooLarge = fmt.Errorf("kv: response over its limit, ask for less (limit, keys_only, a smaller range): %w", nexusraft.ErrTooLarge)
+	ErrResponseTooLarge = fmt.Errorf("kv: response over its limit, ask for less (limit, keys_only, a smaller range): %w",
+		nexusraft.ErrTooLarge)
+
+	// ErrTooManyKeys: a delete of more than MaxDeleteKeys keys.
+	ErrTooManyKeys = fmt.Errorf("kv: the range has more than %d keys, delete it in parts: %w", MaxDeleteKeys,
+		nexusraft.ErrTooLarge)
 
 	// ErrRequestTooLarge: a put's key is over MaxKeyBytes, or a request is over MaxRequestBytes.
-	ErrRequestTooLarge = fmt.Errorf("kv: key over %d bytes or request over %d bytes: %w", MaxKeyBytes, MaxRequestBytes, nexusraft.ErrTooLarge)
+	ErrRequestTooLarge = fmt.Errorf("kv: key over %d bytes or request over %d bytes: %w", MaxKeyBytes, MaxRequestBytes,
+		nexusraft.ErrTooLarge)
 )

@@ -15,7 +15,7 @@ const (
 	EventPut = "put" // the pair as it is now
 
 	// EventPutLarge is EventPut of a value over MaxEventValueBytes, which is not in it: it would be
-	// written and kept twice. Who wants it reads the key.
+	// written and kept twice. A subscriber that needs it reads the key.
 	EventPutLarge = "put-large"
 
 	EventDelete = "delete" // the key, and the revision that deleted it
@@ -40,13 +40,13 @@ func newPut(key []byte, r record) (kind string, payload []byte) {
 	return EventPut, appendPut(nil, key, r)
 }
 
-// publishDeleted publishes that the pairs at some state keys are gone.
-func publishDeleted(tx nexusraft.Tx, req *etcdserverpb.DeleteRangeRequest, keys [][]byte, rev int64) error {
-	if len(keys) > MaxDeleteEvents {
+// publishDeleted publishes that the pairs of a range are gone.
+func publishDeleted(tx nexusraft.Tx, req *etcdserverpb.DeleteRangeRequest, d doomed, rev int64) error {
+	if d.many() {
 		return tx.Publish(EventTopic, EventDeleteRange, appendDelete(nil, req.Key, rev, req.RangeEnd))
 	}
 	var b []byte
-	for _, k := range keys {
+	for _, k := range d.keys {
 		b = appendDelete(b[:0], k[1:], rev, nil)
 		if err := tx.Publish(EventTopic, EventDelete, b); err != nil {
 			return err

@@ -1,6 +1,7 @@
 package kv
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -22,7 +23,7 @@ func decodeEvent(t interface{ Fatal(...any) }, e published) *mvccpb.Event {
 	return m
 }
 
-// mirrored checks that whoever follows the events has the same pairs as the model.
+// mirrored checks that a subscriber to the events has the same pairs as the model.
 func mirrored(t *rapid.T, events []published, m *model) {
 	mirror := make(map[string]*mvccpb.KeyValue)
 	for _, e := range events {
@@ -94,16 +95,27 @@ func TestDeleteRangeEvent(t *testing.T) {
 		for i := range tc.keys {
 			mustPut(t, tx, &etcdserverpb.PutRequest{Key: fmt.Appendf(nil, "k%04d", i)})
 		}
+		mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("j")})
+		mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("l")})
 		tx.events = nil
 		resp := mustDelete(t, tx, &etcdserverpb.DeleteRangeRequest{Key: []byte("k"), RangeEnd: []byte("l")})
 		if int(resp.Deleted) != tc.keys || len(tx.events) != tc.events {
 			t.Fatalf("got %d events for %d keys, want %d for %d", len(tx.events), resp.Deleted, tc.events, tc.keys)
 		}
+		if left := mustRange(t, tx, &etcdserverpb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}); left.Count != 2 ||
+			left.Header.Revision != resp.Header.Revision || resp.Header.Revision != int64(tc.keys)+4 {
+			t.Errorf("of %d keys %d are left at revision %d, deleted at %d, want 2 at %d", tc.keys+2, left.Count,
+				left.Header.Revision, resp.Header.Revision, tc.keys+4)
+		}
 		if tc.events > 1 {
 			continue
 		}
-		want := &mvccpb.Event{Type: mvccpb.Event_DELETE, Kv: &mvccpb.KeyValue{Key: []byte("k"), Value: []byte("l"), ModRevision: resp.Header.Revision}}
-		if d := cmp.Diff(want, decodeEvent(t, tx.events[0]), protocmp.Transform()); d != "" || tx.events[0].kind != EventDeleteRange {
+		want := &mvccpb.Event{Type: mvccpb.Event_DELETE, Kv: &mvccpb.KeyValue{
+			Key: []byte("k"), Value: []byte("l"),
+			ModRevision: resp.Header.Revision,
+		}}
+		if d := cmp.Diff(want, decodeEvent(t, tx.events[0]), protocmp.Transform()); d != "" ||
+			tx.events[0].kind != EventDeleteRange {
 			t.Errorf("%s (-want +got):\n%s", tx.events[0].kind, d)
 		}
 	}
@@ -117,5 +129,38 @@ func TestEventBytes(t *testing.T) {
 	want := "120f0a016b100218ac0220042a01763005 080112080a016b18072a016c"
 	if got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// Bounds longer than any key delete as earlier releases did, which removed key by key: replicas of
+// both must agree.
+func TestDeleteRangeWithLongBounds(t *testing.T) {
+	const keys = MaxDeleteEvents + 10
+	longest := bytes.Repeat([]byte("k"), MaxKeyBytes)
+	long := bytes.Repeat([]byte("k"), 100<<10)
+	for _, tc := range []struct {
+		start, end []byte
+		left       []byte // of the longest key and those beside it, 1 if it is there
+	}{
+		{[]byte("a"), long, []byte{0, 0, 1}},
+		{long, []byte("z"), []byte{1, 1, 0}},
+		{longest, append(bytes.Clone(longest), 0), []byte{1, 0, 1}}, // few keys: one by one
+	} {
+		tx := newTx()
+		for i := range keys {
+			mustPut(t, tx, &etcdserverpb.PutRequest{Key: fmt.Appendf(nil, "b%04d", i)})
+			mustPut(t, tx, &etcdserverpb.PutRequest{Key: fmt.Appendf(nil, "y%04d", i)})
+		}
+		beside := [][]byte{longest[1:], longest, append(bytes.Clone(longest[1:]), 'l')}
+		for _, k := range beside {
+			mustPut(t, tx, &etcdserverpb.PutRequest{Key: k})
+		}
+		mustDelete(t, tx, &etcdserverpb.DeleteRangeRequest{Key: tc.start, RangeEnd: tc.end})
+		for i, k := range beside {
+			if n := mustRange(t, tx, &etcdserverpb.RangeRequest{Key: k}).Count; n != int64(tc.left[i]) {
+				t.Errorf("from %.4q (%d bytes) to %.4q (%d): of key %d are left %d, want %d",
+					tc.start, len(tc.start), tc.end, len(tc.end), i, n, tc.left[i])
+			}
+		}
 	}
 }

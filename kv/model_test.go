@@ -34,7 +34,10 @@ func (m *model) put(req *etcdserverpb.PutRequest) (*etcdserverpb.PutResponse, er
 	m.rev++
 	resp := &etcdserverpb.PutResponse{Header: &etcdserverpb.ResponseHeader{Revision: m.rev}}
 	if i < 0 {
-		m.kvs = append(m.kvs, &mvccpb.KeyValue{Key: req.Key, Value: req.Value, CreateRevision: m.rev, ModRevision: m.rev, Version: 1})
+		m.kvs = append(m.kvs, &mvccpb.KeyValue{
+			Key: req.Key, Value: req.Value, CreateRevision: m.rev, ModRevision: m.rev,
+			Version: 1,
+		})
 		slices.SortFunc(m.kvs, func(a, b *mvccpb.KeyValue) int { return bytes.Compare(a.Key, b.Key) })
 		return resp, nil
 	}
@@ -198,6 +201,11 @@ func TestAgainstModel(t *testing.T) {
 				got, gotErr := Range(tx, req)
 				want, wantErr := m.rangeOf(req)
 				same(rt, req.String(), got, want, gotErr, wantErr)
+				got, gotErr = Page(tx, req)
+				if want != nil && !req.CountOnly && req.SortTarget == etcdserverpb.RangeRequest_KEY {
+					want.Count = int64(len(want.Kvs))
+				}
+				same(rt, "page of "+req.String(), got, want, gotErr, wantErr)
 			},
 			"": func(rt *rapid.T) {
 				all := &etcdserverpb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}
@@ -223,10 +231,16 @@ func TestSameCommandsSameState(t *testing.T) {
 		var commands [][]byte
 		for range rapid.IntRange(1, 40).Draw(rt, "commands") {
 			if rapid.IntRange(0, 3).Draw(rt, "kind") == 0 {
-				commands = append(commands, rawDelete(t, &etcdserverpb.DeleteRangeRequest{Key: someKey.Draw(rt, "key"), RangeEnd: someEnd.Draw(rt, "end"), PrevKv: true}))
+				commands = append(commands, rawDelete(t, &etcdserverpb.DeleteRangeRequest{
+					Key:      someKey.Draw(rt, "key"),
+					RangeEnd: someEnd.Draw(rt, "end"), PrevKv: true,
+				}))
 				continue
 			}
-			commands = append(commands, rawPut(t, &etcdserverpb.PutRequest{Key: someKey.Draw(rt, "key"), Value: someValue.Draw(rt, "value"), PrevKv: true}))
+			commands = append(commands, rawPut(t, &etcdserverpb.PutRequest{
+				Key:   someKey.Draw(rt, "key"),
+				Value: someValue.Draw(rt, "value"), PrevKv: true,
+			}))
 		}
 		move := rapid.IntRange(0, len(commands)-1).Draw(rt, "move")
 		for i, command := range commands {

@@ -3,6 +3,7 @@ package kv
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -38,6 +39,23 @@ func CheckRange(req *etcdserverpb.RangeRequest) error {
 // Besides the refusals it returns ErrResponseTooLarge over MaxRangeBytes, errors of r, and
 // nexusraft.ErrCorrupt, with the key.
 func Range(r nexusraft.Reader, req *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {
+	return Within(r, req, false, MaxRangeBytes)
+}
+
+// Page is Range for a caller that reads on after the last key: it ends at the limit, or at about
+// PageBytes, whichever comes first, with more set, and count is the number of pairs in the
+// answer. It costs what it returns. A request that counts, or whose order is not that of the keys,
+// is answered as by Range.
+func Page(r nexusraft.Reader, req *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {
+	return Within(r, req, true, MaxRangeBytes)
+}
+
+// Within is Page or Range, but the pairs that it gathers are at most some bytes, of which
+// MaxRangeBytes are the most; otherwise it returns ErrResponseTooLarge.
+func Within(
+	r nexusraft.Reader, req *etcdserverpb.RangeRequest, page bool, bytes int,
+) (*etcdserverpb.RangeResponse, error) {
+	page = page && !req.CountOnly && req.SortTarget == etcdserverpb.RangeRequest_KEY
 	if err := CheckRange(req); err != nil {
 		return nil, err
 	}
@@ -51,9 +69,9 @@ func Range(r nexusraft.Reader, req *etcdserverpb.RangeRequest) (*etcdserverpb.Ra
 	if req.Revision > 0 && req.Revision < rev {
 		return nil, ErrCompacted
 	}
-	g := gatherer{req: req, keep: keepAtMost(req)}
+	g := gatherer{req: req, keep: keepAtMost(req), page: page, most: min(bytes, MaxRangeBytes)}
 	descending := req.SortTarget == etcdserverpb.RangeRequest_KEY && req.SortOrder == etcdserverpb.RangeRequest_DESCEND
-	if err := scan(r, req.Key, req.RangeEnd, descending, g.add); err != nil {
+	if err := scan(r, req.Key, req.RangeEnd, descending, g.add); err != nil && !errors.Is(err, errPageEnds) {
 		return nil, err
 	}
 	resp := &etcdserverpb.RangeResponse{
@@ -62,6 +80,9 @@ func Range(r nexusraft.Reader, req *etcdserverpb.RangeRequest) (*etcdserverpb.Ra
 		Count:  g.count,
 	}
 	finish(resp, req)
+	if page {
+		resp.Count, resp.More = int64(len(resp.Kvs)), resp.More || g.cut
+	}
 	return resp, nil
 }
 
@@ -108,7 +129,8 @@ func scan(r nexusraft.Reader, key, end []byte, descending bool, fn func(key []by
 // As in etcd, a target other than the key with order NONE and no filter is cut by key
 // first and sorted afterwards.
 func keepAtMost(req *etcdserverpb.RangeRequest) int64 {
-	filtered := req.MinModRevision != 0 || req.MaxModRevision != 0 || req.MinCreateRevision != 0 || req.MaxCreateRevision != 0
+	filtered := req.MinModRevision != 0 || req.MaxModRevision != 0 || req.MinCreateRevision != 0 ||
+		req.MaxCreateRevision != 0
 	sortFirst := req.SortTarget != etcdserverpb.RangeRequest_KEY &&
 		(req.SortOrder != etcdserverpb.RangeRequest_NONE || filtered)
 	switch {
@@ -124,20 +146,33 @@ func keepAtMost(req *etcdserverpb.RangeRequest) int64 {
 type gatherer struct {
 	req   *etcdserverpb.RangeRequest
 	keep  int64
+	most  int  // bytes
+	page  bool // end as soon as that is reached, or PageBytes
+	cut   bool // it was PageBytes
 	kvs   []*mvccpb.KeyValue
 	size  int // of kvs, in bytes, about
 	count int64
 }
 
+// errPageEnds ends a scan: its page is full.
+var errPageEnds = errors.New("the page ends")
+
 func (g *gatherer) add(key []byte, rec record) error {
 	g.count++
+	if g.page && int64(len(g.kvs)) >= g.keep {
+		return errPageEnds
+	}
 	if int64(len(g.kvs)) >= g.keep || !selected(g.req, rec) {
 		return nil
 	}
 	if g.req.KeysOnly && g.req.SortTarget != etcdserverpb.RangeRequest_VALUE {
 		rec.value = nil
 	}
-	if g.size += len(key) + len(rec.value) + pairOverhead; g.size > MaxRangeBytes {
+	g.size += len(key) + len(rec.value) + pairOverhead
+	if g.cut = g.page && g.size > PageBytes && len(g.kvs) > 0; g.cut {
+		return errPageEnds
+	}
+	if g.size > g.most {
 		return ErrResponseTooLarge
 	}
 	g.kvs = append(g.kvs, rec.keyValue(bytes.Clone(key)))

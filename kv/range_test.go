@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -156,5 +157,49 @@ func TestLargeAnswersAreRefused(t *testing.T) {
 		if got, want := mustRange(t, state, smaller).Count, int64(state.n); got != want {
 			t.Errorf("%v: got count %d, want %d", smaller, got, want)
 		}
+	}
+}
+
+// A page costs what it returns, and pages together are the whole.
+func TestPages(t *testing.T) {
+	tx := newTx()
+	const keys, large = 200, 100
+	for i := range keys {
+		value := make([]byte, 8)
+		if i == large {
+			value = make([]byte, PageBytes+1)
+		}
+		mustPut(t, tx, &etcdserverpb.PutRequest{Key: fmt.Appendf(nil, "k%03d", i), Value: value})
+	}
+	var got []string
+	var sizes []int
+	for req := (&etcdserverpb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l"), Limit: 70}); ; {
+		tx.calls = 0
+		resp, err := Page(tx, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tx.calls > len(resp.Kvs)+3 {
+			t.Errorf("a page of %d pairs took %d reads", len(resp.Kvs), tx.calls)
+		}
+		if resp.Count != int64(len(resp.Kvs)) {
+			t.Errorf("count %d, want %d", resp.Count, len(resp.Kvs))
+		}
+		for _, kv := range resp.Kvs {
+			got = append(got, string(kv.Key))
+		}
+		sizes = append(sizes, len(resp.Kvs))
+		if !resp.More {
+			break
+		}
+		req.Key = append(resp.Kvs[len(resp.Kvs)-1].Key, 0)
+	}
+	for i := range keys {
+		if want := fmt.Sprintf("k%03d", i); len(got) != keys || got[i] != want {
+			t.Fatalf("got %d keys %q", len(got), got)
+		}
+	}
+	if want := []int{70, 30, 1, 70, 29}; !slices.Equal(sizes, want) {
+		t.Errorf("pages of %d pairs, want %d", sizes, want)
 	}
 }

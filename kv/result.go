@@ -29,8 +29,8 @@ var refusals = []struct {
 	{8, ErrResponseTooLarge},
 }
 
-// encodeResult turns what a command came to into its result. An error that is no refusal
-// is handed back: it is the transaction's or that of a corrupt state.
+// encodeResult returns the result of a command, of its response or refusal. Any other error, of the
+// transaction or of a corrupt state, is returned as it is.
 func encodeResult(resp proto.Message, err error) ([]byte, error) {
 	if err == nil {
 		b, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend([]byte{outcomeOK}, resp)

@@ -87,45 +87,79 @@ func deleteRange(tx nexusraft.Tx, req *etcdserverpb.DeleteRangeRequest) (*etcdse
 	if err != nil {
 		return nil, err
 	}
-	keys, prev, err := doomed(tx, req)
+	d, err := findDoomed(tx, req)
 	if err != nil {
 		return nil, err
 	}
-	for _, k := range keys {
-		if err := tx.Delete(k); err != nil {
+	if d.count > 0 {
+		rev++
+		if err := d.remove(tx, req); err != nil {
 			return nil, err
 		}
-	}
-	if len(keys) > 0 {
-		rev++
 		if err := setRevision(tx, rev); err != nil {
 			return nil, err
 		}
-		if err := publishDeleted(tx, req, keys, rev); err != nil {
+		if err := publishDeleted(tx, req, d, rev); err != nil {
 			return nil, err
 		}
 	}
 	return &etcdserverpb.DeleteRangeResponse{
 		Header:  &etcdserverpb.ResponseHeader{Revision: rev},
-		Deleted: int64(len(keys)),
-		PrevKvs: prev,
+		Deleted: d.count,
+		PrevKvs: d.prev,
 	}, nil
 }
 
-// doomed returns the state keys that req removes and, if it asks for them, the pairs.
-func doomed(r nexusraft.Reader, req *etcdserverpb.DeleteRangeRequest) (keys [][]byte, prev []*mvccpb.KeyValue, err error) {
-	size := 0
+// doomed is what a DeleteRange removes. Its size has a bound, whatever that of the range is
+// (invariant I15): many keys are removed as a range, and only counted.
+type doomed struct {
+	count int64
+	keys  [][]byte           // of the state; only the first ones if there are many
+	prev  []*mvccpb.KeyValue // the pairs, if the request asks for them
+	size  int                // of prev
+}
+
+func (d *doomed) many() bool { return d.count > MaxDeleteEvents }
+
+func findDoomed(r nexusraft.Reader, req *etcdserverpb.DeleteRangeRequest) (d doomed, err error) {
 	err = scan(r, req.Key, req.RangeEnd, false, func(key []byte, rec record) error {
-		keys = append(keys, stateKey(key))
+		if d.count++; !d.many() {
+			d.keys = append(d.keys, stateKey(key))
+		}
 		if !req.PrevKv {
 			return nil
 		}
 		kv := rec.keyValue(bytes.Clone(key))
-		prev = append(prev, kv)
-		if size += proto.Size(kv); size > MaxPrevKVBytes {
+		d.prev = append(d.prev, kv)
+		if d.size += proto.Size(kv); d.size > MaxPrevKVBytes {
 			return ErrResponseTooLarge
 		}
 		return nil
 	})
-	return keys, prev, err
+	return d, err
+}
+
+// remove deletes the keys one by one, or many of them as a range. The state is the same; few
+// keys are cheaper for the store one by one, and a range takes no memory for each key.
+func (d *doomed) remove(tx nexusraft.Tx, req *etcdserverpb.DeleteRangeRequest) error {
+	if d.many() {
+		from, to := bounds(req.Key, req.RangeEnd)
+		return tx.DeleteRange(shortBound(from), shortBound(to))
+	}
+	for _, k := range d.keys {
+		if err := tx.Delete(k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shortBound returns a bound of state keys that divides them as b does, and is hardly longer than
+// they are: a request's may be of any length, and Tx refuses what is too long.
+func shortBound(b []byte) []byte {
+	const longest = 1 + MaxKeyBytes
+	if len(b) <= longest {
+		return b
+	}
+	return append(bytes.Clone(b[:longest]), 0) // no key is between: it would be longer than the longest
 }

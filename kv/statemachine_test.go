@@ -154,11 +154,23 @@ func TestRefusals(t *testing.T) {
 		{"put of a long key", &etcdserverpb.PutRequest{Key: long}, ErrRequestTooLarge, false},
 		{"put of a long key", &etcdserverpb.PutRequest{Key: long}, nexusraft.ErrTooLarge, false},
 		{"put of a huge value", &etcdserverpb.PutRequest{Key: []byte("k"), Value: huge}, ErrRequestTooLarge, false},
-		{"value and ignore_value", &etcdserverpb.PutRequest{Key: []byte("k"), Value: []byte("v"), IgnoreValue: true}, ErrValueProvided, false},
-		{"lease and ignore_lease", &etcdserverpb.PutRequest{Key: []byte("k"), Lease: 7, IgnoreLease: true}, ErrLeaseProvided, false},
+		{
+			"value and ignore_value", &etcdserverpb.PutRequest{Key: []byte("k"), Value: []byte("v"), IgnoreValue: true},
+			ErrValueProvided, false,
+		},
+		{
+			"lease and ignore_lease", &etcdserverpb.PutRequest{Key: []byte("k"), Lease: 7, IgnoreLease: true}, ErrLeaseProvided,
+			false,
+		},
 		{"lease", &etcdserverpb.PutRequest{Key: []byte("k"), Lease: 7}, ErrLeaseNotFound, false},
-		{"ignore_value of an absent key", &etcdserverpb.PutRequest{Key: []byte("k"), IgnoreValue: true}, ErrKeyNotFound, true},
-		{"ignore_lease of an absent key", &etcdserverpb.PutRequest{Key: []byte("k"), IgnoreLease: true}, ErrKeyNotFound, true},
+		{
+			"ignore_value of an absent key", &etcdserverpb.PutRequest{Key: []byte("k"), IgnoreValue: true}, ErrKeyNotFound,
+			true,
+		},
+		{
+			"ignore_lease of an absent key", &etcdserverpb.PutRequest{Key: []byte("k"), IgnoreLease: true}, ErrKeyNotFound,
+			true,
+		},
 		{"delete without key", &etcdserverpb.DeleteRangeRequest{RangeEnd: []byte("v")}, ErrEmptyKey, false},
 		{"huge delete", &etcdserverpb.DeleteRangeRequest{Key: huge}, ErrRequestTooLarge, false},
 	}
@@ -283,12 +295,16 @@ func TestErrorsOfTheTransaction(t *testing.T) {
 }
 
 func TestCorruptStateNamesTheKey(t *testing.T) {
-	for _, stored := range []string{"", "\x02", "\x02\x02\x01", "\x82\x00\x02\x01\x00v", "\x02\x01\x01\x00v", "\x01\x01\x01\x00", "\x02\x02\x02\x00", "\x02\x02\x00\x00"} {
+	for _, stored := range []string{
+		"", "\x02", "\x02\x02\x01", "\x82\x00\x02\x01\x00v", "\x02\x01\x01\x00v",
+		"\x01\x01\x01\x00", "\x02\x02\x02\x00", "\x02\x02\x00\x00",
+	} {
 		tx := newTx()
 		tx.m["kneedle"] = stored
 		_, rangeErr := Range(tx, key("needle"))
 		_, scanErr := Range(tx, &etcdserverpb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, CountOnly: true})
-		_, putErr := StateMachine{}.Apply(tx, nexusraft.Command{Data: rawPut(t, &etcdserverpb.PutRequest{Key: []byte("needle")})})
+		_, putErr := StateMachine{}.Apply(tx, nexusraft.Command{Data: rawPut(t,
+			&etcdserverpb.PutRequest{Key: []byte("needle")})})
 		for _, err := range []error{rangeErr, scanErr, putErr} {
 			if !errors.Is(err, nexusraft.ErrCorrupt) || !strings.Contains(fmt.Sprint(err), `"needle"`) {
 				t.Errorf("stored %q: got %v, want %v naming the key", stored, err, nexusraft.ErrCorrupt)
@@ -304,7 +320,7 @@ func TestCorruptStateNamesTheKey(t *testing.T) {
 	}
 }
 
-// The bytes of the state are a format: whoever changes them says so here.
+// The bytes of the state are a format: a change of them must change this test.
 func TestStateFormat(t *testing.T) {
 	tx := newTx()
 	for _, v := range []string{"x", "y"} {

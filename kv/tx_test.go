@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/storage"
 )
 
 // memTx is a state tree in a map. What it lends is zeroed as soon as the contract
@@ -35,6 +36,17 @@ func (t *memTx) next() error {
 	if t.failure != nil && t.calls > t.failAfter {
 		return t.failure
 	}
+	return nil
+}
+
+func (t *memTx) DeleteRange(start, end []byte) error {
+	if err := t.next(); err != nil {
+		return err
+	}
+	if len(start) >= storage.MaxKeyBytes || len(end) >= storage.MaxKeyBytes { // one byte is the node's
+		return nexusraft.ErrTooLarge
+	}
+	maps.DeleteFunc(t.m, func(k, _ string) bool { return k >= string(start) && (end == nil || k < string(end)) })
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -19,7 +20,7 @@ import (
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/internal/pki"
 	"github.com/nexi-lab/nexus-raft/node"
-	"github.com/nexi-lab/nexus-raft/transport"
+	"github.com/nexi-lab/nexus-raft/transport/mtls"
 )
 
 // grant gives a role through m, whoever leads.
@@ -37,21 +38,21 @@ func (m *member) client(name string) *grpc.ClientConn {
 	}
 	var chain []byte
 	eventually(m.t, "issue a certificate", func() (err error) {
-		chain, err = m.node.IssueCertificate(m.t.Context(), name, request, time.Hour)
+		chain, _, err = m.node.IssueCertificate(m.t.Context(), name, request, time.Hour)
 		return err
 	})
-	c, err := transport.Issued(pki.Pair{Cert: chain, Key: key}, pki.Subject{Cluster: m.node.Cluster(), Client: name})
+	c, err := mtls.Issued(pki.Pair{Cert: chain, Key: key}, nil, pki.Subject{Cluster: m.node.Cluster(), Client: name})
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	return secureConn(m.t, m, transport.NewTLS(func() (transport.Certificates, error) { return c, nil }))
+	return secureConn(m.t, m, mtls.NewTLS(func() (mtls.Certificates, error) { return c, nil }))
 }
 
 func withToken(ctx context.Context, text string) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+text)
 }
 
-func (m *member) accessToken(name string, life time.Duration) (text string, info node.AccessToken) {
+func (m *member) accessToken(name string, life time.Duration) (text string, info nexusraft.AccessToken) {
 	m.t.Helper()
 	eventually(m.t, "create an access token", func() (err error) {
 		text, info, err = m.node.CreateAccessToken(m.t.Context(), name, life)
@@ -63,7 +64,8 @@ func (m *member) accessToken(name string, life time.Duration) (text string, info
 // follow opens a subscription that is idle once follow returns.
 func follow(ctx context.Context, t *testing.T, conn *grpc.ClientConn) grpc.ServerStreamingClient[pb.SubscribeResponse] {
 	t.Helper()
-	stream, err := pb.NewEventStreamClient(conn).Subscribe(ctx, &pb.SubscribeRequest{Zone: uint64(nexusraft.RootZone), Topics: []string{"app"}})
+	stream, err := pb.NewEventStreamClient(conn).Subscribe(ctx,
+		&pb.SubscribeRequest{Zone: uint64(nexusraft.RootZone), Topics: []string{"app"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,6 +98,7 @@ func ends(t *testing.T, stream grpc.ServerStreamingClient[pb.SubscribeResponse])
 
 // A subscription that nothing is sent to ends when its caller may not have it any more.
 func TestIdleStreamEndsWithItsRight(t *testing.T) {
+	t.Parallel()
 	var ahead atomic.Int64
 	c := secureConfig(t, "n1")
 	c.Clock = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
@@ -116,12 +119,22 @@ func TestIdleStreamEndsWithItsRight(t *testing.T) {
 		{"its role was taken back", follow(t.Context(), t, m.client("revoked")), func() error {
 			return m.node.SetRole(t.Context(), "revoked", nexusraft.RootZone, nexusraft.AccessNone)
 		}, codes.PermissionDenied},
-		{"its name was revoked", follow(t.Context(), t, m.client("deleted")), func() error { return m.node.RevokeAccess(t.Context(), "deleted") }, codes.PermissionDenied},
-		{"its token was revoked", follow(withToken(t.Context(), text), t, admin), func() error { return m.node.RevokeAccessToken(t.Context(), info.ID) }, codes.Unauthenticated},
-		{"its token has expired", follow(withToken(t.Context(), brief), t, admin), func() error { return nil }, codes.Unauthenticated},
+		{
+			"its name was revoked", follow(t.Context(), t, m.client("deleted")),
+			func() error { return m.node.RevokeAccess(t.Context(), "deleted") }, codes.PermissionDenied,
+		},
+		{
+			"its token was revoked", follow(withToken(t.Context(), text), t, admin),
+			func() error { return m.node.RevokeAccessToken(t.Context(), info.ID) }, codes.Unauthenticated,
+		},
+		{
+			"its token has expired", follow(withToken(t.Context(), brief), t, admin), func() error { return nil },
+			codes.Unauthenticated,
+		},
 	} {
 		eventually(t, x.name, x.end)
-		if err := ends(t, x.stream); status.Code(err) != x.code || !strings.Contains(err.Error(), nexusraft.ErrDenied.Error()) {
+		if err := ends(t, x.stream); status.Code(err) != x.code ||
+			!strings.Contains(err.Error(), nexusraft.ErrDenied.Error()) {
 			t.Errorf("%s: got %v, want %v", x.name, err, x.code)
 		}
 	}
@@ -139,8 +152,10 @@ func TestIdleStreamEndsWithItsRight(t *testing.T) {
 	}
 }
 
-// Who may do what is the same through a member that came to it by a snapshot, and changes there as it is applied.
+// Who may do what is the same through a member that came to it by a snapshot, and changes there as
+// it is applied.
 func TestAccessThroughAnotherMember(t *testing.T) {
+	t.Parallel()
 	founder := found(t, secureConfig(t, "n1"))
 	founder.grant("reader", nexusraft.AccessRead)
 	c := secureConfig(t, "n2")
@@ -164,14 +179,17 @@ func TestAccessThroughAnotherMember(t *testing.T) {
 		return nil
 	})
 	list, err := second.node.Access(t.Context())
-	if err != nil || len(list) != 1 || list[0].Name != "admin" || list[0].Roles[0] != nexusraft.AccessAdmin {
+	all := nexusraft.ZoneRole{Zone: nexusraft.EveryZone, Role: nexusraft.AccessAdmin}
+	if err != nil || len(list) != 1 || list[0].Name != "admin" || list[0].Roles[0] != all {
 		t.Errorf("got %+v, %v; want admin alone", list, err)
 	}
 }
 
 func TestAccessTokenOverAPlainConnection(t *testing.T) {
+	t.Parallel()
 	m := found(t, testConfig(t, "n1"))
-	conn, err := grpc.NewClient("passthrough:///"+m.config.Advertise, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("passthrough:///"+m.config.Advertise,
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,10 +199,12 @@ func TestAccessTokenOverAPlainConnection(t *testing.T) {
 		_, err := pb.NewClusterClient(conn).Status(ctx, &pb.StatusRequest{})
 		return err
 	}
-	if err := status1(withToken(t.Context(), text)); status.Code(err) != codes.Unauthenticated || !strings.Contains(err.Error(), "revoke it") || strings.Contains(err.Error(), text) {
+	if err := status1(withToken(t.Context(), text)); status.Code(err) != codes.Unauthenticated ||
+		!strings.Contains(err.Error(), "revoke it") || strings.Contains(err.Error(), text) {
 		t.Errorf("got %v, want it refused, and not repeated", err)
 	}
-	if err := status1(metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer of-another-kind")); err != nil {
+	if err := status1(metadata.AppendToOutgoingContext(t.Context(), "authorization",
+		"Bearer of-another-kind")); err != nil {
 		t.Errorf("a token of an application: %v", err)
 	}
 	if err := status1(t.Context()); err != nil {
@@ -199,7 +219,9 @@ var echo = grpc.ServiceDesc{
 }
 
 func echoMethod(name string) grpc.MethodDesc {
-	return grpc.MethodDesc{MethodName: name, Handler: func(_ any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
+	return grpc.MethodDesc{MethodName: name, Handler: func(_ any, ctx context.Context, decode func(any) error,
+		interceptor grpc.UnaryServerInterceptor,
+	) (any, error) {
 		req := &pb.StatusRequest{}
 		if err := decode(req); err != nil {
 			return nil, err
@@ -210,13 +232,17 @@ func echoMethod(name string) grpc.MethodDesc {
 }
 
 // An application says who may call its methods. What it forgets, nobody may.
-func TestNeedsOfAnApplication(t *testing.T) {
+func TestPermissionsOfAnApplication(t *testing.T) {
+	t.Parallel()
 	c := secureConfig(t, "n1")
-	c.Needs = map[string]node.Need{"/app.Echo/Known": {Role: nexusraft.AccessWrite}}
+	c.Permissions = map[string]nexusraft.Permission{"/app.Echo/Known": {Role: nexusraft.AccessWrite}}
 	if _, err := node.Init(c); err != nil {
 		t.Fatal(err)
 	}
-	m := startWith(t, c, func(r grpc.ServiceRegistrar) { r.RegisterService(&echo, nil) })
+	m := startWith(t, c, func(r grpc.ServiceRegistrar) {
+		r.RegisterService(&echo, nil)
+		etcdserverpb.RegisterKVServer(r, etcdserverpb.UnimplementedKVServer{}) // the application's own
+	})
 	m.zone()
 	m.grant("writer", nexusraft.AccessWrite)
 	m.grant("reader", nexusraft.AccessRead)
@@ -229,8 +255,12 @@ func TestNeedsOfAnApplication(t *testing.T) {
 	}{
 		{writer, t.Context(), "/app.Echo/Known", codes.OK},
 		{reader, t.Context(), "/app.Echo/Known", codes.PermissionDenied},
-		{writer, metadata.AppendToOutgoingContext(t.Context(), "nexus-zone", "0000000000000002"), "/app.Echo/Known", codes.PermissionDenied},
+		{
+			writer, metadata.AppendToOutgoingContext(t.Context(), "nexus-zone", "0000000000000002"), "/app.Echo/Known",
+			codes.PermissionDenied,
+		},
 		{m.client("admin"), t.Context(), "/app.Echo/Forgotten", codes.PermissionDenied},
+		{m.client("admin"), t.Context(), "/etcdserverpb.KV/Range", codes.PermissionDenied},
 		{reader, t.Context(), "/app.Echo/NotThere", codes.Unimplemented},
 	} {
 		if err := x.conn.Invoke(x.ctx, x.method, &pb.StatusRequest{}, &pb.StatusResponse{}); status.Code(err) != x.want {
@@ -239,14 +269,18 @@ func TestNeedsOfAnApplication(t *testing.T) {
 	}
 }
 
-func TestBadNeeds(t *testing.T) {
+func TestBadPermissions(t *testing.T) {
 	c := testConfig(t, "n1")
-	c.Needs = map[string]node.Need{
+	c.Permissions = map[string]nexusraft.Permission{
 		"/a/NoRole": {}, "/b/Role": {Role: "owner"}, "/c/Scope": {Role: nexusraft.AccessRead, In: "mars"},
-		"/nexusraft.v1.Cluster/Status": {Role: nexusraft.AccessRead}, "/nexusraft.v1.Cluster/Renew": {Role: nexusraft.AccessRead},
+		"/nexusraft.v1.Cluster/Status": {Role: nexusraft.AccessRead},
+		"/nexusraft.v1.Cluster/Renew":  {Role: nexusraft.AccessRead},
 	}
 	_, err := node.Open(c)
-	for _, want := range []string{"/a/NoRole", `"owner"`, `"mars"`, "Cluster/Status: it is one", "Cluster/Renew: it is one"} {
+	for _, want := range []string{
+		"/a/NoRole", `"owner"`, `"mars"`, "Cluster/Status: it is one",
+		"Cluster/Renew: it is one",
+	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want it to say %s", err, want)
 		}
@@ -254,6 +288,7 @@ func TestBadNeeds(t *testing.T) {
 }
 
 func TestIssueCertificateIsRefused(t *testing.T) {
+	t.Parallel()
 	m := found(t, secureConfig(t, "n1"))
 	request, _, err := pki.NewRequest()
 	if err != nil {
@@ -266,16 +301,19 @@ func TestIssueCertificateIsRefused(t *testing.T) {
 		want    error
 		text    string
 	}{
-		"for nobody":      {"nobody", request, time.Hour, nexusraft.ErrRefused, "has no role"},
-		"for ever":        {"admin", request, 367 * day, nexusraft.ErrRefused, "up to"},
-		"for no time":     {"admin", request, 0, nexusraft.ErrRefused, "up to"},
-		"for a long key":  {"admin", make([]byte, transport.MaxRequestBytes+1), time.Hour, nexusraft.ErrTooLarge, "limit 4096"},
+		"for nobody":  {"nobody", request, time.Hour, nexusraft.ErrRefused, "has no role"},
+		"for ever":    {"admin", request, 367 * day, nexusraft.ErrRefused, "up to"},
+		"for no time": {"admin", request, 0, nexusraft.ErrRefused, "up to"},
+		"for a long key": {
+			"admin", make([]byte, nexusraft.MaxCertificateRequestBytes+1), time.Hour, nexusraft.ErrTooLarge,
+			"limit 4096",
+		},
 		"for no key":      {"admin", []byte("x"), time.Hour, nexusraft.ErrRefused, ""},
 		"for a long name": {strings.Repeat("n", 1<<20), request, time.Hour, nexusraft.ErrRefused, ""},
 	} {
 		err := errors.New("none")
 		eventually(t, what, func() error {
-			_, err = m.node.IssueCertificate(t.Context(), x.name, x.request, x.life)
+			_, _, err = m.node.IssueCertificate(t.Context(), x.name, x.request, x.life)
 			if errors.Is(err, nexusraft.ErrNoQuorum) || errors.Is(err, nexusraft.ErrNotLeader) {
 				return err
 			}
@@ -290,7 +328,8 @@ func TestIssueCertificateIsRefused(t *testing.T) {
 	m.config.TLS = own // from files
 	m = start(t, m.config)
 	m.zone()
-	if _, err := m.node.IssueCertificate(t.Context(), "admin", request, time.Hour); !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), "come from files") {
+	if _, _, err := m.node.IssueCertificate(t.Context(), "admin", request, time.Hour); !errors.Is(err,
+		nexusraft.ErrRefused) || !strings.Contains(err.Error(), "come from files") {
 		t.Errorf("with certificates from files: got %v, want ErrRefused", err)
 	}
 	if _, _, err := m.node.CreateAccessToken(t.Context(), "admin", 0); !errors.Is(err, nexusraft.ErrRefused) {
@@ -300,6 +339,7 @@ func TestIssueCertificateIsRefused(t *testing.T) {
 
 // Who has lost all credentials makes new ones on a member's machine.
 func TestRecoverAccess(t *testing.T) {
+	t.Parallel()
 	m := found(t, secureConfig(t, "n1"))
 	m.grant("reader", nexusraft.AccessRead)
 	m.put("k", "v")
@@ -308,7 +348,8 @@ func TestRecoverAccess(t *testing.T) {
 	}
 	m.close()
 	for name, want := range map[string]string{"nobody": "are: admin", "a b": "the name of a client"} {
-		if _, err := node.RecoverAccess(m.config, name, day); !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), want) {
+		if _, err := node.RecoverAccess(m.config, name, day); !errors.Is(err, nexusraft.ErrRefused) ||
+			!strings.Contains(err.Error(), want) {
 			t.Errorf("for %q: got %v, want ErrRefused with %q", name, err, want)
 		}
 	}
@@ -326,12 +367,14 @@ func TestRecoverAccess(t *testing.T) {
 	}
 	m = start(t, m.config)
 	m.zone()
-	c, err := transport.Issued(pki.Pair{Cert: append(b.Cert, b.Roots...), Key: b.Key}, pki.Subject{Cluster: m.node.Cluster(), Client: "admin"})
+	c, err := mtls.Issued(pki.Pair{Cert: append(b.Cert, b.Roots...), Key: b.Key}, nil,
+		pki.Subject{Cluster: m.node.Cluster(), Client: "admin"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn := secureConn(t, m, transport.NewTLS(func() (transport.Certificates, error) { return c, nil }))
-	if _, err := pb.NewZonesClient(conn).TransferLeader(t.Context(), &pb.TransferLeaderRequest{Zone: uint64(nexusraft.RootZone), To: 7}); err != nil {
+	conn := secureConn(t, m, mtls.NewTLS(func() (mtls.Certificates, error) { return c, nil }))
+	if _, err := pb.NewZonesClient(conn).TransferLeader(t.Context(),
+		&pb.TransferLeaderRequest{Zone: uint64(nexusraft.RootZone), To: 7}); err != nil {
 		t.Errorf("what only an admin may: got %v, want an answer", err)
 	}
 }

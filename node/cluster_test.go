@@ -68,7 +68,7 @@ func testConfig(t *testing.T, name string) node.Config {
 	}
 	return node.Config{
 		Dir: t.TempDir(), Name: name, StateMachine: words{},
-		TickInterval: 10 * time.Millisecond,
+		TickInterval: node.TestTick,
 		Logger:       slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: level})).With("name", name),
 	}
 }
@@ -96,6 +96,12 @@ func start(t *testing.T, c node.Config) *member {
 // startWith starts a node with an application's services.
 func startWith(t *testing.T, c node.Config, register func(grpc.ServiceRegistrar)) *member {
 	t.Helper()
+	return startServing(t, c, func(*node.Node) func(grpc.ServiceRegistrar) { return register })
+}
+
+// startServing starts a node with services that need the node.
+func startServing(t *testing.T, c node.Config, services func(*node.Node) func(grpc.ServiceRegistrar)) *member {
+	t.Helper()
 	lis := listen(t, c.Advertise)
 	c.Advertise = lis.Addr().String()
 	n, err := node.Open(c)
@@ -104,7 +110,7 @@ func startWith(t *testing.T, c node.Config, register func(grpc.ServiceRegistrar)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &member{t: t, config: c, node: n, stop: cancel, ended: make(chan error, 1)}
-	go func() { m.ended <- n.Run(ctx, lis, register) }()
+	go func() { m.ended <- n.Run(ctx, lis, services(n)) }()
 	t.Cleanup(m.close)
 	return m
 }
@@ -155,7 +161,7 @@ func (m *member) put(key, value string) nexusraft.Result {
 	m.t.Helper()
 	var result nexusraft.Result
 	eventually(m.t, "put "+key, func() (err error) {
-		result, err = m.zone().Propose(m.t.Context(), nexusraft.RequestID{}, []byte(key+"="+value))
+		result, err = m.zone().ProposeOnce(m.t.Context(), nexusraft.RequestID{}, []byte(key+"="+value))
 		return err
 	})
 	return result

@@ -9,16 +9,23 @@ import (
 	"google.golang.org/grpc"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/authz"
 	"github.com/nexi-lab/nexus-raft/storage"
 	"github.com/nexi-lab/nexus-raft/transport"
+	"github.com/nexi-lab/nexus-raft/transport/mtls"
 )
 
 // Config configures a node. The zero value of an optional field is the default given.
 type Config struct {
 	Dir string // the data directory; created by Init, or by Open if Join is given
 
-	// StateMachine applies the commands of every zone.
+	// StateMachine applies the commands of the root zone.
 	StateMachine nexusraft.StateMachine
+
+	// Machines are the state machines that other zones may run, by the names under which CreateZone is
+	// told of them (nexusraft.ValidateMachineName). A zone whose state machine this program lacks
+	// stops on this node, which says so, and goes on once the program has it.
+	Machines map[string]nexusraft.StateMachine
 
 	Name      string   // what people call the node; default: none
 	Advertise string   // where peers reach this node, host:port; default: the listener's address
@@ -42,25 +49,31 @@ type Config struct {
 	SnapshotCompression bool
 
 	// Clock tells the time that a leader puts into commands; time.Now by default. A zone's
-	// time never goes back, whoever leads: a clock that was ahead holds it until the others
-	// have caught up. Nothing else depends on a clock's time of day.
+	// time never goes back, whichever node leads: a clock that was ahead holds it until the others
+	// have caught up. Certificates are judged by it; nothing else depends on a clock's time of day.
 	Clock func() time.Time
 
-	JoinTimeout time.Duration // 30 s: how long addresses where nobody listens are retried
+	JoinTimeout time.Duration // 30 s: how long no address of Join may answer; "not yet" is waited for
 
-	// TLS is how the node proves who it is, as a server and to its peers; nil: not encrypted.
-	TLS *transport.TLS
+	// TLS is how the node proves its identity, as a server and to its peers; nil: not encrypted.
+	TLS *mtls.TLS
 
 	// ClusterTLS, without TLS, encrypts with certificates of the cluster's own authority. A node
 	// gets its own when it joins, for JoinToken, and renews it by itself.
 	ClusterTLS bool
 	JoinToken  string // what Node.CreateToken has returned: a secret
 
+	// Insecure allows a directory that has been served with TLS to be served without. Otherwise it
+	// goes on with ClusterTLS, or Open returns ErrRefused where the certificates came from files.
+	Insecure bool
+
 	ServerOptions []grpc.ServerOption // of the gRPC server, after the node's own: for services that Run registers
 
-	// Needs says what the methods of services that Run registers ask of their callers where the node speaks TLS,
-	// by full name ("/package.Service/Method"). Methods that are not here are refused there; see Need.
-	Needs map[string]Need
+	// Permissions says what the methods of services that Run registers ask of their callers where the
+	// node speaks TLS, by full name ("/package.Service/Method"). Methods that are not here are refused
+	// there. Those of package nexusraft.v1 and of gRPC's own services can't be here: the .proto and the
+	// node say who may call them.
+	Permissions map[string]nexusraft.Permission
 
 	Storage storage.Options // of the store; its Logger is set from Logger, and nothing is synced in the background
 	Logger  *slog.Logger    // discards by default
@@ -92,14 +105,28 @@ func (c Config) withDefaults() (Config, error) {
 	if c.StateMachine == nil {
 		errs = append(errs, errors.New("Config.StateMachine is required"))
 	}
-	if b := c.SnapshotBandwidth; b != 0 && b < transport.MinSnapshotBandwidth {
-		errs = append(errs, fmt.Errorf("Config.SnapshotBandwidth is %d bytes a second: give at least %d, or 0 for no limit", b, transport.MinSnapshotBandwidth))
+	for name, machine := range c.Machines {
+		if machine == nil {
+			errs = append(errs, fmt.Errorf("Config.Machines[%q] is nil", name))
+		}
+		if err := nexusraft.ValidateMachineName(name); err != nil {
+			errs = append(errs, fmt.Errorf("Config.Machines: %w", err))
+		}
 	}
-	if err := checkNeeds(c.Needs); err != nil {
+	if b := c.SnapshotBandwidth; b != 0 && b < transport.MinSnapshotBandwidth {
+		errs = append(errs, fmt.Errorf("Config.SnapshotBandwidth is %d bytes a second: give at least %d, or 0 for no limit",
+			b, transport.MinSnapshotBandwidth))
+	}
+	if err := authz.CheckPermissions(c.Permissions); err != nil {
 		errs = append(errs, err)
 	}
 	if err := nexusraft.ValidateName(c.Name); err != nil {
 		errs = append(errs, err)
+	}
+	if c.Advertise != "" {
+		if err := nexusraft.ValidateAddress(c.Advertise); err != nil {
+			errs = append(errs, fmt.Errorf("Config.Advertise: %w", err))
+		}
 	}
 	if c.TickInterval < time.Millisecond {
 		errs = append(errs, fmt.Errorf("TickInterval %v is below 1 ms", c.TickInterval))

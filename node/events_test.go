@@ -17,7 +17,6 @@ import (
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/node"
-	"github.com/nexi-lab/nexus-raft/transport"
 )
 
 // talker is a state machine that stores "key=value" and publishes it, n times for "key=value*n".
@@ -54,7 +53,7 @@ func talking(t *testing.T, name string) node.Config {
 
 // collect reads events until there is one of a type "end", which it leaves out, and returns
 // them and where to go on.
-func collect(t *testing.T, m *member, s transport.Subscription) (events []transport.Event, next uint64) {
+func collect(t *testing.T, m *member, s nexusraft.Subscription) (events []nexusraft.Event, next uint64) {
 	t.Helper()
 	for batch, err := range m.node.Subscribe(within(t), s) {
 		if err != nil {
@@ -88,18 +87,19 @@ func publish(m *member, topic, kind, payload string) (sequence uint64) {
 	return sequence
 }
 
-func root(from uint64) transport.Subscription {
-	return transport.Subscription{Zone: nexusraft.RootZone, From: from}
+func root(from uint64) nexusraft.Subscription {
+	return nexusraft.Subscription{Zone: nexusraft.RootZone, From: from}
 }
 
 // said is root without what nodes publish of themselves.
-func said(from uint64) transport.Subscription {
-	return transport.Subscription{Zone: nexusraft.RootZone, From: from, Topics: []string{"said"}}
+func said(from uint64) nexusraft.Subscription {
+	return nexusraft.Subscription{Zone: nexusraft.RootZone, From: from, Topics: []string{"said"}}
 }
 
 // Every member has the same events, in the same order, with the same numbers, whatever
 // came by the log, by a snapshot, or under which leader.
 func TestEventsAreTheSameThroughEveryMember(t *testing.T) {
+	t.Parallel()
 	m1 := found(t, talking(t, "n1"))
 	for i := range 5 {
 		m1.put("early", fmt.Sprint(i))
@@ -127,7 +127,8 @@ func TestEventsAreTheSameThroughEveryMember(t *testing.T) {
 		t.Fatalf("%d events before the last one, which is %d", len(all), last)
 	}
 	for i, e := range all {
-		if e.Sequence != uint64(i+1) || e.Zone != nexusraft.RootZone || e.Incarnation != 0 || i > 0 && e.Time.Before(all[i-1].Time) {
+		if e.Sequence != uint64(i+1) || e.Zone != nexusraft.RootZone || e.Incarnation != 0 || i > 0 &&
+			e.Time.Before(all[i-1].Time) {
 			t.Fatalf("event %d is %+v", i+1, e)
 		}
 	}
@@ -152,8 +153,8 @@ func TestEventsAreTheSameThroughEveryMember(t *testing.T) {
 }
 
 func sameState(t *testing.T, m1, m2 *member) error {
-	a, err1 := m1.node.Checksum(t.Context(), nexusraft.RootZone)
-	b, err2 := m2.node.Checksum(t.Context(), nexusraft.RootZone)
+	a, err1 := m1.node.Handler().Checksum(t.Context(), nexusraft.RootZone)
+	b, err2 := m2.node.Handler().Checksum(t.Context(), nexusraft.RootZone)
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
@@ -169,7 +170,7 @@ func transfer(t *testing.T, members []*member) {
 	eventually(t, "another leader", func() error {
 		for _, m := range members {
 			if s := m.status(); s.State == nexusraft.Leader {
-				_, err := m.node.TransferLeader(t.Context(), nexusraft.RootZone, 0)
+				_, err := m.node.Handler().TransferLeader(t.Context(), nexusraft.RootZone, 0)
 				return err
 			}
 		}
@@ -178,9 +179,10 @@ func transfer(t *testing.T, members []*member) {
 }
 
 func TestEventsGone(t *testing.T) {
+	t.Parallel()
 	m := found(t, talking(t, "n1"))
 	awaitAddress(t, m)
-	if err := m.zone().SetEventRetention(t.Context(), node.Retention{Count: 100}); err != nil {
+	if err := m.zone().SetEventRetention(t.Context(), nexusraft.Retention{Count: 100}); err != nil {
 		t.Fatal(err)
 	}
 	m.put("k", "v*1000")
@@ -195,7 +197,8 @@ func TestEventsGone(t *testing.T) {
 	if len(events) == 0 || events[0].Sequence != gone.Oldest || next-gone.Oldest != uint64(len(events)+1) {
 		t.Errorf("from the oldest one, %d: %d events up to %d", gone.Oldest, len(events), next)
 	}
-	if _, err := firstOf(t, m, root(next+1)); !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), fmt.Sprint(next-1)) {
+	if _, err := firstOf(t, m, root(next+1)); !errors.Is(err, nexusraft.ErrRefused) ||
+		!strings.Contains(err.Error(), fmt.Sprint(next-1)) {
 		t.Errorf("beyond the newest: got %v, want ErrRefused and %d", err, next-1)
 	}
 	if b, err := firstOf(t, m, root(next)); err != nil || b.Next != next {
@@ -223,16 +226,17 @@ func awaitAddress(t *testing.T, m *member) {
 }
 
 // firstOf returns the first batch of a subscription.
-func firstOf(t *testing.T, m *member, s transport.Subscription) (transport.EventBatch, error) {
+func firstOf(t *testing.T, m *member, s nexusraft.Subscription) (nexusraft.EventBatch, error) {
 	t.Helper()
 	for b, err := range m.node.Subscribe(within(t), s) {
 		return b, err
 	}
-	return transport.EventBatch{}, errors.New("no batch")
+	return nexusraft.EventBatch{}, errors.New("no batch")
 }
 
 // A subscriber that is overtaken by the retention learns that it has missed something.
 func TestSlowSubscriberSeesItsGap(t *testing.T) {
+	t.Parallel()
 	m := found(t, talking(t, "n1"))
 	for batch, err := range m.node.Subscribe(within(t), root(1)) {
 		if err != nil {
@@ -245,7 +249,7 @@ func TestSlowSubscriberSeesItsGap(t *testing.T) {
 		if len(batch.Events) > 0 {
 			t.Fatalf("got %d events, want to be overtaken", len(batch.Events))
 		}
-		if err := m.zone().SetEventRetention(t.Context(), node.Retention{Count: 10}); err != nil {
+		if err := m.zone().SetEventRetention(t.Context(), nexusraft.Retention{Count: 10}); err != nil {
 			t.Fatal(err)
 		}
 		m.put("k", "v*500")
@@ -257,7 +261,7 @@ func TestEventsTurnedOff(t *testing.T) {
 	m := found(t, talking(t, "n1"))
 	for _, err := range m.node.Subscribe(within(t), root(0)) {
 		if err == nil { // the first batch
-			if err := m.zone().SetEventRetention(t.Context(), node.Retention{}); err != nil {
+			if err := m.zone().SetEventRetention(t.Context(), nexusraft.Retention{}); err != nil {
 				t.Fatal(err)
 			}
 			continue
@@ -327,6 +331,7 @@ func TestSubscribersThatStandStill(t *testing.T) {
 }
 
 func TestThousandSubscribers(t *testing.T) {
+	t.Parallel()
 	const subscribers, events = 1000, 30
 	m := found(t, talking(t, "n1"))
 	got := make([]int, subscribers)
@@ -368,6 +373,7 @@ func TestThousandSubscribers(t *testing.T) {
 
 // What nobody wants is passed over, and the subscriber learns so where to go on.
 func TestFilteredSubscription(t *testing.T) {
+	t.Parallel()
 	m := found(t, talking(t, "n1"))
 	for range 5 {
 		m.put("noise", "v*900")
@@ -375,7 +381,10 @@ func TestFilteredSubscription(t *testing.T) {
 	paid := publish(m, "app/orders/7", "paid", "x")
 	publish(m, "app/ordersmith", "paid", "x")
 	publish(m, "app/orders", "sent", "x")
-	s := transport.Subscription{Zone: nexusraft.RootZone, From: 1, Topics: []string{"app/orders"}, Types: []string{"paid", "end"}}
+	s := nexusraft.Subscription{
+		Zone: nexusraft.RootZone, From: 1, Topics: []string{"app/orders"},
+		Types: []string{"paid", "end"},
+	}
 	publish(m, "app/orders", "end", "")
 	events, _ := collect(t, m, s)
 	if len(events) != 1 || events[0].Topic != "app/orders/7" || events[0].Sequence != paid {
@@ -392,11 +401,62 @@ func TestFilteredSubscription(t *testing.T) {
 	}
 }
 
+// A subscription to which nothing comes hears that its node is there: where nothing happens, and
+// where all that happens is filtered out.
+func TestIdleSubscriptionIsHeardOf(t *testing.T) {
+	t.Parallel()
+	m := found(t, talking(t, "n1"))
+	stop := make(chan struct{})
+	noise := make(chan struct{})
+	go func() {
+		defer close(noise)
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Millisecond):
+				_, _ = m.zone().Publish(t.Context(), "app/noise", "t", nil)
+			}
+		}
+	}()
+	for name, s := range map[string]nexusraft.Subscription{
+		"zone":  {Zone: nexusraft.RootZone, Topics: []string{"app/quiet"}},
+		"local": {Topics: []string{"app/quiet"}},
+	} {
+		heard := 0
+		for batch, err := range m.node.Subscribe(within(t), s) {
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if len(batch.Events) > 0 {
+				t.Errorf("%s: got %+v, want nothing but signs of life", name, batch.Events)
+			}
+			if heard++; heard == 3 { // the first one says that the subscription stands
+				break
+			}
+		}
+	}
+	close(stop)
+	<-noise
+	for _, zone := range []nexusraft.ZoneID{nexusraft.RootZone, 0} {
+		heard := 0
+		for _, err := range m.node.Subscribe(within(t), nexusraft.Subscription{Zone: zone}) {
+			if err != nil {
+				t.Fatalf("idle zone %v: %v", zone, err)
+			}
+			if heard++; heard == 3 {
+				break
+			}
+		}
+	}
+}
+
 func TestEventsSurviveARestart(t *testing.T) {
+	t.Parallel()
 	c := talking(t, "n1")
 	m := found(t, c)
 	first := publish(m, "app/x", "t", "before")
-	local, err := firstOf(t, m, transport.Subscription{})
+	local, err := firstOf(t, m, nexusraft.Subscription{})
 	if err != nil || local.Incarnation == 0 {
 		t.Fatalf("local: %+v, %v", local, err)
 	}
@@ -410,7 +470,7 @@ func TestEventsSurviveARestart(t *testing.T) {
 	if len(events) == 0 || events[0].Sequence != first || string(events[0].Payload) != "before" {
 		t.Errorf("got %+v", events)
 	}
-	b, err := firstOf(t, m, transport.Subscription{From: local.Next, Incarnation: local.Incarnation})
+	b, err := firstOf(t, m, nexusraft.Subscription{From: local.Next, Incarnation: local.Incarnation})
 	if err != nil || len(b.Events) != 1 || b.Events[0].Type != "gap" || b.Incarnation <= local.Incarnation || b.Next != 1 {
 		t.Errorf("local events of the former incarnation: got %+v, %v, want a gap", b, err)
 	}
@@ -418,6 +478,7 @@ func TestEventsSurviveARestart(t *testing.T) {
 
 // A member that is out of touch with its zone says so, so that its subscribers go elsewhere.
 func TestSubscriptionOfMemberThatIsCutOff(t *testing.T) {
+	t.Parallel()
 	m1 := found(t, talking(t, "n1"))
 	m2 := join(t, talking(t, "n2"), m1)
 	for _, err := range m2.node.Subscribe(within(t), root(0)) {
@@ -433,13 +494,14 @@ func TestSubscriptionOfMemberThatIsCutOff(t *testing.T) {
 
 // Subscriptions end with their zone, with their node, and with their context.
 func TestSubscriptionsEnd(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		zone nexusraft.ZoneID
 		end  func(*member, context.CancelFunc)
 		want error
 	}{
 		"zone stops": {nexusraft.RootZone, func(m *member, _ context.CancelFunc) {
-			_, _ = m.zone().Propose(t.Context(), nexusraft.RequestID{}, []byte("panic"))
+			_, _ = m.zone().ProposeOnce(t.Context(), nexusraft.RequestID{}, []byte("panic"))
 		}, nexusraft.ErrClosed},
 		"node stops":          {nexusraft.RootZone, func(m *member, _ context.CancelFunc) { m.stop() }, nexusraft.ErrClosed},
 		"node stops, local":   {0, func(m *member, _ context.CancelFunc) { m.stop() }, nexusraft.ErrClosed},
@@ -451,7 +513,7 @@ func TestSubscriptionsEnd(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			ended := false
-			for _, err := range m.node.Subscribe(ctx, transport.Subscription{Zone: tc.zone}) {
+			for _, err := range m.node.Subscribe(ctx, nexusraft.Subscription{Zone: tc.zone}) {
 				switch {
 				case err != nil && !errors.Is(err, tc.want):
 					t.Errorf("got %v, want %v", err, tc.want)
@@ -467,21 +529,23 @@ func TestSubscriptionsEnd(t *testing.T) {
 		})
 	}
 	m := found(t, talking(t, "n1"))
-	if _, err := firstOf(t, m, transport.Subscription{Zone: 99}); !errors.Is(err, nexusraft.ErrZoneNotFound) {
+	if _, err := firstOf(t, m, nexusraft.Subscription{Zone: 99}); !errors.Is(err, nexusraft.ErrZoneNotFound) {
 		t.Errorf("a zone that is not here: got %v, want ErrZoneNotFound", err)
 	}
-	if _, err := firstOf(t, m, transport.Subscription{Zone: 1, Topics: make([]string, 65)}); !errors.Is(err, nexusraft.ErrTooLarge) {
+	if _, err := firstOf(t, m, nexusraft.Subscription{Zone: 1, Topics: make([]string, 65)}); !errors.Is(err,
+		nexusraft.ErrTooLarge) {
 		t.Errorf("65 topics: got %v, want ErrTooLarge", err)
 	}
 }
 
 // A node tells of leaders, of sync states and of its peers.
 func TestLocalEvents(t *testing.T) {
+	t.Parallel()
 	m1 := found(t, talking(t, "n1"))
 	m2 := join(t, talking(t, "n2"), m1)
 	want := []string{"leader elected", "peer connected", "peer lost", "snapshot sent", "sync degraded", "sync in sync"}
 	seen := make(map[string]bool)
-	for batch, err := range m1.node.Subscribe(within(t), transport.Subscription{From: 1}) {
+	for batch, err := range m1.node.Subscribe(within(t), nexusraft.Subscription{From: 1}) {
 		if err != nil {
 			t.Fatalf("seen %v, want %v: %v", seen, want, err)
 		}

@@ -3,12 +3,12 @@ package node_test
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"log"
 	"net"
 	"os"
-	"time"
+	"strings"
+	"testing"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/node"
@@ -35,69 +35,79 @@ func count(r nexusraft.Reader, name []byte) (uint64, error) {
 	return binary.BigEndian.Uint64(value), nil
 }
 
-// countUp proposes until a leader takes the command: right after a start there is none yet,
-// and ErrNotLeader says that nothing was appended.
-func countUp(ctx context.Context, zone *node.Zone, name string) error {
-	for {
-		_, err := zone.Propose(ctx, nexusraft.RequestID{}, []byte(name))
-		if !errors.Is(err, nexusraft.ErrNotLeader) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-}
-
 // A program embeds a node with a state machine of its own. This cluster has one member;
 // a second one would be opened with Config.Join naming the first one's address.
 func Example() {
-	dir, err := os.MkdirTemp("", "counters")
-	if err != nil {
-		log.Fatal(err)
-	}
+	dir := temporary()
 	defer os.RemoveAll(dir)
 
 	config := node.Config{Dir: dir, Name: "n1", StateMachine: counters{}}
-	if _, err := node.Init(config); err != nil { // once in the life of the cluster
-		log.Fatal(err)
-	}
+	_, err := node.Init(config) // once in the life of the cluster
+	check(err)
 	n, err := node.Open(config)
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- n.Run(ctx, lis, nil) }()
-	<-n.Ready()
+	check(n.AwaitReady(ctx))
 
 	zone, err := n.Zone(nexusraft.RootZone)
-	if err != nil {
-		log.Fatal(err)
-	}
-	for range 3 {
-		if err := countUp(ctx, zone, "visits"); err != nil {
-			log.Fatal(err)
-		}
-	}
-	err = zone.Read(ctx, func(r nexusraft.Reader) error { // linearizable
+	check(err)
+	_, err = zone.Propose(ctx, nexusraft.RequestID{}, []byte("visits")) // waits for a leader
+	check(err)
+	check(zone.Read(ctx, func(r nexusraft.Reader) error { // linearizable
 		visits, err := count(r, []byte("visits"))
 		fmt.Println("visits:", visits)
 		return err
-	})
+	}))
+	stop()
+	check(<-ended)
+
+	// Output:
+	// visits: 1
+}
+
+func temporary() string {
+	dir, err := os.MkdirTemp("", "counters")
+	check(err)
+	return dir
+}
+
+func check(err error) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	stop()
-	fmt.Println("stopped:", <-ended)
-
-	// Output:
-	// visits: 3
-	// stopped: <nil>
 }
+
+// TestEmbeddingPage compares the program in docs/embedding.md with the one above.
+func TestEmbeddingPage(t *testing.T) {
+	source, err := os.ReadFile("example_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile("../docs/embedding.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	part := func(from, to string) string {
+		_, rest, found := strings.Cut(string(source), from)
+		text, _, ended := strings.Cut(rest, to)
+		if !found || !ended {
+			t.Fatalf("nothing from %q to %q", from, to)
+		}
+		return from + text
+	}
+	for _, code := range []string{
+		part("type counters struct{}", "\n// A program"),
+		part("\tconfig := node.Config{", "\n\t// Output:"),
+	} {
+		if !strings.Contains(flat(string(page)), flat(strings.TrimSpace(code))) {
+			t.Errorf("docs/embedding.md lacks:\n%s", code)
+		}
+	}
+}
+
+// flat is code without its indentation.
+func flat(code string) string { return strings.ReplaceAll(code, "\t", "") }

@@ -1,170 +1,204 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/change"
+	"github.com/nexi-lab/nexus-raft/internal/propose"
+	"github.com/nexi-lab/nexus-raft/internal/system"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
 	"github.com/nexi-lab/nexus-raft/transport"
 )
 
+// ChangeMembership makes one change of the zone's replicas, if this node leads it, and
+// returns the zone's records once the change is in force and no joint configuration is left.
+//
+// Errors: ErrNotLeader. ErrRefused with the reason and the way out. ErrOverloaded: it is too
+// early, ask again. ErrUncertain: the context ended first, or the leadership; the change may
+// still be made.
+func (z *Zone) ChangeMembership(ctx context.Context, c nexusraft.MembershipChange) (nexusraft.Membership, error) {
+	return z.node.changeMembership(ctx, z.id, c)
+}
+
+// changeMembership is Zone.ChangeMembership. A node leaves the root zone last: as soon as it is out of
+// that its process ends, and what another zone has on its disk alone would be lost with it.
+func (n *Node) changeMembership(
+	ctx context.Context, id nexusraft.ZoneID, c nexusraft.MembershipChange,
+) (nexusraft.Membership, error) {
+	if leaves := cmp.Or(c.Remove, c.Replace); id == nexusraft.RootZone && leaves != 0 {
+		if in := n.zonesWith(leaves); len(in) > 0 {
+			return nexusraft.Membership{}, fmt.Errorf("%v: %w: node %v has replicas of %d other zones, of zone %v for example, "+
+				"and leaves the root zone last; nexus-raft member remove and replace make the change in each zone, if no --zone "+
+				"is given", c, nexusraft.ErrRefused, leaves, len(in), slices.Min(in))
+		}
+	}
+	return n.changer(id).Membership(ctx, c)
+}
+
+// zonesWith returns the zones, the root zone left out, that have a replica on a node, as far as this
+// node knows.
+func (n *Node) zonesWith(node nexusraft.NodeID) (ids []nexusraft.ZoneID) {
+	n.stateMu.RLock()
+	defer n.stateMu.RUnlock()
+	for id, p := range n.states {
+		if _, in := p.members.Node(node); in && id != nexusraft.RootZone {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// TransferLeader has another member lead the zone, if this node does: the node to, or if
+// that is 0 the member that has most of the log. It returns who leads, once that does. Meanwhile
+// the zone takes no writes, for one election timeout at most.
+//
+// Errors: ErrNotLeader. ErrRefused with the reason, also if the member did not take over in
+// an election timeout. ErrOverloaded: the member has not caught up, ask
+// again. ErrUncertain: this node leads no more, and nobody else is known to.
+func (z *Zone) TransferLeader(ctx context.Context, to nexusraft.NodeID) (nexusraft.NodeID, error) {
+	return z.node.changer(z.id).TransferLeader(ctx, to)
+}
+
+// changer makes changes of a zone.
+func (n *Node) changer(id nexusraft.ZoneID) change.Changer {
+	return change.Changer{
+		Zone: changeZone{n, id}, Node: n.ID(), TickInterval: n.config.TickInterval,
+		ElectionTicks: n.config.ElectionTicks, ElectionTimeout: n.config.electionTimeout(),
+		Logger: n.logger.With("zone", id), Current: n.current, Status: n.peers.Status,
+	}
+}
+
+// changeZone is a change.Zone.
+type changeZone struct {
+	node *Node
+	id   nexusraft.ZoneID
+}
+
+// Use implements change.Zone.
+func (z changeZone) Use(ctx context.Context, f func(change.Handle) error) error {
+	_, err := ask(ctx, z.node, z.id, func(g *group) (struct{}, error) { return struct{}{}, f(changeHandle{g}) })
+	return err
+}
+
+// UsePermitted implements change.Zone.
+func (z changeZone) UsePermitted(ctx context.Context, f func(change.Handle) error) error {
+	_, err := askPermitted(ctx, z.node, z.id, func(g *group) (struct{}, error) {
+		return struct{}{}, f(changeHandle{g})
+	})
+	return err
+}
+
+// changeHandle is a change.Handle.
+type changeHandle struct{ *group }
+
+// Replica implements change.Handle.
+func (g changeHandle) Replica() *zone.Replica { return g.replica }
+
+// Current implements change.Handle.
+func (g changeHandle) Current() nexusraft.Membership { return g.current() }
+
+// Hinted implements change.Handle.
+func (g changeHandle) Hinted(err error) error { return noLeader(err, g.hint()) }
+
+// Leaderless implements change.Handle.
+func (g changeHandle) Leaderless() error { return g.group.group.Leaderless() }
+
+// Propose implements change.Handle.
+func (g changeHandle) Propose(c zone.ConfChange) func(context.Context) error {
+	p := g.startConf(c, nil)
+	return func(ctx context.Context) error { return waitConf(ctx, p) }
+}
+
 // Join implements transport.MemberHandler: the root zone's leader admits a node. Asked
 // again by the same node it answers as before.
-func (n *Node) Join(ctx context.Context, r transport.JoinRequest) (transport.JoinResult, error) {
-	if err := n.authorize(ctx, r); err != nil {
+func (n handler) Join(ctx context.Context, r transport.JoinRequest) (transport.JoinResult, error) {
+	if err := n.authority.Admit(ctx, r); err != nil {
 		return transport.JoinResult{}, err
 	}
-	a, err := ask(ctx, n, nexusraft.RootZone, func(h *hosted) (admission, error) { return h.admit(r) })
+	m, err := n.changer(nexusraft.RootZone).Admit(ctx, joiner(r))
 	if err != nil {
 		return transport.JoinResult{}, err
 	}
-	if a.proposal != nil {
-		if err := a.proposal.waitConf(ctx); err != nil {
-			return transport.JoinResult{}, fmt.Errorf("admit node %v: %w", r.Peer.Node, err)
-		}
-	}
-	var cert []byte
+	var signed transport.Renewal
 	if r.CertificateRequest != nil {
-		if cert, err = n.sign(r.CertificateRequest, r.Peer.Node); err != nil {
+		if signed, err = n.authority.Sign(r.CertificateRequest, r.Peer.Node, m.Role); err != nil {
 			return transport.JoinResult{}, err
 		}
 	}
-	return ask(ctx, n, nexusraft.RootZone, func(h *hosted) (transport.JoinResult, error) {
-		return transport.JoinResult{Cluster: n.identity().Cluster, Zone: h.id, Replica: a.replica, Membership: h.current(), Certificate: cert}, nil
+	return ask(ctx, n.Node, nexusraft.RootZone, func(g *group) (transport.JoinResult, error) {
+		return transport.JoinResult{
+			Cluster: n.self().Cluster, Zone: g.id, Replica: m.Replica, Membership: g.current(),
+			Certificate: signed.Certificate, Authorities: signed.Authorities,
+		}, nil
 	})
 }
 
-// admission is the leader's answer to a node that wants in.
-type admission struct {
-	replica  nexusraft.ReplicaID
-	proposal *proposal // nil: it was in already
-}
-
-func (h *hosted) admit(r transport.JoinRequest) (admission, error) {
-	if _, self := h.replica.Leader(); !self {
-		return admission{}, h.hint()
-	}
-	members := h.replica.Membership()
-	if m, ok := members.Node(r.Peer.Node); ok {
-		return admission{replica: m.Replica}, admittedAgain(m, r.Role)
-	}
-	if err := h.checkJoin(members, r); err != nil {
-		return admission{}, err
-	}
-	m := nexusraft.Member{
+// joiner is the record that a node asks for.
+func joiner(r transport.JoinRequest) nexusraft.Member {
+	return nexusraft.Member{
 		Replica: nexusraft.ReplicaID(nexusraft.MintID()), Node: r.Peer.Node,
-		Name: r.Peer.Name, Address: r.Peer.Address, Role: nexusraft.RoleLearner,
+		Name: r.Peer.Name, Address: r.Peer.Address, Role: r.Role,
 	}
-	if r.Role == nexusraft.RoleWitness {
-		m.Role = nexusraft.RoleWitness
-	}
-	return admission{replica: m.Replica, proposal: h.startConf(zone.ConfChange{Set: []nexusraft.Member{m}}, nil)}, nil
 }
 
 // startConf proposes a conf change at once. settled, if not nil, is run by the worker when
 // it has ended.
-func (h *hosted) startConf(c zone.ConfChange, settled func()) *proposal {
-	p := newProposal(h.id)
-	p.conf, p.settled = &c, settled
-	p.stage.Store(proposalTaken)
-	h.proposeConf(p)
+func (g *group) startConf(c zone.ConfChange, settled func()) *propose.Call {
+	p := propose.New(g.id)
+	p.Conf, p.Settled = &c, settled
+	p.Take()
+	g.proposeConf(p)
 	return p
 }
 
-// waitConf is wait for a conf change: that another one is under way passes by itself.
-func (p *proposal) waitConf(ctx context.Context) error {
-	_, err := p.wait(ctx)
+// waitConf is p.Wait for a conf change: that another one is under way passes by itself.
+func waitConf(ctx context.Context, p *propose.Call) error {
+	_, err := p.Wait(ctx)
 	if errors.Is(err, zone.ErrChanging) {
 		return zone.NotYet(zone.ErrChanging.Error())
 	}
 	return err
 }
 
-// admittedAgain says why a node that has a record can't have its admission once more. A
-// member has had it: it was promoted for what its replica has acknowledged. If it asks, its
-// disk was copied or rolled back, and its replica's word would no longer hold (I5).
-func admittedAgain(m nexusraft.Member, want nexusraft.Role) error {
-	if m.Role == nexusraft.RoleMember {
-		return fmt.Errorf("%w: node %v is a member and asks to join: its data directory was copied or rolled back", nexusraft.ErrFenced, m.Node)
-	}
-	if (m.Role == nexusraft.RoleWitness) != (want == nexusraft.RoleWitness) {
-		return fmt.Errorf("%w: node %v is in the zone as a %s", nexusraft.ErrRefused, m.Node, m.Role)
-	}
-	return nil
-}
-
-func (h *hosted) checkJoin(members nexusraft.Membership, r transport.JoinRequest) error {
-	if members.IsRemovedNode(r.Peer.Node) {
-		return fmt.Errorf("%w: node %v was removed from the cluster", nexusraft.ErrFenced, r.Peer.Node)
-	}
-	for _, x := range h.replica.Status().Replicas {
-		if r.Peer.Name == "" || x.Name != r.Peer.Name {
-			continue
-		}
-		// A node whose disk was lost comes back as a new one with its old name.
-		if address := h.w.node.addressOf(x.Node, x.Address); x.Active && address != r.Peer.Address {
-			return fmt.Errorf("%w: the name %q belongs to node %v, which is active at %s; give --name another one", nexusraft.ErrRefused, x.Name, x.Node, address)
-		}
-	}
-	if r.Role != nexusraft.RoleWitness {
-		return nil
-	}
-	if have := members.Count(nexusraft.RoleWitness); have >= members.Shape.Witnesses {
-		return tooManyWitnesses(members)
-	}
-	if members.Count(nexusraft.RoleMember) < 2 {
-		return zone.NotYet("a witness is admitted after the second member")
-	}
-	return nil
-}
-
-func tooManyWitnesses(members nexusraft.Membership) error {
-	have := members.Count(nexusraft.RoleWitness)
-	i := slices.IndexFunc(members.Members, func(m nexusraft.Member) bool { return m.Role == nexusraft.RoleWitness })
-	if i < 0 {
-		return fmt.Errorf("%w: the zone is meant to have no witness", nexusraft.ErrRefused)
-	}
-	m := members.Members[i]
-	return fmt.Errorf("%w: the zone has its %d of %d witnesses already, %v at %s; if its disk was lost: nexus-raft member remove %v, then start this one again",
-		nexusraft.ErrRefused, have, members.Shape.Witnesses, m, m.Address, m.Node)
-}
-
-// tendMembership makes, on the leader, one change of the node's own accord at a time: a
-// learner that has caught up becomes a member if the shape has room, and a record takes
-// on the address that its node says it has now.
-func (h *hosted) tendMembership() {
-	if h.changing {
+// tendMembership makes, on the leader, one change of the node's own accord at a time.
+func (g *group) tendMembership() {
+	if g.changing {
 		return
 	}
-	if h.pause > 0 {
-		h.pause--
+	if g.pause > 0 {
+		g.pause--
 		return
 	}
-	if ms := h.replica.Promotable(); len(ms) > 0 {
-		m := ms[0]
-		m.Role = nexusraft.RoleMember
-		h.change(m)
-		return
+	m, ok := zone.Outdated(g.replica, g.w.node.current)
+	if !ok && g.id != nexusraft.RootZone {
+		m, ok = zone.Follow(g.replica, g.w.node.membership(), func(n nexusraft.NodeID) nexusraft.ReplicaID {
+			return system.ReplicaOf(g.id, n)
+		})
 	}
-	if _, self := h.replica.Leader(); !self {
-		return
-	}
-	for _, m := range h.replica.Membership().Members {
-		if now := h.w.node.current(m); now != m {
-			h.change(now)
-			return
-		}
+	if ok {
+		g.change(m)
 	}
 }
 
 // change proposes one record. A refusal (another change is under way) is no news: it is
 // tried again, at most once in an election timeout, since each try costs a log entry.
-func (h *hosted) change(m nexusraft.Member) {
-	h.changing = true
-	h.startConf(zone.ConfChange{Set: []nexusraft.Member{m}}, func() {
-		h.changing, h.pause = false, h.w.node.config.ElectionTicks
+func (g *group) change(m nexusraft.Member) {
+	g.changing = true
+	g.startConf(zone.ConfChange{Set: []nexusraft.Member{m}}, func() {
+		g.changing, g.pause = false, g.w.node.config.ElectionTicks
 	})
+}
+
+// current is the zone's records, with the addresses that the nodes have now.
+func (g *group) current() nexusraft.Membership {
+	members := g.replica.Membership()
+	for _, x := range members.Members {
+		members = members.With(g.w.node.current(x))
+	}
+	return members
 }

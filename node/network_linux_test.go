@@ -67,6 +67,7 @@ const (
 
 // TestNetworkNamespaces runs every scenario on a cluster of its own.
 func TestNetworkNamespaces(t *testing.T) {
+	t.Parallel()
 	if reason := cannotHaveLab(); reason != "" {
 		if os.Getenv("NEXUS_RAFT_CI") != "" {
 			t.Fatalf("skipped: %s", reason)
@@ -74,7 +75,8 @@ func TestNetworkNamespaces(t *testing.T) {
 		t.Skipf("skipped: %s", reason)
 	}
 	programs := t.TempDir()
-	out, err := exec.Command("go", "build", "-ldflags", "-s -w", "-o", programs, "../cmd/nexus-raft", "../cmd/nexus-witness").CombinedOutput()
+	out, err := exec.Command("go", "build", "-ldflags", "-s -w", "-o", programs, "../cmd/nexus-raft",
+		"../cmd/nexus-witness").CombinedOutput()
 	if err != nil {
 		t.Fatalf("build the programs: %v: %s", err, out)
 	}
@@ -102,12 +104,15 @@ func newLab(t *testing.T, programs string) *lab {
 	l.ip("-n", l.space("hub"), "link", "set", "switch", "up")
 	n1, n2, w1 := l.machine("n1", 1), l.machine("n2", 2), l.machine("w1", 3)
 	data := func(m *machine) string { return filepath.Join(l.dir, m.name) }
-	if out, err := l.program("nexus-raft", "init", "--data-dir", data(n1), "--name", n1.name, "--listen", n1.address); err != nil {
+	if out, err := l.program("nexus-raft", "init", "--data-dir", data(n1), "--name", n1.name, "--listen",
+		n1.address); err != nil {
 		t.Fatalf("init: %v: %s", err, out)
 	}
 	l.start(n1, "nexus-raft", "serve", "--data-dir", data(n1), "--listen", n1.address, "--insecure")
-	l.start(n2, "nexus-raft", "serve", "--data-dir", data(n2), "--name", n2.name, "--listen", n2.address, "--insecure", "--join", n1.address)
-	l.start(w1, "nexus-witness", "--data-dir", data(w1), "--name", w1.name, "--listen", w1.address, "--insecure", "--join", n1.address)
+	l.start(n2, "nexus-raft", "serve", "--data-dir", data(n2), "--name", n2.name, "--listen", n2.address, "--insecure",
+		"--join", n1.address)
+	l.start(w1, "nexus-witness", "--data-dir", data(w1), "--name", w1.name, "--listen", w1.address, "--insecure", "--join",
+		n1.address)
 	l.within("the cluster is complete", labBound, func() error {
 		out, err := l.program("nexus-raft", "status", "--check", "--endpoints", n1.address)
 		if err != nil {
@@ -238,7 +243,8 @@ func (l *lab) within(what string, bound time.Duration, f func() error) {
 func (l *lab) put(by *machine) (copies int, err error) {
 	l.sequence++
 	key := fmt.Sprintf("key-%04d", l.sequence)
-	out, err := l.program("nexus-raft", "put", key, "value of "+key, "--json", "--timeout", "2s", "--endpoints", by.address)
+	out, err := l.program("nexus-raft", "put", key, "value of "+key, "--json", "--timeout", "2s", "--endpoints",
+		by.address)
 	if err != nil {
 		return 0, err
 	}
@@ -368,7 +374,10 @@ func leaderLinkDown(l *lab) {
 // step down by itself.
 func leaderHearsNothing(l *lab) {
 	leader, other := l.leader()
-	deaf := []string{"type", "bridge_slave", "learning", "off", "flood", "off", "mcast_flood", "off", "bcast_flood", "off", "fdb_flush"}
+	deaf := []string{
+		"type", "bridge_slave", "learning", "off", "flood", "off", "mcast_flood", "off", "bcast_flood", "off",
+		"fdb_flush",
+	}
 	l.port(leader, deaf...)
 	l.within("a write without the leader", electBound, l.putBy(other))
 	l.mustPut(other, 5)

@@ -1,25 +1,35 @@
 package node
 
 import (
+	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
+	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/grpc"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	"github.com/nexi-lab/nexus-raft/internal/raftlog"
+	"github.com/nexi-lab/nexus-raft/internal/authority"
+	"github.com/nexi-lab/nexus-raft/internal/authz"
+	"github.com/nexi-lab/nexus-raft/internal/budget"
+	"github.com/nexi-lab/nexus-raft/internal/datadir"
+	"github.com/nexi-lab/nexus-raft/internal/driver"
+	"github.com/nexi-lab/nexus-raft/internal/events"
+	"github.com/nexi-lab/nexus-raft/internal/forward"
+	"github.com/nexi-lab/nexus-raft/internal/hosting"
+	"github.com/nexi-lab/nexus-raft/internal/peering"
+	"github.com/nexi-lab/nexus-raft/internal/snapshot"
+	"github.com/nexi-lab/nexus-raft/internal/watchdog"
 	"github.com/nexi-lab/nexus-raft/storage"
 	"github.com/nexi-lab/nexus-raft/transport"
+	"github.com/nexi-lab/nexus-raft/transport/mtls"
 )
 
 // maxSending is how many snapshots may go out at once.
@@ -29,39 +39,39 @@ const maxSending = 2
 type Node struct {
 	config Config
 	logger *slog.Logger
-	store  *storage.Store
-	trees  trees
+	dir    *datadir.Dir
 
 	worker    *worker
+	peering   *peering.Peering
 	peers     *transport.Peers
 	server    *transport.Server
-	sending   *jobs
-	transfers *transfers
-	forwards  forwards
-	watchdog  watchdog
+	sending   *snapshot.Jobs
+	snapshots *snapshot.Progress // that come in and go out
+	forwards  forward.Calls
+	watchdog  watchdog.Watchdog
+	lost      sync.Map           // by node: the worker is to hear that messages to it were lost
 	cancel    context.CancelFunc // ends the jobs
 
 	ready   chan struct{} // closed when the node serves
-	fenced  chan error    // has room for one: too many peers refuse this node for good
+	ended   chan struct{} // closed when Run or Close has returned
+	endedBy error         // what Run has returned; written before ended is closed
+	fatal   chan error    // has room for one: why this node can't go on
 	running atomic.Bool
 	closed  sync.Once
 
-	who atomic.Pointer[transport.Identity]
+	registry     *hosting.Registry // of the zones
+	zonesChanged events.Notifier   // a zone was made or deleted, or this node has made or dropped its replica
 
-	access       *access
-	tls          *transport.TLS
-	certificates atomic.Pointer[transport.Certificates] // of ClusterTLS; nil without
+	access    *authz.Guard
+	nodes     authz.Nodes
+	authority *authority.Service
+	limits    *mtls.Limits
+	counters  budget.Counters
 
-	refusals transport.Refusals
+	events        *events.Local
+	subscriptions *events.Subscriptions
 
-	events      *localEvents
-	subscribers atomic.Int64
-
-	helloMu sync.Mutex // held while a peer's record is compared and stored
-	peersMu sync.Mutex // guards known; never held during a write, since the worker takes it
-	known   map[nexusraft.NodeID]peerRecord
-
-	// stateMu guards states. Who holds it for reading may take a storage snapshot of a
+	// stateMu guards states. A holder for reading may take a storage snapshot of a
 	// state tree that is current; the worker holds it while it switches trees.
 	stateMu sync.RWMutex
 	states  map[nexusraft.ZoneID]published
@@ -69,211 +79,155 @@ type Node struct {
 
 // published is what other goroutines may know of a zone without asking its worker.
 type published struct {
+	machine nexusraft.StateMachine
 	state   *storage.Tree
 	members nexusraft.Membership
 	term    *atomic.Uint64
-	events  *bell // rings when there are new ones, and when the zone has stopped
-	failed  error // the zone has stopped on this node
+	events  *events.Notifier // of new ones, and when the zone has stopped
+	failed  error            // the zone has stopped on this node
 }
 
-// Open opens a data directory. It counts a new incarnation, synced, and mints an identity
-// if the directory has none; then Config.Join must name a cluster, or the directory must
-// be founded with Init first: ErrNotFounded, and nothing is created. A directory that holds
-// something else is ErrRefused, one whose node was removed, or refused as a copy, ErrFenced.
+// Open opens a data directory, and mints an identity if it has none; then Config.Join must name a
+// cluster, or the directory must be founded with Init first: ErrNotFounded, and nothing is created.
+// A directory that holds something else is ErrRefused, one whose node was removed, or refused as a
+// copy, ErrFenced.
 // Run or Close must follow.
 func Open(c Config) (_ *Node, err error) {
 	if c, err = c.withDefaults(); err != nil {
 		return nil, fmt.Errorf("open node: %w", err)
 	}
-	exists, err := checkDir(c)
+	exists, err := datadir.Exists(c.Dir, &c.Storage)
 	if err != nil {
 		return nil, fmt.Errorf("open node: %w", err)
 	}
 	if !exists && len(c.Join) == 0 {
 		return nil, notFounded(c.Dir)
 	}
-	keepPrivate(c)
-	store, err := storage.Open(c.Dir, &c.Storage)
+	shares, err := budget.Share(budget.Descriptors(), budget.MaxConnections, true)
+	if err != nil {
+		return nil, fmt.Errorf("open node: %w", err)
+	}
+	setDefault(&c.Storage.OpenTables, shares.Tables)
+	datadir.KeepPrivate(c.Dir, &c.Storage, c.Logger)
+	dir, err := datadir.Open(c.Dir, &c.Storage)
 	if err != nil {
 		return nil, fmt.Errorf("open node: %w", err)
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, store.Close())
+			err = errors.Join(err, dir.Close())
 		}
 	}()
 	n := &Node{
-		config: c, logger: c.Logger, store: store,
+		config: c, logger: c.Logger, dir: dir,
 		ready:  make(chan struct{}),
-		fenced: make(chan error, 1),
+		ended:  make(chan struct{}),
+		fatal:  make(chan error, 1),
 		states: make(map[nexusraft.ZoneID]published),
 	}
-	if n.trees, err = openTrees(store); err != nil {
+	n.nodes = authz.Nodes{Members: n.membership}
+	if err = n.openPeering(); err != nil {
 		return nil, err
-	}
-	if err = n.openIdentity(); err != nil {
-		return nil, err
-	}
-	if err = n.openSecurity(); err != nil {
-		return nil, fmt.Errorf("open node: %w", err)
 	}
 	if err = n.checkRemoved(); err != nil {
 		return nil, err
 	}
-	n.access = newAccess(n)
-	n.events = newLocalEvents(c.Clock, n.identity().Incarnation)
-	if n.known, err = loadPeers(n.trees.node); err != nil {
+	n.access = authz.New(authz.Config{
+		Read:  func(fn func(nexusraft.Reader) error) error { return n.readSystemLocal(nexusraft.RootZone, fn) },
+		Clock: c.Clock, Logger: c.Logger, Permissions: c.Permissions, Encrypted: n.peering.TLS() != nil,
+	})
+	n.limits = mtls.NewLimits(mtls.LimitOptions{
+		Connections: shares.Connections, Counters: &n.counters, Identify: n.access.Identify, Known: n.access.Known,
+	})
+	n.registry = hosting.New(hosting.Options{
+		Zone: rootZone{n}, Logger: c.Logger, Speaks: n.peering.Minor,
+		TellWitness: func(ctx context.Context, node nexusraft.NodeID, t transport.HostedZones) (uint64, error) {
+			return n.peers.HostZones(ctx, node, t)
+		},
+	})
+	n.openEvents()
+	if err = dir.DropOrphans(); err != nil {
 		return nil, err
 	}
-	if err = n.dropOrphans(); err != nil {
-		return nil, err
-	}
+	n.connect()
+	return n, nil
+}
+
+// connect makes the worker and what connects it with peers; nothing runs yet.
+func (n *Node) connect() {
 	var ctx context.Context
 	ctx, n.cancel = context.WithCancel(context.Background())
-	n.worker, n.sending, n.transfers = newWorker(n), newJobs(ctx, maxSending), newTransfers(c.Logger)
-	n.server = transport.NewServer(n.self, n, n)
-	n.peers = transport.NewPeers(n.self, transport.PeersOptions{
-		Logger: c.Logger, VoteTimeout: c.electionTimeout(), OnUnreachable: n.unreachable, OnConnection: n.events.peer, Accept: n.accepted,
-		OnFenced: n.fencedBy, TLS: n.tls, SnapshotBandwidth: c.SnapshotBandwidth, SnapshotCompression: c.SnapshotCompression,
+	c := n.config
+	n.worker, n.sending, n.snapshots = newWorker(n), snapshot.NewJobs(ctx, maxSending), snapshot.NewProgress(c.Logger)
+	n.server = transport.NewServer(n.peering.Introduce, n.peerHandlers())
+	n.peering.Serve(n.server)
+	n.peers = n.peering.Dial(transport.PeersOptions{
+		VoteTimeout: c.electionTimeout(), OnUnreachable: n.unreachable, OnConnection: n.events.Peer,
+		SnapshotBandwidth: c.SnapshotBandwidth, SnapshotCompression: c.SnapshotCompression,
 	})
-	return n, nil
+	n.worker.out.Network = n.peers
 }
 
 func notFounded(dir string) error {
 	return fmt.Errorf("%w: %s; found one with init, or join one with --join ADDRESS", nexusraft.ErrNotFounded, dir)
 }
 
-// openIdentity loads or mints the identity and counts the incarnation.
-func (n *Node) openIdentity() error {
-	id, ok, err := loadIdentity(n.trees.node)
-	switch {
-	case err != nil:
-		return err
-	case !ok:
-		id = identity{Node: nexusraft.NodeID(nexusraft.MintID()), Name: n.config.Name}
+// openPeering opens the node's identity and what it knows of peers, and settles with what its
+// connections are encrypted.
+func (n *Node) openPeering() (err error) {
+	c := n.config
+	n.peering, err = peering.Open(peering.Options{
+		Dir: c.Dir, Name: c.Name, Advertise: c.Advertise, Join: c.Join, JoinTimeout: c.JoinTimeout,
+		Role: nexusraft.RoleMember,
+		TLS:  c.TLS, ClusterTLS: c.ClusterTLS, JoinToken: c.JoinToken, Insecure: c.Insecure,
+		TickInterval: c.TickInterval, Clock: c.Clock, Logger: c.Logger,
+		Store: n.dir, Members: n.membership, Admits: n.nodes.Admits, Fail: n.fail,
+	})
+	if errors.Is(err, nexusraft.ErrNotFounded) {
+		return notFounded(c.Dir)
 	}
-	if id.Cluster == 0 && len(n.config.Join) == 0 {
-		return notFounded(n.config.Dir)
-	}
-	if id.Name == "" {
-		id.Name = n.config.Name
-	}
-	id.Incarnation++
-	id.Boots = transport.NewBoot(id.Boots)
-	return n.setIdentity(id, nil)
-}
-
-// checkRemoved refuses a directory whose own records say that the node was removed.
-func (n *Node) checkRemoved() error {
-	zones, err := raftlog.Zones(n.trees.raft)
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(zones, nexusraft.RootZone) {
-		return nil
+	if err := n.peering.Secure(); err != nil {
+		return fmt.Errorf("open node: %w", err)
 	}
-	log, err := raftlog.Open(n.trees.raft, nexusraft.RootZone)
-	if err != nil {
-		return fmt.Errorf("open the log of zone %v: %w", nexusraft.RootZone, err)
-	}
-	if !log.Meta().Membership.IsRemovedNode(n.ID()) {
-		return nil
-	}
-	return fmt.Errorf("open node: %w: node %v was removed from the cluster: %s", nexusraft.ErrFenced, n.ID(), wayBack(n.config.Dir))
-}
-
-func wayBack(dir string) string { return fmt.Sprintf("clear %s and join as a new node", dir) }
-
-// fencedBy is told that a peer refuses this node for good. A peer that can't be who it says
-// is not believed, and one alone ends the node only if no quorum is left without it.
-func (n *Node) fencedBy(peer transport.Identity, err error) {
-	if refused := n.meet(peer); refused != nil {
-		n.logger.Warn("a refusal is not believed", "peer", peer.Node, "err", refused)
-		return
-	}
-	why, news := n.refusals.Add(peer.Node, err)
-	if news {
-		n.logger.Error("refused for good", "peer", peer.Node, "err", why)
-	}
-	n.stateMu.RLock()
-	members := n.states[nexusraft.RootZone].members
-	n.stateMu.RUnlock()
-	if !n.refusals.Final(members) {
-		return
-	}
-	select {
-	case n.fenced <- fmt.Errorf("%w: peer %v refuses this node for good: %w: %s", nexusraft.ErrFenced, peer.Node, why, wayBack(n.config.Dir)):
-	default: // one is enough
-	}
-}
-
-// setIdentity stores the identity, synced, with what more adds to the batch.
-func (n *Node) setIdentity(id identity, more func(*storage.Batch) error) error {
-	b := n.store.NewBatch()
-	defer b.Close()
-	b.UseReserve() // a node must open on a full disk
-	if err := stageIdentity(b, n.trees.node, id); err != nil {
-		return err
-	}
-	if more != nil {
-		if err := more(b); err != nil {
-			return err
-		}
-	}
-	if err := b.Commit(true); err != nil {
-		return fmt.Errorf("store identity: %w", err)
-	}
-	address := n.config.Advertise
-	if old := n.who.Load(); old != nil {
-		address = old.Address
-	}
-	n.who.Store(&transport.Identity{
-		Cluster: id.Cluster, Node: id.Node, Name: id.Name, Address: address,
-		Incarnation: id.Incarnation, Boot: id.Boots[0], Earlier: id.Boots[1:],
+	n.authority = n.newAuthority()
+	n.authority.ProveFull(func(fn func(nexusraft.Reader) error) error {
+		return n.dir.ReadRoot(func(_ nexusraft.ClusterID, state nexusraft.Reader) error { return fn(state) })
 	})
 	return nil
 }
 
-// self is what the node says of itself in handshakes.
-func (n *Node) self() transport.Identity { return *n.who.Load() }
+// countIfAlone counts the opening once a replica is its zone's only voter: its commands bear the
+// incarnation, and it needs no peer for them.
+func (n *Node) countIfAlone(self nexusraft.ReplicaID, conf *raftpb.ConfState) error {
+	if voters := conf.GetVoters(); len(voters) != 1 || voters[0] != uint64(self) {
+		return nil
+	}
+	return n.peering.Count()
+}
 
-func (n *Node) identity() identity {
-	w := n.self()
-	return identity{
-		Node: w.Node, Name: w.Name, Cluster: w.Cluster,
-		Incarnation: w.Incarnation, Boots: append([]nexusraft.Boot{w.Boot}, w.Earlier...),
+// checkRemoved refuses a directory whose own records say that the node was removed.
+func (n *Node) checkRemoved() error {
+	removed, err := n.dir.Removed(n.ID())
+	if err != nil || !removed {
+		return err
+	}
+	return fmt.Errorf("open node: %w: node %v was removed from the cluster: %s", nexusraft.ErrFenced, n.ID(),
+		peering.WayBack(n.config.Dir))
+}
+
+// fail ends Run with an error; the first one counts.
+func (n *Node) fail(err error) {
+	select {
+	case n.fatal <- err:
+	default:
 	}
 }
 
-// dropOrphans removes state trees that no zone refers to: snapshots that a crash cut off.
-func (n *Node) dropOrphans() error {
-	names, err := n.store.Trees()
-	if err != nil {
-		return err
-	}
-	zones, err := raftlog.Zones(n.trees.raft)
-	if err != nil {
-		return err
-	}
-	var used []string
-	for _, id := range zones {
-		log, err := raftlog.Open(n.trees.raft, id)
-		if err != nil {
-			return fmt.Errorf("open the log of zone %v: %w", id, err)
-		}
-		used = append(used, log.Meta().StateTree)
-	}
-	for _, name := range names {
-		if strings.HasPrefix(name, statePart) && !slices.Contains(used, name) {
-			if err := n.store.DropTree(name); err != nil {
-				return fmt.Errorf("drop orphaned tree %s: %w", name, err)
-			}
-		}
-	}
-	return nil
-}
-
-// Ready returns a channel that is closed when the node has joined and serves its zones.
+// Ready returns a channel that is closed when the node has joined and serves its zones. AwaitReady
+// also says why that will never be.
 func (n *Node) Ready() <-chan struct{} { return n.ready }
 
 // Run serves on lis until ctx ends, then stops in order: it hands over what it leads,
@@ -285,7 +239,8 @@ func (n *Node) Run(ctx context.Context, lis net.Listener, register func(grpc.Ser
 	if !n.running.CompareAndSwap(false, true) {
 		return fmt.Errorf("%w: a node runs once", nexusraft.ErrClosed)
 	}
-	n.listenOn(lis)
+	defer func() { n.end(err) }()
+	n.peering.ListenOn(lis.Addr())
 	r := n.start(lis, register)
 	err = n.serve(ctx, r)
 	if !isStuck(err) {
@@ -297,15 +252,6 @@ func (n *Node) Run(ctx context.Context, lis net.Listener, register func(grpc.Ser
 		return err // nothing can be waited for; the process is to end
 	}
 	return errors.Join(err, n.close())
-}
-
-// listenOn settles the address that peers are told.
-func (n *Node) listenOn(lis net.Listener) {
-	who := n.self()
-	if who.Address == "" {
-		who.Address = lis.Addr().String()
-	}
-	n.who.Store(&who)
 }
 
 // serve joins if need be, opens the zones and waits for the end.
@@ -320,22 +266,30 @@ func (n *Node) serve(ctx context.Context, r *running) error {
 	who := n.self()
 	n.logger.Info("ready", "node", who.Node, "name", who.Name, "addr", who.Address, "cluster", who.Cluster)
 	close(n.ready)
-	hinted, cancel := context.WithCancel(ctx)
-	var hints sync.WaitGroup
-	hints.Go(func() { n.followHints(hinted) })
-	hints.Go(func() { n.keepCertificate(hinted) })
-	defer hints.Wait()
+	tending, cancel := context.WithCancel(ctx)
 	defer cancel()
+	r.tended = n.tend(tending)
 	select {
 	case <-ctx.Done():
 		n.logger.Info("stopping in order")
 		n.handOver()
-		n.forwards.drain(forwardTimeout)
+		n.forwards.Drain(forwardTimeout)
 		return nil
 	case err := <-r.failed:
 		return err
-	case err := <-n.fenced:
+	case err := <-n.fatal:
 		return err
+	}
+}
+
+// tend starts what goes on until ctx ends, and returns what waits for its end.
+func (n *Node) tend(ctx context.Context) (wait func()) {
+	stop := n.peering.Tend(ctx, n.authority.Renewal())
+	var registry sync.WaitGroup
+	registry.Go(func() { n.registry.Tend(ctx, n.zonesChanged.Wait) })
+	return func() {
+		stop()
+		registry.Wait()
 	}
 }
 
@@ -345,21 +299,10 @@ func (n *Node) openZones(ctx context.Context, r *running) error {
 			return err
 		}
 	}
-	zones, err := raftlog.Zones(n.trees.raft)
-	if err != nil {
-		return err
-	}
 	done := make(chan error, 1)
-	err = n.worker.inbox.putCall(func(err error) {
-		for _, id := range zones {
-			var h *hosted
-			if err == nil {
-				h, err = openHosted(n.worker, id)
-			}
-			if err == nil {
-				n.worker.zones[id] = h
-				n.connect(h.replica.Membership())
-			}
+	err := n.worker.inbox.Call(func(err error) {
+		if err == nil {
+			err = n.worker.openAll()
 		}
 		done <- err
 	})
@@ -378,10 +321,12 @@ func (n *Node) joinWhile(ctx context.Context, r *running) error {
 		select {
 		case failed = <-r.failed:
 			cancel(failed)
+		case failed = <-n.fatal:
+			cancel(failed)
 		case <-ctx.Done():
 		}
 	})
-	err := n.join(ctx)
+	err := n.peering.Join(ctx)
 	cancel(nil)
 	watching.Wait()
 	if err == nil {
@@ -396,6 +341,22 @@ func (n *Node) ID() nexusraft.NodeID { return n.self().Node }
 // Cluster returns the cluster that the node belongs to; 0 before it has joined one.
 func (n *Node) Cluster() nexusraft.ClusterID { return n.self().Cluster }
 
+// membership returns the root zone's records as they are here.
+func (n *Node) membership() nexusraft.Membership {
+	n.stateMu.RLock()
+	defer n.stateMu.RUnlock()
+	return n.states[nexusraft.RootZone].members
+}
+
+// self is what the node says of itself in handshakes.
+func (n *Node) self() transport.Identity { return n.peering.Self() }
+
+// current is a record with the address that its node has now.
+func (n *Node) current(m nexusraft.Member) nexusraft.Member {
+	m.Address = n.peering.AddressOf(m.Node, m.Address)
+	return m
+}
+
 // Zone returns a zone that this node has a replica of, or ErrZoneNotFound.
 func (n *Node) Zone(id nexusraft.ZoneID) (*Zone, error) {
 	if _, err := n.view(id); err != nil {
@@ -404,8 +365,14 @@ func (n *Node) Zone(id nexusraft.ZoneID) (*Zone, error) {
 	return &Zone{node: n, id: id}, nil
 }
 
+// missing says why a zone is not here: before the node is ready that passes by itself.
 func (n *Node) missing(id nexusraft.ZoneID) error {
-	return fmt.Errorf("%w: zone %v", nexusraft.ErrZoneNotFound, id)
+	select {
+	case <-n.ready:
+		return fmt.Errorf("%w: zone %v", nexusraft.ErrZoneNotFound, id)
+	default:
+		return fmt.Errorf("%w: the node is starting, and has not opened its zones yet", nexusraft.ErrOverloaded)
+	}
 }
 
 // absent says why the worker does not have a zone: it is not here, or it has stopped.
@@ -442,7 +409,7 @@ func (n *Node) reader(id nexusraft.ZoneID) (nexusraft.Reader, func(), error) {
 	if p.failed != nil {
 		return nil, nil, p.failed
 	}
-	snap := n.store.NewSnapshot()
+	snap := n.dir.Store.NewSnapshot()
 	return snap.Reader(p.state), snap.Close, nil
 }
 
@@ -456,11 +423,10 @@ func (n *Node) publish(id nexusraft.ZoneID, p published) {
 func (n *Node) publishLocked(id nexusraft.ZoneID, p published) {
 	before := n.states[id].members
 	n.states[id] = p
-	n.connect(p.members)
+	n.peering.Connect(p.members)
 	for _, m := range before.Members {
 		if !n.isPeer(m.Node) {
-			n.peers.Remove(m.Node)
-			n.server.GreetAgain(m.Node)
+			n.peering.Removed(m.Node)
 		}
 	}
 }
@@ -481,7 +447,7 @@ func (n *Node) zoneFailed(id nexusraft.ZoneID, err error) {
 	p := n.states[id]
 	p.failed = fmt.Errorf("%w: zone %v has stopped on this node: %w", nexusraft.ErrClosed, id, err)
 	n.states[id] = p
-	p.events.ring()
+	p.events.Notify()
 }
 
 // Status is what the node says of itself. It implements transport.PeerHandler.
@@ -489,57 +455,49 @@ func (n *Node) Status(ctx context.Context) (nexusraft.NodeStatus, error) {
 	who := n.self()
 	s := nexusraft.NodeStatus{
 		Cluster: who.Cluster, Node: who.Node, Name: who.Name, Address: who.Address,
-		Incarnation: who.Incarnation, DiskBytes: n.store.DiskBytes(), DiskFree: n.store.DiskFree(),
-		Problem: n.problem(), CertificateUntil: n.tls.Until(),
+		Incarnation: who.Incarnation, DiskBytes: n.dir.Store.DiskBytes(), DiskFree: n.dir.Store.DiskFree(),
+		Problem: n.problem(), CertificateUntil: n.peering.TLS().Until(), Refused: n.counters.Refusals(),
+		Peers: n.server.Links(n.peers), Minor: who.Minor, ClusterVersion: n.authority.ClusterVersion(),
 	}
 	s.Healthy = s.Problem == ""
-	asking, cancel := context.WithTimeout(ctx, statusTimeout)
+	asking, cancel := context.WithTimeout(ctx, driver.StatusTimeout)
 	defer cancel()
-	for _, id := range n.zones() {
-		z, err := ask(asking, n, id, func(h *hosted) (nexusraft.ZoneStatus, error) { return h.status(), nil })
-		switch {
-		case err == nil:
-			s.Zones = append(s.Zones, z)
-		case n.stopped(id): // problem says so
-		case ctx.Err() == nil && asking.Err() != nil:
-			s.Healthy, s.Problem = false, fmt.Sprintf("the worker has not answered for %v: the disk may be stalled", statusTimeout)
-			return s, nil
-		default:
-			return s, err
-		}
+	type reply struct {
+		zones []nexusraft.ZoneStatus
+		err   error
 	}
-	return s, nil
+	r, err := driver.Ask(asking, n.worker.inbox, func(err error) reply {
+		if err != nil {
+			return reply{err: err}
+		}
+		return reply{zones: n.worker.status()}
+	})
+	switch err = cmp.Or(err, r.err); {
+	case err == nil:
+		s.Zones = r.zones
+	case ctx.Err() == nil && asking.Err() != nil:
+		s.Healthy, s.Problem, err = false, driver.NoAnswer, nil
+	case ctx.Err() != nil:
+		err = fmt.Errorf("%w: %w", nexusraft.ErrNoQuorum, err)
+	}
+	return s, err
 }
-
-// statusTimeout is how long a status waits for the worker.
-const statusTimeout = time.Second
 
 func (n *Node) zones() []nexusraft.ZoneID {
 	n.stateMu.RLock()
 	defer n.stateMu.RUnlock()
-	ids := make([]nexusraft.ZoneID, 0, len(n.states))
-	for id := range n.states {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids)
-	return ids
+	return slices.Sorted(maps.Keys(n.states))
 }
 
 // problem says why the node is not healthy, "" if it is.
 func (n *Node) problem() string {
-	if p := n.watchdog.problem(); p != "" {
-		return p
-	}
-	if p := n.refusals.Problem(); p != "" {
-		return p
-	}
-	if p := n.tls.Problem(n.config.Clock()); p != "" {
+	if p := cmp.Or(n.watchdog.Problem(), n.peering.Problem()); p != "" {
 		return p
 	}
 	n.stateMu.RLock()
 	defer n.stateMu.RUnlock()
-	for _, p := range n.states {
-		if p.failed != nil {
+	for _, id := range slices.Sorted(maps.Keys(n.states)) {
+		if p := n.states[id]; p.failed != nil {
 			return p.failed.Error()
 		}
 	}
@@ -557,15 +515,14 @@ func (n *Node) problem() string {
 // The status of such a node says that it is not healthy; the gRPC health service goes on
 // to say SERVING, as reads are served.
 //
-// The reserve lasts: an election writes less than 1 KiB, so that 64 MiB would be used up by
-// one each 300 ms only after five hours, if none of it were given back. But the engine's log is reused
-// after each 16 MiB, and of the empty entries that leaders begin their terms with, the log
-// keeps Config.CompactEntries at most, about 1 MiB.
-func (n *Node) Room() error { return n.store.Room() }
+// The reserve lasts: an election writes less than 1 KiB, so that 64 MiB would be used up by one
+// each 300 ms only after five hours, if none of it were given back. But the engine's log is reused
+// after each 16 MiB, and of the empty entries that leaders begin their terms with, the log keeps
+// Config.CompactEntries at most, about 1 MiB.
+func (n *Node) Room() error { return n.dir.Store.Room() }
 
-// Checksum digests this node's own copy of a zone's state: SHA-256 over each pair in key
-// order, lengths included. It implements transport.MemberHandler.
-func (n *Node) Checksum(ctx context.Context, id nexusraft.ZoneID) (transport.Checksum, error) {
+// checksum is Zone.Checksum.
+func (n *Node) checksum(ctx context.Context, id nexusraft.ZoneID) (nexusraft.Checksum, error) {
 	type moment struct {
 		applied nexusraft.Index
 		snap    *storage.Snapshot
@@ -573,15 +530,15 @@ func (n *Node) Checksum(ctx context.Context, id nexusraft.ZoneID) (transport.Che
 	}
 	snaps := make(chan moment, 1)
 	var gone atomic.Bool
-	drop := func() { // a snapshot that nobody takes: by whoever comes second, worker or caller
+	drop := func() { // a snapshot that nobody takes: the second of worker and caller drops it
 		select {
 		case m := <-snaps:
 			m.snap.Close()
 		default:
 		}
 	}
-	_, err := ask(ctx, n, id, func(h *hosted) (struct{}, error) {
-		snaps <- moment{h.log.Applied(), n.store.NewSnapshot(), h.state}
+	_, err := ask(ctx, n, id, func(g *group) (struct{}, error) {
+		snaps <- moment{g.log.Applied(), n.dir.Store.NewSnapshot(), g.state}
 		if gone.Load() {
 			drop()
 		}
@@ -590,25 +547,16 @@ func (n *Node) Checksum(ctx context.Context, id nexusraft.ZoneID) (transport.Che
 	if err != nil {
 		gone.Store(true)
 		drop()
-		return transport.Checksum{}, err
+		return nexusraft.Checksum{}, err
 	}
 	m := <-snaps
 	defer m.snap.Close()
-	c := transport.Checksum{Applied: m.applied}
-	sum := sha256.New()
-	for p, err := range m.snap.Reader(m.state).Scan(nil, nil) {
-		if err != nil {
-			return transport.Checksum{}, err
-		}
-		for _, part := range [][]byte{p.Key, p.Value} {
-			sum.Write(binary.AppendUvarint(nil, uint64(len(part))))
-			sum.Write(part)
-		}
-		c.Pairs++
-		c.Bytes += uint64(len(p.Key) + len(p.Value))
+	c, err := snapshot.Checksum(ctx, m.snap.Reader(m.state))
+	if err != nil {
+		return nexusraft.Checksum{}, err
 	}
-	c.Sum = sum.Sum(nil)
-	return c, ctx.Err()
+	c.Applied = m.applied
+	return c, nil
 }
 
 // Close closes a node that was opened and not run; after Run it does nothing.
@@ -616,17 +564,18 @@ func (n *Node) Close() error {
 	if !n.running.CompareAndSwap(false, true) {
 		return nil
 	}
+	defer n.end(nil)
 	return n.close()
 }
 
 func (n *Node) close() (err error) {
 	n.closed.Do(func() {
-		n.events.end()
+		n.events.End()
 		n.cancel()
 		n.peers.Close()
 		n.server.Close()
-		n.sending.wait()
-		err = n.store.Close()
+		n.sending.Wait()
+		err = n.dir.Store.Close()
 	})
 	return err
 }

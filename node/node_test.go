@@ -13,6 +13,7 @@ import (
 )
 
 func TestOneMember(t *testing.T) {
+	t.Parallel()
 	m := found(t, testConfig(t, "n1"))
 	if r := m.put("a", "1"); r.Copies != 1 || len(r.Data) != 0 {
 		t.Errorf("first put: %+v, want one copy and no old value", r)
@@ -33,6 +34,7 @@ func TestOneMember(t *testing.T) {
 
 // Whoever connects and says nothing does not keep a node from stopping.
 func TestStopWithAMuteConnection(t *testing.T) {
+	t.Parallel()
 	m := found(t, testConfig(t, "n1"))
 	conn, err := net.Dial("tcp", m.config.Advertise)
 	if err != nil {
@@ -44,15 +46,16 @@ func TestStopWithAMuteConnection(t *testing.T) {
 }
 
 func TestFailedCommandLeavesNothing(t *testing.T) {
+	t.Parallel()
 	m := found(t, testConfig(t, "n1"))
-	_, err := m.zone().Propose(t.Context(), nexusraft.RequestID{}, []byte("!no"))
+	_, err := m.zone().ProposeOnce(t.Context(), nexusraft.RequestID{}, []byte("!no"))
 	if !errors.Is(err, errRefusedByWords) {
 		t.Fatalf("got %v, want the state machine's own error", err)
 	}
 	if got := m.get("half"); got != "" {
 		t.Errorf("a failed command left half = %q", got)
 	}
-	_, err = m.zone().Propose(t.Context(), nexusraft.RequestID{Session: 7, Sequence: 1}, []byte("a=1"))
+	_, err = m.zone().ProposeOnce(t.Context(), nexusraft.RequestID{Session: 7, Sequence: 1}, []byte("a=1"))
 	if !errors.Is(err, nexusraft.ErrUnknownSession) {
 		t.Errorf("a command of an unknown session: %v, want ErrUnknownSession", err)
 	}
@@ -62,9 +65,10 @@ func TestFailedCommandLeavesNothing(t *testing.T) {
 }
 
 func TestPanicStopsTheZoneAndNothingElse(t *testing.T) {
+	t.Parallel()
 	m := found(t, testConfig(t, "n1"))
 	m.put("a", "1")
-	_, err := m.zone().Propose(t.Context(), nexusraft.RequestID{}, []byte("panic"))
+	_, err := m.zone().ProposeOnce(t.Context(), nexusraft.RequestID{}, []byte("panic"))
 	if !errors.Is(err, nexusraft.ErrUncertain) {
 		t.Errorf("propose of a command that panics: %v, want ErrUncertain", err)
 	}
@@ -78,6 +82,7 @@ func TestPanicStopsTheZoneAndNothingElse(t *testing.T) {
 }
 
 func TestSecondMember(t *testing.T) {
+	t.Parallel()
 	n1 := found(t, testConfig(t, "n1"))
 	for i := range 50 {
 		n1.put(fmt.Sprint("before", i), "x")
@@ -98,11 +103,11 @@ func TestSecondMember(t *testing.T) {
 
 func equalStates(t *testing.T, a, b *member) error {
 	t.Helper()
-	ca, err := a.node.Checksum(t.Context(), nexusraft.RootZone)
+	ca, err := a.node.Handler().Checksum(t.Context(), nexusraft.RootZone)
 	if err != nil {
 		return err
 	}
-	cb, err := b.node.Checksum(t.Context(), nexusraft.RootZone)
+	cb, err := b.node.Handler().Checksum(t.Context(), nexusraft.RootZone)
 	if err != nil {
 		return err
 	}
@@ -116,6 +121,7 @@ func equalStates(t *testing.T, a, b *member) error {
 }
 
 func TestLongAbsentMemberCatchesUpBySnapshot(t *testing.T) {
+	t.Parallel()
 	c1, c2 := testConfig(t, "n1"), testConfig(t, "n2")
 	c1.CompactEntries, c2.CompactEntries = 20, 20
 	n1 := found(t, c1)
@@ -129,7 +135,7 @@ func TestLongAbsentMemberCatchesUpBySnapshot(t *testing.T) {
 	// Two members without a witness stop without the second one: nothing is acknowledged.
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if _, err := n1.zone().Propose(ctx, nexusraft.RequestID{}, []byte("alone=1")); err == nil {
+	if _, err := n1.zone().ProposeOnce(ctx, nexusraft.RequestID{}, []byte("alone=1")); err == nil {
 		t.Fatal("one of two members acknowledged a write alone")
 	}
 	n2 = start(t, n2.config)
@@ -168,10 +174,12 @@ func TestOpenRefuses(t *testing.T) {
 }
 
 func TestCancelledContext(t *testing.T) {
+	t.Parallel()
 	m := found(t, testConfig(t, "n1"))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := m.zone().Propose(ctx, nexusraft.RequestID{}, []byte("a=1")); !errors.Is(err, context.Canceled) || errors.Is(err, nexusraft.ErrUncertain) {
+	if _, err := m.zone().ProposeOnce(ctx, nexusraft.RequestID{}, []byte("a=1")); !errors.Is(err, context.Canceled) ||
+		errors.Is(err, nexusraft.ErrUncertain) {
 		t.Errorf("propose with an ended context: %v, want its error and nothing written", err)
 	}
 	if err := m.zone().Read(ctx, func(nexusraft.Reader) error { return nil }); !errors.Is(err, nexusraft.ErrNoQuorum) {

@@ -16,6 +16,7 @@ import (
 // member's name and nothing of what it has acknowledged. It must not come back as that
 // member, even to a leader that remembers nothing but the records.
 func TestRolledBackBeforeTheJoin(t *testing.T) {
+	t.Parallel()
 	c1 := testConfig(t, "n1")
 	n1 := found(t, c1)
 	c2 := testConfig(t, "n2")
@@ -75,19 +76,20 @@ func TestRolledBackBeforeTheJoin(t *testing.T) {
 // TestHelloRemembersWhoWasHere: a node that has spoken as one of the cluster's does not
 // come back as one that belongs to none.
 func TestHelloRemembersWhoWasHere(t *testing.T) {
+	t.Parallel()
 	m := found(t, testConfig(t, "n1"))
 	peer := transport.Identity{Cluster: m.node.Cluster(), Node: 0x77, Incarnation: 2, Boot: 1, Address: "127.0.0.1:1"}
 	stranger := peer
 	stranger.Cluster, stranger.Node = 0, 0x78
-	if err := m.node.Hello(stranger); err != nil {
+	if err := m.node.Handler().Hello(stranger); err != nil {
 		t.Errorf("a node that was never here: %v", err)
 	}
-	if err := m.node.Hello(peer); err != nil {
+	if err := m.node.Handler().Hello(peer); err != nil {
 		t.Fatal(err)
 	}
 	peer.Cluster = 0
 	peer.Incarnation = 9
-	if err := m.node.Hello(peer); !errors.Is(err, nexusraft.ErrFenced) {
+	if err := m.node.Handler().Hello(peer); !errors.Is(err, nexusraft.ErrFenced) {
 		t.Errorf("a node that was here and belongs to no cluster: %v, want ErrFenced", err)
 	}
 }
@@ -113,7 +115,10 @@ func TestIdleNodeEndsWithItsDisk(t *testing.T) {
 	m := &member{t: t, config: config, node: n, ended: ended}
 	m.put("a", "1")
 	disk.broken.Store(true)
-	if err := n.Hello(transport.Identity{Cluster: n.Cluster(), Node: 0x77, Incarnation: 1, Boot: 1, Address: "127.0.0.1:1"}); err == nil {
+	if err := n.Handler().Hello(transport.Identity{
+		Cluster: n.Cluster(), Node: 0x77, Incarnation: 1, Boot: 1,
+		Address: "127.0.0.1:1",
+	}); err == nil {
 		t.Error("a peer was stored on a broken disk")
 	}
 	select {
@@ -130,12 +135,14 @@ func TestIdleNodeEndsWithItsDisk(t *testing.T) {
 
 // TestStoppedZoneSaysSo: who still holds the zone hears that it has stopped, and why.
 func TestStoppedZoneSaysSo(t *testing.T) {
+	t.Parallel()
 	m := found(t, testConfig(t, "n1"))
 	z := m.zone()
-	if _, err := z.Propose(t.Context(), nexusraft.RequestID{}, []byte("panic")); !errors.Is(err, nexusraft.ErrUncertain) {
+	_, err := z.ProposeOnce(t.Context(), nexusraft.RequestID{}, []byte("panic"))
+	if !errors.Is(err, nexusraft.ErrUncertain) {
 		t.Fatalf("propose of a command that panics: %v, want ErrUncertain", err)
 	}
-	_, err := z.Propose(t.Context(), nexusraft.RequestID{}, []byte("a=1"))
+	_, err = z.ProposeOnce(t.Context(), nexusraft.RequestID{}, []byte("a=1"))
 	if !errors.Is(err, nexusraft.ErrClosed) || errors.Is(err, nexusraft.ErrUncertain) {
 		t.Errorf("propose to a zone that has stopped: %v, want ErrClosed alone", err)
 	}

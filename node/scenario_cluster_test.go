@@ -3,8 +3,11 @@ package node_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -18,7 +21,16 @@ import (
 	"github.com/nexi-lab/nexus-raft/witness"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// Tests beside one another wait, mostly: for timeouts of nodes, not for a processor.
+	if p := flag.Lookup("test.parallel"); p.Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
+		if err := p.Value.Set(strconv.Itoa(2 * runtime.GOMAXPROCS(0))); err != nil {
+			panic(err)
+		}
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // patience is how long a test waits for what must come; it never waits for it to pass.
 const patience = 30 * time.Second
@@ -54,7 +66,14 @@ func newCluster(t *testing.T, tune func(*node.Config)) *cluster {
 	c.leader()
 	waitRole(t, c.join("n2", "n1"), nexusraft.RoleMember)
 	c.startWitness(c.witnessConfig("w", "n1"))
-	c.awaitSync()
+	follower := c.other(c.awaitSync())
+	eventually(t, "the follower knows of the witness", func() error {
+		// Until it does, it wants the first member's vote.
+		if s := follower.status(); s.Membership.Count(nexusraft.RoleWitness) != 1 {
+			return fmt.Errorf("it has members %+v", s.Membership.Members)
+		}
+		return nil
+	})
 	return c
 }
 
@@ -315,7 +334,7 @@ func (m *member) try(ctx context.Context, within time.Duration, key, value strin
 	}
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	return z.Propose(ctx, nexusraft.RequestID{}, []byte(key+"="+value))
+	return z.ProposeOnce(ctx, nexusraft.RequestID{}, []byte(key+"="+value))
 }
 
 // history is what became of a test's writes, each to a key of its own.

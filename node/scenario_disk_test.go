@@ -14,7 +14,6 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/node"
 	"github.com/nexi-lab/nexus-raft/storage"
-	"github.com/nexi-lab/nexus-raft/transport"
 )
 
 var errBrokenDisk = errors.New("the disk is broken")
@@ -115,11 +114,11 @@ func TestTooLarge(t *testing.T) {
 	c := newCluster(t, nil)
 	c.awaitSync()
 	for _, m := range c.running() {
-		_, err := m.zone().Propose(t.Context(), nexusraft.RequestID{}, make([]byte, transport.MaxCommandBytes+1))
+		_, err := m.zone().ProposeOnce(t.Context(), nexusraft.RequestID{}, make([]byte, nexusraft.MaxCommandBytes+1))
 		if !errors.Is(err, nexusraft.ErrTooLarge) {
 			t.Errorf("a command over the limit by %s: %v, want ErrTooLarge", m.config.Name, err)
 		}
-		value := strings.Repeat("x", transport.MaxCommandBytes-100)
+		value := strings.Repeat("x", nexusraft.MaxCommandBytes-100)
 		if r := m.put("big", value); r.Index == 0 {
 			t.Errorf("a command of almost the limit by %s: %+v", m.config.Name, r)
 		}

@@ -41,7 +41,7 @@ func TestCopyThatCameFirst(t *testing.T) {
 	c.awaitSync()
 	m.put("seen", "1")
 	copied = c.crash(m)
-	reopen(t, config, 3)
+	c.reopen(config, 3)
 	c.start(config).fenced("knows nothing of its incarnation")
 	h.more(t, 20)
 	c.start(copied)
@@ -93,7 +93,8 @@ func TestDirectoriesOfOthers(t *testing.T) {
 		_, errInit := node.Init(config)
 		_, errOpen := node.Open(config)
 		for _, err := range []error{errInit, errOpen} {
-			if !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), tc.says) || !strings.Contains(err.Error(), tc.dir) {
+			if !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), tc.says) ||
+				!strings.Contains(err.Error(), tc.dir) {
 				t.Errorf("%s: got %v, want ErrRefused with %q", tc.dir, err, tc.says)
 			}
 		}

@@ -20,7 +20,8 @@ func TestInSync(t *testing.T) {
 
 	s := leader.status()
 	if s.SyncSince.IsZero() || s.SyncIndex == 0 || s.SyncIndex > s.LastIndex {
-		t.Errorf("in sync since %v, index %d of %d: want a time and an index of the log", s.SyncSince, s.SyncIndex, s.LastIndex)
+		t.Errorf("in sync since %v, index %d of %d: want a time and an index of the log", s.SyncSince, s.SyncIndex,
+			s.LastIndex)
 	}
 	if len(s.Replicas) != 3 {
 		t.Errorf("the leader sees %d replicas, want 3: %+v", len(s.Replicas), s.Replicas)

@@ -23,28 +23,30 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/pki"
 	"github.com/nexi-lab/nexus-raft/node"
 	"github.com/nexi-lab/nexus-raft/transport"
+	"github.com/nexi-lab/nexus-raft/transport/mtls"
 	"github.com/nexi-lab/nexus-raft/witness"
 )
 
 // stolen returns TLS with a certificate of a node, as somebody has it who was on its disk.
-func stolen(t *testing.T, m *member, id nexusraft.NodeID) *transport.TLS {
+func stolen(t *testing.T, m *member, id nexusraft.NodeID) *mtls.TLS {
 	t.Helper()
 	request, key, err := pki.NewRequest()
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := m.node.Renew(t.Context(), id, request)
+	renewal, err := m.node.Issuer().Renew(t.Context(), transport.RenewRequest{Node: id, CertificateRequest: request})
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := transport.Issued(pki.Pair{Cert: cert, Key: key}, pki.Subject{Cluster: m.node.Cluster(), Node: id})
+	c, err := mtls.Issued(pki.Pair{Cert: renewal.Certificate, Key: key}, nil,
+		pki.Subject{Cluster: m.node.Cluster(), Node: id})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return transport.NewTLS(func() (transport.Certificates, error) { return c, nil })
+	return mtls.NewTLS(func() (mtls.Certificates, error) { return c, nil })
 }
 
-func secureConn(t *testing.T, m *member, security *transport.TLS) *grpc.ClientConn {
+func secureConn(t *testing.T, m *member, security *mtls.TLS) *grpc.ClientConn {
 	t.Helper()
 	conn, err := grpc.NewClient("passthrough:///"+m.config.Advertise,
 		append(transport.DialOptions(), grpc.WithTransportCredentials(security.ClientCredentials(m.node.ID())))...)
@@ -57,6 +59,7 @@ func secureConn(t *testing.T, m *member, security *transport.TLS) *grpc.ClientCo
 
 // The certificate of a node that was removed is good for weeks, and of no use at once.
 func TestCertificateOfARemovedNode(t *testing.T) {
+	t.Parallel()
 	founder := found(t, secureConfig(t, "n1"))
 	var nodes []*member
 	for _, name := range []string{"n2", "n3"} {
@@ -81,14 +84,24 @@ func TestCertificateOfARemovedNode(t *testing.T) {
 		t.Errorf("its certificate is good for %v, want 90 days", left)
 	}
 	third.close()
-	eventually(t, "remove n3", func() error {
-		_, err := founder.zone().ChangeMembership(t.Context(), nexusraft.MembershipChange{Remove: id})
-		return err
-	})
-	for name, conn := range map[string]pb.ClusterClient{"a connection from before": live, "a new one": pb.NewClusterClient(secureConn(t, founder, security))} {
-		if _, err := conn.Status(t.Context(), &pb.StatusRequest{}); status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "was removed") {
-			t.Errorf("status by %s: got %v, want PermissionDenied", name, err)
-		}
+	removeNode(t, id, founder, nodes[0])
+	for name, conn := range map[string]pb.ClusterClient{
+		"a connection from before": live,
+		"a new one":                pb.NewClusterClient(secureConn(t, founder, security)),
+	} {
+		// The removal ends the connection: a call that finds it so is made again on another one.
+		eventually(t, "status by "+name, func() error {
+			_, err := conn.Status(t.Context(), &pb.StatusRequest{})
+			switch {
+			case err == nil:
+				return errors.New("it has not heard of the removal")
+			case status.Code(err) == codes.Unavailable:
+				return err
+			case status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "was removed"):
+				t.Errorf("status by %s: got %v, want PermissionDenied", name, err)
+			}
+			return nil
+		})
 		if resp, err := conn.Renew(t.Context(), &pb.RenewRequest{}); err == nil && resp.GetError() == nil {
 			t.Errorf("renewal by %s: got %v, want it refused", name, resp)
 		}
@@ -98,13 +111,14 @@ func TestCertificateOfARemovedNode(t *testing.T) {
 // A witness that was broken into must not get what a witness doesn't have: neither by letting a
 // member of its own in, nor from its disk.
 func TestWitnessGetsNoAuthority(t *testing.T) {
+	t.Parallel()
 	founder := found(t, secureConfig(t, "n1"))
 	c := secureConfig(t, "n2")
 	c.JoinToken = newToken(t, founder, nexusraft.RoleMember)
 	join(t, c, founder)
 	w := witness.Config{
 		Dir: t.TempDir(), ClusterTLS: true, JoinToken: newToken(t, founder, nexusraft.RoleWitness),
-		Join: []string{founder.config.Advertise}, TickInterval: 10 * time.Millisecond,
+		Join: []string{founder.config.Advertise}, TickInterval: node.TestTick,
 	}
 	stop := runWitness(t, w)
 	founder.put("k", "a value that witnesses don't see")
@@ -117,8 +131,12 @@ func TestWitnessGetsNoAuthority(t *testing.T) {
 	stop()
 	checkWitnessDir(t, w.Dir, secret, string(bytes.Split(authority, []byte("\n"))[1]))
 
-	self := transport.Identity{Cluster: founder.node.Cluster(), Node: id, Incarnation: 1 << 20, Boot: 1, Address: "127.0.0.1:1", Witness: true}
-	pool := transport.NewClientPool(func() transport.Identity { return self }, transport.PoolOptions{TLS: stolen(t, founder, id)})
+	self := transport.Identity{
+		Cluster: founder.node.Cluster(), Node: id, Incarnation: 1 << 20, Boot: 1,
+		Address: "127.0.0.1:1", Witness: true,
+	}
+	pool := transport.NewClientPool(func() transport.Identity { return self },
+		transport.PoolOptions{TLS: stolen(t, founder, id)})
 	defer pool.Close()
 	client, err := pool.Get(t.Context(), transport.NodeAddress{ID: founder.node.ID(), Endpoint: founder.config.Advertise})
 	if err != nil {
@@ -136,7 +154,8 @@ func TestWitnessGetsNoAuthority(t *testing.T) {
 	}
 	conn := secureConn(t, founder, stolen(t, founder, id))
 	change := &pb.ChangeMembershipRequest{Zone: 1, Change: &pb.ChangeMembershipRequest_Remove{Remove: 7}}
-	if _, err := pb.NewZonesClient(conn).ChangeMembership(t.Context(), change); status.Code(err) != codes.PermissionDenied {
+	if _, err := pb.NewZonesClient(conn).ChangeMembership(t.Context(),
+		change); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("a change of the membership: got %v, want PermissionDenied", err)
 	}
 	if _, err := pb.NewClusterClient(conn).Status(t.Context(), &pb.StatusRequest{}); err != nil {
@@ -155,7 +174,8 @@ func witnessOf(t *testing.T, m *member) nexusraft.NodeID {
 	return 0
 }
 
-// checkWitnessDir looks through all files for what a witness must not have: its own key is there in another form.
+// checkWitnessDir looks through all files for what a witness must not have: its own key is there in
+// another form.
 func checkWitnessDir(t *testing.T, dir, token, authority string) {
 	t.Helper()
 	files := 0
@@ -165,7 +185,10 @@ func checkWitnessDir(t *testing.T, dir, token, authority string) {
 		}
 		b, err := os.ReadFile(path)
 		files++
-		for what, text := range map[string]string{"a value": "witnesses don't see", "a token": token, "a private key in the clear": "PRIVATE KEY", "the authority's key": authority} {
+		for what, text := range map[string]string{
+			"a value": "witnesses don't see", "a token": token,
+			"a private key in the clear": "PRIVATE KEY", "the authority's key": authority,
+		} {
 			if bytes.Contains(b, []byte(text)) {
 				t.Errorf("%s holds %s", path, what)
 			}
@@ -179,11 +202,13 @@ func checkWitnessDir(t *testing.T, dir, token, authority string) {
 
 // A token that was shown in vain is as good as before.
 func TestRefusedJoinUsesNoToken(t *testing.T) {
+	t.Parallel()
 	founder := found(t, secureConfig(t, "n1"))
 	token := newToken(t, founder, nexusraft.RoleMember)
 	c := secureConfig(t, "n1") // the founder's name
 	c.JoinToken = token
-	if err := refusedToJoin(t, c, founder); !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), "give --name another one") {
+	if err := refusedToJoin(t, c, founder); !errors.Is(err, nexusraft.ErrRefused) ||
+		!strings.Contains(err.Error(), "give --name another one") {
 		t.Fatalf("got %v, want a refusal of the name", err)
 	}
 	list, err := founder.node.Tokens(t.Context())
@@ -207,7 +232,7 @@ func TestRenewalUnderTraffic(t *testing.T) {
 	go func() {
 		for ctx.Err() == nil {
 			wait, end := context.WithTimeout(t.Context(), 20*time.Second)
-			_, err := zone.Propose(wait, nexusraft.RequestID{}, fmt.Appendf(nil, "k=%d", count.Load()))
+			_, err := zone.ProposeOnce(wait, nexusraft.RequestID{}, fmt.Appendf(nil, "k=%d", count.Load()))
 			end()
 			if err != nil {
 				written <- err
@@ -218,7 +243,7 @@ func TestRenewalUnderTraffic(t *testing.T) {
 		written <- nil
 	}()
 	for _, m := range []*member{founder, second} {
-		if err := m.node.RenewCertificate(time.Now()); err != nil {
+		if err := m.node.RenewCertificate(t.Context(), time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		waitRenewed(t, m.config.Advertise)
@@ -243,6 +268,7 @@ func TestRenewalUnderTraffic(t *testing.T) {
 
 // A directory that was made before, as for a service, is open to all users by default.
 func TestDataDirIsPrivate(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("modes are not what keeps others out")
 	}
@@ -269,4 +295,23 @@ func TestDataDirIsPrivate(t *testing.T) {
 			t.Errorf("%s: got the mode %o, want 700", what, got)
 		}
 	}
+}
+
+// removeNode has a node removed by whichever of the members leads, and waits until the first of them
+// knows.
+func removeNode(t *testing.T, id nexusraft.NodeID, members ...*member) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("remove node %v", id), func() error {
+		var refused []error
+		for _, m := range members {
+			_, err := m.zone().ChangeMembership(t.Context(), nexusraft.MembershipChange{Remove: id})
+			refused = append(refused, err)
+		}
+		for _, m := range members[0].status().Membership.Members {
+			if m.Node == id {
+				return errors.Join(refused...)
+			}
+		}
+		return nil
+	})
 }

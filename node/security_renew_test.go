@@ -12,6 +12,8 @@ import (
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/pki"
+	"github.com/nexi-lab/nexus-raft/node"
+	"github.com/nexi-lab/nexus-raft/transport"
 	"github.com/nexi-lab/nexus-raft/witness"
 )
 
@@ -45,8 +47,8 @@ func waitRenewed(t *testing.T, addr string) {
 	})
 }
 
-// agedPair is two members whose certificates are 70 days old, once their clock is set back to now: ago is
-// how far behind it is.
+// agedPair is two members whose certificates are 70 days old, once their clock is set back to now:
+// ago is how far behind it is.
 func agedPair(t *testing.T) (ago *atomic.Int64, founder, second *member) {
 	t.Helper()
 	ago = new(atomic.Int64)
@@ -66,7 +68,7 @@ func TestCertificatesRenewThemselves(t *testing.T) {
 	lis.Close()
 	w := witness.Config{
 		Dir: t.TempDir(), ClusterTLS: true, JoinToken: newToken(t, founder, nexusraft.RoleWitness),
-		Join: []string{founder.config.Advertise}, TickInterval: 10 * time.Millisecond, Advertise: address,
+		Join: []string{founder.config.Advertise}, TickInterval: node.TestTick, Advertise: address,
 	}
 	runWitness(t, w)()
 	second.close()
@@ -82,15 +84,22 @@ func TestCertificatesRenewThemselves(t *testing.T) {
 }
 
 func TestRenewalIsForNodesOfTheCluster(t *testing.T) {
+	t.Parallel()
 	founder := found(t, secureConfig(t, "n1"))
 	request, _, err := pki.NewRequest()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := founder.node.Renew(t.Context(), founder.node.ID(), request); err != nil {
+	if _, err := founder.node.Issuer().Renew(t.Context(), transport.RenewRequest{
+		Node:               founder.node.ID(),
+		CertificateRequest: request,
+	}); err != nil {
 		t.Errorf("of a member: got %v, want none", err)
 	}
-	if _, err := founder.node.Renew(t.Context(), 7, request); !errors.Is(err, nexusraft.ErrFenced) {
+	if _, err := founder.node.Issuer().Renew(t.Context(), transport.RenewRequest{
+		Node:               7,
+		CertificateRequest: request,
+	}); !errors.Is(err, nexusraft.ErrFenced) {
 		t.Errorf("of a node that is not in the cluster: got %v, want ErrFenced", err)
 	}
 }

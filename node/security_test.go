@@ -15,6 +15,7 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/pki"
 	"github.com/nexi-lab/nexus-raft/node"
 	"github.com/nexi-lab/nexus-raft/transport"
+	"github.com/nexi-lab/nexus-raft/transport/mtls"
 	"github.com/nexi-lab/nexus-raft/witness"
 )
 
@@ -36,8 +37,9 @@ func newToken(t *testing.T, m *member, role nexusraft.Role) string {
 
 // TestJoinWithoutToken asks as no node of ours does: with the right fingerprint and no token.
 func TestJoinWithoutToken(t *testing.T) {
+	t.Parallel()
 	founder := found(t, secureConfig(t, "n1"))
-	token, err := pki.ParseToken(newToken(t, founder, ""))
+	token, err := pki.ParseToken(newToken(t, founder, nexusraft.RoleMember))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,11 +47,12 @@ func TestJoinWithoutToken(t *testing.T) {
 	wrong.Secret[0]++
 	self := transport.Identity{Node: 7, Incarnation: 1, Boot: 1, Address: "127.0.0.1:1"}
 	peers := transport.NewPeers(func() transport.Identity { return self }, transport.PeersOptions{
-		TLS: transport.NewTLS(func() (transport.Certificates, error) { return transport.Certificates{Pin: &token.CA}, nil }),
+		TLS: mtls.NewTLS(func() (mtls.Certificates, error) { return mtls.Certificates{Pin: &token.CA}, nil }),
 	})
 	defer peers.Close()
 	for want, shown := range map[string]pki.Token{"needs a join token": {}, "not known here": wrong} {
-		_, err := peers.Join(t.Context(), founder.config.Advertise, transport.JoinRequest{Role: nexusraft.RoleMember, Token: shown})
+		_, err := peers.Join(t.Context(), founder.config.Advertise,
+			transport.JoinRequest{Role: nexusraft.RoleMember, Token: shown})
 		if !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want a refusal with %q", err, want)
 		}
@@ -75,14 +78,17 @@ func refusedToJoin(t *testing.T, c node.Config, at *member) error {
 }
 
 func TestClusterTLS(t *testing.T) {
+	t.Parallel()
 	founder := found(t, secureConfig(t, "n1"))
 	other := found(t, secureConfig(t, "x1"))
-	if err := refusedToJoin(t, secureConfig(t, "n0"), founder); !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), "token create") {
+	if err := refusedToJoin(t, secureConfig(t, "n0"), founder); !errors.Is(err, nexusraft.ErrRefused) ||
+		!strings.Contains(err.Error(), "token create") {
 		t.Errorf("without a token: got %v, want a refusal that says how to get one", err)
 	}
 	c := secureConfig(t, "n0")
-	c.JoinToken = newToken(t, other, "")
-	if err := refusedToJoin(t, c, founder); err == nil || !strings.Contains(err.Error(), "another cluster than the one that made the join token") {
+	c.JoinToken = newToken(t, other, nexusraft.RoleMember)
+	if err := refusedToJoin(t, c, founder); err == nil ||
+		!strings.Contains(err.Error(), "another cluster than the one that made the join token") {
 		t.Errorf("with the token of another cluster: got %v", err)
 	}
 
@@ -91,14 +97,15 @@ func TestClusterTLS(t *testing.T) {
 	second := join(t, c, founder)
 	c2 := secureConfig(t, "n3")
 	c2.JoinToken = c.JoinToken
-	if err := refusedToJoin(t, c2, founder); !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), "used up") {
+	if err := refusedToJoin(t, c2, founder); !errors.Is(err, nexusraft.ErrRefused) ||
+		!strings.Contains(err.Error(), "used up") {
 		t.Errorf("with a token that is used up: got %v, want a refusal", err)
 	}
 
 	dir := t.TempDir()
 	w := witness.Config{
 		Dir: dir, Name: "w", ClusterTLS: true, JoinToken: newToken(t, second, nexusraft.RoleWitness),
-		Join: []string{second.config.Advertise}, TickInterval: 10 * time.Millisecond,
+		Join: []string{second.config.Advertise}, TickInterval: node.TestTick,
 	}
 	stop := runWitness(t, w)
 	founder.put("k", "v")

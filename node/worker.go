@@ -1,251 +1,202 @@
 package node
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/driver"
+	"github.com/nexi-lab/nexus-raft/internal/propose"
+	"github.com/nexi-lab/nexus-raft/internal/raftwire"
+	"github.com/nexi-lab/nexus-raft/internal/snapshot"
 	"github.com/nexi-lab/nexus-raft/storage"
-	"github.com/nexi-lab/nexus-raft/transport"
 )
 
-// worker owns the zones: one goroutine, run, which alone touches what is below inbox.
+// worker has the node's zones: its goroutine, run, alone touches what is below proposals. It is the host
+// of its loop, and the disk and the sender of its driver, which makes the rounds.
 type worker struct {
-	node  *Node
-	inbox *inbox
+	node      *Node
+	loop      *driver.Worker
+	inbox     *driver.Inbox // the loop's
+	proposals propose.Queue
 
-	zones map[nexusraft.ZoneID]*hosted
-	taken waiting // out of the inbox and not given to its zone yet
-	batch *storage.Batch
-	asks  map[nexusraft.NodeID][]transport.Vote // vote requests of the round
-	full  error                                 // the disk is; as of the last drain, see Node.Room
+	zones     map[nexusraft.ZoneID]*group
+	active    driver.Active // those of them that may have work
+	driver    *driver.Driver
+	hosting   toHost          // which zones there are to be
+	out       raftwire.Outbox // to the node's peers
+	proposing []*propose.Call // taken from proposals, and not given to their zones yet
+	full      error           // the disk is; as of the last drain, see Node.Room
+
+	batch     *storage.Batch // what the zones have staged
+	switching []*group       // those whose state changes its tree by it
 }
 
+// inboxBounds are of what waits for the worker, besides proposals.
+var inboxBounds = driver.Bounds{Messages: 16 << 10, MessageBytes: 64 << 20, Calls: 16 << 10}
+
 func newWorker(n *Node) *worker {
-	return &worker{node: n, inbox: newInbox(), zones: make(map[nexusraft.ZoneID]*hosted), asks: make(map[nexusraft.NodeID][]transport.Vote)}
+	w := &worker{node: n, zones: make(map[nexusraft.ZoneID]*group)}
+	w.loop, w.driver = driver.NewWorker(w, inboxBounds, n.logger), driver.New(w, w, maxPartBytes)
+	w.inbox = w.loop.Inbox()
+	w.out = raftwire.Outbox{Inbox: w.inbox, Logger: n.logger}
+	return w
+}
+
+// put has the worker propose; the answer comes to p. It may be called from any goroutine.
+func (w *worker) put(p *propose.Call) error {
+	err := w.proposals.Put(p)
+	w.inbox.Wake()
+	return err
+}
+
+// add has the worker host a zone.
+func (w *worker) add(g *group) {
+	w.zones[g.id] = g
+	w.active.Add(g.group)
+}
+
+// group returns a zone for something that may give it work; nil if there is none.
+func (w *worker) group(id nexusraft.ZoneID) *group {
+	g := w.zones[id]
+	if g != nil {
+		w.active.Add(g.group)
+	}
+	return g
+}
+
+// all yields every zone, as group does.
+func (w *worker) all(yield func(*group) bool) {
+	for id := range w.zones {
+		if !yield(w.group(id)) {
+			return
+		}
+	}
 }
 
 // run works until stop is closed, which is no error, or the disk fails, which is.
-func (w *worker) run(stop <-chan struct{}) (err error) {
-	w.batch = w.node.store.NewBatch()
+func (w *worker) run(stop <-chan struct{}) error {
+	w.batch = w.node.dir.Store.NewBatch()
 	defer w.batch.Close()
 	w.batch.UseReserve() // what makes a log grow was refused before raft had it
-	// raft panics where its log contradicts itself or its storage fails. The process
-	// must not go on with that zone, and the caller's goroutine must not be torn down.
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: raft gave up: %v", nexusraft.ErrCorrupt, p)
-		}
-		w.end(err)
-	}()
 	ticker := time.NewTicker(w.node.config.TickInterval)
 	defer ticker.Stop()
-	busy := false // some zone has more work than one round took
-	for {
-		ticked, stopped := w.wait(ticker.C, stop, busy)
-		if stopped {
-			return nil
-		}
-		// What came in during a stall is stepped before time goes on, and the ticks that
-		// were missed are gone (a Ticker keeps one): otherwise a stall ends in an election.
-		w.drain()
-		if ticked {
-			for _, h := range w.zones {
-				h.tick()
-			}
-		}
-		if busy, err = w.turn(); err != nil {
-			return err
-		}
-	}
+	return w.loop.Run(ticker.C, stop)
 }
 
-// wait returns when there is something to do; at once if the worker is busy anyway.
-func (w *worker) wait(tick <-chan time.Time, stop <-chan struct{}, busy bool) (ticked, stopped bool) {
-	if busy {
-		w.inbox.signal()
+// Group implements driver.Host.
+func (w *worker) Group(id nexusraft.ZoneID) (*driver.Group, error) {
+	if g := w.group(id); g != nil {
+		return g.group, nil
 	}
-	select {
-	case <-stop:
-		return false, true
-	case <-tick:
-		return true, false
-	case <-w.inbox.wake:
-	}
-	select { // a full inbox does not hold up time
-	case <-tick:
-		ticked = true
-	default:
-	}
-	return ticked, false
+	return nil, w.node.absent(id)
 }
 
-// end answers everything that still waits.
-func (w *worker) end(err error) {
-	if err == nil {
-		err = nexusraft.ErrClosed
-	} else {
-		err = fmt.Errorf("%w: %w", nexusraft.ErrClosed, err)
-	}
-	left := w.inbox.close()
-	for _, m := range slices.Concat(w.taken.messages, left.messages) {
-		if m.vote != nil {
-			m.vote.ignore(nil, err.Error())
-		}
-		if m.staged != nil {
-			m.staged.end(err)
-		}
-	}
-	for _, p := range slices.Concat(w.taken.proposals, left.proposals) {
-		if p.take() {
-			p.answer(nexusraft.Result{}, err)
-		}
-	}
-	for _, h := range w.zones {
-		h.stop(err)
-	}
-	for _, call := range slices.Concat(w.taken.calls, left.calls) {
-		call(err)
-	}
-}
-
-// drain steps everything that waits, in the order of its kind. What it has not come to
-// when raft panics is still in w.taken, so that end can answer it.
-func (w *worker) drain() {
+// Room implements driver.Host.
+func (w *worker) Room() bool {
 	w.full = w.node.Room()
-	w.taken = w.inbox.take()
-	for len(w.taken.messages) > 0 {
-		m := w.taken.messages[0] // its zone knows of it before raft does
-		w.taken.messages = w.taken.messages[1:]
-		w.step(m)
-	}
-	for len(w.taken.calls) > 0 {
-		w.taken.calls[0](nil) // has answered when it returns
-		w.taken.calls = w.taken.calls[1:]
-	}
-	byZone := make(map[nexusraft.ZoneID][]*proposal)
-	for _, p := range w.taken.proposals {
-		byZone[p.zone] = append(byZone[p.zone], p)
-	}
-	for id, ps := range byZone {
-		w.propose(id, ps)
-	}
-	w.taken = waiting{}
+	return w.full == nil
 }
 
-func (w *worker) propose(id nexusraft.ZoneID, ps []*proposal) {
-	if h := w.zones[id]; h != nil {
-		h.propose(ps)
+// Propose implements driver.Host: all that waits for one zone is handed to raft at once. What it has
+// not come to when raft panics is still in w.proposing, so that Stop can answer it.
+func (w *worker) Propose() {
+	w.proposing = w.proposals.Take()
+	ps := w.proposing
+	slices.SortStableFunc(ps, func(a, b *propose.Call) int { return cmp.Compare(a.Zone, b.Zone) })
+	for len(ps) > 0 {
+		n := 1
+		for n < len(ps) && ps[n].Zone == ps[0].Zone {
+			n++
+		}
+		w.propose(ps[0].Zone, ps[:n])
+		ps = ps[n:]
+	}
+	w.proposing = nil
+}
+
+func (w *worker) propose(id nexusraft.ZoneID, ps []*propose.Call) {
+	if g := w.group(id); g != nil {
+		g.propose(ps)
 		return
 	}
-	for _, p := range ps {
-		if p.take() {
-			p.answer(nexusraft.Result{}, w.node.absent(id))
+	propose.Refuse(ps, w.node.absent(id))
+}
+
+// Tick implements driver.Host.
+func (w *worker) Tick() {
+	for _, g := range w.zones {
+		if g.tick(); g.group.HasWork() {
+			w.active.Add(g.group)
 		}
 	}
 }
 
-// step gives one message to its zone. Messages never make a zone.
-func (w *worker) step(m inbound) {
-	h := w.zones[m.zone]
-	if h == nil {
-		if m.vote != nil {
-			m.vote.ignore(nil, w.node.absent(m.zone).Error())
-		}
-		if m.staged != nil {
-			m.staged.end(w.node.absent(m.zone))
-		}
-		return
+// Stop implements driver.Host.
+func (w *worker) Stop(err error) {
+	propose.Refuse(w.proposing, err)
+	propose.Refuse(w.proposals.Close(), err)
+	for _, g := range w.zones {
+		g.stop(err)
 	}
-	h.step(m)
 }
 
-// turn makes one round of every zone that has work, and reports whether any has more.
-func (w *worker) turn() (busy bool, err error) {
-	var active []*hosted
-	for _, id := range slices.Sorted(maps.Keys(w.zones)) {
-		if h := w.zones[id]; h.hasWork() {
-			active = append(active, h)
+// maxPartBytes is about how many bytes of effects and answers are in memory before they are
+// written: commands of some bytes may make megabytes each, of what is there, and a round has
+// thousands of them.
+const maxPartBytes = 8 << 20
+
+// Turn implements driver.Host.
+func (w *worker) Turn() (busy bool, err error) {
+	busy, err = w.active.Turn(w.driver, func(x *driver.Group) {
+		if g := w.zones[x.Zone()]; g != nil {
+			g.endReceived(snapshot.ErrIgnored) // raft takes a snapshot up in the round after it was stepped, or never
 		}
-	}
-	if err := w.round(active); err != nil {
+	})
+	if err != nil {
 		return false, err
 	}
-	for _, h := range w.zones {
-		h.endUnanswered()
-		busy = busy || h.hasWork()
-	}
-	return busy, nil
+	more, err := w.host()
+	return busy || more, err
 }
 
-// round does what the zones ask for: everything that they write goes to the disk together.
-func (w *worker) round(active []*hosted) error {
-	w.batch.Reset()
-	sync := false
-	var writing []*hosted
-	for _, h := range active {
-		if err := h.begin(); err != nil {
-			return err
-		}
-		if err := h.apply(); errors.Is(err, errMachine) {
-			w.fail(h, err)
-			continue
-		} else if err != nil {
-			return fmt.Errorf("zone %v: %w", h.id, err)
-		}
-		writing = append(writing, h)
-		sync = sync || h.round.work.MustSync
-	}
-	switching := false
-	for _, h := range writing {
-		if err := h.stage(w.batch); err != nil {
-			return fmt.Errorf("zone %v: %w", h.id, err)
-		}
-		switching = switching || h.round.work.Snapshot != nil
-	}
-	if err := w.commit(sync, switching, writing); err != nil {
-		return err
-	}
-	for _, h := range writing {
-		h.finish()
-	}
-	w.askVotes()
-	for _, h := range writing {
-		if h.removed != nil {
-			return h.removed
-		}
-	}
-	return nil
-}
-
-// commit writes the batch; an empty one writes nothing and tells of a store that has died
-// since, of another one's write. While a zone's state changes its tree no reader may look.
-func (w *worker) commit(sync, switching bool, writing []*hosted) error {
-	if switching {
+// Commit implements driver.Disk: it writes the batch. An empty one writes nothing and tells of a
+// store that has died since, of another one's write. While a zone's state changes its tree no
+// reader may look.
+func (w *worker) Commit(_ []*driver.Group, sync bool) error {
+	if len(w.switching) > 0 {
 		w.node.stateMu.Lock()
 		defer w.node.stateMu.Unlock()
 	}
-	w.node.watchdog.begin(sync)
+	w.node.watchdog.Begin(sync)
 	err := w.batch.Commit(sync)
-	w.node.watchdog.end()
+	w.node.watchdog.End()
 	if err != nil {
 		return fmt.Errorf("write to %s: %w", w.node.config.Dir, err)
 	}
-	if switching {
-		for _, h := range writing {
-			h.switched()
-		}
+	for _, g := range w.switching {
+		g.switched()
 	}
+	w.switching = w.switching[:0]
+	w.batch.Reset()
 	return nil
 }
 
+// status returns that of each zone that runs, by ID.
+func (w *worker) status() (all []nexusraft.ZoneStatus) {
+	for _, id := range slices.Sorted(maps.Keys(w.zones)) {
+		all = append(all, w.zones[id].status())
+	}
+	return all
+}
+
 // fail stops one zone on this node: its state machine can't go on.
-func (w *worker) fail(h *hosted, err error) {
-	h.logger.Error("zone stopped on this node", "term", h.term.Load(), "index", h.log.Applied(), "err", err)
-	w.node.zoneFailed(h.id, err)
-	delete(w.zones, h.id)
-	h.stop(fmt.Errorf("%w: %w", nexusraft.ErrClosed, err))
+func (w *worker) fail(g *group, err error) {
+	g.logger.Error("zone stopped on this node", "term", g.term.Load(), "index", g.log.Applied(), "err", err)
+	w.node.zoneFailed(g.id, err)
+	delete(w.zones, g.id)
+	g.stop(fmt.Errorf("%w: %w", nexusraft.ErrClosed, err))
 }

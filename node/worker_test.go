@@ -17,6 +17,11 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/datadir"
+	"github.com/nexi-lab/nexus-raft/internal/driver"
+	"github.com/nexi-lab/nexus-raft/internal/propose"
+	"github.com/nexi-lab/nexus-raft/internal/raftwire"
+	"github.com/nexi-lab/nexus-raft/internal/snapshot"
 	"github.com/nexi-lab/nexus-raft/storage"
 	"github.com/nexi-lab/nexus-raft/transport"
 )
@@ -40,12 +45,22 @@ const (
 )
 
 // idleNode is an opened node that does not run: the test drives its worker.
-func idleNode(t *testing.T, join bool) *Node {
+func idleNode(t testing.TB, join bool) *Node {
 	t.Helper()
-	c := Config{
-		Dir: "data", StateMachine: nothing{}, Storage: storage.Options{FS: storage.NewMemFS()},
-		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), TickInterval: 5 * time.Millisecond,
+	return idleNodeOn(t, join, storage.NewMemFS())
+}
+
+func idleConfig(t testing.TB, disk storage.FS) Config {
+	return Config{
+		Dir: "data", StateMachine: nothing{}, Storage: storage.Options{FS: disk},
+		Machines: map[string]nexusraft.StateMachine{"keeping": keeping{}},
+		Logger:   slog.New(slog.NewTextHandler(t.Output(), nil)), TickInterval: TestTick / 2,
 	}
+}
+
+func idleNodeOn(t testing.TB, join bool, disk storage.FS) *Node {
+	t.Helper()
+	c := idleConfig(t, disk)
 	if join {
 		c.Join = []string{"127.0.0.1:1"}
 	} else if _, err := Init(c); err != nil {
@@ -56,25 +71,25 @@ func idleNode(t *testing.T, join bool) *Node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = n.Close() })
-	n.worker.batch = n.store.NewBatch()
+	n.worker.batch = n.dir.Store.NewBatch()
 	return n
 }
 
 // host has the node's worker host the root zone.
-func host(t *testing.T, n *Node) *hosted {
+func host(t testing.TB, n *Node) *group {
 	t.Helper()
-	h, err := openHosted(n.worker, nexusraft.RootZone)
+	g, err := openGroup(n.worker, nexusraft.RootZone, n.config.StateMachine)
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.worker.zones[h.id] = h
-	return h
+	n.worker.add(g)
+	return g
 }
 
-func admittedNode(t *testing.T) (*Node, *hosted) {
+func admittedNode(t *testing.T) (*Node, *group) {
 	t.Helper()
 	n := idleNode(t, true)
-	err := n.admitted(transport.JoinResult{
+	err := n.peering.Admitted(transport.JoinResult{
 		Cluster: 1, Zone: nexusraft.RootZone, Replica: selfReplica, Membership: admittedMembers(n),
 	}, nil)
 	if err != nil {
@@ -89,15 +104,29 @@ func admittedMembers(n *Node) nexusraft.Membership {
 		With(nexusraft.Member{Replica: selfReplica, Node: n.ID(), Address: "127.0.0.1:2", Role: nexusraft.RoleLearner})
 }
 
-// snapshotAt is a snapshot that has arrived from a node, and the message that announces it.
-func snapshotAt(t *testing.T, n *Node, from nexusraft.NodeID, index nexusraft.Index) inbound {
+// arrived is a snapshot that has arrived from a node, and the message that announces it.
+type arrived struct {
+	from     nexusraft.NodeID
+	message  *raftpb.Message
+	received *snapshot.Received
+}
+
+// offer hands it to the worker.
+func (a arrived) offer(t *testing.T, n *Node) {
 	t.Helper()
-	tree, err := n.store.Tree(newStateTreeName(nexusraft.RootZone))
+	if err := n.putSnapshot(a.from, nexusraft.RootZone, a.message, a.received); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func snapshotAt(t *testing.T, n *Node, from nexusraft.NodeID, index nexusraft.Index) arrived {
+	t.Helper()
+	tree, err := n.dir.Store.Tree(datadir.NewStateTreeName(nexusraft.RootZone))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return inbound{
-		zone: nexusraft.RootZone, from: from,
+	return arrived{
+		from: from,
 		message: &raftpb.Message{
 			Type: raftpb.MsgSnap.Enum(), From: new(uint64(leaderReplica)), To: new(uint64(selfReplica)), Term: new(uint64(2)),
 			Snapshot: &raftpb.Snapshot{
@@ -108,7 +137,7 @@ func snapshotAt(t *testing.T, n *Node, from nexusraft.NodeID, index nexusraft.In
 				},
 			},
 		},
-		staged: &staged{index: index, term: 2, tree: tree, done: make(chan error, 1)},
+		received: snapshot.NewReceived(index, 2, tree),
 	}
 }
 
@@ -121,6 +150,29 @@ func answered[T any](t *testing.T, what string, c <-chan T) (v T) {
 		t.Errorf("%s: nobody was answered", what)
 	}
 	return v
+}
+
+// answer is what a call got.
+type answer struct {
+	result nexusraft.Result
+	err    error
+}
+
+// answerOf returns a call's answer, which must be there already.
+func answerOf(t *testing.T, what string, c *propose.Call) (a answer) {
+	t.Helper()
+	a.result, a.err = c.Wait(ended(t))
+	if errors.Is(a.err, context.Canceled) {
+		t.Errorf("%s: nobody was answered", what)
+	}
+	return a
+}
+
+// ended returns a context that has ended.
+func ended(t testing.TB) context.Context {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	return ctx
 }
 
 // Two snapshots may wait for one round: after a stall, or from two leaders. The one that
@@ -138,23 +190,24 @@ func TestSnapshotsOfOneRound(t *testing.T) {
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			n, h := admittedNode(t)
-			var in []inbound
+			var in []arrived
 			for i, index := range x.indexes {
 				in = append(in, snapshotAt(t, n, x.from[i], index))
+				in[i].offer(t, n)
 			}
-			n.worker.inbox.putMessages(in)
-			n.worker.drain()
-			if _, err := n.worker.turn(); err != nil {
+			n.worker.loop.Drain()
+			if _, err := n.worker.Turn(); err != nil {
 				t.Fatalf("round with two snapshots: %v", err)
 			}
 			for i, m := range in {
-				err := answered(t, fmt.Sprint("snapshot ", i), m.staged.done)
+				err := answered(t, fmt.Sprint("snapshot ", i), m.received.Ended())
 				if (err == nil) != (i == x.want) {
 					t.Errorf("snapshot %d ended with %v", i, err)
 				}
 			}
-			if h.state != in[x.want].staged.tree || h.log.Applied() != x.indexes[x.want] {
-				t.Errorf("state is %s at %d, want %s at %d", h.state.Name(), h.log.Applied(), in[x.want].staged.tree.Name(), x.indexes[x.want])
+			if h.state != in[x.want].received.Tree || h.log.Applied() != x.indexes[x.want] {
+				t.Errorf("state is %s at %d, want %s at %d", h.state.Name(), h.log.Applied(), in[x.want].received.Tree.Name(),
+					x.indexes[x.want])
 			}
 		})
 	}
@@ -165,24 +218,24 @@ func TestSnapshotOfAStoppingZone(t *testing.T) {
 	t.Run("the disk fails", func(t *testing.T) {
 		n, _ := admittedNode(t)
 		m := snapshotAt(t, n, leaderNode, 20)
-		if err := n.store.Close(); err != nil {
+		if err := n.dir.Store.Close(); err != nil {
 			t.Fatal(err)
 		}
-		n.worker.inbox.putMessages([]inbound{m})
+		m.offer(t, n)
 		if err := n.worker.run(make(chan struct{})); !errors.Is(err, nexusraft.ErrClosed) {
 			t.Fatalf("run with a closed store: %v, want ErrClosed", err)
 		}
-		if err := answered(t, "snapshot", m.staged.done); !errors.Is(err, nexusraft.ErrClosed) {
+		if err := answered(t, "snapshot", m.received.Ended()); !errors.Is(err, nexusraft.ErrClosed) {
 			t.Errorf("the snapshot ended with %v, want ErrClosed", err)
 		}
 	})
 	t.Run("the zone fails", func(t *testing.T) {
 		n, h := admittedNode(t)
 		m := snapshotAt(t, n, leaderNode, 20)
-		n.worker.inbox.putMessages([]inbound{m})
-		n.worker.drain()
+		m.offer(t, n)
+		n.worker.loop.Drain()
 		n.worker.fail(h, errors.New("as a state machine does"))
-		if err := answered(t, "snapshot", m.staged.done); !errors.Is(err, nexusraft.ErrClosed) {
+		if err := answered(t, "snapshot", m.received.Ended()); !errors.Is(err, nexusraft.ErrClosed) {
 			t.Errorf("the snapshot ended with %v, want ErrClosed", err)
 		}
 	})
@@ -192,24 +245,24 @@ func TestSnapshotOfAStoppingZone(t *testing.T) {
 func TestPanicWhileDraining(t *testing.T) {
 	n, h := admittedNode(t)
 	calls := make(chan error, 2)
-	vote := &voteSlot{vote: transport.Vote{Zone: h.id}, done: make(chan transport.VoteResult, 1)}
-	p := newProposal(h.id)
+	vote := raftwire.NewWaiter(transport.Vote{Zone: h.id})
+	p := propose.New(h.id)
 	err := errors.Join(
-		n.worker.inbox.putCall(func(err error) {
+		n.worker.inbox.Call(func(err error) {
 			if err == nil {
 				panic("raft: out of range")
 			}
 			calls <- err
 		}),
-		n.worker.inbox.putCall(func(err error) { calls <- err }),
-		n.worker.inbox.putProposal(p),
+		n.worker.inbox.Call(func(err error) { calls <- err }),
+		n.worker.put(p),
 	)
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.worker.inbox.putMessages([]inbound{{
-		zone: h.id, from: leaderNode, vote: vote,
-		message: voteMessage(transport.Vote{From: leaderReplica, To: selfReplica, Term: 3}),
+	n.worker.inbox.Put([]driver.Inbound{{
+		Zone: h.id, From: leaderNode, Vote: vote,
+		Message: raftwire.NewWaiter(transport.Vote{From: leaderReplica, To: selfReplica, Term: 3}).Message(),
 	}})
 	if err := n.worker.run(make(chan struct{})); !errors.Is(err, nexusraft.ErrCorrupt) {
 		t.Errorf("run: %v, want ErrCorrupt", err)
@@ -219,10 +272,10 @@ func TestPanicWhileDraining(t *testing.T) {
 			t.Errorf("a call was answered %v, want ErrClosed", err)
 		}
 	}
-	if a := answered(t, "proposal", p.done); !errors.Is(a.err, nexusraft.ErrClosed) {
+	if a := answerOf(t, "proposal", p); !errors.Is(a.err, nexusraft.ErrClosed) {
 		t.Errorf("the proposal was answered %v, want ErrClosed", a.err)
 	}
-	answered(t, "vote", vote.done)
+	answered(t, "vote", vote.Done())
 }
 
 var errBadBlock = errors.New("bad block")
@@ -252,7 +305,8 @@ func TestUnreadableStateEndsTheWorker(t *testing.T) {
 	go func() { ended <- n.worker.run(stop) }()
 	var err error
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
-		if _, err = n.Propose(t.Context(), transport.Proposal{Zone: h.id, Command: []byte("k")}); !errors.Is(err, nexusraft.ErrNotLeader) {
+		if _, err = n.Handler().Propose(t.Context(), transport.Proposal{Zone: h.id, Command: []byte("k")}); !errors.Is(err,
+			nexusraft.ErrNotLeader) {
 			break
 		}
 	}
@@ -278,24 +332,24 @@ func TestAbandonedReadsAreForgotten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 10 * readRetryTicks {
+	for range 40 {
 		for range 100 {
 			ctx, cancel := context.WithCancel(t.Context())
 			ended := make(chan error, 1)
 			go func() { ended <- z.Read(ctx, func(nexusraft.Reader) error { return nil }) }()
-			<-n.worker.inbox.wake
-			n.worker.drain()
+			<-n.worker.inbox.Woken()
+			n.worker.loop.Drain()
 			cancel()
 			if err := <-ended; !errors.Is(err, nexusraft.ErrNoQuorum) {
 				t.Fatalf("read without a leader: %v, want ErrNoQuorum", err)
 			}
 		}
 		h.tick()
-		if _, err := n.worker.turn(); err != nil {
+		if _, err := n.worker.Turn(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if got := len(h.reads.waiting) + len(h.reads.inFlight); got > 100*(readRetryTicks+1) {
+	if got := h.group.Reads(); got > 100 {
 		t.Errorf("%d reads are kept for callers that have gone", got)
 	}
 }
@@ -303,17 +357,17 @@ func TestAbandonedReadsAreForgotten(t *testing.T) {
 // A caller that has gone leaves no snapshot behind, which would keep what is deleted later.
 func TestAbandonedChecksumKeepsNoSnapshot(t *testing.T) {
 	n, h := admittedNode(t)
-	open := func() int { return reflect.ValueOf(n.store).Elem().FieldByName("snapshots").Len() }
+	open := func() int { return reflect.ValueOf(n.dir.Store).Elem().FieldByName("snapshots").Len() }
 	for range 50 { // either end of the call may come first
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() {
-			_, err := n.Checksum(ctx, h.id)
+			_, err := n.checksum(ctx, h.id)
 			ended <- err
 		}()
-		<-n.worker.inbox.wake
+		<-n.worker.inbox.Woken()
 		cancel()
-		n.worker.drain()
+		n.worker.loop.Drain()
 		<-ended
 	}
 	if got := open(); got != 0 {
@@ -321,13 +375,24 @@ func TestAbandonedChecksumKeepsNoSnapshot(t *testing.T) {
 	}
 }
 
+// Before a node is ready its zones are not unknown: a caller tries again.
+func TestZonesBeforeReady(t *testing.T) {
+	n := idleNode(t, false)
+	if _, err := n.Zone(9); !errors.Is(err, nexusraft.ErrOverloaded) || errors.Is(err, nexusraft.ErrZoneNotFound) {
+		t.Errorf("while the node starts: %v, want ErrOverloaded", err)
+	}
+	close(n.ready)
+	if _, err := n.Zone(9); !errors.Is(err, nexusraft.ErrZoneNotFound) {
+		t.Errorf("once it is ready: %v, want ErrZoneNotFound", err)
+	}
+}
+
 // The time to hand over in is that of all zones together.
 func TestHandOverEndsForEveryZone(t *testing.T) {
-	n := idleNode(t, false)
+	n := idleNode(t, false) // whose worker does nothing, so that no zone is ever handed over
 	for id := range nexusraft.ZoneID(3) {
 		n.publish(id+1, published{})
 	}
-	n.worker.inbox.close() // so no zone is ever handed over
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -344,14 +409,15 @@ func TestHandOverEndsForEveryZone(t *testing.T) {
 func TestStopWithAStuckWorker(t *testing.T) {
 	n := idleNode(t, false)
 	lis := listenLoopback(t)
-	n.listenOn(lis)
+	n.peering.ListenOn(lis.Addr())
 	r := n.start(lis, nil)
 	inside, release := make(chan struct{}), make(chan struct{})
-	err := n.worker.inbox.putCall(func(error) { close(inside); <-release })
+	err := n.worker.inbox.Call(func(error) { close(inside); <-release })
 	if err != nil {
 		t.Fatal(err)
 	}
 	<-inside
+	r.tended = func() { t.Error("stop waits for what may be in the sync that hangs") }
 	stopped := make(chan error, 1)
 	go func() { stopped <- r.stop() }()
 	<-r.stops
@@ -374,9 +440,9 @@ func TestStopWithAStuckWorker(t *testing.T) {
 func TestStopTellsTheWorkersError(t *testing.T) {
 	n := idleNode(t, false)
 	lis := listenLoopback(t)
-	n.listenOn(lis)
+	n.peering.ListenOn(lis.Addr())
 	r := n.start(lis, nil)
-	n.worker.inbox.putEvent(func() { panic("raft: out of range") })
+	n.worker.inbox.Post(func() { panic("raft: out of range") })
 	<-r.worker
 	if err := r.stop(); !errors.Is(err, nexusraft.ErrCorrupt) {
 		t.Errorf("stop returned %v, want the worker's error", err)
@@ -406,13 +472,16 @@ func TestPeersRecordDoesNotHoldTheWorker(t *testing.T) {
 	hang.Store(true)
 	stored := make(chan error, 1)
 	go func() {
-		stored <- n.Hello(transport.Identity{Cluster: n.Cluster(), Node: leaderNode, Incarnation: 1, Boot: 1, Address: "127.0.0.1:1"})
+		stored <- n.Handler().Hello(transport.Identity{
+			Cluster: n.Cluster(), Node: leaderNode, Incarnation: 1, Boot: 1,
+			Address: "127.0.0.1:1",
+		})
 	}()
 	<-inside
 	asked := make(chan struct{})
 	go func() {
 		defer close(asked)
-		n.addressOf(leaderNode, "")
+		n.peering.AddressOf(leaderNode, "")
 	}()
 	select {
 	case <-asked:
@@ -453,40 +522,37 @@ func TestFailureAtTheEndOfTheJoin(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	n := idleNode(t, true)
-	n.listenOn(listenLoopback(t)) // as Run does
 	broken := errors.New("the listener is broken")
 	r := &running{failed: make(chan error)}
-	n.config.Join = []string{lis.Addr().String()}
-	n.logger = slog.New(admittedLog{n.logger.Handler(), func() { r.failed <- broken }})
+	n, err := Open(Config{
+		Dir: "data", StateMachine: nothing{}, Storage: storage.Options{FS: storage.NewMemFS()},
+		TickInterval: TestTick / 2, Join: []string{lis.Addr().String()},
+		Logger: slog.New(admittedLog{slog.NewTextHandler(t.Output(), nil), func() { r.failed <- broken }}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	n.peering.ListenOn(listenLoopback(t).Addr()) // as Run does
 	if err := n.joinWhile(ctx, r); !errors.Is(err, broken) {
 		t.Errorf("the join ended with %v, want %v", err, broken)
 	}
 }
 
-func TestBadRecordsAreNamed(t *testing.T) {
+func TestZoneWithoutStateIsNamed(t *testing.T) {
 	n := idleNode(t, false)
-	b := n.store.NewBatch()
-	defer b.Close()
-	if err := errors.Join(b.Set(n.trees.node, identityKey, []byte(`{"node":"0"}`)), b.Commit(true)); err != nil {
-		t.Fatal(err)
-	}
-	_, _, err := loadIdentity(n.trees.node)
-	if !errors.Is(err, nexusraft.ErrCorrupt) || strings.Contains(err.Error(), "%!") {
-		t.Errorf("an identity without a node: %v", err)
-	}
-	names, err := n.store.Trees()
+	names, err := n.dir.Store.Trees()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range names {
-		if strings.HasPrefix(name, statePart) {
-			if err := n.store.DropTree(name); err != nil {
+		if strings.HasPrefix(name, "zone/") {
+			if err := n.dir.Store.DropTree(name); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	_, err = openHosted(n.worker, nexusraft.RootZone)
+	_, err = openGroup(n.worker, nexusraft.RootZone, n.config.StateMachine)
 	if !errors.Is(err, nexusraft.ErrCorrupt) || strings.Contains(err.Error(), "%!") {
 		t.Errorf("a zone without its state: %v", err)
 	}

@@ -5,9 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	"github.com/nexi-lab/nexus-raft/internal/zone"
+	"github.com/nexi-lab/nexus-raft/internal/apply"
+	"github.com/nexi-lab/nexus-raft/internal/authz"
+	"github.com/nexi-lab/nexus-raft/internal/driver"
+	"github.com/nexi-lab/nexus-raft/internal/forward"
+	"github.com/nexi-lab/nexus-raft/internal/propose"
+	"github.com/nexi-lab/nexus-raft/internal/system"
 	"github.com/nexi-lab/nexus-raft/transport"
 )
 
@@ -20,33 +26,84 @@ type Zone struct {
 // ID returns the zone's ID.
 func (z *Zone) ID() nexusraft.ZoneID { return z.id }
 
+// Machine returns the state machine that the zone runs; nil if the zone does not run on this node.
+func (z *Zone) Machine() nexusraft.StateMachine {
+	p, err := z.node.view(z.id)
+	if err != nil {
+		return nil
+	}
+	return p.machine
+}
+
 // Propose replicates a command and returns what the state machine answered, once the
 // command is on the disks that its quorum needs and applied by the leader. Command is
 // copied.
 //
-// On a node that does not lead the zone the command is forwarded to the leader, once. The
-// context bounds the waiting, not what was handed over.
+// On a node that does not lead the zone the command is forwarded to the leader. While none is known
+// or reached, Propose waits for one: give it a context that ends. The context bounds the waiting, not
+// what was handed over. Only what was certainly not appended is proposed again.
 //
-// Errors: ErrNotLeader, ErrOverloaded, ErrTooLarge, ErrDiskFull, ErrZoneNotFound, ErrClosed: nothing was
-// or will be appended. ErrUncertain: it may still commit. Any other error is the state
-// machine's own, or the context's before anything was written.
-func (z *Zone) Propose(ctx context.Context, id nexusraft.RequestID, command []byte) (nexusraft.Result, error) {
-	return z.node.proposeAnywhere(ctx, transport.Proposal{Zone: z.id, Request: id, Command: command})
+// If ctx is that of a client's gRPC call, the leader checks once more that the client may make it;
+// a handler that works for a client passes that context on.
+//
+// Errors: ErrNotLeader with the context's (no leader was reached in time), ErrOverloaded,
+// ErrTooLarge, ErrDiskFull, ErrZoneNotFound, ErrClosed, ErrNoQuorum, ErrDenied: nothing was or will be
+// appended. ErrUncertain: it may still commit. Any other error is the state machine's own, or the
+// context's before anything was written.
+func (z *Zone) Propose(ctx context.Context, id nexusraft.RequestID, command []byte) (r nexusraft.Result, err error) {
+	waiting := z.node.awaits()
+	for {
+		changed := z.node.events.Changed() // before the leader is looked at, so that nothing falls in between
+		r, err = z.ProposeOnce(ctx, id, command)
+		if !proposable(err) {
+			return r, err
+		}
+		if ended := waiting.next(ctx, changed); ended != nil {
+			return r, fmt.Errorf("%w; waited for a leader: %w", err, ended)
+		}
+	}
+}
+
+// proposable reports whether a proposal that got an error may be proposed again when there is a
+// leader: it certainly was not appended. Of one whose outcome is uncertain only its caller knows
+// whether it may happen twice.
+func proposable(err error) bool {
+	return errors.Is(err, nexusraft.ErrNotLeader) && !errors.Is(err, nexusraft.ErrUncertain)
+}
+
+// ProposeOnce is Propose without waiting for a leader: where none is known or reached now it returns
+// ErrNotLeader. It is for a caller that has other nodes to ask.
+func (z *Zone) ProposeOnce(ctx context.Context, id nexusraft.RequestID, command []byte) (nexusraft.Result, error) {
+	p := transport.Proposal{Zone: z.id, Request: id, Command: command, Requester: authz.RequesterOf(ctx)}
+	return z.node.proposeAnywhere(ctx, p)
 }
 
 // proposeAnywhere proposes here, or if this node does not lead the zone, at the leader, once.
 func (n *Node) proposeAnywhere(ctx context.Context, p transport.Proposal) (nexusraft.Result, error) {
-	r, err := n.Propose(ctx, p)
+	r, err := handler{n}.Propose(ctx, p)
 	leader, ok := errors.AsType[*nexusraft.NotLeaderError](err)
-	if !ok || leader.Leader == 0 || leader.Leader == n.identity().Node || !n.forwards.start() {
+	if !ok || leader.Leader == 0 || leader.Leader == n.self().Node {
 		return r, err
 	}
-	defer n.forwards.end()
+	ctx, end, ok := n.forwards.Start(ctx, p.Zone, leader.Leader)
+	if !ok {
+		return r, err
+	}
+	defer end()
 	r, err = n.peers.Propose(ctx, leader.Leader, p)
+	if cause := context.Cause(ctx); errors.Is(err, nexusraft.ErrUncertain) && errors.Is(cause, forward.ErrLeaderLost) {
+		return r, fmt.Errorf("propose to node %v: %w: %w", leader.Leader, nexusraft.ErrUncertain, cause)
+	}
 	if errors.Is(err, transport.ErrUnreachable) {
 		return r, fmt.Errorf("%w: %w", leader, err) // it never left this node
 	}
 	return r, err
+}
+
+// Checksum digests this node's own copy of the zone's state: SHA-256 over each pair in key order,
+// lengths included.
+func (z *Zone) Checksum(ctx context.Context) (nexusraft.Checksum, error) {
+	return z.node.checksum(ctx, z.id)
 }
 
 // Term returns the newest term that this replica has stored. It does not wait.
@@ -59,33 +116,46 @@ func (z *Zone) Term() nexusraft.Term {
 }
 
 // Propose implements transport.MemberHandler: a forwarded command is never forwarded again.
-func (n *Node) Propose(ctx context.Context, p transport.Proposal) (nexusraft.Result, error) {
-	if len(p.Command) > zone.MaxCommandBytes {
-		return nexusraft.Result{}, fmt.Errorf("%w: command of %d bytes, limit %d", nexusraft.ErrTooLarge, len(p.Command), zone.MaxCommandBytes)
+func (n handler) Propose(ctx context.Context, p transport.Proposal) (nexusraft.Result, error) {
+	if len(p.Command) > nexusraft.MaxCommandBytes {
+		return nexusraft.Result{}, fmt.Errorf("%w: command of %d bytes, limit %d", nexusraft.ErrTooLarge, len(p.Command),
+			nexusraft.MaxCommandBytes)
 	}
-	if err := n.mayPropose(ctx); err != nil {
+	if err := n.nodes.MayPropose(ctx); err != nil {
 		return nexusraft.Result{}, err
 	}
 	if p.Own {
-		if err := checkOwn(p.Command); err != nil {
+		if err := system.Check(p.Command); err != nil {
 			return nexusraft.Result{}, err
 		}
 	}
 	if err := context.Cause(ctx); err != nil {
 		return nexusraft.Result{}, fmt.Errorf("gave up before anything was written: %w", err)
 	}
-	call := newProposal(p.Zone)
-	call.request, call.own, call.command = p.Request, p.Own, bytes.Clone(p.Command)
-	if err := n.worker.inbox.putProposal(call); err != nil {
-		return nexusraft.Result{}, err
-	}
-	return call.wait(ctx)
+	p.Command = bytes.Clone(p.Command)
+	var r nexusraft.Result
+	err := n.onceTermBegan(ctx, p.Zone, func() (err error) {
+		r, err = n.proposeHere(ctx, p)
+		return err
+	})
+	return r, err
 }
 
-// Read runs fn over the zone's state, which includes every write that was acknowledged,
-// by any node, before Read was called: a quorum confirms it. It returns ErrNoQuorum if the
-// context ends first, ErrNotLeader with the leader while this node follows with a full disk
-// (what it may not store, it can't serve), or fn's own error. The Reader is void when fn returns.
+func (n *Node) proposeHere(ctx context.Context, p transport.Proposal) (nexusraft.Result, error) {
+	call := propose.New(p.Zone)
+	call.Request, call.Own, call.Command, call.Requester = p.Request, p.Own, p.Command, p.Requester
+	if err := n.worker.put(call); err != nil {
+		return nexusraft.Result{}, err
+	}
+	return call.Wait(ctx)
+}
+
+// Read runs fn over the zone's state, which includes every write that was acknowledged, by any
+// node, before Read was called: a quorum confirms it. It returns ErrNoQuorum if the context ends
+// first, or no leader is known for 32 election timeouts, ErrNotLeader with the leader while this
+// node follows with a full disk (what it may not store, it can't serve), ErrDenied if ctx is that
+// of a client's call and the client may not make it any more by the state that was confirmed, or
+// fn's own error. The Reader is void when fn returns.
 func (z *Zone) Read(ctx context.Context, fn func(nexusraft.Reader) error) error {
 	if err := z.node.confirm(ctx, z.id); err != nil {
 		return err
@@ -93,16 +163,33 @@ func (z *Zone) Read(ctx context.Context, fn func(nexusraft.Reader) error) error 
 	return z.ReadLocal(ctx, fn)
 }
 
+// readElections is for how many election timeouts a read waits for a leader.
+const readElections = 32
+
+// read is one call that waits until its zone may serve it.
+type read struct {
+	ready chan error  // has room for the one answer
+	gone  atomic.Bool // the caller has given up
+}
+
+func newRead() *read { return &read{ready: make(chan error, 1)} }
+
+// Serve implements driver.Read.
+func (r *read) Serve(err error) { r.ready <- err }
+
+// Gone implements driver.Read.
+func (r *read) Gone() bool { return r.gone.Load() }
+
 // confirm returns once this replica's state includes every write that was acknowledged
 // before, or ErrNoQuorum; see Zone.Read.
 func (n *Node) confirm(ctx context.Context, z nexusraft.ZoneID) error {
 	r := newRead()
 	defer r.gone.Store(true)
-	_, err := ask(ctx, n, z, func(h *hosted) (struct{}, error) {
-		if err := h.behind(); err != nil {
+	_, err := ask(ctx, n, z, func(g *group) (struct{}, error) {
+		if err := g.behind(); err != nil {
 			return struct{}{}, err
 		}
-		h.reads.waiting = append(h.reads.waiting, r)
+		g.group.Read(r)
 		return struct{}{}, nil
 	})
 	if err != nil {
@@ -116,47 +203,39 @@ func (n *Node) confirm(ctx context.Context, z nexusraft.ZoneID) error {
 	}
 }
 
-// ReadLocal runs fn over the state as this replica has it, which may be behind.
-func (z *Zone) ReadLocal(_ context.Context, fn func(nexusraft.Reader) error) error {
-	reader, end, err := z.node.reader(z.id)
-	if err != nil {
-		return err
-	}
-	defer end()
-	return fn(machineReader{reader})
+// ReadLocal runs fn over the state as this replica has it, which may be behind; so may be what it
+// says of the client of ctx, and all that such a client gets to see is from before its right was
+// taken.
+func (z *Zone) ReadLocal(ctx context.Context, fn func(nexusraft.Reader) error) error {
+	return z.node.readPermitted(ctx, z.id, func(r nexusraft.Reader) error { return fn(apply.MachineReader(r)) })
 }
 
 // Status returns this replica's view of the zone.
 func (z *Zone) Status(ctx context.Context) (nexusraft.ZoneStatus, error) {
-	return ask(ctx, z.node, z.id, func(h *hosted) (nexusraft.ZoneStatus, error) { return h.status(), nil })
+	return ask(ctx, z.node, z.id, func(g *group) (nexusraft.ZoneStatus, error) { return g.status(), nil })
 }
 
 // ask has the worker run f with the zone, and waits for its answer.
-func ask[T any](ctx context.Context, n *Node, id nexusraft.ZoneID, f func(*hosted) (T, error)) (T, error) {
+func ask[T any](ctx context.Context, n *Node, id nexusraft.ZoneID, f func(*group) (T, error)) (T, error) {
 	type reply struct {
 		value T
 		err   error
 	}
-	done := make(chan reply, 1)
-	var r reply
-	err := n.worker.inbox.putCall(func(err error) {
-		var r reply // its own: the caller may have gone
-		if h := n.worker.zones[id]; err != nil {
+	r, err := driver.Ask(ctx, n.worker.inbox, func(err error) (r reply) {
+		if g := n.worker.group(id); err != nil {
 			r.err = err
-		} else if h == nil {
+		} else if g == nil {
 			r.err = n.absent(id)
 		} else {
-			r.value, r.err = f(h)
+			r.value, r.err = f(g)
 		}
-		done <- r
+		return r
 	})
-	if err != nil {
-		return r.value, err
-	}
-	select {
-	case r = <-done:
+	switch {
+	case err == nil:
 		return r.value, r.err
-	case <-ctx.Done():
-		return r.value, fmt.Errorf("%w: %w", nexusraft.ErrNoQuorum, context.Cause(ctx))
+	case errors.Is(err, context.Cause(ctx)):
+		err = fmt.Errorf("%w: %w", nexusraft.ErrNoQuorum, err)
 	}
+	return r.value, err
 }

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
+	"path/filepath"
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -15,18 +15,26 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
+// verifyCacheBytes is enough for reading everything once.
+const verifyCacheBytes = 16 << 20
+
 // partial is behind the name of a directory that is not complete yet.
 const partial = ".partial"
 
-// Backup writes a copy of the store, as of one moment, to the directory dir, which must be
-// absent or empty (else it returns nexusraft.ErrRefused). Others may write meanwhile. All that was visible when
-// Backup began is in it, and on the disk when it returns. The copy is a store itself: Open it
-// read-only to look into it, Restore it to go on from it.
+// Backup writes a copy of the store, as of one moment, to the directory dir, which must be absent
+// or empty (else it returns nexusraft.ErrRefused). All that was visible when Backup began is in the
+// copy, and on the disk when it returns nil. The copy is a store: Open it read-only to look into
+// it, Restore it to go on from it.
 //
-// dir appears when it is complete; until then, and after a crash in the middle, there is one with
-// ".partial" behind its name, which the next Backup to dir replaces. On the file
-// system of the store the copy costs little: it shares the store's tables, by hard links, which nobody ever
-// changes, and with them the disk; that of a store which is open read-only shares nothing. An error leaves nothing behind, and the store as it is.
+// Writers and imports wait only while that moment is fixed, about as long as for a sync. One backup
+// runs at a time. On the store's own file system the copy shares the tables, by hard links.
+//
+// Backup reads the copy back, and leaves the length and the SHA-256 of each file in it (CHECKSUMS):
+// Open and Restore verify them all and return nexusraft.ErrCorrupt, with the file's name, for any
+// difference.
+//
+// dir appears when it is complete. A crash leaves dir + ".partial", which the next Backup to dir
+// replaces. An error, also of dir's disk, leaves nothing behind, and the store as it is.
 func (s *Store) Backup(ctx context.Context, dir string) error {
 	if err := s.backup(ctx, dir); err != nil {
 		return fmt.Errorf("back up store %s to %s: %w", s.dir, dir, err)
@@ -38,7 +46,7 @@ func (s *Store) backup(ctx context.Context, dir string) error {
 	if err := s.enter(); err != nil {
 		return err
 	}
-	defer s.gate.exit()
+	defer s.calls.exit()
 	f := s.options.FS
 	dir, err := target(f, dir)
 	if err != nil {
@@ -48,30 +56,40 @@ func (s *Store) backup(ctx context.Context, dir string) error {
 		return fmt.Errorf("%w: it is in the store's own directory", nexusraft.ErrRefused)
 	}
 	return replace(ctx, f, s.dir, dir, func(dir string) error {
-		if s.options.ReadOnly { // Pebble can't then, and nobody changes the files
-			return copyDir(ctx, f, s.dir, dir, nil)
+		if err := s.copyTo(ctx, dir); err != nil {
+			return err
 		}
-		return s.checkpoint(dir)
+		if err := verify(ctx, f, dir); err != nil {
+			return fmt.Errorf("the copy is not sound, and was removed: %w", err)
+		}
+		return writeChecksums(ctx, f, dir)
 	})
 }
 
-// checkpoint has Pebble write a copy to a directory that is absent.
-func (s *Store) checkpoint(dir string) (err error) {
-	defer s.guard(&err)
-	if err := s.db.Checkpoint(dir, pebble.WithFlushedWAL()); err != nil {
+// copyTo copies the store to a directory that is absent.
+func (s *Store) copyTo(ctx context.Context, dir string) error {
+	if s.options.ReadOnly { // Pebble can't then, and nobody changes the files
+		return copyDir(ctx, s.options.FS, s.dir, dir, nil, nil)
+	}
+	if err := s.checkpoint(ctx, dir); err != nil {
 		return err
 	}
-	return s.dead()
+	if err := checkWhole(s.options.FS, dir); err != nil {
+		return err
+	}
+	return noteWhole(s.options.FS, dir)
 }
 
-// Restore copies the backup to the directory dir, which must be absent or empty (else it returns
-// nexusraft.ErrRefused), and makes sure that it is sound before dir appears: of a damaged
-// one it returns nexusraft.ErrCorrupt. The backup is only read, but must not be in use. progress,
-// which may be nil, is called from time to time with the bytes that are done and that there are to do.
+// Restore copies a backup to the directory dir, which must be absent or empty (else it returns
+// nexusraft.ErrRefused), and verifies it. It returns nexusraft.ErrCorrupt, with the file's name,
+// for a damaged one. The backup is only read, but must not be in use. progress, which may be nil,
+// is called from time to time with the bytes that are done and that there are to do.
 //
-// dir appears when it is complete and on the disk; until then, and after a crash in the middle, there is
-// one with ".partial" behind its name, which the next Restore to dir replaces. An error leaves
-// nothing behind.
+// A backup of a release that left no checksums is restored with a warning to slog.Default(): damage
+// to its MANIFEST and its logs may pass for their end.
+//
+// dir appears when it is complete and on the disk. A crash leaves dir + ".partial", which the next
+// Restore to dir replaces. An error leaves nothing behind.
 func Restore(ctx context.Context, backup, dir string, progress func(done, total int64)) error {
 	if err := restore(ctx, vfs.Default, backup, dir, progress); err != nil {
 		return fmt.Errorf("restore %s to %s: %w", backup, dir, err)
@@ -96,22 +114,57 @@ func restore(ctx context.Context, f FS, backup, dir string, progress func(done, 
 	if within(f, backup, dir) {
 		return fmt.Errorf("%w: it is in the backup's own directory", nexusraft.ErrRefused)
 	}
-	lock, err := pebble.LockDirectory(backup, f)
+	lock, err := lockToRead(f, backup)
 	if err != nil {
 		return lockError(err)
 	}
 	defer lock.Close()
+	sums, err := sumsToRestore(f, backup)
+	if err != nil {
+		return err
+	}
 	return replace(ctx, f, backup, dir, func(dir string) error {
-		if err := copyDir(ctx, f, backup, dir, progress); err != nil {
+		if err := copyDir(ctx, f, backup, dir, sums, progress); err != nil {
 			return err
 		}
-		return verify(ctx, f, dir)
+		if sums == nil {
+			if err := noteWhole(f, dir); err != nil {
+				return err
+			}
+		}
+		if err := verify(ctx, f, dir); err != nil {
+			return err
+		}
+		if err := endBackup(f, dir); err != nil {
+			return err
+		}
+		return noteWhole(f, dir)
 	})
+}
+
+// sumsToRestore returns what a backup knows of its files, nil if it is none. What an
+// earlier release has made knows nothing.
+func sumsToRestore(f FS, dir string) (map[string]fileSum, error) {
+	backup, err := isBackup(f, dir)
+	if err != nil {
+		return nil, err
+	}
+	if backup {
+		return readChecksums(f, dir)
+	}
+	if _, err := f.Stat(f.PathJoin(dir, syncedName)); errors.Is(err, fs.ErrNotExist) {
+		slog.Warn("this backup has no checksums of its files, as an earlier release made it: "+
+			"tables are verified, but damage to MANIFEST and the logs can pass for their end", "path", dir)
+	}
+	return nil, nil
 }
 
 // verify reads the store in dir to its last byte.
 func verify(ctx context.Context, f FS, dir string) error {
-	s, err := Open(dir, &Options{FS: f, ReadOnly: true, Logger: slog.New(slog.DiscardHandler)})
+	s, err := Open(dir, &Options{
+		FS: f, ReadOnly: true, CacheBytes: verifyCacheBytes,
+		Logger: slog.New(slog.DiscardHandler),
+	})
 	if err != nil {
 		return err
 	}
@@ -138,17 +191,22 @@ func target(f FS, dir string) (string, error) {
 	names, err := f.List(dir)
 	names = slices.DeleteFunc(names, func(name string) bool { return name == lostAndFound })
 	if err == nil && len(names) > 0 {
-		err = fmt.Errorf("%w: it is not empty (it has %q); give a directory that is absent or empty", nexusraft.ErrRefused, names[0])
+		err = fmt.Errorf("%w: it is not empty (it has %q); give a directory that is absent or empty", nexusraft.ErrRefused,
+			names[0])
 	}
 	return dir, err
 }
 
 // realName returns the one name that a directory has: two that lead to one are the same.
 func realName(f FS, dir string) (string, error) {
-	if f == vfs.Default {
+	switch vfs.Root(f).(type) {
+	case *MemFS, *vfs.MemFS: // which knows one root, and no working directory
+		return f.PathJoin(".", dir), nil
+	}
+	if vfs.Root(f) == vfs.Default {
 		return canonical(dir)
 	}
-	return f.PathJoin(".", dir), nil
+	return filepath.Clean(dir), nil
 }
 
 // within reports whether dir is below parent.
@@ -161,7 +219,8 @@ func within(f FS, parent, dir string) bool {
 	return false
 }
 
-// replace has fill make a directory from another one, and gives it its name dir once it is complete.
+// replace has fill make a directory from another one, and gives it its name dir once it is
+// complete.
 func replace(ctx context.Context, f FS, from, dir string, fill func(dir string) error) (err error) {
 	temp := dir + partial
 	if temp == from || within(f, temp, from) {
@@ -180,7 +239,8 @@ func replace(ctx context.Context, f FS, from, dir string, fill func(dir string) 
 		return err
 	}
 	if err := f.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: it can't be replaced, as it is a mount point for example; give a directory below it: %w", nexusraft.ErrRefused, err)
+		return fmt.Errorf("%w: it can't be replaced, as it is a mount point for example; give a directory below it: %w",
+			nexusraft.ErrRefused, err)
 	}
 	if err := errors.Join(fill(temp), ctx.Err()); err != nil {
 		return err
@@ -212,27 +272,19 @@ func syncDir(f FS, dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// copyDir copies the files of a store, synced. What else is in its directory stays there.
-func copyDir(ctx context.Context, f FS, from, to string, progress func(done, total int64)) error {
-	all, err := f.List(from)
+// copyDir copies the files of a store, synced. What else is in its directory stays there. It
+// returns nexusraft.ErrCorrupt for a file that is not as in sums, unless they are nil.
+func copyDir(
+	ctx context.Context, f FS, from, to string, sums map[string]fileSum, progress func(done, total int64),
+) error {
+	names, total, err := filesToCopy(f, from, sums)
 	if err != nil {
 		return err
-	}
-	var names []string
-	var total, done int64
-	for _, name := range all {
-		info, err := f.Stat(f.PathJoin(from, name))
-		if err != nil {
-			return err
-		}
-		if isStoreFile(name) && !info.IsDir() && name != "LOCK" {
-			names = append(names, name)
-			total += info.Size()
-		}
 	}
 	if err := f.MkdirAll(to, 0o700); err != nil {
 		return err
 	}
+	var done int64
 	report := func(n int) {
 		done += int64(n)
 		if progress != nil {
@@ -240,39 +292,60 @@ func copyDir(ctx context.Context, f FS, from, to string, progress func(done, tot
 		}
 	}
 	for _, name := range names {
-		if err := copyFile(ctx, f, f.PathJoin(from, name), f.PathJoin(to, name), report); err != nil {
+		path := f.PathJoin(from, name)
+		got, err := copyFile(ctx, f, path, f.PathJoin(to, name), report)
+		if err != nil {
 			return fmt.Errorf("copy %s: %w", name, err)
+		}
+		if want, ok := sums[name]; ok {
+			if err := want.compare(got, path); err != nil {
+				return err
+			}
 		}
 	}
 	return syncDir(f, to)
 }
 
-func copyFile(ctx context.Context, f FS, from, to string, report func(n int)) (err error) {
-	in, err := f.Open(from, vfs.SequentialReadsOption)
-	if err != nil {
-		return err
+// filesToCopy returns the names of a store's files, and the sum of their lengths.
+func filesToCopy(f FS, dir string, sums map[string]fileSum) (names []string, total int64, err error) {
+	if names, err = backupFiles(f, dir); err != nil {
+		return nil, 0, err
 	}
-	defer in.Close()
+	if sums == nil {
+		names = slices.DeleteFunc(names, func(name string) bool { return name == backupName || name == openedName })
+	} else {
+		if err := compareNames(f, dir, names, sums); err != nil {
+			return nil, 0, err
+		}
+		names = append(names, checksumsName) // so that the copy can be verified
+	}
+	for _, name := range names {
+		info, err := f.Stat(f.PathJoin(dir, name))
+		if err != nil {
+			return nil, 0, err
+		}
+		total += info.Size()
+	}
+	return names, total, nil
+}
+
+// copyFile copies a file, synced, and returns what was read.
+func copyFile(ctx context.Context, f FS, from, to string, report func(n int)) (sum fileSum, err error) {
 	out, err := f.Create(to, vfs.WriteCategoryUnspecified)
 	if err != nil {
-		return err
+		return sum, err
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
-	for b := make([]byte, 1<<20); ; {
-		n, err := in.Read(b)
-		if n > 0 {
-			if _, err := out.Write(b[:n]); err != nil {
-				return err
-			}
-			report(n)
+	sum, err = sumFile(ctx, f, from, func(b []byte) error {
+		if len(b) == 0 {
+			return nil
 		}
-		switch {
-		case errors.Is(err, io.EOF):
-			return out.Sync()
-		case err != nil:
-			return err
-		case ctx.Err() != nil:
-			return ctx.Err()
-		}
+		report(len(b))
+		_, err := out.Write(b) // it may change b
+		return err
+	})
+	if err != nil {
+		return sum, err
 	}
+	return sum, out.Sync()
 }

@@ -92,13 +92,15 @@ func TestBackupAndRestore(t *testing.T) {
 		check(t, copied.Close())
 	}
 	if got := contents(t, s); len(got[""]) != len(want[""])+1 {
-		t.Errorf("the store has %d keys, want one more than %d: it shares tables with its copies", len(got[""]), len(want[""]))
+		t.Errorf("the store has %d keys, want one more than %d: it shares tables with its copies", len(got[""]),
+			len(want[""]))
 	}
 }
 
 // TestBackupUnderWriters: it is of one moment; pairs of keys that are always written together are
 // never apart.
 func TestBackupUnderWriters(t *testing.T) {
+	t.Parallel()
 	fs := NewMemFS()
 	s := mustOpen(t, fs)
 	defer s.Close()
@@ -169,14 +171,23 @@ func TestBackupRefusals(t *testing.T) {
 		{"restore from nothing", Restore(ctx, at("absent"), at("none"), nil), nexusraft.ErrRefused, "no store in"},
 		{"restore from an empty directory", Restore(ctx, at("void"), at("none"), nil), nexusraft.ErrRefused, "no store in"},
 		{"restore from a store in use", Restore(ctx, at("store"), at("none"), nil), nexusraft.ErrRefused, "in use"},
-		{"restore into the backup", Restore(ctx, at("backup"), at("backup/none"), nil), nexusraft.ErrRefused, "own directory"},
-		{"restore with a context that has ended", Restore(cancelled, at("backup"), at("none"), nil), context.Canceled, "none"},
+		{
+			"restore into the backup", Restore(ctx, at("backup"), at("backup/none"), nil), nexusraft.ErrRefused,
+			"own directory",
+		},
+		{
+			"restore with a context that has ended", Restore(cancelled, at("backup"), at("none"), nil), context.Canceled,
+			"none",
+		},
 	} {
 		if !errors.Is(tc.err, tc.want) || !strings.Contains(tc.err.Error(), tc.says) {
 			t.Errorf("%s: got %v, want %v with %q", tc.name, tc.err, tc.want, tc.says)
 		}
 	}
-	for _, name := range []string{"none", "none" + partial, "store/backup", "store/backup" + partial, "backup/none" + partial} {
+	for _, name := range []string{
+		"none", "none" + partial, "store/backup", "store/backup" + partial,
+		"backup/none" + partial,
+	} {
 		if _, err := os.Stat(at(name)); !os.IsNotExist(err) {
 			t.Errorf("%s is there: %v", name, err)
 		}
@@ -220,8 +231,8 @@ func TestBackupToAFullDisk(t *testing.T) {
 	check(t, s.Backup(t.Context(), "elsewhere"))
 }
 
-// TestCheckAndRestoreFindDamage flips one byte in the middle of each table, whether what is there can
-// be read by a scan or is covered by newer values.
+// TestCheckAndRestoreFindDamage flips one byte in the middle of each table, whether what is there
+// can be read by a scan or is covered by newer values.
 func TestCheckAndRestoreFindDamage(t *testing.T) {
 	fs := NewMemFS()
 	s := mustOpen(t, fs)
@@ -243,7 +254,8 @@ func TestCheckAndRestoreFindDamage(t *testing.T) {
 		tables++
 		path := fs.PathJoin("backup", name)
 		undo := flip(t, fs, path)
-		if err := restore(t.Context(), fs, "backup", "restored", nil); !errors.Is(err, nexusraft.ErrCorrupt) || !strings.Contains(err.Error(), name) {
+		if err := restore(t.Context(), fs, "backup", "restored", nil); !errors.Is(err, nexusraft.ErrCorrupt) ||
+			!strings.Contains(err.Error(), name) {
 			t.Errorf("restore with damage in %s: got %v, want ErrCorrupt that names it", name, err)
 		}
 		s, err := Open("backup", &Options{FS: fs, ReadOnly: true, Logger: testOptions(nil).Logger})

@@ -79,7 +79,8 @@ func (b *Batch) remove(tree uint32, key []byte) error {
 	return op.Finish()
 }
 
-// DeleteRange removes all keys with start <= key < end; a nil end is the tree's end.
+// DeleteRange removes all keys with start <= key < end; a nil end is the tree's end. Their room on
+// the disk comes back by itself, some seconds later, on a full disk as well.
 func (b *Batch) DeleteRange(t *Tree, start, end []byte) error {
 	if err := b.usable(t); err != nil {
 		return err
@@ -107,7 +108,7 @@ func (b *Batch) DropTree(t *Tree) error {
 		return err
 	}
 	if t == b.s.defaultTree {
-		return errors.New("drop tree: the default tree can't be dropped; clear it")
+		return errDropDefault
 	}
 	if err := b.room(len(t.name) + len(keyTree) + opBytes); err != nil { // for both
 		return err
@@ -142,15 +143,14 @@ func (b *Batch) Len() int {
 // Empty reports whether there is nothing to commit.
 func (b *Batch) Empty() bool { return b.Len() == 0 }
 
-// Commit does all the writes of the batch, atomically. With sync it returns when they,
-// and all that was committed before them, are on the disk, which holds for an empty
-// batch too. Without, they are visible at once and survive the end of the process
-// after a while, in the order of their commits.
+// Commit does all the writes of the batch, atomically. With sync it returns when they, and all that
+// was committed before them, are on the disk; so it does for an empty batch. Without, they are
+// visible at once, and reach the disk in the order of their commits (see Options.FlushInterval).
+// The batch can be used again after Reset.
 //
-// An error means that the store is dead (nexusraft.ErrClosed) and that the outcome is
-// unknown until it is opened again, except where it says that nothing was written: of
-// nexusraft.ErrDiskFull (see Options.DiskReserve) that holds, and the same batch can be
-// committed once there is room. A committed batch can be used again after Reset.
+// After nexusraft.ErrDiskFull, and other errors that say so, nothing was written, and the batch can
+// be committed later. After any other error the store is dead (nexusraft.ErrClosed), and the
+// outcome unknown until it is opened again.
 func (b *Batch) Commit(sync bool) error {
 	if err := b.commit(sync); err != nil {
 		return err
@@ -158,7 +158,7 @@ func (b *Batch) Commit(sync bool) error {
 	return b.awaitSync()
 }
 
-// CommitAsync is Commit with sync for those who have something else to do meanwhile: when it
+// CommitAsync is Commit with sync for a caller with something else to do meanwhile: when it
 // returns, the writes are visible, and wait returns when they are on the disk, or the
 // error. Call wait before you use the batch again; to Close it without is allowed, and waits.
 func (b *Batch) CommitAsync() (wait func() error) {
@@ -179,7 +179,7 @@ func (b *Batch) commit(sync bool) error {
 	if err := b.s.enter(); err != nil {
 		return err
 	}
-	defer b.s.gate.exit()
+	defer b.s.calls.exit()
 	if len(b.drops) == 0 {
 		return b.apply(sync)
 	}
@@ -206,7 +206,7 @@ func (b *Batch) apply(sync bool) error {
 	return b.write(sync)
 }
 
-// write makes the batch visible, to those who watch, too. The caller holds its latches.
+// write makes the batch visible, also to watches. The caller holds its latches.
 func (b *Batch) write(sync bool) error {
 	if b.s.options.ReadOnly {
 		return b.s.readOnly(b)
@@ -217,7 +217,10 @@ func (b *Batch) write(sync bool) error {
 	}
 	w.order.Lock()
 	defer w.order.Unlock()
-	news := w.collect(b.b) // before Pebble takes a large batch's contents
+	news, err := b.news() // before Pebble takes a large batch's contents
+	if err != nil {
+		return err
+	}
 	if err := b.show(sync); err != nil {
 		return err
 	}
@@ -226,6 +229,12 @@ func (b *Batch) write(sync bool) error {
 		w.drop(t)
 	}
 	return nil
+}
+
+// news is what the batch has for each watch.
+func (b *Batch) news() (all []*news, err error) {
+	defer b.s.guard(&err)
+	return b.s.watches.collect(b.b, b.s.db), nil
 }
 
 // show hands the batch to Pebble.
@@ -263,7 +272,7 @@ func (b *Batch) writeSynced() error {
 			return err
 		}
 	}
-	b.s.unsynced.Store(false) // whoever has set it, wrote before this batch
+	b.s.unsynced.Store(false) // the writes that set it came before this batch
 	if err := b.s.db.ApplyNoSyncWait(b.b, pebble.Sync); err != nil {
 		return err
 	}
@@ -272,7 +281,7 @@ func (b *Batch) writeSynced() error {
 }
 
 // awaitSync returns when the batch is on the disk, if it was to be synced. That there is
-// no cause of death afterwards shows that Pebble's writes were real (see fence).
+// no cause of death afterwards shows that Pebble's writes were real (see failstop).
 func (b *Batch) awaitSync() (err error) {
 	defer b.s.guard(&err)
 	if b.syncing {

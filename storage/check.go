@@ -18,12 +18,11 @@ type CheckStats struct {
 	Pairs  int64
 }
 
-// Check reads the store from the disk and verifies it: the checksum of each block of each
-// table, also of what is covered by newer data; and every pair of every tree. What is in the
-// write-ahead log was verified when the store was opened. It returns nexusraft.ErrCorrupt, with the file's
-// name, for the first damage that it finds. Others may write meanwhile; what they write is
-// looked at in part. progress, which may be nil, is called from time to time with the
-// bytes that are done and that there are to do, both of which grow when others write.
+// Check reads the store from the disk and verifies every block of every table, and every pair of
+// every tree. (The write-ahead log was verified by Open.) It returns nexusraft.ErrCorrupt, with the
+// file's name, for the first damage that it finds. What others write meanwhile is looked at in
+// part. progress, which may be nil, is called from time to time with the bytes that are done and
+// that there are to do, both of which grow when others write.
 func (s *Store) Check(ctx context.Context, progress func(done, total int64)) (CheckStats, error) {
 	if progress == nil {
 		progress = func(done, total int64) {}
@@ -32,7 +31,7 @@ func (s *Store) Check(ctx context.Context, progress func(done, total int64)) (Ch
 	if err := s.enter(); err != nil {
 		return out, err
 	}
-	defer s.gate.exit()
+	defer s.calls.exit()
 	err := ctx.Err()
 	if err == nil {
 		err = s.checkTables(ctx, &out, progress)
@@ -116,7 +115,7 @@ func (s *Store) checkTable(ctx context.Context, name string) (size int64, err er
 	if err != nil {
 		return 0, errors.Join(err, f.Close())
 	}
-	engine := s.options.engine(s.fence, nil)
+	engine := s.options.engine(s.failstop, nil)
 	engine.EnsureDefaults()
 	r, err := sstable.NewReader(ctx, in, engine.MakeReaderOptions())
 	if err != nil {

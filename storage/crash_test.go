@@ -67,7 +67,8 @@ func verifyPrefix(t fataler, fs FS, synced, last int) {
 			check(t, err)
 			count++
 			var tree, n int
-			if _, err := fmt.Sscanf(string(p.Value), "%d %d", &tree, &n); err != nil || tree != i || n != count || string(p.Key) != string(numberedKey(n)) {
+			if _, err := fmt.Sscanf(string(p.Value), "%d %d", &tree, &n); err != nil || tree != i || n != count ||
+				string(p.Key) != string(numberedKey(n)) {
 				t.Fatalf("tree %d: pair %d is %q = %.20q", i, count, p.Key, p.Value)
 			}
 		}

@@ -18,10 +18,13 @@ import (
 // random share of what was not synced. Each of them must hold a prefix of the commits,
 // whole ones, and at least all that were synced before the crash.
 //
-// NEXUS_RAFT_CRASHES is how many crashes it looks at, if not 2000.
+// NEXUS_RAFT_CRASHES is how many crashes it looks at, if not 1000, or 2000 of a thorough test.
 func TestCrashes(t *testing.T) {
 	const perRun = 52 // 210 commits, and after one of four a crash
-	crashes := 2000 / damageStride
+	crashes := 1000 / damageStride
+	if thorough() {
+		crashes *= 2
+	}
 	if n, err := strconv.Atoi(os.Getenv("NEXUS_RAFT_CRASHES")); err == nil {
 		crashes = n
 	}

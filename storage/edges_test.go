@@ -51,8 +51,8 @@ func TestBackupOfPartial(t *testing.T) {
 	}
 }
 
-// TestFenceUncleanDir: the engine's files are behind the fence whatever the directory is called.
-func TestFenceUncleanDir(t *testing.T) {
+// TestFailstopUncleanDir: the engine's files are behind failstop, whatever the directory is called.
+func TestFailstopUncleanDir(t *testing.T) {
 	for _, dir := range []string{"./data", "data/"} {
 		t.Chdir(t.TempDir())
 		mem := vfs.Default
@@ -61,8 +61,8 @@ func TestFenceUncleanDir(t *testing.T) {
 		}}
 		s, err := Open(dir, testOptions(errorfs.Wrap(mem, f)))
 		check(t, err)
-		if !s.fence.owns(s.options.FS.PathJoin(s.dir, "000002.log")) {
-			t.Errorf("%s: the fence does not own the log", dir)
+		if !s.failstop.owns(s.options.FS.PathJoin(s.dir, "000002.log")) {
+			t.Errorf("%s: failstop does not own the log", dir)
 			check(t, s.Close())
 			continue
 		}
@@ -70,7 +70,8 @@ func TestFenceUncleanDir(t *testing.T) {
 	}
 }
 
-// TestDoubleOpenExplicitFS: two names for one directory are one lock, also if the file system is given.
+// TestDoubleOpenExplicitFS: two names for one directory are one lock, also if the file system is
+// given.
 func TestDoubleOpenExplicitFS(t *testing.T) {
 	dir := t.TempDir()
 	link := filepath.Join(t.TempDir(), "link")
@@ -85,19 +86,19 @@ func TestDoubleOpenExplicitFS(t *testing.T) {
 	}
 }
 
-// gateFS blocks syncs of logs while closed.
-type gateFS struct {
+// blockFS blocks syncs of logs while closed.
+type blockFS struct {
 	vfs.FS
 	mu      sync.Mutex
 	blocked chan struct{}
 	hit     chan struct{}
 }
-type gateFile struct {
+type blockFile struct {
 	vfs.File
-	g *gateFS
+	g *blockFS
 }
 
-func (g *gateFS) wait() {
+func (g *blockFS) wait() {
 	g.mu.Lock()
 	c := g.blocked
 	g.mu.Unlock()
@@ -110,7 +111,7 @@ func (g *gateFS) wait() {
 	}
 }
 
-func (g *gateFS) block() (release func()) {
+func (g *blockFS) block() (release func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	c := make(chan struct{})
@@ -118,28 +119,28 @@ func (g *gateFS) block() (release func()) {
 	return func() { g.mu.Lock(); g.blocked = nil; g.mu.Unlock(); close(c) }
 }
 
-func (g *gateFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+func (g *blockFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	f, err := g.FS.Create(name, c)
 	if err != nil || !isLog(name) {
 		return f, err
 	}
-	return &gateFile{f, g}, nil
+	return &blockFile{f, g}, nil
 }
 
-func (g *gateFS) ReuseForWrite(o, n string, c vfs.DiskWriteCategory) (vfs.File, error) {
+func (g *blockFS) ReuseForWrite(o, n string, c vfs.DiskWriteCategory) (vfs.File, error) {
 	f, err := g.FS.ReuseForWrite(o, n, c)
 	if err != nil || !isLog(n) {
 		return f, err
 	}
-	return &gateFile{f, g}, nil
+	return &blockFile{f, g}, nil
 }
-func (f *gateFile) Sync() error                  { f.g.wait(); return f.File.Sync() }
-func (f *gateFile) SyncData() error              { f.g.wait(); return f.File.SyncData() }
-func (f *gateFile) SyncTo(n int64) (bool, error) { f.g.wait(); return f.File.SyncTo(n) }
+func (f *blockFile) Sync() error                  { f.g.wait(); return f.File.Sync() }
+func (f *blockFile) SyncData() error              { f.g.wait(); return f.File.SyncData() }
+func (f *blockFile) SyncTo(n int64) (bool, error) { f.g.wait(); return f.File.SyncTo(n) }
 
 // TestReadersDontWaitForNewTrees: nobody who reads waits while somebody creates a tree.
 func TestReadersDontWaitForNewTrees(t *testing.T) {
-	g := &gateFS{FS: NewMemFS()}
+	g := &blockFS{FS: NewMemFS()}
 	s := mustOpen(t, g)
 	old := s.NewSnapshot()
 	release := g.block()

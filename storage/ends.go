@@ -15,8 +15,8 @@ import (
 // queue all of them are in front of its first pair: popping would get slower with each pop.
 //
 // The invariant: of a tree in first, nothing is stored below that key, and of one in last,
-// nothing at or above that key. Who pops sets them and holds all latches; who writes widens
-// them before its batch is visible, and holds the latches of its keys.
+// nothing at or above that key. Pop narrows the bounds under all latches; a write widens them
+// before its batch is visible, under the latches of its keys.
 type ends struct {
 	used atomic.Bool // something was popped; else writers need not look
 
@@ -26,11 +26,17 @@ type ends struct {
 
 func newEnds() *ends { return &ends{first: make(map[uint32][]byte), last: make(map[uint32][]byte)} }
 
-// bounds returns the range outside which the tree has nothing.
-func (e *ends) bounds(tree uint32) (start, end []byte) {
+// narrow leaves out of a range of the tree what has nothing stored; a nil end is the tree's end.
+func (e *ends) narrow(tree uint32, start, end []byte) (_, _ []byte) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.first[tree], e.last[tree]
+	if first := e.first[tree]; bytes.Compare(start, first) < 0 {
+		start = first
+	}
+	if last := e.last[tree]; last != nil && (end == nil || bytes.Compare(end, last) > 0) {
+		end = last
+	}
+	return start, end
 }
 
 // begin notes that key is the first one of the tree.

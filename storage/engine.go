@@ -1,6 +1,8 @@
 package storage
 
 import (
+	"time"
+
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 )
@@ -17,7 +19,10 @@ const (
 	cacheMemTables       = 4 // the default cache has room for so many, and so for blocks, too
 	memTables            = 2
 	filterBits           = 10 // for each key: one in a hundred tables is looked into in vain
-	maxOpenFiles         = 500
+	defaultOpenTables    = 500
+	deletedRangeFlush    = 5 * time.Second // after it the engine gives back the room of a deleted range
+	// what the engine takes off its maximum of open files, for those that are no tables
+	otherFiles = 10
 )
 
 // compressions are the engine's, for each level.
@@ -28,7 +33,7 @@ var compressions = map[Compression]pebble.DBCompressionSettings{
 }
 
 // engine returns Pebble's options for a database that lives in fs.
-func (o Options) engine(fs *fence, lock *pebble.Lock) *pebble.Options {
+func (o Options) engine(fs *failstop, lock *pebble.Lock) *pebble.Options {
 	e := &pebble.Options{
 		ReadOnly:                    o.ReadOnly,
 		FS:                          fs,
@@ -37,8 +42,9 @@ func (o Options) engine(fs *fence, lock *pebble.Lock) *pebble.Options {
 		CacheSize:                   o.CacheBytes,
 		MemTableSize:                uint64(o.MemTableBytes),
 		MemTableStopWritesThreshold: memTables,
-		MaxOpenFiles:                maxOpenFiles,
-		Logger:                      engineLog{fence: fs, log: o.Logger},
+		MaxOpenFiles:                o.OpenTables + otherFiles,
+		FlushDelayDeleteRange:       deletedRangeFlush,
+		Logger:                      engineLog{failstop: fs, log: o.Logger},
 		EventListener:               engineEvents(fs, o.Logger),
 	}
 	for level := range e.Levels {

@@ -26,7 +26,8 @@ func TestMemoryIsBounded(t *testing.T) {
 		}
 		m := s.db.Metrics()
 		if tables := int64(m.MemTable.Size); tables > (memTables+1)*o.MemTableBytes {
-			t.Fatalf("after %d writes: %d bytes of memory tables, want at most %d of %d", i, tables, memTables+1, o.MemTableBytes)
+			t.Fatalf("after %d writes: %d bytes of memory tables, want at most %d of %d", i, tables, memTables+1,
+				o.MemTableBytes)
 		}
 		const some = 64 << 10 // the block that made it too much is still there
 		if held := int64(m.MemTable.Size) + m.BlockCache.Size; held > o.CacheBytes+some {

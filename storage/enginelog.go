@@ -9,8 +9,8 @@ import (
 
 // engineLog passes what Pebble logs on to slog.
 type engineLog struct {
-	fence *fence
-	log   *slog.Logger
+	failstop *failstop
+	log      *slog.Logger
 }
 
 func (l engineLog) Infof(format string, args ...any) {
@@ -27,13 +27,13 @@ func (l engineLog) Errorf(format string, args ...any) {
 // the process, as the state in memory can no longer be trusted.
 func (l engineLog) Fatalf(format string, args ...any) {
 	err := fmt.Errorf("storage engine: "+format, args...)
-	l.fence.stop(err)
+	l.failstop.stop(err)
 	panic(err)
 }
 
 // engineEvents are the events of Pebble that an operator should see. Damage found by a
-// background job is an event, not the end: whoever reads the damaged place gets an error.
-func engineEvents(f *fence, log *slog.Logger) *pebble.EventListener {
+// background job is an event, not the end: a read of the damaged place gets an error.
+func engineEvents(f *failstop, log *slog.Logger) *pebble.EventListener {
 	return &pebble.EventListener{
 		BackgroundError: func(err error) {
 			if f.cause() == nil { // of a dead store, the cause of death was all there is to say

@@ -1,9 +1,11 @@
 package storage_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log"
 	"strconv"
 
@@ -51,6 +53,117 @@ func ExampleTree_CompareAndSwap() {
 	holder, theirs, _ := s.CompareAndSwap(lock, nil, []byte("them"))
 	fmt.Printf("mine %v, theirs %v: %s has it\n", mine, theirs, holder)
 	// Output: mine true, theirs false: me has it
+}
+
+func ExampleTree_Create() {
+	s := open()
+	defer s.Close()
+	key := []byte("config")
+	fmt.Println(s.Create(key, []byte("first")))
+
+	err := s.Create(key, []byte("second"))
+	if other, ok := errors.AsType[*storage.MismatchError](err); ok {
+		fmt.Printf("%v: it is %s\n", err, other.Found)
+	}
+	// Output:
+	// <nil>
+	// storage: there is another value at key "config", nothing was written: it is first
+}
+
+// A worker takes the next task of one kind.
+func ExampleTree_PopFirstIn() {
+	s := open()
+	defer s.Close()
+	for _, task := range []string{"mail/1", "mail/2", "print/1"} {
+		_ = s.Set([]byte(task), nil)
+	}
+	for range 2 {
+		p, ok, err := s.PopFirstIn([]byte("print/"), []byte("print0")) // 0 is behind /
+		fmt.Printf("%s %v %v\n", p.Key, ok, err)
+	}
+	// Output:
+	// print/1 true <nil>
+	//  false <nil>
+}
+
+// Sorting more than memory holds.
+func ExampleOpenTemporaryIn() {
+	s, err := storage.OpenTemporaryIn("", nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer s.Close() // removes it
+	for _, word := range []string{"pear", "apple", "fig"} {
+		_ = s.Set([]byte(word), nil)
+	}
+	for p, err := range s.Scan(nil, nil) {
+		fmt.Printf("%s %v\n", p.Key, err)
+	}
+	// Output:
+	// apple <nil>
+	// fig <nil>
+	// pear <nil>
+}
+
+func ExampleTree_WatchExisted() {
+	s := open()
+	defer s.Close()
+	w, err := s.WatchExisted(nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer w.Close()
+	_ = s.Set([]byte("k"), []byte("1"))
+	_ = s.Set([]byte("k"), []byte("2"))
+	for range 2 {
+		c, err := w.Next(context.Background())
+		fmt.Printf("%s=%s, updated %v, %v\n", c.Key, c.Value, c.Existed, err)
+	}
+	// Output:
+	// k=1, updated false, <nil>
+	// k=2, updated true, <nil>
+}
+
+// What is there before a write is what the transaction reads first.
+func ExampleTx_Tree() {
+	s := open()
+	defer s.Close()
+	_ = s.Set([]byte("owner"), []byte("ada"))
+	var old []byte
+	err := s.Transact(context.Background(), func(tx *storage.Tx) (err error) {
+		tree := tx.Tree(s.Default())
+		if old, _, err = tree.Get([]byte("owner")); err != nil {
+			return err
+		}
+		return tree.Set([]byte("owner"), []byte("bob"))
+	})
+	fmt.Printf("%s, %v\n", old, err)
+	// Output: ada, <nil>
+}
+
+// Iteration from both ends: two scans of one snapshot, until they meet.
+func ExampleTreeView_ScanReverse() {
+	s := open()
+	defer s.Close()
+	for _, key := range []string{"a", "b", "c", "d", "e"} {
+		_ = s.Set([]byte(key), nil)
+	}
+	x := s.NewSnapshot()
+	defer x.Close()
+	view := x.Reader(s.Default())
+	back, stop := iter.Pull2(view.ScanReverse(nil, nil))
+	defer stop()
+	for low, err := range view.Scan(nil, nil) {
+		high, backErr, ok := back()
+		if err != nil || backErr != nil || !ok || bytes.Compare(low.Key, high.Key) > 0 {
+			break
+		}
+		fmt.Printf("%s %s\n", low.Key, high.Key)
+	}
+	// Output:
+	// a e
+	// b d
+	// c c
 }
 
 func ExampleTree_Update() {

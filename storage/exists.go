@@ -21,7 +21,8 @@ type ForeignError struct {
 }
 
 func (e *ForeignError) Error() string {
-	return fmt.Sprintf("%v: %s is not empty and holds no store (it has %q); give an empty directory or one that is absent", nexusraft.ErrRefused, e.Dir, e.First)
+	return fmt.Sprintf("%v: %s is not empty and holds no store (it has %q); give an empty directory or one that is absent",
+		nexusraft.ErrRefused, e.Dir, e.First)
 }
 
 // Unwrap makes errors.Is(err, ErrRefused) true.
@@ -54,6 +55,9 @@ func Exists(dir string, o *Options) (bool, error) {
 	if desc.Exists {
 		return true, nil
 	}
+	if backup, err := isBackup(c.FS, dir); backup || err != nil {
+		return backup, err // a damaged one, of which Open and Restore say more
+	}
 	return false, checkLeftOvers(dir, c.FS)
 }
 
@@ -76,7 +80,10 @@ const lostAndFound = "lost+found"
 
 // isStoreFile reports whether a store, or the system, makes files of that name.
 func isStoreFile(name string) bool {
-	for _, prefix := range []string{"LOCK", syncedName, "MANIFEST-", "OPTIONS-", "CURRENT", "marker.", "temporary.", lostAndFound} {
+	for _, prefix := range []string{
+		"LOCK", syncedName, checksumsName, backupName, "MANIFEST-", "OPTIONS-", "CURRENT",
+		"marker.", "temporary.", lostAndFound,
+	} {
 		if strings.HasPrefix(name, prefix) {
 			return true
 		}
@@ -90,5 +97,6 @@ func lockError(err error) error {
 	if _, ok := errors.AsType[*fs.PathError](err); ok {
 		return fmt.Errorf("take its lock: %w", err)
 	}
-	return fmt.Errorf("%w: it is in use by another process; stop that one first: one at a time can use a data directory (%w)", nexusraft.ErrRefused, err)
+	return fmt.Errorf("%w: it is in use by another process; stop that one first: one at a time can use a data directory "+
+		"(%w)", nexusraft.ErrRefused, err)
 }

@@ -56,14 +56,12 @@ type ExportStats struct {
 	Bytes int64 // of the keys and values
 }
 
-// Export writes the named trees, with all their pairs, to w: a stream for Import, into a store of
-// any machine and release that knows its version, with checksums that show any damage. Without
-// names it writes all trees; the default tree's name is empty. It returns
-// nexusraft.ErrRefused, before anything is written, if the snapshot has no tree of a name.
+// Export writes the named trees, with all their pairs, to w: a stream with checksums that Import of
+// any machine reads. Without names it writes all trees; the default tree's name is empty. It
+// returns nexusraft.ErrRefused, before anything is written, if the snapshot has no tree of a name.
 //
-// Others may write meanwhile. It holds about a MiB in memory, or the largest pair.
-// ctx and the end of the store are looked at after each MiB. If it fails, what w has got is no
-// whole export, and no Import takes it for one.
+// It holds about a MiB in memory, or the largest pair, and looks at ctx and the end of the store
+// after each MiB. No Import takes what a failed Export has written for a whole one.
 func (x *Snapshot) Export(ctx context.Context, w io.Writer, trees ...string) (ExportStats, error) {
 	stats, err := x.export(ctx, w, trees)
 	if err != nil {
@@ -108,7 +106,8 @@ func (x *Snapshot) choose(names []string) ([]*TreeView, error) {
 		}
 	}
 	for name := range wanted {
-		return nil, fmt.Errorf("%w: there is no tree %q; give names that Trees returns, or none for all", nexusraft.ErrRefused, name)
+		return nil, fmt.Errorf("%w: there is no tree %q; give names that Trees returns, or none for all",
+			nexusraft.ErrRefused, name)
 	}
 	return chosen, nil
 }

@@ -4,6 +4,7 @@ import (
 	"iter"
 	"log/slog"
 	"maps"
+	"os"
 	"slices"
 	"testing"
 
@@ -17,6 +18,9 @@ func testOptions(fs FS) *Options {
 		Logger: slog.New(slog.DiscardHandler),
 	}
 }
+
+// thorough reports whether tests that sample what they look at should take more of it.
+func thorough() bool { return *everyBit || os.Getenv("NEXUS_RAFT_CI") == "1" }
 
 type fataler interface {
 	Helper()

@@ -166,7 +166,8 @@ func fourCallers(t *testing.T, s *Store, seed uint64) []porcupine.Operation {
 }
 
 var weights = map[string]int{
-	"get": 3, "set": 2, "cas": 4, "update": 3, "move": 2, "copy": 3, "scan": 2, "popFirst": 2, "popLast": 2, "batch": 1, "clear": 1,
+	"get": 3, "set": 2, "cas": 4, "update": 3, "move": 2, "copy": 3, "scan": 2, "popFirst": 2, "popLast": 2, "batch": 1,
+	"clear": 1,
 }
 
 func randomCall(rng *rand.Rand, seen []string, value string) call {

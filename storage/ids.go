@@ -26,7 +26,7 @@ func (s *Store) GenerateID() (uint64, error) {
 	if err := s.enter(); err != nil {
 		return 0, err
 	}
-	defer s.gate.exit()
+	defer s.calls.exit()
 	s.ids.mu.Lock()
 	defer s.ids.mu.Unlock()
 	if s.ids.next == s.ids.limit {

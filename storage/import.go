@@ -16,19 +16,19 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
-// Import reads an export to its end and adds its trees, all of them at once and on the disk, or, if it returns an
-// error, none. Trees that the store doesn't have are created. One that it has must be
-// empty, the default tree too if it is in the export, or Import returns
-// nexusraft.ErrRefused; so it does for an export of another version. Of a damaged or truncated export
-// it returns nexusraft.ErrCorrupt, with the offset in bytes; nothing may follow the export in r.
+// Import reads an export to its end and adds its trees, all of them at once and on the disk, or, if
+// it returns an error, none. Trees that the store has, the default tree too, must be empty, or
+// Import returns nexusraft.ErrRefused; so it does for an export of another version. For a damaged
+// or truncated export it returns nexusraft.ErrCorrupt with the offset in bytes. Nothing may follow
+// the export in r.
 //
-// Others may write meanwhile, only not to these trees; for the moment in which they appear, writers
-// wait. Watches of trees that were there end with ErrLagged. Until then the pairs lie in files of their own
-// in the store's directory, which a crash leaves over and Open removes.
+// Other trees may be written meanwhile; writers wait for the moment in which the new trees appear.
+// Watches of trees that were there end with ErrLagged. Until then the pairs are in files of their
+// own in the store's directory; Open removes what a crash has left of them.
 //
-// ctx and the end of the store are looked at after each MiB, not while r is waited for. Other errors
-// are r's, nexusraft.ErrDiskFull, and those of Batch.Commit: after nexusraft.ErrClosed for a
-// store that has died, everything may have been imported, or nothing.
+// It looks at ctx and the end of the store after each MiB, not while it waits for r. Other errors
+// are r's, nexusraft.ErrDiskFull, and those of Batch.Commit: after nexusraft.ErrClosed for a store
+// that has died, everything may have been imported, or nothing.
 func (s *Store) Import(ctx context.Context, r io.Reader) (ExportStats, error) {
 	stats, err := s.importAll(ctx, r)
 	if err != nil {
@@ -41,11 +41,11 @@ func (s *Store) importAll(ctx context.Context, r io.Reader) (ExportStats, error)
 	if err := s.enter(); err != nil {
 		return ExportStats{}, err
 	}
-	defer s.gate.exit()
+	defer s.calls.exit()
 	if s.options.ReadOnly {
 		return ExportStats{}, fmt.Errorf("%w: it was opened with Options.ReadOnly", nexusraft.ErrRefused)
 	}
-	im := &importer{in: frameReader{r: bufio.NewReader(r), sum: sha256.New()}, to: s.newStaging()}
+	im := &importer{in: frameReader{r: bufio.NewReader(r), sum: sha256.New()}, to: s.newIngest()}
 	defer im.to.discard()
 	if err := im.in.header(); err != nil {
 		return ExportStats{}, err
@@ -65,7 +65,7 @@ func (s *Store) importAll(ctx context.Context, r io.Reader) (ExportStats, error)
 // importer checks what is in an export, and hands it on.
 type importer struct {
 	in      frameReader
-	to      *staging
+	to      *ingest
 	name    string  // of the last tree
 	lastKey []byte  // in it, nil if it has none yet
 	pairs   []int64 // of each tree
@@ -164,7 +164,8 @@ func (f *frameReader) header() error {
 		return f.damaged("this is not the beginning of an export")
 	}
 	if version := binary.BigEndian.Uint32(b[len(exportMagic):]); version != exportVersion {
-		return fmt.Errorf("%w: the export is of version %d, this release reads version %d; use one that reads it", nexusraft.ErrRefused, version, exportVersion)
+		return fmt.Errorf("%w: the export is of version %d, this release reads version %d; use one that reads it",
+			nexusraft.ErrRefused, version, exportVersion)
 	}
 	return nil
 }
@@ -210,8 +211,8 @@ func (f *frameReader) end(payload []byte, pairs []int64) error {
 	}
 }
 
-// read returns the next n bytes, borrowed until the next call. It takes memory only as the bytes come
-// in.
+// read returns the next n bytes, borrowed until the next call. It takes memory only as the bytes
+// come in.
 func (f *frameReader) read(n int64) ([]byte, error) {
 	f.buf.Reset()
 	got, err := io.CopyN(&f.buf, f.r, n)

@@ -31,21 +31,22 @@ func wantUnchanged(t *testing.T, what string, s *Store, want map[string][]kv) {
 	if diff := cmp.Diff(want, contents(t, s)); diff != "" {
 		t.Errorf("%s: the store has changed (-want +got):\n%s", what, diff)
 	}
-	wantNoStagedFiles(t, what, s.options.FS)
+	wantNoIngestFiles(t, what, s.options.FS)
 }
 
-func wantNoStagedFiles(t *testing.T, what string, fs FS) {
+func wantNoIngestFiles(t *testing.T, what string, fs FS) {
 	t.Helper()
 	names, err := fs.List("data")
 	check(t, err)
 	for _, name := range names {
-		if strings.HasPrefix(name, stagedFiles) {
+		if strings.HasPrefix(name, ingestFiles) {
 			t.Errorf("%s: %s is left", what, name)
 		}
 	}
 }
 
-// TestImportOfDamage changes each byte of an export, cuts it off everywhere, and puts something behind it.
+// TestImportOfDamage changes each byte of an export, cuts it off everywhere, and puts something
+// behind it.
 func TestImportOfDamage(t *testing.T) {
 	stream, _ := exportOf(t, smallStore(t))
 	to := newStore(t)
@@ -99,13 +100,26 @@ func TestImportOfNonsense(t *testing.T) {
 		{"half a length", seal(exportVersion, "\x01a", "\x02\x80"), "pair 0"},
 		{"a key of 2^60 bytes", seal(exportVersion, "\x01a", "\x02"+huge+"\x01kv"), "pair 0"},
 		{"a value of 2^60 bytes", seal(exportVersion, "\x01a", "\x02\x01"+huge+"kv"), "pair 0"},
-		{"lengths whose sum is small", seal(exportVersion, "\x01a", "\x02\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x03kv"), "pair 0"},
-		{"a key that is too long", seal(exportVersion, "\x01a", "\x02\x81\x80\x04\x00"+strings.Repeat("k", MaxKeyBytes+1)), "pair 0"},
+		{
+			"lengths whose sum is small", seal(exportVersion, "\x01a", "\x02\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x03kv"),
+			"pair 0",
+		},
+		{
+			"a key that is too long", seal(exportVersion, "\x01a", "\x02\x81\x80\x04\x00"+strings.Repeat("k", MaxKeyBytes+1)),
+			"pair 0",
+		},
 		{"a frame of 4 GiB", append(seal(exportVersion), "\x02\xff\xff\xff\xff\x00\x00\x00\x00xxx"...), "limit"},
-		{"a frame that is cut off", append(seal(exportVersion), "\x02\x04\x00\x00\x00\x00\x00\x00\x00xxx"...), "cut off at byte 36"},
+		{
+			"a frame that is cut off", append(seal(exportVersion), "\x02\x04\x00\x00\x00\x00\x00\x00\x00xxx"...),
+			"cut off at byte 36",
+		},
 		{"an end that knows another number of trees", seal(exportVersion, "\x01a", "\x03\x00"), "not all"},
-		{"an end that has seen other frames", seal(exportVersion, "\x01a", "\x03\x01\x00"+strings.Repeat("\x00", 32)), "not all"},
-		{"an end that knows another number of pairs", seal(exportVersion, "\x01a", "\x02\x01\x01kv", "\x03\x01\x00"+strings.Repeat("\x00", 32)), "not all"},
+		{
+			"an end that has seen other frames", seal(exportVersion, "\x01a", "\x03\x01\x00"+strings.Repeat("\x00", 32)),
+			"not all",
+		},
+		{"an end that knows another number of pairs", seal(exportVersion, "\x01a", "\x02\x01\x01kv",
+			"\x03\x01\x00"+strings.Repeat("\x00", 32)), "not all"},
 		{"no end", seal(exportVersion, "\x01a"), "cut off at byte 34"},
 	} {
 		_, err := to.Import(t.Context(), bytes.NewReader(tc.stream))
@@ -115,7 +129,8 @@ func TestImportOfNonsense(t *testing.T) {
 		wantUnchanged(t, tc.name, to, want)
 	}
 	_, err := to.Import(t.Context(), bytes.NewReader(seal(exportVersion+1)))
-	if !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), "version 2,") || !strings.Contains(err.Error(), "version 1;") {
+	if !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), "version 2,") ||
+		!strings.Contains(err.Error(), "version 1;") {
 		t.Errorf("of a later version: got %v, want ErrRefused and both versions", err)
 	}
 }
@@ -136,13 +151,16 @@ func TestImportRefusals(t *testing.T) {
 	refused("a tree that is not empty", s, ctx, bytes.NewReader(stream), nexusraft.ErrRefused, `tree "b" is not empty`)
 	s = newStore(t)
 	put(t, s.Default(), "k", "v")
-	refused("a default tree that is not empty", s, ctx, bytes.NewReader(stream), nexusraft.ErrRefused, `tree "" is not empty`)
+	refused("a default tree that is not empty", s, ctx, bytes.NewReader(stream), nexusraft.ErrRefused,
+		`tree "" is not empty`)
 	s = newStore(t)
 	cancelled, cancel := context.WithCancel(ctx)
 	cancel()
 	refused("a context that has ended", s, cancelled, bytes.NewReader(stream), context.Canceled, "")
-	refused("a reader that fails", s, ctx, io.MultiReader(bytes.NewReader(stream[:50]), iotest.ErrReader(io.ErrClosedPipe)), io.ErrClosedPipe, "byte 50")
-	refused("a reader that fails at the end", s, ctx, io.MultiReader(bytes.NewReader(stream), iotest.ErrReader(io.ErrClosedPipe)), io.ErrClosedPipe, "byte")
+	refused("a reader that fails", s, ctx, io.MultiReader(bytes.NewReader(stream[:50]),
+		iotest.ErrReader(io.ErrClosedPipe)), io.ErrClosedPipe, "byte 50")
+	refused("a reader that fails at the end", s, ctx, io.MultiReader(bytes.NewReader(stream),
+		iotest.ErrReader(io.ErrClosedPipe)), io.ErrClosedPipe, "byte")
 
 	fs := NewMemFS()
 	o := testOptions(fs)
@@ -179,8 +197,8 @@ func (h *hook) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
-// TestImportMeetsOthers: what happens to its trees while it reads is not overwritten, and what happens
-// to others goes on.
+// TestImportMeetsOthers: what happens to its trees while it reads is not overwritten, and what
+// happens to others goes on.
 func TestImportMeetsOthers(t *testing.T) {
 	stream, _ := exportOf(t, smallStore(t))
 	for _, tc := range []struct {
@@ -189,9 +207,18 @@ func TestImportMeetsOthers(t *testing.T) {
 		says string // nothing if it is to succeed
 	}{
 		{"a new tree is created", func(t *testing.T, s *Store) { mustTree(t, s, "a") }, `tree "a" was created`},
-		{"an empty tree is dropped", func(t *testing.T, s *Store) { check(t, s.DropTree("c")) }, `tree "c" was created or dropped`},
-		{"an empty tree is written", func(t *testing.T, s *Store) { put(t, mustTree(t, s, "c"), "k", "v") }, `tree "c" is not empty`},
-		{"the default tree is written", func(t *testing.T, s *Store) { put(t, s.Default(), "k", "v") }, `tree "" is not empty`},
+		{
+			"an empty tree is dropped", func(t *testing.T, s *Store) { check(t, s.DropTree("c")) },
+			`tree "c" was created or dropped`,
+		},
+		{
+			"an empty tree is written", func(t *testing.T, s *Store) { put(t, mustTree(t, s, "c"), "k", "v") },
+			`tree "c" is not empty`,
+		},
+		{
+			"the default tree is written", func(t *testing.T, s *Store) { put(t, s.Default(), "k", "v") },
+			`tree "" is not empty`,
+		},
 		{"another tree is created", func(t *testing.T, s *Store) { put(t, mustTree(t, s, "x"), "k", "v") }, ""},
 		{"it is imported by others, too", func(t *testing.T, s *Store) {
 			_, err := s.Import(t.Context(), bytes.NewReader(stream))
@@ -231,7 +258,8 @@ func crashAfterSync(t *testing.T, s *Store, fs *MemFS) *MemFS {
 	return fs.CrashClone(nil, 0)
 }
 
-// TestImportAmongWriters: others write all the time, and see the imported trees whole or not at all.
+// TestImportAmongWriters: others write all the time, and see the imported trees whole or not at
+// all.
 func TestImportAmongWriters(t *testing.T) {
 	from := newStore(t)
 	fillTrees(t, from)
@@ -342,7 +370,7 @@ func TestImportWhenClosed(t *testing.T) {
 		t.Errorf("got %v, want ErrClosed", err)
 	}
 	check(t, <-closed)
-	wantNoStagedFiles(t, "closed", fs)
+	wantNoIngestFiles(t, "closed", fs)
 }
 
 // TestCrashWhileImporting crashes at many moments of imports, while others write: the trees are
@@ -380,8 +408,8 @@ func TestCrashWhileImporting(t *testing.T) {
 	}
 }
 
-// TestImportOvertakesNothing: of a tree that was there before, the tables may come past the log. A crash
-// that takes a write takes all that came later, too.
+// TestImportOvertakesNothing: of a tree that was there before, the tables may come past the log. A
+// crash that takes a write takes all that came later, too.
 func TestImportOvertakesNothing(t *testing.T) {
 	stream, _ := exportOf(t, smallStore(t), "")
 	rng := rand.New(rand.NewPCG(5, 5))
@@ -444,7 +472,7 @@ func afterCrash(t *testing.T, what string, disk *MemFS, want map[string][]kv) (w
 	t.Helper()
 	s := mustOpen(t, disk)
 	defer func() { check(t, s.Close()) }()
-	wantNoStagedFiles(t, what, disk)
+	wantNoIngestFiles(t, what, disk)
 	got := contents(t, s)
 	before := got["before"]
 	delete(got, "before")
@@ -467,9 +495,9 @@ func afterCrash(t *testing.T, what string, disk *MemFS, want map[string][]kv) (w
 	return true
 }
 
-// TestImportOnAFailingDisk fails each change of the disk in turn: the call ends with an error, or did
-// it all; while the tables are being written the store lives on, and what it says then is true after
-// a crash, too.
+// TestImportOnAFailingDisk fails each change of the disk in turn: the call ends with an error, or
+// did it all; while the tables are being written the store lives on, and what it says then is true
+// after a crash, too.
 func TestImportOnAFailingDisk(t *testing.T) {
 	stream, _ := exportOf(t, smallStore(t))
 	run := func(t *testing.T, at int64) (changes int64, alive bool) {
@@ -489,7 +517,7 @@ func TestImportOnAFailingDisk(t *testing.T) {
 		}
 		setErr := s.Set([]byte("does it live"), nil)
 		closeErr := s.Close()
-		alive = s.fence.cause() == nil
+		alive = s.failstop.cause() == nil
 		if alive && errors.Join(openErr, setErr, closeErr) != nil {
 			t.Errorf("the store lives, and says %v, %v, %v", openErr, setErr, closeErr)
 		}
@@ -525,7 +553,7 @@ func TestImportOnAFailingDisk(t *testing.T) {
 func TestImportToAFullDisk(t *testing.T) {
 	stream, _ := exportOf(t, smallStore(t))
 	mem := NewMemFS()
-	s, err := Open("data", testOptions(fullFS{mem, "data/" + stagedFiles}))
+	s, err := Open("data", testOptions(fullFS{mem, "data/" + ingestFiles}))
 	check(t, err)
 	defer func() { check(t, s.Close()) }()
 	want := contents(t, s)
@@ -540,7 +568,7 @@ func TestImportToAFullDisk(t *testing.T) {
 func TestImportIsSwept(t *testing.T) {
 	mem := NewMemFS()
 	check(t, mustOpen(t, mem).Close())
-	left := "data/" + stagedFiles + "1-0"
+	left := "data/" + ingestFiles + "1-0"
 	f, err := mem.Create(left, vfs.WriteCategoryUnspecified)
 	check(t, err)
 	check(t, f.Close())
@@ -556,14 +584,14 @@ func TestImportIsSwept(t *testing.T) {
 		t.Errorf("a reader has removed it: %v", err)
 	}
 	check(t, mustOpen(t, mem).Close())
-	wantNoStagedFiles(t, "opened", mem)
+	wantNoIngestFiles(t, "opened", mem)
 }
 
 // TestImportOfManyTables: one after the other is filled, and all appear at once.
 func TestImportOfManyTables(t *testing.T) {
 	s := newStore(t)
 	mustTree(t, s, "b")
-	g := s.newStaging()
+	g := s.newIngest()
 	defer g.discard()
 	want := map[string][]kv{"": nil}
 	for _, name := range []string{"a", "b", "c"} {
@@ -573,7 +601,7 @@ func TestImportOfManyTables(t *testing.T) {
 			check(t, g.set([]byte(p.Key), []byte(p.Value)))
 			want[name] = append(want[name], p)
 			if i%3 == 0 {
-				g.bytes = stagedTableBytes // it is full
+				g.bytes = ingestTableBytes // it is full
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"maps"
 	"math/bits"
 	"path"
 	"slices"
@@ -41,13 +42,111 @@ func checkIntact(f FS, dir string) (found bool, err error) {
 	if err := checkEngineOptions(f, desc.OptionsFilename); err != nil {
 		return true, err
 	}
-	lengths := readSynced(f, dir)
+	if complete && !slices.Contains(names, syncedName) && !slices.Contains(names, backupName) {
+		return true, &lostNotesError{f.PathJoin(dir, syncedName)}
+	}
+	said := readSynced(f, dir)
+	if lost := lostLog(said, names, f.PathBase(desc.ManifestFilename)); lost != "" {
+		return true, fmt.Errorf("%w: %s is missing", nexusraft.ErrCorrupt, f.PathJoin(dir, lost))
+	}
 	for _, name := range names {
-		if err := checkChunks(f, f.PathJoin(dir, name), name, lengths[name]); err != nil {
+		if err := checkChunks(f, f.PathJoin(dir, name), name, said.lengths[name]); err != nil {
 			return true, err
 		}
 	}
 	return true, nil
+}
+
+// lostNotesError says that SYNCED is missing of what may be a store. It is a nexusraft.ErrCorrupt.
+type lostNotesError struct{ path string }
+
+func (e *lostNotesError) Error() string {
+	return fmt.Sprintf("%v: %s is missing, so that it can't be told whether the end of the log is whole; "+
+		"restore a backup, or create an empty file of that name to take the store as it is", nexusraft.ErrCorrupt, e.path)
+}
+
+// Unwrap makes errors.Is(err, ErrCorrupt) true.
+func (e *lostNotesError) Unwrap() error { return nexusraft.ErrCorrupt }
+
+// checkForeign returns nexusraft.ErrRefused if there is a database of another program, which never
+// had a SYNCED.
+func (s *Store) checkForeign(c Options) (err error) {
+	c.ReadOnly = true
+	db, err := pebble.Open(s.dir, c.engine(s.failstop, s.lock))
+	if err != nil {
+		return openFailed(err)
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	it, err := db.NewIter(nil)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	if format := appendKey(nil, registry, []byte(keyFormat)); it.First() &&
+		!(it.SeekGE(format) && bytes.Equal(it.Key(), format)) {
+		return wrongFormat("")
+	}
+	return it.Error()
+}
+
+// lostLog returns a log of which something was noted, and that is not there though it should be; ""
+// if there is none.
+func lostLog(said notes, names []string, manifest string) string {
+	if !said.exact {
+		return lostNewestLog(said.lengths, names, manifest)
+	}
+	for _, name := range slices.Sorted(maps.Keys(said.lengths)) {
+		if _, ok := logNumber(name); ok && said.lengths[name] > 0 && !slices.Contains(names, name) {
+			return name
+		}
+	}
+	return ""
+}
+
+// lostNewestLog returns the newest log of which something was noted, if neither it nor a newer one
+// is there; "" otherwise. A log is removed only when there is a newer one, but for an Open that was
+// cut off: it removes the logs that it has replayed once a manifest, whose number is above theirs,
+// has what was in them.
+func lostNewestLog(lengths map[string]int64, names []string, manifest string) string {
+	number, err := strconv.ParseUint(strings.TrimPrefix(manifest, "MANIFEST-"), 10, 64)
+	if err != nil {
+		return ""
+	}
+	newest := ""
+	for name := range lengths {
+		if n, ok := logNumber(name); ok && lengths[name] > 0 && n >= number {
+			newest, number = name, n
+		}
+	}
+	for _, name := range names {
+		if n, ok := logNumber(name); ok && n >= number {
+			return ""
+		}
+	}
+	return newest
+}
+
+// logNumber returns the number of a log.
+func logNumber(name string) (uint64, bool) {
+	base, ok := strings.CutSuffix(name, ".log")
+	n, err := strconv.ParseUint(base, 10, 64)
+	return n, ok && err == nil
+}
+
+// replayed returns the name of the log that the engine was reading when it failed, "" if it was
+// none.
+func replayed(err error) string {
+	for ; err != nil; err = errors.Unwrap(err) {
+		detailed, ok := err.(interface{ ErrorDetail() string })
+		if !ok {
+			continue
+		}
+		var n uint64
+		if _, err := fmt.Sscanf(detailed.ErrorDetail(), "replaying wal %d,", &n); err == nil {
+			return fmt.Sprintf("%06d.log", n)
+		}
+	}
+	return ""
 }
 
 // openFailed returns what it means that Pebble can't open the store that is there: that it is
@@ -56,10 +155,14 @@ func openFailed(err error) error {
 	if _, ok := errors.AsType[*fs.PathError](err); ok && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	path := replayed(err)
 	if pebble.IsCorruptionError(err) {
-		return damaged("", err)
+		return damaged(path, err)
 	}
-	return fmt.Errorf("%w: %w", nexusraft.ErrCorrupt, firstLine(err))
+	if path != "" {
+		path += ": "
+	}
+	return fmt.Errorf("%w: %s%w", nexusraft.ErrCorrupt, path, firstLine(err))
 }
 
 // checkNothing is checkIntact where no manifest is named: then nothing was ever written.
@@ -94,8 +197,8 @@ func checkEngineOptions(f FS, name string) error {
 	return nil
 }
 
-// What Pebble's logs and manifests are made of: blocks of chunks, each of which has a checksum,
-// its length, a kind, and in a log its number and, but for the first log of a store, what was synced.
+// What Pebble's logs and manifests are made of: blocks of chunks, each of which has a checksum, its
+// length, a kind, and in a log its number and, but for the first log of a store, what was synced.
 const (
 	blockBytes          = 32 << 10
 	manifestHeaderBytes = 7
@@ -108,27 +211,74 @@ const (
 	logEnd                                         = logKinds
 )
 
-// checkChunks returns ErrCorrupt if the first length bytes of a log or manifest are not whole chunks.
+// checkChunks returns ErrCorrupt if the first length bytes of a log or manifest are not whole
+// chunks.
 func checkChunks(f FS, file, name string, length int64) error {
 	if length == 0 {
 		return nil
 	}
-	in, err := f.Open(file, vfs.SequentialReadsOption)
+	good, err := chunks(f, file, name, length)
 	if err != nil {
 		return err
+	}
+	if good < length {
+		return fmt.Errorf("%w: %s is damaged at byte %d of %d that were on the disk", nexusraft.ErrCorrupt, file, good,
+			length)
+	}
+	return nil
+}
+
+// checkWhole returns ErrCorrupt if a log or manifest of a fresh copy is not whole chunks to its
+// end.
+func checkWhole(f FS, dir string) error {
+	names, err := f.List(dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if !isNoted(name) {
+			continue
+		}
+		file := f.PathJoin(dir, name)
+		info, err := f.Stat(file)
+		if err != nil {
+			return err
+		}
+		if err := checkChunks(f, file, name, info.Size()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wholeChunks returns how much of a log or manifest, from its beginning, are whole chunks.
+func wholeChunks(f FS, file, name string) (int64, error) {
+	info, err := f.Stat(file)
+	if err != nil {
+		return 0, err
+	}
+	return chunks(f, file, name, info.Size())
+}
+
+// chunks returns how many of the first length bytes of a log or manifest are whole chunks, from
+// the beginning.
+func chunks(f FS, file, name string, length int64) (int64, error) {
+	in, err := f.Open(file, vfs.SequentialReadsOption)
+	if err != nil {
+		return 0, err
 	}
 	defer func() { _ = in.Close() }()
 	block := make([]byte, blockBytes)
 	for at := int64(0); at < length; at += blockBytes {
 		n, err := io.ReadFull(in, block[:min(blockBytes, length-at)])
 		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-			return fmt.Errorf("read %s: %w", file, err)
+			return 0, fmt.Errorf("read %s: %w", file, err)
 		}
 		if good := goodBytes(name, block[:n]); int64(good) < min(blockBytes, length-at) {
-			return fmt.Errorf("%w: %s is damaged at byte %d of %d that were on the disk", nexusraft.ErrCorrupt, file, at+int64(good), length)
+			return at + int64(good), nil
 		}
 	}
-	return nil
+	return length, nil
 }
 
 // goodBytes returns how many bytes of a block, from its beginning, are whole chunks, and the

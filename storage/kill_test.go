@@ -14,6 +14,7 @@ import (
 // TestKilledWriter kills a process that writes to a directory, again and again: what was
 // acknowledged to it as synced is there, and of the rest a prefix.
 func TestKilledWriter(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	last := 0
 	for round := range 6 {
@@ -49,7 +50,8 @@ func verifyNumbered(t *testing.T, s *Store, last int) {
 			check(t, err)
 			n++
 			var tree, number int
-			if _, err := fmt.Sscanf(string(p.Value), "%d %d", &tree, &number); err != nil || tree != i || number != n || string(p.Key) != string(numberedKey(n)) {
+			if _, err := fmt.Sscanf(string(p.Value), "%d %d", &tree, &number); err != nil || tree != i || number != n ||
+				string(p.Key) != string(numberedKey(n)) {
 				t.Fatalf("tree %d: pair %d is %q = %.20q", i, n, p.Key, p.Value)
 			}
 		}

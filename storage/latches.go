@@ -11,12 +11,12 @@ import (
 // The problem: a compare-and-swap reads a value and writes another one. A write of the
 // same key in between, be it a plain one, would be overwritten unseen.
 //
-// The rule: every key belongs to one of 64 stripes. Who writes holds the stripes of its
-// keys, and who decides by what it reads those of what it reads, from before it reads until
-// its batch is visible to readers; who reads or writes a range holds all of them. Stripes
-// are taken in ascending order, so nobody waits in a circle. They are never held
-// while the disk syncs (but by Import, for a moment), so that all who wait for a sync share one; nor while a caller's own
-// function runs, so that it may do what it likes. Readers take none.
+// The rule: every key belongs to one of 64 stripes. A write holds the stripes of its keys, and
+// one that depends on what it reads holds those of what it reads, from before it reads until its batch
+// is visible to readers; one that reads or writes a range holds all of them. Stripes are taken in ascending
+// order, so nobody waits in a circle. They are never held while the disk syncs (but by Import, for
+// a moment), so that all waits for a sync share one; nor while a caller's own function runs, so
+// that it may do what it likes. Readers take none.
 //
 // Rejected: a lock for each tree (then a range would hold up that tree alone, but a batch
 // would lock trees and stripes); one lock for everything (a compare-and-swap that reads

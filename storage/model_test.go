@@ -12,26 +12,38 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
-// Generators that collide often: few names, short keys of few letters (0xff and 0x00
-// among them), values from nothing to enough for a flush.
-var (
-	genName  = rapid.SampledFrom([]string{"a", "b", "zone/1", "ü"})
-	genKey   = rapid.SliceOfN(rapid.SampledFrom([]byte{0, 'a', 'b', 0xff}), 0, 3)
-	genValue = rapid.Custom(func(t *rapid.T) string {
-		return strings.Repeat(rapid.StringN(0, 4, 8).Draw(t, "value"), rapid.SampledFrom([]int{1, 1, 1, 2000}).Draw(t, "times"))
+// Generators that collide often: few names, short keys of few letters (0xff and 0x00 among them),
+// values from nothing to enough for a flush. Each call makes a new one, because a generator is not
+// safe for tests that run side by side.
+func genName() *rapid.Generator[string] {
+	return rapid.SampledFrom([]string{"a", "b", "zone/1", "ü"})
+}
+
+func genKey() *rapid.Generator[[]byte] {
+	return rapid.SliceOfN(rapid.SampledFrom([]byte{0, 'a', 'b', 0xff}), 0, 3)
+}
+
+func genValue() *rapid.Generator[string] {
+	return rapid.Custom(func(t *rapid.T) string {
+		return strings.Repeat(rapid.StringN(0, 4, 8).Draw(t, "value"),
+			rapid.SampledFrom([]int{1, 1, 1, 2000}).Draw(t, "times"))
 	})
-	genEnd = rapid.OneOf(rapid.Just([]byte(nil)), genKey)
-)
+}
+
+func genEnd() *rapid.Generator[[]byte] {
+	return rapid.OneOf(rapid.Just([]byte(nil)), genKey())
+}
 
 // TestModel runs random operations on a store and on maps, and compares all reads.
 func TestModel(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		m := &machine{fs: NewMemFS(), trees: make(map[string]model)}
 		m.s = mustOpen(t, m.fs)
 		defer func() { check(t, m.s.Close()) }()
 		t.Repeat(map[string]func(*rapid.T){
 			"batch":    m.batch,
-			"create":   func(t *rapid.T) { m.tree(t, genName.Draw(t, "name")) },
+			"create":   func(t *rapid.T) { m.tree(t, genName().Draw(t, "name")) },
 			"drop":     m.drop,
 			"snapshot": m.takeSnapshot,
 			"reopen":   m.reopen,
@@ -61,9 +73,9 @@ func (m *machine) batch(t *rapid.T) {
 	b := m.s.NewBatch()
 	defer b.Close()
 	for range rapid.IntRange(0, 6).Draw(t, "operations") {
-		name := genName.Draw(t, "tree")
+		name := genName().Draw(t, "tree")
 		tree, want := m.tree(t, name), m.trees[name]
-		key, value := genKey.Draw(t, "key"), genValue.Draw(t, "value")
+		key, value := genKey().Draw(t, "key"), genValue().Draw(t, "value")
 		switch rapid.SampledFrom([]string{"set", "set", "delete", "range"}).Draw(t, "operation") {
 		case "set":
 			check(t, b.Set(tree, key, []byte(value)))
@@ -72,7 +84,7 @@ func (m *machine) batch(t *rapid.T) {
 			check(t, b.Delete(tree, key))
 			delete(want, string(key))
 		case "range":
-			end := genEnd.Draw(t, "end")
+			end := genEnd().Draw(t, "end")
 			check(t, b.DeleteRange(tree, key, end))
 			for _, p := range want.scan(key, end, false) {
 				delete(want, p.Key)
@@ -84,7 +96,7 @@ func (m *machine) batch(t *rapid.T) {
 }
 
 func (m *machine) drop(t *rapid.T) {
-	name := genName.Draw(t, "name")
+	name := genName().Draw(t, "name")
 	check(t, m.s.DropTree(name))
 	delete(m.trees, name)
 }
@@ -106,8 +118,8 @@ func (m *machine) reopen(t *rapid.T) {
 }
 
 func (m *machine) scan(t *rapid.T) {
-	name := genName.Draw(t, "tree")
-	start, end := genEnd.Draw(t, "start"), genEnd.Draw(t, "end")
+	name := genName().Draw(t, "tree")
+	start, end := genEnd().Draw(t, "start"), genEnd().Draw(t, "end")
 	compareScans(t, m.tree(t, name), m.trees[name], start, end)
 }
 
@@ -144,7 +156,7 @@ func compareScans(t *rapid.T, r nexusraft.Reader, want model, start, end []byte)
 	if diff := cmp.Diff(want.scan(start, end, true), collect(t, r.ScanReverse(start, end))); diff != "" {
 		t.Fatalf("reverse scan %q to %q (-want +got):\n%s", start, end, diff)
 	}
-	key := genKey.Draw(t, "key")
+	key := genKey().Draw(t, "key")
 	value, ok, err := r.Get(key)
 	check(t, err)
 	if wantValue, wantOK := want[string(key)]; ok != wantOK || string(value) != wantValue {

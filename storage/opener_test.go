@@ -30,7 +30,8 @@ func TestOpenerInAnotherProcess(t *testing.T) {
 		o := testOptions(nil)
 		o.ReadOnly = readOnly
 		_, err = Open(dir, o)
-		if !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), "another process") {
+		if !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), dir) ||
+			!strings.Contains(err.Error(), "another process") {
 			t.Errorf("read-only %v: got %v, want ErrRefused that names the directory and says why", readOnly, err)
 		}
 	}

@@ -75,8 +75,9 @@ type Options struct {
 	Compression Compression
 
 	// ReadOnly opens a store that exists, and changes nothing of it: what writes returns
-	// nexusraft.ErrRefused. What is in the write-ahead log is read, too, and held in memory.
-	// Nobody else may have the store open, as ever.
+	// nexusraft.ErrRefused. What is in the write-ahead log is read, too, and held in memory. Nobody
+	// else may have the store open, as ever. Of a backup, all files are read and verified first. It
+	// may be on a file system that is mounted read-only.
 	ReadOnly bool
 
 	// DiskReserve is how many bytes of the disk are kept free: below it, writes get
@@ -86,6 +87,10 @@ type Options struct {
 	// already may need more than is left, and the store stops for good as on any failed
 	// write, keeping what was synced. A negative one is none.
 	DiskReserve int64
+
+	// OpenTables is how many tables are kept open at a time, each of which takes a file descriptor;
+	// 500 by default. Where a process may have few, leave room for 40 more of the store's own.
+	OpenTables int
 
 	// Merge is what Tree.Merge does: it returns the value that key shall have, which is old
 	// (nil if there is none), and operand, put together. A nil result removes the key; an
@@ -119,10 +124,16 @@ func (o *Options) withDefaults() (Options, error) {
 	if c.DiskReserve == 0 {
 		c.DiskReserve = max(defaultDiskReserve, 2*memTables*c.MemTableBytes)
 	}
+	if c.OpenTables == 0 {
+		c.OpenTables = defaultOpenTables
+	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
 	var errs []error
+	if c.OpenTables < 0 {
+		errs = append(errs, errors.New("OpenTables is negative"))
+	}
 	if c.CacheBytes < 0 {
 		errs = append(errs, errors.New("CacheBytes is negative"))
 	}
@@ -133,7 +144,8 @@ func (o *Options) withDefaults() (Options, error) {
 		errs = append(errs, fmt.Errorf("Durability is %d, must be Sync or NoSync", c.Durability))
 	}
 	if _, ok := compressions[c.Compression]; !ok {
-		errs = append(errs, fmt.Errorf("Compression is %d, must be CompressionFast, CompressionNone or CompressionSmall", c.Compression))
+		errs = append(errs, fmt.Errorf("Compression is %d, must be CompressionFast, CompressionNone or CompressionSmall",
+			c.Compression))
 	}
 	return c, errors.Join(errs...)
 }

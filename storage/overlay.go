@@ -2,6 +2,7 @@ package storage
 
 import (
 	"bytes"
+	"errors"
 	"iter"
 	"slices"
 
@@ -10,15 +11,17 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
-// Overlay is a set of uncommitted writes over a Reader; reads see the writes. It
-// implements nexusraft.ReadWriter. Overlays stack: the base may be one.
+// Overlay is a set of uncommitted writes over a Reader; reads see the writes. It implements
+// nexusraft.ReadWriter. Overlays stack: the base may be one. What it deletes of its base takes
+// memory for ranges, not for keys.
 //
-// An overlay is for one goroutine. Its slices are borrowed, and valid for as long as
-// those of its base. It may be written while it is iterated; the loop doesn't see that.
+// An overlay is for one goroutine. Its slices are borrowed, and valid for as long as those of its
+// base. It may be written while it is iterated; the loop doesn't see that.
 type Overlay struct {
-	base   nexusraft.Reader
-	writes *btree.BTreeG[write]
-	bytes  int
+	base    nexusraft.Reader
+	writes  *btree.BTreeG[write]
+	deleted spans // of the base; a write counts more
+	bytes   int
 }
 
 var _ nexusraft.ReadWriter = (*Overlay)(nil)
@@ -36,13 +39,16 @@ func (w write) pair() nexusraft.Pair { return nexusraft.Pair{Key: w.key, Value: 
 // NewOverlay returns an empty overlay over base.
 func NewOverlay(base nexusraft.Reader) *Overlay {
 	less := func(a, b write) bool { return bytes.Compare(a.key, b.key) < 0 }
-	return &Overlay{base: base, writes: btree.NewBTreeGOptions(less, btree.Options{NoLocks: true})}
+	return &Overlay{base: base, writes: btree.NewBTreeGOptions(less, btree.Options{NoLocks: true}), deleted: newSpans()}
 }
 
 // Get implements nexusraft.Reader.
 func (o *Overlay) Get(key []byte) ([]byte, bool, error) {
 	if w, ok := o.writes.Get(write{key: key}); ok {
 		return w.value, !w.deleted, nil
+	}
+	if o.deleted.cover(key) {
+		return nil, false, nil
 	}
 	return o.base.Get(key)
 }
@@ -66,6 +72,37 @@ func (o *Overlay) Delete(key []byte) error {
 	return nil
 }
 
+// DeleteRange removes all keys with start <= key < end; a nil end means no upper bound. It
+// takes the same memory whatever the base has there.
+func (o *Overlay) DeleteRange(start, end []byte) error {
+	if err := errors.Join(checkSize(len(start), 0), checkSize(len(end), 0)); err != nil {
+		return err
+	}
+	s := newSpan(start, end)
+	if s.empty() {
+		return nil
+	}
+	o.forget(s)
+	o.bytes += o.deleted.add(s)
+	return nil
+}
+
+// forget drops the writes of a range.
+func (o *Overlay) forget(s span) {
+	var old []write
+	o.writes.Ascend(write{key: s.start}, func(w write) bool {
+		if !s.has(w.key) {
+			return false
+		}
+		old = append(old, w)
+		return true
+	})
+	for _, w := range old {
+		o.writes.Delete(w)
+		o.bytes -= w.size()
+	}
+}
+
 func (o *Overlay) put(w write) {
 	if old, ok := o.writes.Set(w); ok {
 		o.bytes -= old.size()
@@ -83,22 +120,35 @@ func (o *Overlay) ScanReverse(start, end []byte) iter.Seq2[nexusraft.Pair, error
 	return o.merge(start, end, true)
 }
 
-// Len returns the number of keys that the overlay sets or deletes.
-func (o *Overlay) Len() int { return o.writes.Len() }
+// Len returns the number of writes it holds: of keys that it sets or deletes, and of ranges.
+func (o *Overlay) Len() int { return o.writes.Len() + o.deleted.len() }
 
-// Bytes returns the size of the writes it holds: of their keys and values.
+// Bytes returns the size of the writes it holds: of their keys and values, and of the ends of
+// ranges.
 func (o *Overlay) Bytes() int { return o.bytes }
 
 // MergeInto does all writes of o to dst. The two share memory, which never changes.
 func (o *Overlay) MergeInto(dst *Overlay) {
+	o.deleted.each(func(s span) bool {
+		dst.forget(s)
+		dst.bytes += dst.deleted.add(s)
+		return true
+	})
 	o.writes.Scan(func(w write) bool {
 		dst.put(w)
 		return true
 	})
 }
 
-// WriteTo stages all writes in b, for tree t, in key order.
+// WriteTo stages all writes in b, for tree t: ranges first, then keys, each in key order.
 func (o *Overlay) WriteTo(b *Batch, t *Tree) (err error) {
+	o.deleted.each(func(s span) bool {
+		err = b.DeleteRange(t, s.start, s.end)
+		return err == nil
+	})
+	if err != nil {
+		return err
+	}
 	o.writes.Scan(func(w write) bool {
 		if w.deleted {
 			err = b.Delete(t, w.key)
@@ -113,19 +163,16 @@ func (o *Overlay) WriteTo(b *Batch, t *Tree) (err error) {
 // Reset forgets all writes.
 func (o *Overlay) Reset() {
 	o.writes.Clear()
+	o.deleted = newSpans()
 	o.bytes = 0
 }
 
 // merge yields base and writes as one sequence; where both have a key, the write counts.
 func (o *Overlay) merge(start, end []byte, reverse bool) iter.Seq2[nexusraft.Pair, error] {
 	start, end = slices.Clone(start), slices.Clone(end)
-	base := o.base.Scan
-	if reverse {
-		base = o.base.ScanReverse
-	}
 	return func(yield func(nexusraft.Pair, error) bool) {
 		writes := newCursor(o.writes, start, end, reverse)
-		for p, err := range base(start, end) {
+		for p, err := range o.kept(start, end, reverse) {
 			if err != nil {
 				yield(nexusraft.Pair{}, err)
 				return
@@ -138,6 +185,31 @@ func (o *Overlay) merge(start, end []byte, reverse bool) iter.Seq2[nexusraft.Pai
 			}
 		}
 		writes.yieldRest(yield)
+	}
+}
+
+// kept yields the base's pairs that are in no deleted range. It seeks over those, so that they
+// cost nothing.
+func (o *Overlay) kept(start, end []byte, reverse bool) iter.Seq2[nexusraft.Pair, error] {
+	base := o.base.Scan
+	if reverse {
+		base = o.base.ScanReverse
+	}
+	if o.deleted.len() == 0 {
+		return base(start, end)
+	}
+	gaps := o.deleted.gaps(span{start, end})
+	if reverse {
+		slices.Reverse(gaps)
+	}
+	return func(yield func(nexusraft.Pair, error) bool) {
+		for _, g := range gaps {
+			for p, err := range base(g.start, g.end) {
+				if !yield(p, err) || err != nil {
+					return
+				}
+			}
+		}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 // TestOverlayModel stacks overlays on a tree and compares each level with a map.
 func TestOverlayModel(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
 	tree := mustTree(t, s, "t")
 	rapid.Check(t, func(t *rapid.T) {
@@ -20,7 +21,7 @@ func TestOverlayModel(t *testing.T) {
 		defer b.Close()
 		check(t, b.DeleteRange(tree, nil, nil))
 		stored := make(model)
-		for _, key := range rapid.SliceOfN(genKey, 0, 8).Draw(t, "stored") {
+		for _, key := range rapid.SliceOfN(genKey(), 0, 8).Draw(t, "stored") {
 			stored[string(key)] = "stored"
 			check(t, b.Set(tree, key, []byte("stored")))
 		}
@@ -28,6 +29,7 @@ func TestOverlayModel(t *testing.T) {
 		st := &stack{t: tree, levels: []level{{NewOverlay(tree), stored, maps.Clone(stored)}}}
 		t.Repeat(map[string]func(*rapid.T){
 			"write": st.write,
+			"range": st.deleteRange,
 			"push":  st.push,
 			"pop":   st.pop,
 			"reset": st.reset,
@@ -51,17 +53,27 @@ type stack struct {
 func (st *stack) top() *level { return &st.levels[len(st.levels)-1] }
 
 func (st *stack) write(t *rapid.T) {
-	top, key := st.top(), genKey.Draw(t, "key")
+	top, key := st.top(), genKey().Draw(t, "key")
 	if rapid.Bool().Draw(t, "delete") {
 		check(t, top.o.Delete(key))
 		delete(top.want, string(key))
 	} else {
-		value := []byte(genValue.Draw(t, "value"))
+		value := []byte(genValue().Draw(t, "value"))
 		check(t, top.o.Set(key, value))
 		top.want[string(key)] = string(value)
 		clear(value)
 	}
 	clear(key) // the overlay has copies
+}
+
+func (st *stack) deleteRange(t *rapid.T) {
+	top, start, end := st.top(), genEnd().Draw(t, "start"), genEnd().Draw(t, "end")
+	check(t, top.o.DeleteRange(start, end))
+	maps.DeleteFunc(top.want, func(k, _ string) bool {
+		return k >= string(start) && (end == nil || k < string(end))
+	})
+	clear(start)
+	clear(end)
 }
 
 func (st *stack) push(t *rapid.T) {
@@ -106,11 +118,12 @@ func (st *stack) flush(t *rapid.T) {
 }
 
 func (st *stack) compare(t *rapid.T) {
-	start, end := genEnd.Draw(t, "start"), genEnd.Draw(t, "end")
+	start, end := genEnd().Draw(t, "start"), genEnd().Draw(t, "end")
 	for _, l := range st.levels {
 		compareScans(t, l.o, l.want, start, end)
 		size := 0
 		l.o.writes.Scan(func(w write) bool { size += w.size(); return true })
+		l.o.deleted.each(func(s span) bool { size += s.size(); return true })
 		if l.o.Bytes() != size {
 			t.Fatalf("Bytes: got %d, want %d", l.o.Bytes(), size)
 		}

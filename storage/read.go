@@ -17,7 +17,7 @@ func (v view) Get(key []byte) (value []byte, ok bool, err error) {
 	if err := v.enter(); err != nil {
 		return nil, false, err
 	}
-	defer v.s.gate.exit()
+	defer v.s.calls.exit()
 	stored := v.lookUp(key)
 	value, ok, err = v.s.copyOf(v.src, *stored)
 	keyBuffers.Put(stored)
@@ -36,7 +36,7 @@ func (v view) View(key []byte, use func(value []byte) error) (ok bool, err error
 	if err := v.enter(); err != nil {
 		return false, err
 	}
-	defer v.s.gate.exit()
+	defer v.s.calls.exit()
 	stored := v.lookUp(key)
 	defer keyBuffers.Put(stored)
 	value, closer, err := v.s.borrow(v.src, *stored)
@@ -51,21 +51,19 @@ func (v view) View(key []byte, use func(value []byte) error) (ok bool, err error
 	return true, use(value)
 }
 
-// GetTo appends the value at key to dst, which may be nil, and returns the extended slice
-// and whether there is a value; if there is none, it returns dst as it is. It allocates
-// nothing if the value fits into dst's capacity.
-//
-// For that it asks all tables that may have the key, while the others stop at the first one
-// that has it, but allocate 16 bytes for each on the disk that they look into. So GetTo
-// is faster for keys that are absent, and slower, by some microseconds, for those
-// that were written a moment ago.
+// GetTo appends the value at key to dst, which may be nil, and returns the extended slice and
+// whether there is a value; if there is none, it returns dst as it is. It allocates nothing if the
+// value fits into dst. Beside Get it is faster for keys that are absent, and slower, by some
+// microseconds, for those that were written a moment ago.
 func (v view) GetTo(dst, key []byte) ([]byte, bool, error) {
 	if err := v.enter(); err != nil {
 		return dst, false, err
 	}
-	defer v.s.gate.exit()
+	defer v.s.calls.exit()
 	stored := v.lookUp(key)
 	defer keyBuffers.Put(stored)
+	// It asks all tables that may have the key; Pebble's Get stops at the first one that has it, and
+	// allocates 16 bytes for each that it looks into.
 	value, ok, err := v.s.seek(v.src, *stored, dst)
 	return value, ok, v.failed(err)
 }

@@ -32,7 +32,7 @@ var _ = []reader{(*Tree)(nil), (*TreeView)(nil), (*Store)(nil)}
 // compareReads compares every read with the model's answer.
 func compareReads(t *rapid.T, r reader, want model) {
 	t.Helper()
-	compareScans(t, r, want, genEnd.Draw(t, "start"), genEnd.Draw(t, "end"))
+	compareScans(t, r, want, genEnd().Draw(t, "start"), genEnd().Draw(t, "end"))
 	all := want.scan(nil, nil, false)
 	n, err := r.Len()
 	check(t, err)
@@ -41,7 +41,7 @@ func compareReads(t *rapid.T, r reader, want model) {
 	if n != len(all) || empty != (n == 0) {
 		t.Fatalf("got %d keys, empty %v, want %d", n, empty, len(all))
 	}
-	key := genKey.Draw(t, "key")
+	key := genKey().Draw(t, "key")
 	value, had := want[string(key)]
 	got, ok, err := r.GetTo([]byte("x"), key)
 	check(t, err)
@@ -57,7 +57,7 @@ func compareReads(t *rapid.T, r reader, want model) {
 	comparePair(t, "Last")(r.Last())(want.scan(nil, nil, true))
 	comparePair(t, "Less")(r.Less(key))(want.scan(nil, append([]byte{}, key...), true))
 	comparePair(t, "Greater")(r.Greater(key))(want.scan(append(slices.Clone(key), 0), nil, false))
-	comparePrefix(t, r, want, genKey.Draw(t, "prefix"))
+	comparePrefix(t, r, want, genKey().Draw(t, "prefix"))
 }
 
 // comparePair compares a pair that was read with the first one of a list.

@@ -13,5 +13,6 @@ func (s *Store) readOnly(b *Batch) error {
 		b.committed = true
 		return nil
 	}
-	return fmt.Errorf("commit batch, nothing was written: %w: store %s was opened with Options.ReadOnly", nexusraft.ErrRefused, s.dir)
+	return fmt.Errorf("commit batch, nothing was written: %w: store %s was opened with Options.ReadOnly",
+		nexusraft.ErrRefused, s.dir)
 }

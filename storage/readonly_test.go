@@ -87,7 +87,8 @@ func TestReadOnlyChangesNothing(t *testing.T) {
 			t.Errorf("of a snapshot: got %q, %v, %v", p.Key, ok, err)
 		}
 		x.Close()
-		if got := s.Stats(); !got.Recovered || got.DiskBytes == 0 || got.PointReads == 0 || got.LogBytes != 0 || got.TableBytes != 0 {
+		if got := s.Stats(); !got.Recovered || got.DiskBytes == 0 || got.PointReads == 0 || got.LogBytes != 0 ||
+			got.TableBytes != 0 {
 			t.Errorf("got %+v", got)
 		}
 		check(t, s.Close())
@@ -144,6 +145,7 @@ func TestReadOnlyRefusesWrites(t *testing.T) {
 	key := numberedKey(1)
 	errs := writeErrors(s, key, []byte("value"))
 	delete(errs, "CompareAndSwap key") // what it expects is not there
+	delete(errs, "Create key")
 	errs["Clear"] = tree.Clear()
 	errs["Tree.Set"] = tree.Set(key, nil, NoSync)
 	errs["DropTree"] = s.DropTree("t")
@@ -151,6 +153,7 @@ func TestReadOnlyRefusesWrites(t *testing.T) {
 	_, errs["GenerateID"] = s.GenerateID()
 	_, _, errs["PopFirst"] = tree.PopFirst()
 	_, _, errs["PopLast"] = tree.PopLast()
+	_, _, errs["PopFirstIn"] = tree.PopFirstIn(nil, nil)
 	for _, sync := range []bool{false, true} {
 		b := s.NewBatch()
 		check(t, b.Set(tree, key, nil))
@@ -163,7 +166,8 @@ func TestReadOnlyRefusesWrites(t *testing.T) {
 	check(t, b.DeleteRange(tree, nil, nil))
 	errs["CommitAsync"] = b.CommitAsync()()
 	for call, err := range errs {
-		if !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), "data") || !strings.Contains(err.Error(), "ReadOnly") {
+		if !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), "data") ||
+			!strings.Contains(err.Error(), "ReadOnly") {
 			t.Errorf("%s: got %v, want ErrRefused with the store and the option", call, err)
 		}
 	}
@@ -189,7 +193,8 @@ func TestReadOnlyWithoutWrites(t *testing.T) {
 		_, _, err := tx.Tree(s.Default()).Get([]byte("only"))
 		return err
 	}))
-	if found, swapped, err := s.CompareAndSwap([]byte("only"), nil, nil); string(found) != "in the log" || swapped || err != nil {
+	if found, swapped, err := s.CompareAndSwap([]byte("only"), nil, nil); string(found) != "in the log" || swapped ||
+		err != nil {
 		t.Errorf("CompareAndSwap of something else: got %q, %v, %v", found, swapped, err)
 	}
 	if _, ok, err := s.OpenTree("absent"); ok || err != nil {
@@ -207,7 +212,10 @@ func TestReadOnlyNeedsAStore(t *testing.T) {
 		check(t, err)
 		check(t, created.Close())
 	}
-	for what, f := range map[string]*MemFS{"an absent directory": absent, "another directory": foreign, "a file": file, "an empty one": empty} {
+	for what, f := range map[string]*MemFS{
+		"an absent directory": absent, "another directory": foreign, "a file": file,
+		"an empty one": empty,
+	} {
 		s, err := openReadOnly(f)
 		if s != nil || !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), "data") {
 			t.Errorf("%s: got %v, want ErrRefused with its name", what, err)

@@ -37,7 +37,7 @@ func (s *Store) noteOpened() (err error) {
 // noteClosed syncs what was written, and with it that the store was closed in order. No
 // calls may be running, and none can begin.
 func (s *Store) noteClosed() error {
-	if s.options.ReadOnly || s.fence.cause() != nil {
+	if s.options.ReadOnly || s.failstop.cause() != nil {
 		return nil
 	}
 	b := s.NewBatch()

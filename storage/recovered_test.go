@@ -93,7 +93,10 @@ func TestRecoveredIfAnythingIsLeft(t *testing.T) {
 func TestRecoveredAfterDeath(t *testing.T) {
 	var broken atomic.Bool
 	disk := NewMemFS()
-	s := mustOpen(t, errorfs.Wrap(disk, &failingFS{at: 1, sticky: true, only: func(errorfs.Op) bool { return broken.Load() }}))
+	s := mustOpen(t, errorfs.Wrap(disk, &failingFS{
+		at: 1, sticky: true,
+		only: func(errorfs.Op) bool { return broken.Load() },
+	}))
 	check(t, s.Set([]byte("k"), nil))
 	broken.Store(true)
 	if err := s.Set([]byte("k"), nil); err == nil {
@@ -109,7 +112,10 @@ func TestRecoveredAfterDeath(t *testing.T) {
 func TestCloseFails(t *testing.T) {
 	var broken atomic.Bool
 	disk := NewMemFS()
-	s := mustOpen(t, errorfs.Wrap(disk, &failingFS{at: 1, sticky: true, only: func(errorfs.Op) bool { return broken.Load() }}))
+	s := mustOpen(t, errorfs.Wrap(disk, &failingFS{
+		at: 1, sticky: true,
+		only: func(errorfs.Op) bool { return broken.Load() },
+	}))
 	check(t, s.Set([]byte("k"), nil))
 	broken.Store(true)
 	err := s.Close()

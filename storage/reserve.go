@@ -11,7 +11,7 @@ import (
 )
 
 // reserve keeps writes away from the last bytes of the store's disk, and so Pebble from
-// ENOSPC, which a store does not survive (see fence).
+// ENOSPC, which a store does not survive (see failstop).
 //
 // What the reserve is for: the memory tables that were written already (at most three, which
 // are still to become tables on the disk, while their logs go only afterwards), a compaction,
@@ -37,7 +37,7 @@ type reserve struct {
 	large   atomic.Int64 // of batches of an eighth of the reserve and more, while they are written
 	full    atomic.Pointer[error]
 
-	looking sync.Mutex // held by whoever looks; the others go on with what is known
+	looking sync.Mutex // held by the one goroutine that looks; the others go on with what is known
 }
 
 // lookEvery is how long a look at the disk is good for.
@@ -111,7 +111,8 @@ func (r *reserve) look(n int64) {
 }
 
 func (r *reserve) fullError(free int64, more string) error {
-	return fmt.Errorf("%w: the disk of store %s has %d bytes free, of which %d are its reserve%s; make room on it", nexusraft.ErrDiskFull, r.dir, free, r.bytes, more)
+	return fmt.Errorf("%w: the disk of store %s has %d bytes free, of which %d are its reserve%s; make room on it",
+		nexusraft.ErrDiskFull, r.dir, free, r.bytes, more)
 }
 
 // free returns how many bytes of the disk this process may still use, and whether that is known.
@@ -123,11 +124,17 @@ func (r *reserve) free() (int64, bool) {
 	return int64(min(usage.AvailBytes, 1<<62)), true
 }
 
-// Room returns nil while the store takes writes, and otherwise nexusraft.ErrDiskFull with how
-// much of its disk is free and how much Options.DiskReserve keeps. Having been full, the
-// store has room again when an eighth of the reserve is free beyond it. It is cheap: the
-// file system is asked at most once in 250 ms, or after an eighth of the reserve was written.
-func (s *Store) Room() error { return s.reserve.room(0) }
+// Room returns nil while the store takes writes, and nexusraft.ErrDiskFull, with how much of its
+// disk is free, while that is less than Options.DiskReserve; having been full, it has room when an
+// eighth more is free. It is cheap: it asks the file system at most every 250 ms, and after each
+// eighth of the reserve that was written. Of a store that is closed or dead it returns what every
+// call does.
+func (s *Store) Room() error {
+	if err := s.alive(); err != nil {
+		return err
+	}
+	return s.reserve.room(0)
+}
 
 // DiskFree returns how many bytes of the store's disk this process may still use, the
 // reserve included; 0 if the file system doesn't say.

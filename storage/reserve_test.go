@@ -80,7 +80,8 @@ func TestRoomHasHysteresis(t *testing.T) {
 			}
 		}
 	})
-	if full, room := strings.Count(log.String(), "disk full"), strings.Count(log.String(), "room again"); full != 2 || room != 1 {
+	if full, room := strings.Count(log.String(), "disk full"), strings.Count(log.String(), "room again"); full != 2 ||
+		room != 1 {
 		t.Errorf("told %d times that it is full and %d times that it is not, want 2 and 1:\n%s", full, room, log)
 	}
 }
@@ -139,6 +140,7 @@ func TestDiskReserveDefaults(t *testing.T) {
 
 // On a full disk, what would need room is refused and leaves nothing, and all else goes on.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	fs := NewMemFS()
 	s := openReserved(t, fs, nil)
 	tree := mustTree(t, s, "t")
@@ -156,7 +158,8 @@ func TestFullDisk(t *testing.T) {
 	wantFull(t, "Commit", b.Commit(true), true)
 	wantFull(t, "CommitAsync", b.CommitAsync()(), true)
 	wantFull(t, "Set", tree.Set([]byte("new"), nil), true)
-	wantFull(t, "Transact", s.Transact(t.Context(), func(tx *Tx) error { return tx.Tree(tree).Set([]byte("new"), nil) }), true)
+	wantFull(t, "Transact", s.Transact(t.Context(), func(tx *Tx) error { return tx.Tree(tree).Set([]byte("new"), nil) }),
+		true)
 	_, err := s.Tree("new")
 	wantFull(t, "Tree", err, true)
 	if _, ok, err := tree.Get([]byte("new")); ok || err != nil {
@@ -195,6 +198,53 @@ func TestFullDisk(t *testing.T) {
 	s = openReserved(t, fs, nil)
 	defer func() { check(t, s.Close()) }()
 	wantFull(t, "Room of a full disk after opening", s.Room(), true)
+}
+
+// TestRemovalsOnAFullDisk: everything that only removes goes on, as it makes room.
+func TestRemovalsOnAFullDisk(t *testing.T) {
+	remove := map[string]func(*Store, *Tree, []byte) error{
+		"Delete":         func(_ *Store, tree *Tree, key []byte) error { return tree.Delete(key) },
+		"Swap":           func(_ *Store, tree *Tree, key []byte) error { _, err := tree.Swap(key, nil); return err },
+		"CompareAndSwap": func(_ *Store, tree *Tree, key []byte) error { return tree.Replace(key, []byte("v"), nil) },
+		"Update": func(_ *Store, tree *Tree, key []byte) error {
+			_, _, err := tree.Update(key, func([]byte) ([]byte, error) { return nil, nil })
+			return err
+		},
+		"PopFirst":   func(_ *Store, tree *Tree, _ []byte) error { _, _, err := tree.PopFirst(); return err },
+		"PopLast":    func(_ *Store, tree *Tree, _ []byte) error { _, _, err := tree.PopLast(); return err },
+		"PopFirstIn": func(_ *Store, tree *Tree, key []byte) error { _, _, err := tree.PopFirstIn(key, nil); return err },
+		"Transact": func(s *Store, tree *Tree, key []byte) error {
+			return s.Transact(t.Context(), func(tx *Tx) error {
+				_, _, err := tx.Tree(tree).Get(key)
+				return errors.Join(err, tx.Tree(tree).Delete(key))
+			})
+		},
+		"DeleteRange": func(s *Store, tree *Tree, _ []byte) error { return deleteAll(s, tree) },
+		"Clear":       func(_ *Store, tree *Tree, _ []byte) error { return tree.Clear() },
+		"DropTree": func(s *Store, tree *Tree, _ []byte) error {
+			return errors.Join(tree.Clear(), s.DropTree("dropped"))
+		},
+	}
+	synctest.Test(t, func(t *testing.T) {
+		fs := NewMemFS()
+		s := openReserved(t, fs, nil)
+		defer func() { check(t, s.Close()) }()
+		mustTree(t, s, "dropped")
+		trees := make(map[string]*Tree)
+		for name := range remove {
+			trees[name] = mustTree(t, s, name)
+			put(t, trees[name], "k", "v")
+		}
+		fs.SetDiskFree(0)
+		time.Sleep(lookEvery)
+		wantFull(t, "Room", s.Room(), true)
+		for name, remove := range remove {
+			wantFull(t, name, remove(s, trees[name], []byte("k")), false)
+			if empty, err := trees[name].Empty(); !empty || err != nil {
+				t.Errorf("after %s: got empty %v, %v", name, empty, err)
+			}
+		}
+	})
 }
 
 // wantSoon waits until the store has noticed that its disk is full, or that it has room.

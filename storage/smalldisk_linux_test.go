@@ -2,23 +2,30 @@ package storage
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
 // smallDisk mounts a file system of 96 MiB.
-func smallDisk(t *testing.T) string {
+func smallDisk(t *testing.T) string { return diskOf(t, "96m") }
+
+// diskOf mounts a file system of a size.
+func diskOf(t *testing.T, size string) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("skipped: not root")
 	}
 	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=96m"); err != nil {
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
 		if os.Getenv("NEXUS_RAFT_CI") == "1" {
 			t.Fatalf("mount a small disk: %v", err)
 		}
@@ -31,6 +38,7 @@ func smallDisk(t *testing.T) string {
 // TestSmallDisk fills a real file system by writes up to the reserve, and then with another
 // file to the last byte.
 func TestSmallDisk(t *testing.T) {
+	t.Parallel()
 	disk := smallDisk(t)
 	dir := filepath.Join(disk, "data")
 	o := testOptions(nil)
@@ -121,9 +129,56 @@ func takeAll(t *testing.T, name string) {
 	}
 }
 
+// TestOpenOnAFullDisk opens a new store, and one whose process was killed with a log to be written
+// to tables and compactions to be done, with so little room left on a real file system: either it
+// opens, or it says to make room. Once there is some, all that was synced is there.
+func TestOpenOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	disk, refused := diskOf(t, "8m"), 0
+	dir, ballast := filepath.Join(disk, "data"), filepath.Join(disk, "ballast")
+	for name, img := range map[string]image{"new": {}, "killed": busyStore(t)} {
+		for free := int64(0); free < 1<<20; free += max(4<<10, free/2) {
+			if len(img) > 0 {
+				check(t, img.copyTo(vfs.Default, dir))
+			}
+			takeAll(t, ballast)
+			info, err := os.Stat(ballast)
+			check(t, err)
+			check(t, os.Truncate(ballast, info.Size()-free))
+			o := testOptions(nil)
+			o.DiskReserve = 64 << 10
+			s, err := Open(dir, o)
+			if err != nil {
+				refused++
+				if !errors.Is(err, nexusraft.ErrDiskFull) || !strings.Contains(err.Error(), "make room") {
+					t.Errorf("%s, %d bytes free: got %v, want ErrDiskFull with what to do", name, free, err)
+				}
+			} else if err := s.Close(); err != nil && !errors.Is(err, syscall.ENOSPC) {
+				t.Errorf("%s, %d bytes free: Close: got %v", name, free, err)
+			}
+
+			check(t, os.Remove(ballast))
+			if s, err = Open(dir, o); err != nil {
+				t.Fatalf("%s, %d bytes free: with room again: %v", name, free, err)
+			}
+			for i := 0; i < 50 && len(img) > 0; i++ {
+				if ok, err := s.Contains(fmt.Appendf(nil, "%03d", i)); !ok || err != nil {
+					t.Fatalf("%s, %d bytes free: key %d: got %v, %v", name, free, i, ok, err)
+				}
+			}
+			check(t, s.Close())
+			check(t, os.RemoveAll(dir))
+		}
+	}
+	if refused == 0 {
+		t.Error("the disk was never full")
+	}
+}
+
 // TestBatchLargerThanTheDisk: it is refused before the engine fails, and so are several that
 // have no room together.
 func TestBatchLargerThanTheDisk(t *testing.T) {
+	t.Parallel()
 	o := testOptions(nil)
 	o.MemTableBytes, o.DiskReserve = 1<<20, 16<<20
 	s, err := Open(filepath.Join(smallDisk(t), "data"), o)

@@ -30,7 +30,7 @@ func (s *Store) NewSnapshot() *Snapshot {
 	if s.enter() != nil {
 		return x
 	}
-	defer s.gate.exit()
+	defer s.calls.exit()
 	s.snapMu.Lock()
 	defer s.snapMu.Unlock()
 	x.snap = s.db.NewSnapshot()
@@ -48,7 +48,8 @@ func (x *Snapshot) Tree(name string) (*TreeView, bool, error) {
 	}
 	id, ok := decodeID(value)
 	if !ok {
-		return nil, false, fmt.Errorf("%w: registry of store %s: tree %q has ID %x", nexusraft.ErrCorrupt, x.s.dir, name, value)
+		return nil, false, fmt.Errorf("%w: registry of store %s: tree %q has ID %x", nexusraft.ErrCorrupt, x.s.dir, name,
+			value)
 	}
 	return &TreeView{x.view(id, name)}, true, nil
 }

@@ -88,11 +88,11 @@ func (s *Store) Stats() Stats {
 	if s.enter() != nil {
 		return Stats{}
 	}
-	defer s.gate.exit()
+	defer s.calls.exit()
 	out := Stats{Recovered: s.recovered}
 	out.addEngine(s.db.Metrics())
 	s.counts.addTo(&out)
-	s.fence.traffic.addTo(&out)
+	s.failstop.traffic.addTo(&out)
 	return out
 }
 

@@ -26,11 +26,14 @@ func TestStatsCountCalls(t *testing.T) {
 		call func() error
 		want counted
 	}{
-		"Set":     {func() error { return s.Set(key, long) }, counted{Commits: 1, Writes: 1, WrittenBytes: 17}},
-		"Delete":  {func() error { return other.Delete(key) }, counted{Commits: 1, Writes: 1, WrittenBytes: 3}},
-		"Clear":   {func() error { return other.Clear() }, counted{Commits: 1, Writes: 1}},
-		"Flush":   {s.Flush, counted{}},
-		"a batch": {func() error { return statsBatch(s, other) }, counted{Commits: 1, Writes: 4, WrittenBytes: 2 + 1 + 1 + 2}},
+		"Set":    {func() error { return s.Set(key, long) }, counted{Commits: 1, Writes: 1, WrittenBytes: 17}},
+		"Delete": {func() error { return other.Delete(key) }, counted{Commits: 1, Writes: 1, WrittenBytes: 3}},
+		"Clear":  {func() error { return other.Clear() }, counted{Commits: 1, Writes: 1}},
+		"Flush":  {s.Flush, counted{}},
+		"a batch": {func() error { return statsBatch(s, other) }, counted{
+			Commits: 1, Writes: 4,
+			WrittenBytes: 2 + 1 + 1 + 2,
+		}},
 		"a batch that was reset": {func() error {
 			b := s.NewBatch()
 			defer b.Close()
@@ -43,7 +46,10 @@ func TestStatsCountCalls(t *testing.T) {
 		"Contains": {func() error { _, err := other.Contains(key); return err }, counted{PointReads: 1}},
 		"First":    {func() error { _, _, err := s.First(); return err }, counted{Scans: 1}},
 		"Scan":     {func() error { return lastError(s.Scan(nil, nil)) }, counted{Scans: 1}},
-		"Swap":     {func() error { _, err := s.Swap(key, nil); return err }, counted{PointReads: 1, Commits: 1, Writes: 1, WrittenBytes: 3}},
+		"Swap": {
+			func() error { _, err := s.Swap(key, nil); return err },
+			counted{PointReads: 1, Commits: 1, Writes: 1, WrittenBytes: 3},
+		},
 		"PopFirst": {func() error { _, _, err := s.PopFirst(); return err }, counted{Scans: 1}},
 		"Transact": {func() error {
 			return s.Transact(t.Context(), func(tx *Tx) error { return tx.Tree(other).Set(key, key) })
@@ -137,7 +143,8 @@ func TestStatsFollowTheData(t *testing.T) {
 	if flushed.Flushes != logged.Flushes+1 || flushed.Levels[0].Tables == 0 || len(flushed.Levels) != 7 {
 		t.Errorf("after a flush: got %+v", flushed)
 	}
-	if got := float64(flushed.LogBytes+flushed.TableBytes) / float64(flushed.WrittenBytes); flushed.WriteAmplification() != got || got < 1.9 || got > 2.2 {
+	got := float64(flushed.LogBytes+flushed.TableBytes) / float64(flushed.WrittenBytes)
+	if flushed.WriteAmplification() != got || got < 1.9 || got > 2.2 {
 		t.Errorf("WriteAmplification: got %v, want %v, which is about 2", flushed.WriteAmplification(), got)
 	}
 
@@ -184,7 +191,8 @@ func TestStatsOfTheCache(t *testing.T) {
 		t.Errorf("the first read: got %d misses, %d bytes", after.CacheMisses-before.CacheMisses, after.CacheBytes)
 	}
 	if before, after := get(); after.CacheMisses != before.CacheMisses || after.CacheHits == before.CacheHits {
-		t.Errorf("the second read: got %d misses, %d hits", after.CacheMisses-before.CacheMisses, after.CacheHits-before.CacheHits)
+		t.Errorf("the second read: got %d misses, %d hits", after.CacheMisses-before.CacheMisses,
+			after.CacheHits-before.CacheHits)
 	}
 }
 
@@ -214,7 +222,8 @@ func TestStatsOfSyncs(t *testing.T) {
 	const slow = 6 * time.Millisecond
 	var delay atomic.Bool
 	s := mustOpen(t, errorfs.Wrap(NewMemFS(), errorfs.InjectorFunc(func(op errorfs.Op) error {
-		if delay.Load() && strings.HasSuffix(op.Path, ".log") && (op.Kind == errorfs.OpFileSync || op.Kind == errorfs.OpFileSyncData) {
+		if delay.Load() && strings.HasSuffix(op.Path, ".log") &&
+			(op.Kind == errorfs.OpFileSync || op.Kind == errorfs.OpFileSyncData) {
 			time.Sleep(slow) // it is the disk that is slow
 		}
 		return nil
@@ -246,7 +255,11 @@ func TestStatsOfSyncs(t *testing.T) {
 }
 
 func TestSyncTimeBuckets(t *testing.T) {
-	for _, took := range []time.Duration{0, 1, shortestSync - 1, shortestSync, 2*shortestSync - 1, 2 * shortestSync, time.Millisecond, 100 * time.Millisecond, time.Second, 2048*time.Millisecond - 1, 2048 * time.Millisecond, time.Hour} {
+	for _, took := range []time.Duration{
+		0, 1, shortestSync - 1, shortestSync, 2*shortestSync - 1, 2 * shortestSync,
+		time.Millisecond, 100 * time.Millisecond, time.Second, 2048*time.Millisecond - 1, 2048 * time.Millisecond,
+		time.Hour,
+	} {
 		i := syncTimeBucket(took)
 		if i > 0 && took < SyncTimeBound(i-1) || i < SyncTimeBuckets-1 && took >= SyncTimeBound(i) {
 			t.Errorf("%v: got bucket %d, which is not its", took, i)
@@ -302,11 +315,11 @@ func TestStatsMeanwhile(t *testing.T) {
 func TestStatsOfADeadStore(t *testing.T) {
 	s := newStore(t)
 	cause := errors.New("out of luck")
-	s.fence.stop(cause)
+	s.failstop.stop(cause)
 	if diff := cmp.Diff(Stats{}, s.Stats()); diff != "" {
 		t.Errorf("got\n%s", diff)
 	}
-	s.fence.died.Store(nil) // it is not dead in truth
+	s.failstop.died.Store(nil) // it is not dead in truth
 }
 
 func TestWriteAmplificationOfNothing(t *testing.T) {

@@ -1,16 +1,19 @@
 package storage
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
-	"math"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
@@ -26,22 +29,25 @@ const closeTimeout = 10 * time.Second
 type Store struct {
 	*defaultTree
 
-	dir     string
-	options Options
-	fence   *fence
-	reserve *reserve
-	lock    *pebble.Lock
-	db      *pebble.DB
-	gate    gate
-	latches *latches
-	ends    *ends
-	watches watches
-	turn    chan struct{} // full while a transaction has the turn, see Transact
-	ids     ids
-	counts  counts
-	imports atomic.Uint64 // that were begun, which names their files
+	dir      string
+	options  Options
+	failstop *failstop
+	reserve  *reserve
+	lock     *pebble.Lock // the engine's view of held
+	held     io.Closer    // the lock of the directory
+	db       *pebble.DB
+	calls    closeGuard
+	latches  *latches
+	ends     *ends
+	watches  watches
+	turn     chan struct{} // full while a transaction has the turn, see Transact
+	copying  chan struct{} // full while the engine copies itself, see checkpoint
+	ids      ids
+	counts   counts
+	imports  atomic.Uint64 // that were begun, which names their files
 
 	recovered bool // see Stats
+	temporary bool // Close removes the directory
 
 	unsynced  atomic.Bool // something may have been written since the last sync
 	syncArmed atomic.Bool // syncInBackground is about to run
@@ -53,12 +59,13 @@ type Store struct {
 	closing  sync.Once // runs close
 	closeErr error     // what it has returned
 
-	trees treeMap // changed by those who hold mu alone
+	trees treeMap // changed under mu alone
 
-	// mu is held by who creates, drops or imports trees, also while the disk syncs: who reads
+	// mu is held while trees are created, dropped or imported, also while the disk syncs: a read
 	// must not wait for it.
 	mu     sync.Mutex
 	nextID uint32 // the next new tree's; stored under keyNextID
+	raised bool   // the format is raisedFormat
 
 	snapMu    sync.Mutex // guards what follows
 	snapshots map[*Snapshot]struct{}
@@ -70,11 +77,13 @@ type defaultTree = Tree
 // Default returns the default tree, to be used where a *Tree is wanted, in a Batch or a Tx.
 func (s *Store) Default() *Tree { return s.defaultTree }
 
-// Open opens the store in dir, which is created if it is absent (readable by its owner
-// only), unless Options.ReadOnly is set. o may be nil. One opener at a time has a store;
-// another, in this process or any other one, gets an error. It returns nexusraft.ErrCorrupt if
-// the stored data fails its checks, and an error that names both versions if it is of another
-// format.
+// Open opens the store in dir, which is created, readable by its owner only, unless it exists or
+// Options.ReadOnly is set. o may be nil. A store has one opener at a time, in all processes.
+//
+// It returns nexusraft.ErrCorrupt if the stored data fails its checks, nexusraft.ErrDiskFull if
+// there is less room than Open itself needs (what is in the write-ahead log only, and some KiB),
+// and nexusraft.ErrRefused if the store is in use, is of another format (it names both), or is to
+// be read only and is not there.
 func Open(dir string, o *Options) (*Store, error) {
 	c, err := o.withDefaults()
 	if err != nil {
@@ -87,19 +96,29 @@ func Open(dir string, o *Options) (*Store, error) {
 	s := &Store{
 		dir:       dir,
 		options:   c,
-		fence:     newFence(c.FS, dir, c.Logger),
+		failstop:  newFailstop(c.FS, dir, c.Logger),
 		reserve:   newReserve(dir, c),
-		gate:      gate{idle: make(chan struct{})},
+		calls:     closeGuard{idle: make(chan struct{})},
 		latches:   newLatches(),
 		ends:      newEnds(),
 		turn:      make(chan struct{}, 1),
+		copying:   make(chan struct{}, 1),
 		trees:     treeMap{byName: make(map[string]*Tree)},
 		snapshots: make(map[*Snapshot]struct{}),
 	}
 	if err := s.open(c); err != nil {
-		return nil, fmt.Errorf("open store %s: %w", dir, err)
+		return nil, fmt.Errorf("open store %s: %w", dir, explainNoSpace(err))
 	}
 	return s, nil
+}
+
+// explainNoSpace says what to do where the disk was too full for an Open.
+func explainNoSpace(err error) error {
+	if !vfs.IsNoSpaceError(err) || errors.Is(err, nexusraft.ErrDiskFull) {
+		return err
+	}
+	return fmt.Errorf("%w: make room on its disk and open it again, nothing that was synced is lost: %w",
+		nexusraft.ErrDiskFull, err)
 }
 
 // open takes the lock, starts Pebble and reads the registry, or leaves nothing behind.
@@ -107,13 +126,14 @@ func (s *Store) open(c Options) (err error) {
 	if err := s.prepareDir(c); err != nil {
 		return err
 	}
-	if s.lock, err = pebble.LockDirectory(s.dir, c.FS); err != nil {
+	if err := s.takeLock(c); err != nil {
 		return lockError(err)
 	}
 	s.syncTimer = time.AfterFunc(time.Hour, s.syncInBackground)
 	s.syncTimer.Stop() // until syncLater arms it
 	defer func() {
 		if err != nil {
+			s.failstop.release() // what the engine has begun waits for nothing
 			err = errors.Join(err, s.shut())
 		}
 	}()
@@ -123,53 +143,76 @@ func (s *Store) open(c Options) (err error) {
 	if err := s.loadRegistry(); err != nil {
 		return err
 	}
-	if err := s.sweepStaged(); err != nil {
+	if err := s.sweepIngests(); err != nil {
 		return err
 	}
-	return s.fence.cause()
+	s.failstop.opened()
+	return s.failstop.cause()
 }
 
 func (s *Store) start(c Options) (err error) {
 	defer s.guard(&err)
+	if err := s.checkBackup(c); err != nil {
+		return err
+	}
 	found, err := checkIntact(c.FS, s.dir)
+	if lost, ok := errors.AsType[*lostNotesError](err); ok {
+		return cmp.Or(s.checkForeign(c), error(lost))
+	}
 	if err != nil {
 		return err
 	}
 	if !c.ReadOnly {
-		if err := s.fence.synced.open(c.FS, s.dir); err != nil {
+		if err := s.failstop.synced.open(c.FS, s.dir); err != nil {
 			return err
 		}
 	}
-	db, err := pebble.Open(s.dir, c.engine(s.fence, s.lock))
+	db, err := pebble.Open(s.dir, c.engine(s.failstop, s.lock))
 	s.db = db
-	if err != nil && found && s.fence.cause() == nil {
+	if err != nil && found && s.failstop.cause() == nil {
 		return openFailed(err)
 	}
 	return err
 }
 
-// Close syncs what was written and closes the store. Calls that begin later return
-// nexusraft.ErrClosed; for those that are running (a loop over a Scan is one) it waits,
-// but not longer than ten seconds, after which it gives up with an error and leaves the
-// store to them, and to the end of the process: what was not synced stays so. Open
-// snapshots are closed. It returns the reason if the store was dead. A second Close waits for the
-// first, and returns the same.
+// checkBackup verifies the files of a backup, and makes a store of it that is opened to be written.
+func (s *Store) checkBackup(c Options) error {
+	backup, err := isBackup(c.FS, s.dir)
+	if err != nil {
+		return err
+	}
+	if backup {
+		if err := checkChecksums(context.Background(), c.FS, s.dir); err != nil {
+			return err
+		}
+	}
+	if c.ReadOnly {
+		return nil
+	}
+	return endBackup(c.FS, s.dir)
+}
+
+// Close syncs what was written and closes the store, its snapshots and its watches. Calls that
+// begin later return nexusraft.ErrClosed. Close waits for those that are running (a loop over a
+// Scan is one), ten seconds at most; then it returns an error and leaves the store open until the
+// process ends, and what was not synced as it is. If the store was dead, it returns why. A second
+// Close waits for the first, and returns the same.
 func (s *Store) Close() error {
 	s.closing.Do(func() { s.closeErr = s.close() })
 	return s.closeErr
 }
 
 func (s *Store) close() error {
-	idle := s.gate.close()
-	s.fence.release()
+	idle := s.calls.close()
+	s.failstop.release()
 	select {
 	case <-idle:
 	case <-time.After(closeTimeout):
 		return fmt.Errorf("close store %s: calls are still running after %v; end them first", s.dir, closeTimeout)
 	}
 	s.watches.close()
-	err := errors.Join(s.noteClosed(), s.shut())
-	if cause := s.fence.cause(); !errors.Is(err, cause) {
+	err := s.end()
+	if cause := s.failstop.cause(); !errors.Is(err, cause) {
 		err = errors.Join(err, cause)
 	}
 	if err != nil {
@@ -178,15 +221,41 @@ func (s *Store) close() error {
 	return nil
 }
 
-// errPoisoned is why a store can't be closed once Pebble has panicked.
-var errPoisoned = errors.New("the storage engine has panicked, this process must end")
+// end closes what is open. No calls are running.
+func (s *Store) end() error {
+	if s.temporary {
+		return errors.Join(s.shut(), s.options.FS.RemoveAll(s.dir))
+	}
+	return errors.Join(s.noteClosed(), s.shut())
+}
+
+// takeLock takes the lock of the directory, which is kept here: an engine that has panicked never
+// gives it back.
+func (s *Store) takeLock(c Options) (err error) {
+	if c.ReadOnly {
+		s.held, err = lockToRead(c.FS, s.dir)
+	} else {
+		s.held, err = c.FS.Lock(c.FS.PathJoin(s.dir, "LOCK"))
+	}
+	if err != nil {
+		return err
+	}
+	s.lock, err = pebble.LockDirectory(s.dir, lockedFS{c.FS})
+	return err // never, as it is locked
+}
+
+// lockedFS is a file system whose locks are taken already.
+type lockedFS struct{ FS }
+
+// Lock implements FS.
+func (lockedFS) Lock(string) (io.Closer, error) { return io.NopCloser(nil), nil }
 
 // shut ends the timer and closes snapshots, Pebble and lock, in this order. No calls may be
 // running.
 func (s *Store) shut() error {
 	s.syncTimer.Stop()
 	if s.poisoned.Load() {
-		return errPoisoned
+		return s.abandon()
 	}
 	s.snapMu.Lock()
 	for x := range s.snapshots {
@@ -195,9 +264,21 @@ func (s *Store) shut() error {
 	s.snapMu.Unlock()
 	err := s.stopEngine()
 	if s.poisoned.Load() {
-		return errPoisoned
+		return s.abandon()
 	}
-	return errors.Join(err, s.fence.synced.close(), s.lock.Close())
+	return errors.Join(err, s.failstop.synced.close(), s.lock.Close(), s.held.Close())
+}
+
+// abandon leaves an engine that has panicked to itself: its locks may be held. It can't reach the
+// disk any more, once the changes have ended that were under way, so another Open may.
+func (s *Store) abandon() error {
+	select {
+	case <-s.failstop.changes.close():
+		return errors.Join(s.failstop.synced.close(), s.held.Close())
+	case <-time.After(closeTimeout):
+		return fmt.Errorf("the storage engine has panicked, and the disk does not answer for %v; end this process",
+			closeTimeout)
+	}
 }
 
 func (s *Store) stopEngine() (err error) {
@@ -214,17 +295,17 @@ func (s *Store) DiskBytes() int64 {
 	if s.enter() != nil {
 		return 0
 	}
-	defer s.gate.exit()
+	defer s.calls.exit()
 	return int64(s.db.Metrics().DiskSpaceUsage())
 }
 
-// enter begins a call; if it returns nil, gate.exit must follow.
+// enter begins a call; if it returns nil, calls.exit must follow.
 func (s *Store) enter() error {
-	if !s.gate.enter() {
+	if !s.calls.enter() {
 		return fmt.Errorf("%w: store %s", nexusraft.ErrClosed, s.dir)
 	}
 	if err := s.dead(); err != nil {
-		s.gate.exit()
+		s.calls.exit()
 		return err
 	}
 	return nil
@@ -235,13 +316,13 @@ func (s *Store) alive() error {
 	if err := s.enter(); err != nil {
 		return err
 	}
-	s.gate.exit()
+	s.calls.exit()
 	return nil
 }
 
 // dead returns nil while the store lives, and otherwise what its callers get.
 func (s *Store) dead() error {
-	cause := s.fence.cause()
+	cause := s.failstop.cause()
 	if cause == nil {
 		return nil
 	}
@@ -268,7 +349,7 @@ func (s *Store) guardWhile(engine *bool, err *error) {
 
 func (s *Store) poison(r any, err *error) {
 	s.poisoned.Store(true)
-	s.fence.stop(fmt.Errorf("storage engine panicked: %v", r))
+	s.failstop.stop(fmt.Errorf("storage engine panicked: %v", r))
 	*err = s.dead()
 }
 
@@ -319,41 +400,4 @@ func makeDir(f FS, dir string) error {
 		return err
 	}
 	return syncDir(f, parent)
-}
-
-// gate counts the calls that are running and keeps new ones out once it is closed.
-// Unlike a read lock, it can be entered again by a goroutine that is inside, and those that
-// enter it don't wait for each other.
-type gate struct {
-	users atomic.Int64 // with gateClosed added when it is closed
-	empty sync.Once
-	idle  chan struct{} // closed when it is closed and the last user has left
-}
-
-const gateClosed = math.MinInt64
-
-func (g *gate) enter() bool {
-	if g.users.Add(1) > 0 {
-		return true
-	}
-	g.exit()
-	return false
-}
-
-func (g *gate) exit() {
-	if g.users.Add(-1) == gateClosed {
-		g.empty.Do(func() { close(g.idle) })
-	}
-}
-
-// close lets nobody in any more, and returns a channel that is closed when everyone has
-// left. It is called once.
-func (g *gate) close() (idle <-chan struct{}) {
-	for {
-		n := g.users.Load()
-		if g.users.CompareAndSwap(n, n+1+gateClosed) { // it enters, so that it can be the last to leave
-			g.exit()
-			return g.idle
-		}
-	}
 }

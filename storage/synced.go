@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"io/fs"
 	"maps"
 	"path"
 	"slices"
@@ -21,26 +22,52 @@ const syncedName = "SYNCED"
 
 // synced remembers how far the logs and the manifest are on the disk.
 //
-// The problem: a log ends where a crash has cut off the last write, and who reads it can't tell
-// that from damage to what was on the disk long before. Pebble takes either for
-// the end, goes on without what follows, and removes the tables that it then doesn't know. (Its log has
-// marks of what was synced, but looks for them only beyond the damaged 32 KiB, and counts too little.)
+// The problem: a log ends where a crash has cut off the last write, and a reader can't tell
+// that from damage to what was on the disk long before. Pebble takes either for the end, goes on
+// without what follows, and removes the tables that it then doesn't know. (Its log has marks of
+// what was synced, but looks for them only beyond the damaged 32 KiB, and counts too little.)
 //
-// The invariant: what is noted of a file was on the disk before it was noted. No write waits for the
-// note itself to be synced: it survives the end of the process, and a power loss may leave an older
-// one, which is as true. One that is damaged says nothing, nor does one of a file that is gone.
+// The invariants:
 //
-// The outline: the fence notes each sync. Before Pebble opens the files, checkIntact follows
+//   - What is noted of a file was on the disk before it was noted. No write waits for the note itself
+//     to be synced: it survives the end of the process, and a power loss may leave an older one,
+//     which is as true. One that is damaged says nothing.
+//   - What is noted of a file is taken back, and that is synced, before the file is removed or reused.
+//     So a log that is noted and not there was lost, wherever it stands among the others.
+//   - The file is there before Pebble has written its first OPTIONS, and is never removed.
+//
+// The outline: failstop notes each sync. Before Pebble opens the files, checkIntact follows
 // the chunks of each as far as was noted.
 type synced struct {
-	mu      sync.Mutex // guards what follows
-	file    vfs.File   // nil if nothing is to be noted
-	lengths map[string]int64
+	mu    sync.Mutex // guards what follows
+	file  vfs.File   // nil if nothing is to be noted
+	notes notes
 }
+
+// notes is what SYNCED says.
+type notes struct {
+	lengths map[string]int64
+
+	// exact is false of notes of an earlier release, which may name files that were removed in order.
+	exact bool
+}
+
+// exactLine begins the notes that are exact. An earlier release skips it, and leaves it out of what
+// it writes.
+const exactLine = "exact\n"
 
 // open begins to take notes, in dir, after those that are there.
 func (s *synced) open(f FS, dir string) (err error) {
-	s.lengths = readSynced(f, dir)
+	s.notes = readSynced(f, dir)
+	for name := range s.notes.lengths {
+		_, err := f.Stat(f.PathJoin(dir, name))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			delete(s.notes.lengths, name)
+		case err != nil:
+			return err
+		}
+	}
 	s.file, err = f.OpenReadWrite(f.PathJoin(dir, syncedName), vfs.WriteCategoryUnspecified)
 	return err
 }
@@ -63,35 +90,38 @@ func (s *synced) note(name string, length int64) error {
 	if s.file == nil {
 		return nil
 	}
-	s.lengths[name] = length
+	s.notes.lengths[name] = length
 	return s.write()
 }
 
 // begin takes back what may have been said of an earlier file of the name, before there is a new
-// one. It syncs the notes, too, which is cheap where logs and manifests begin: so even a power loss
-// leaves what was said of those that are complete.
-func (s *synced) begin(name string) error {
+// one, and of the one that becomes it, reused, if there is one. It syncs the notes, too, which is
+// cheap where logs and manifests begin: so even a power loss leaves what was said of those that are
+// complete.
+func (s *synced) begin(name, reused string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.file == nil || !isNoted(name) {
 		return nil
 	}
-	delete(s.lengths, name)
+	delete(s.notes.lengths, name)
+	delete(s.notes.lengths, reused)
 	return errors.Join(s.write(), s.file.Sync())
 }
 
-// forget is called when a file is there no more.
-func (s *synced) forget(name string) {
+// noted reports whether anything is noted of a file.
+func (s *synced) noted(name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.lengths, name)
+	_, ok := s.notes.lengths[name]
+	return ok && s.file != nil
 }
 
 // write replaces the notes by one write: checksum, length, and a line for each file.
 func (s *synced) write() error {
-	b := make([]byte, 8, 512)
-	for _, name := range slices.Sorted(maps.Keys(s.lengths)) {
-		b = fmt.Appendf(b, "%s %d\n", name, s.lengths[name])
+	b := append(make([]byte, 8, 512), exactLine...)
+	for _, name := range slices.Sorted(maps.Keys(s.notes.lengths)) {
+		b = fmt.Appendf(b, "%s %d\n", name, s.notes.lengths[name])
 	}
 	binary.BigEndian.PutUint32(b[4:], uint32(len(b)))
 	binary.BigEndian.PutUint32(b, crc32.Checksum(b[4:], castagnoli))
@@ -100,28 +130,55 @@ func (s *synced) write() error {
 }
 
 // readSynced returns what was noted in dir; nothing if that can't be read.
-func readSynced(f FS, dir string) map[string]int64 {
-	lengths := make(map[string]int64)
+func readSynced(f FS, dir string) notes {
+	said := notes{lengths: make(map[string]int64)}
 	file, err := f.Open(f.PathJoin(dir, syncedName))
 	if err != nil {
-		return lengths
+		return said
 	}
 	defer func() { _ = file.Close() }()
 	b, err := io.ReadAll(io.LimitReader(file, 64<<10))
 	if err != nil || len(b) < 8 {
-		return lengths
+		return said
 	}
 	n := binary.BigEndian.Uint32(b[4:])
 	if n < 8 || int64(n) > int64(len(b)) || crc32.Checksum(b[4:n], castagnoli) != binary.BigEndian.Uint32(b) {
-		return lengths
+		return said
 	}
-	for line := range strings.Lines(string(b[8:n])) {
+	lines, exact := strings.CutPrefix(string(b[8:n]), exactLine)
+	said.exact = exact
+	for line := range strings.Lines(lines) {
 		name, length, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
 		if l, err := strconv.ParseInt(length, 10, 64); err == nil {
-			lengths[name] = l
+			said.lengths[name] = l
 		}
 	}
-	return lengths
+	return said
+}
+
+// noteWhole notes of the logs and manifests of a store that was verified as far as they can be
+// read, unless there are notes.
+func noteWhole(f FS, dir string) error {
+	if _, err := f.Stat(f.PathJoin(dir, syncedName)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	names, err := f.List(dir)
+	if err != nil {
+		return err
+	}
+	var s synced
+	if err := s.open(f, dir); err != nil {
+		return err
+	}
+	for _, name := range names {
+		if !isNoted(name) {
+			continue
+		}
+		if s.notes.lengths[name], err = wholeChunks(f, f.PathJoin(dir, name), name); err != nil {
+			return errors.Join(err, s.close())
+		}
+	}
+	return errors.Join(s.write(), s.file.Sync(), s.close(), syncDir(f, dir))
 }
 
 // isNoted reports whether synced is to know of a file.

@@ -27,6 +27,7 @@ const (
 	keyTree             = "tree/" // followed by the name
 	formatPrefix        = "nexus-raft store format "
 	format              = formatPrefix + "1"
+	raisedFormat        = formatPrefix + "2" // the same, for what releases that know 1 alone must not open
 )
 
 // Tree is a named key space of a store. It implements nexusraft.Reader for the store as
@@ -67,7 +68,7 @@ func (s *Store) Tree(name string) (*Tree, error) {
 	if err := s.enter(); err != nil {
 		return nil, err
 	}
-	defer s.gate.exit()
+	defer s.calls.exit()
 	if t := s.trees.get(name); t != nil {
 		return t, nil
 	}
@@ -100,7 +101,7 @@ func (s *Store) OpenTree(name string) (*Tree, bool, error) {
 	if err := s.enter(); err != nil {
 		return nil, false, err
 	}
-	defer s.gate.exit()
+	defer s.calls.exit()
 	t := s.trees.get(name)
 	return t, t != nil, nil
 }
@@ -110,12 +111,16 @@ func (s *Store) Trees() ([]string, error) {
 	if err := s.enter(); err != nil {
 		return nil, err
 	}
-	defer s.gate.exit()
+	defer s.calls.exit()
 	return s.trees.names(), nil
 }
 
-// DropTree removes a tree with all its keys, synced. A tree that is absent is no error.
+// DropTree removes a tree with all its keys, synced. A tree that is absent is no error; the default
+// tree, "", can't be dropped.
 func (s *Store) DropTree(name string) error {
+	if name == "" {
+		return errDropDefault
+	}
 	t, ok, err := s.OpenTree(name)
 	if err != nil || !ok {
 		return err
@@ -130,6 +135,8 @@ func (s *Store) DropTree(name string) error {
 	}
 	return err
 }
+
+var errDropDefault = errors.New("drop tree: the default tree can't be dropped; clear it")
 
 // treeMap has the trees by their names.
 type treeMap struct {
@@ -174,9 +181,11 @@ func (s *Store) loadRegistry() error {
 	if len(records) == 0 {
 		return s.found()
 	}
-	if found := string(records[keyFormat]); found != format {
+	found := string(records[keyFormat])
+	if found != format && found != raisedFormat {
 		return wrongFormat(found)
 	}
+	s.raised = found == raisedFormat
 	if err := s.decodeRegistry(records); err != nil {
 		return err
 	}
@@ -200,7 +209,8 @@ func (s *Store) found() error {
 		return wrongFormat("")
 	}
 	if s.options.ReadOnly {
-		return fmt.Errorf("%w: its creation was cut off, and Options.ReadOnly does not go on with it; open it without", nexusraft.ErrRefused)
+		return fmt.Errorf("%w: its creation was cut off, and Options.ReadOnly does not go on with it; open it without",
+			nexusraft.ErrRefused)
 	}
 	s.nextID = registry + 1
 	if err := s.loadIDs(nil); err != nil {
@@ -223,9 +233,32 @@ func (s *Store) createDefault(more ...record) error {
 
 func wrongFormat(found string) error {
 	if n, ok := strings.CutPrefix(found, formatPrefix); ok {
-		return fmt.Errorf("%w: it was written by another release (format %s, this one knows %s); use that release", nexusraft.ErrRefused, n, strings.TrimPrefix(format, formatPrefix))
+		return fmt.Errorf("%w: it was written by another release (format %s, this one knows %s and %s); use that release",
+			nexusraft.ErrRefused, n, strings.TrimPrefix(format, formatPrefix), strings.TrimPrefix(raisedFormat, formatPrefix))
 	}
-	return fmt.Errorf("%w: it is not a store of this program: its format is %q, wanted %q", nexusraft.ErrRefused, found, format)
+	return fmt.Errorf("%w: it is not a store of this program: its format is %q, wanted %q", nexusraft.ErrRefused, found,
+		format)
+}
+
+// RaiseFormat raises the format of the store from 1, in which it is made, to 2, if that has not been
+// done: releases before this one refuse to open it from then on, and say why. That is for a program
+// whose data they would misread; the format itself is the same. It is on the disk when RaiseFormat
+// returns, and never taken back. Errors are those of Batch.Commit.
+func (s *Store) RaiseFormat() error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.calls.exit()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.raised {
+		return nil
+	}
+	if err := s.setOwn(record{keyFormat, []byte(raisedFormat)}); err != nil {
+		return fmt.Errorf("raise the format of store %s: %w", s.dir, err)
+	}
+	s.raised = true
+	return nil
 }
 
 // decodeRegistry fills s.nextID, s.trees, s.ids, s.recovered, and s.defaultTree if there is one.
@@ -243,7 +276,8 @@ func (s *Store) decodeRegistry(records map[string][]byte) error {
 		}
 		id, ok := decodeID(value)
 		if other := owner[id]; !ok || id == registry || id >= next || other != "" || named && validName(name) != nil {
-			return fmt.Errorf("%w: registry: %q has tree ID %x; next is %d, of the same ID is %q", nexusraft.ErrCorrupt, key, value, next, other)
+			return fmt.Errorf("%w: registry: %q has tree ID %x; next is %d, of the same ID is %q", nexusraft.ErrCorrupt, key,
+				value, next, other)
 		}
 		owner[id] = key
 		if named {

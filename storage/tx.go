@@ -18,21 +18,17 @@ var ErrConflict = errors.New("storage: transaction conflicts with other writes, 
 // maxAttempts is how often Transact runs a transaction.
 const maxAttempts = 100
 
-// Tx is a transaction over any trees of one store. It reads a snapshot and keeps its
-// writes to itself. When it commits, all that it has read, the absence of keys
-// included, must still be as it was read: then it is as if it had run in no time, at that moment.
-// It holds up nobody while it runs. It is for one goroutine. Close it when it is no longer
-// needed.
-//
-// Rejected: locks that a transaction holds while it runs (a caller's function would hold up
-// all writers, and wait for itself where it writes besides); versions of stripes in the
-// place of what was read (on a busy store a scan would never find them unchanged).
+// Tx is a transaction over any trees of one store. It reads a snapshot and keeps its writes to
+// itself. It commits only if all that it has read, absent keys included, is still as it was read:
+// it is as if it had run at that moment. It holds up nobody while it runs, and others only shortly
+// while it commits. It is for one goroutine. Close it when it is no longer needed.
 type Tx struct {
 	s        *Store
 	snap     *Snapshot
 	overlays map[*Tree]*Overlay
 	reads    []txRead
 	latches  latchSet // of reads
+	scanned  int      // pairs that scans have read
 	loops    int      // scans that are running
 	ended    bool
 }
@@ -130,12 +126,11 @@ func (tx *Tx) Close() {
 	tx.snap.Close()
 }
 
-// Transact runs fn in a transaction and commits it. An error of fn is returned as it is,
-// and nothing is written. If others have changed what fn has read, it is run again in a new
-// transaction, up to 100 times, after which ErrConflict is returned; so it must not leave
-// anything behind but in tx, which it must not keep. Transactions that run again take
-// turns; while fn runs, it must not call Transact. ctx bounds the waiting for a turn, and ends
-// the attempts: then nothing was written.
+// Transact runs fn in a transaction and commits it. An error of fn is returned as it is, and
+// nothing is written. If others have changed what fn has read, fn runs again in a new transaction,
+// up to 100 times, after which ErrConflict is returned; so fn must change nothing but tx, and must
+// not keep it. Transactions that run again take turns: fn must not call Transact. ctx bounds the
+// waiting for a turn, and ends the attempts: then nothing was written.
 func (s *Store) Transact(ctx context.Context, fn func(tx *Tx) error, d ...Durability) error {
 	wait, err := s.transact(ctx, fn, s.syncs(d))
 	if err != nil {
@@ -188,11 +183,16 @@ func (tx *Tx) commit(sync bool) (wait func() error, err error) {
 	if len(written) == 0 {
 		return tx.s.dead, tx.s.alive()
 	}
+	wire, err := tx.settle()
+	if err != nil {
+		return nil, err
+	}
+	if wire.laid() {
+		defer tx.s.watches.lift(wire)
+	}
 	b, err := tx.s.publish(tx.latches|set, sync, func(b *Batch) error {
-		for _, r := range tx.reads {
-			if err := r.check(); err != nil {
-				return err
-			}
+		if err := tx.check(wire); err != nil {
+			return err
 		}
 		for _, t := range written {
 			if err := tx.overlays[t].WriteTo(b, t); err != nil {
@@ -205,6 +205,67 @@ func (tx *Tx) commit(sync bool) (wait func() error, err error) {
 		return nil, err
 	}
 	return b.finish, nil
+}
+
+// settleScanned is how many pairs a transaction scans before its commit checks them beforehand.
+const settleScanned = 1000
+
+// settle checks what the transaction has read, if that is much, while others go on to write, and
+// returns what tells whether it has to be checked once more.
+//
+// The problem: what was read must be the same at the moment of the commit, in which nobody may
+// write, and reading a million pairs again takes a good part of a second.
+//
+// The way: with a tripwire laid around what was read all of it is read again, from a snapshot that
+// was taken as the wire was laid. If the wire is still untouched at the moment of the commit,
+// nothing has changed since; if it is not, what was read is checked at that moment, as if it were
+// little.
+//
+// Rejected: locks that a transaction holds while it runs (a caller's function would hold up all
+// writers, and wait for itself where it writes besides); versions of stripes in the place of what
+// was read (on a busy store a scan would never find them unchanged).
+func (tx *Tx) settle() (*tripwire, error) {
+	wire := &tripwire{met: true}
+	if tx.scanned < settleScanned {
+		return wire, nil
+	}
+	snap := tx.lay(wire)
+	defer snap.Close()
+	for i := range tx.reads {
+		r := &tx.reads[i]
+		if err := r.check(snap.Reader(r.tree)); err != nil {
+			tx.s.watches.lift(wire)
+			return nil, err
+		}
+	}
+	return wire, nil
+}
+
+// lay puts the tripwire around what was read, and returns a snapshot as of that moment.
+func (tx *Tx) lay(wire *tripwire) *Snapshot {
+	wire.met, wire.spans = false, newSpans()
+	for i := range tx.reads {
+		if s := tx.reads[i].span(); !s.empty() {
+			wire.spans.add(s)
+		}
+	}
+	tx.s.latches.lock(allLatches)
+	defer tx.s.latches.unlock(allLatches)
+	tx.s.watches.lay(wire)
+	return tx.s.NewSnapshot()
+}
+
+// check returns ErrConflict unless all reads would be the same now. The caller holds their latches.
+func (tx *Tx) check(wire *tripwire) error {
+	if !wire.met {
+		return nil
+	}
+	for i := range tx.reads {
+		if err := tx.reads[i].check(tx.reads[i].tree); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // written returns the trees that the transaction writes, in a fixed order, and the
@@ -235,11 +296,17 @@ type txRead struct {
 	sum        Checksum
 }
 
-// check returns ErrConflict unless a reader would see the same now.
-func (r *txRead) check() error {
+// rereader is a tree as it is now, or as a snapshot has it.
+type rereader interface {
+	Get(key []byte) ([]byte, bool, error)
+	scan(start, end []byte, reverse bool) iter.Seq2[nexusraft.Pair, error]
+}
+
+// check returns ErrConflict unless a reader would see the same there.
+func (r *txRead) check(there rereader) error {
 	sum := newSummer()
 	if r.key != nil {
-		value, ok, err := r.tree.Get(r.key)
+		value, ok, err := there.Get(r.key)
 		if err != nil {
 			return err
 		}
@@ -247,7 +314,7 @@ func (r *txRead) check() error {
 			sum.add(r.key, value)
 		}
 	} else {
-		for p, err := range r.tree.scan(r.start, r.end, r.reverse) {
+		for p, err := range there.scan(r.start, r.end, r.reverse) {
 			if err != nil {
 				return err
 			}
@@ -260,6 +327,16 @@ func (r *txRead) check() error {
 	return nil
 }
 
+// span returns the stored keys that were read.
+func (r *txRead) span() span {
+	start, end := r.start, r.end
+	if r.key != nil {
+		start, end = r.key, after(r.key)
+	}
+	lower, upper := bounds(r.tree.id, start, end)
+	return span{lower, upper}
+}
+
 // recorder reads a tree for a transaction, which it tells what was read.
 type recorder struct {
 	tx   *Tx
@@ -270,7 +347,8 @@ type recorder struct {
 // usable returns why nothing can be read.
 func (r *recorder) usable() error {
 	if r.tree.s != r.tx.s {
-		return fmt.Errorf("read in transaction: tree %q is of store %s, the transaction of %s", r.tree.name, r.tree.s.dir, r.tx.s.dir)
+		return fmt.Errorf("read in transaction: tree %q is of store %s, the transaction of %s", r.tree.name, r.tree.s.dir,
+			r.tx.s.dir)
 	}
 	return nil
 }
@@ -315,6 +393,7 @@ func (r *recorder) scan(start, end []byte, reverse bool) iter.Seq2[nexusraft.Pai
 		r.tx.loops++
 		for p, err := range r.view.scan(start, end, reverse) {
 			sum.add(p.Key, p.Value)
+			r.tx.scanned++
 			if !yield(p, err) {
 				read.stopAt(slices.Clone(p.Key))
 				break

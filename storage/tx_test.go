@@ -130,11 +130,20 @@ func TestTxHoldsTheLatches(t *testing.T) {
 		do   func(in nexusraft.ReadWriter) error
 		want latchSet
 	}{
-		{"get", func(in nexusraft.ReadWriter) error { _, _, err := in.Get([]byte("k")); return err }, s.latches.of(appendKey(nil, tree.id, []byte("k")))},
+		{
+			"get", func(in nexusraft.ReadWriter) error { _, _, err := in.Get([]byte("k")); return err },
+			s.latches.of(appendKey(nil, tree.id, []byte("k"))),
+		},
 		{"scan", func(in nexusraft.ReadWriter) error { return lastError(in.Scan(nil, nil)) }, allLatches},
 		{"reverse", func(in nexusraft.ReadWriter) error { return readSome(in.ScanReverse(nil, nil), 1) }, allLatches},
-		{"set", func(in nexusraft.ReadWriter) error { return in.Set([]byte("l"), nil) }, s.latches.of(appendKey(nil, tree.id, []byte("l")))},
-		{"delete", func(in nexusraft.ReadWriter) error { return in.Delete([]byte("m")) }, s.latches.of(appendKey(nil, tree.id, []byte("m")))},
+		{
+			"set", func(in nexusraft.ReadWriter) error { return in.Set([]byte("l"), nil) },
+			s.latches.of(appendKey(nil, tree.id, []byte("l"))),
+		},
+		{
+			"delete", func(in nexusraft.ReadWriter) error { return in.Delete([]byte("m")) },
+			s.latches.of(appendKey(nil, tree.id, []byte("m"))),
+		},
 	} {
 		tx := s.Begin()
 		check(t, c.do(tx.Tree(tree)))
@@ -277,4 +286,66 @@ func TestTransactCounts(t *testing.T) {
 	if value, _, err := s.Get([]byte("k")); string(value) != fmt.Sprint(workers*rounds) || err != nil {
 		t.Errorf("got %s, %v, want %d", value, err, workers*rounds)
 	}
+}
+
+// TestLargeReadIsSettledBeforehand: what a transaction has scanned is read again before its commit
+// while others write, and its commit reads it once more only if they have touched it.
+func TestLargeReadIsSettledBeforehand(t *testing.T) {
+	s := newStore(t)
+	tree, other := mustTree(t, s, "t"), mustTree(t, s, "other")
+	fill := func() {
+		b := s.NewBatch()
+		defer b.Close()
+		for i := range 2 * settleScanned {
+			check(t, b.Set(tree, numberedKey(i), []byte("v")))
+		}
+		check(t, b.Commit(false))
+	}
+	inside, beyond := numberedKey(7), []byte("z")
+	for name, tc := range map[string]struct {
+		write    func() error
+		met      bool
+		conflict bool
+	}{
+		"nothing":                {func() error { return nil }, false, false},
+		"another tree":           {func() error { return other.Set(inside, nil, NoSync) }, false, false},
+		"beyond what was read":   {func() error { return tree.Set(beyond, nil, NoSync) }, false, false},
+		"a key":                  {func() error { return tree.Set(inside, []byte("new"), NoSync) }, true, true},
+		"a key, the same value":  {func() error { return tree.Set(numberedKey(8), []byte("v"), NoSync) }, true, false},
+		"a range that begins in": {func() error { return s.deleteRange(tree, numberedKey(9), nil) }, true, true},
+		"a range before it":      {func() error { return s.deleteRange(other, nil, nil) }, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fill()
+			tx := s.Begin()
+			defer tx.Close()
+			for _, err := range tx.Tree(tree).Scan(nil, beyond) {
+				check(t, err)
+			}
+			check(t, tx.Tree(other).Set([]byte("out"), nil))
+			wire, err := tx.settle()
+			check(t, err)
+			defer s.watches.lift(wire)
+			check(t, tc.write())
+			if wire.met != tc.met {
+				t.Errorf("the wire is met: %v, want %v", wire.met, tc.met)
+			}
+			if err := tx.check(wire); errors.Is(err, ErrConflict) != tc.conflict {
+				t.Errorf("the check returned %v, want a conflict: %v", err, tc.conflict)
+			}
+		})
+	}
+	if s.watches.forget(); s.watches.used.Load() {
+		t.Error("a wire is left behind")
+	}
+}
+
+// deleteRange removes a range of a tree.
+func (s *Store) deleteRange(tree *Tree, start, end []byte) error {
+	b := s.NewBatch()
+	defer b.Close()
+	if err := b.DeleteRange(tree, start, end); err != nil {
+		return err
+	}
+	return b.Commit(false)
 }

@@ -75,7 +75,9 @@ func (t *TypedTree[T]) Delete(key []byte, d ...Durability) error { return t.tree
 
 // CompareAndSwap sets key to value if what is there is encoded as expected is. It reports
 // whether it did. If not, found is what was there instead, and nothing was written.
-func (t *TypedTree[T]) CompareAndSwap(key []byte, expected, value *T, d ...Durability) (found *T, swapped bool, err error) {
+func (t *TypedTree[T]) CompareAndSwap(
+	key []byte, expected, value *T, d ...Durability,
+) (found *T, swapped bool, err error) {
 	old, err := t.encode(key, expected)
 	if err != nil {
 		return nil, false, err
@@ -93,7 +95,9 @@ func (t *TypedTree[T]) CompareAndSwap(key []byte, expected, value *T, d ...Durab
 }
 
 // Update sets key to what update makes of the value there, as Tree.Update does.
-func (t *TypedTree[T]) Update(key []byte, update func(old *T) (*T, error), d ...Durability) (before, after *T, err error) {
+func (t *TypedTree[T]) Update(
+	key []byte, update func(old *T) (*T, error), d ...Durability,
+) (before, after *T, err error) {
 	_, _, err = t.tree.Update(key, func(stored []byte) ([]byte, error) {
 		var err error
 		if before, err = t.decodeAny(key, stored); err != nil {

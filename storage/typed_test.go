@@ -28,12 +28,13 @@ type session struct {
 
 var genSession = rapid.Custom(func(t *rapid.T) session {
 	s := session{
-		User:    rapid.String().Draw(t, "user"),
-		Started: time.Unix(rapid.Int64Range(0, 1<<34).Draw(t, "seconds"), rapid.Int64Range(0, 999_999_999).Draw(t, "ns")).UTC(),
-		Visits:  rapid.MapOf(rapid.String(), rapid.Int()).Draw(t, "visits"),
-		Score:   rapid.Float64Range(-math.MaxFloat64, math.MaxFloat64).Draw(t, "score"),
-		Tags:    rapid.SliceOf(rapid.String()).Draw(t, "tags"),
-		Raw:     rapid.SliceOf(rapid.Byte()).Draw(t, "raw"),
+		User: rapid.String().Draw(t, "user"),
+		Started: time.Unix(rapid.Int64Range(0, 1<<34).Draw(t, "seconds"),
+			rapid.Int64Range(0, 999_999_999).Draw(t, "ns")).UTC(),
+		Visits: rapid.MapOf(rapid.String(), rapid.Int()).Draw(t, "visits"),
+		Score:  rapid.Float64Range(-math.MaxFloat64, math.MaxFloat64).Draw(t, "score"),
+		Tags:   rapid.SliceOf(rapid.String()).Draw(t, "tags"),
+		Raw:    rapid.SliceOf(rapid.Byte()).Draw(t, "raw"),
 	}
 	if rapid.Bool().Draw(t, "child") {
 		s.Parent = &session{User: "parent", Visits: map[string]int{}, Tags: []string{}, Raw: []byte{}}

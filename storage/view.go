@@ -45,7 +45,7 @@ func (v view) enter() error {
 		return err
 	}
 	if err := v.gone(); err != nil {
-		v.s.gate.exit()
+		v.s.calls.exit()
 		return err
 	}
 	return nil
@@ -56,7 +56,7 @@ func (v view) walk(start, end []byte, reverse bool, yield func(nexusraft.Pair, e
 	if err := v.enter(); err != nil {
 		return err
 	}
-	defer v.s.gate.exit()
+	defer v.s.calls.exit()
 	lower, upper := bounds(v.id, start, end)
 	if bytes.Compare(lower, upper) >= 0 {
 		return nil

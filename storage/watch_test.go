@@ -7,8 +7,11 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/google/go-cmp/cmp"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -121,10 +124,11 @@ func (m model) apply(c Change) {
 	}
 }
 
-// TestWatchUnderWriters: what a snapshot holds that is taken after Watch, and the changes since, are the
-// tree as it is in the end, whatever goes on meanwhile: no change is missed, and of two of one key
-// the later one comes last.
+// TestWatchUnderWriters: what a snapshot holds that is taken after Watch, and the changes since,
+// are the tree as it is in the end, whatever goes on meanwhile: no change is missed, and of two of
+// one key the later one comes last.
 func TestWatchUnderWriters(t *testing.T) {
+	t.Parallel()
 	const perWriter = 300
 	s := newStore(t)
 	tree := mustTree(t, s, "t")
@@ -221,6 +225,109 @@ func follow(t *testing.T, tree *Tree, writers *sync.WaitGroup) {
 	}
 }
 
+// TestWatchExisted has several writers at a tree, batches that write keys repeatedly among them.
+// Those who watch from the beginning know from each change what must have been there before the
+// next one.
+func TestWatchExisted(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	tree := mustTree(t, s, "t")
+	plain := mustWatch(t, tree, "")
+	var watches []*Watch
+	for _, prefix := range []string{"", "k1"} {
+		w, err := tree.WatchExisted([]byte(prefix))
+		check(t, err)
+		defer w.Close()
+		watches = append(watches, w)
+	}
+	var writers sync.WaitGroup
+	for i := range 3 {
+		rng := rand.New(rand.NewPCG(uint64(i), 2))
+		writers.Go(func() {
+			scribble(t, tree, rng, 200)
+			for range 100 {
+				if err := scribbleBatch(tree, rng); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	writers.Wait()
+	check(t, tree.Set([]byte("k1 end"), nil, NoSync))
+	for _, w := range watches {
+		m, created, updated := make(model), 0, 0
+		for c, err := range w.All(t.Context()) {
+			check(t, err)
+			_, there := m[string(c.Key)]
+			if c.Existed != (there && c.Kind != ChangeDeleteRange) {
+				t.Fatalf("%s of commit %d: existed is %v", changeText(c), c.Commit, c.Existed)
+			}
+			if c.Kind == ChangeSet && c.Existed {
+				updated++
+			} else if c.Kind == ChangeSet {
+				created++
+			}
+			m.apply(c)
+			if string(c.Key) == "k1 end" {
+				break
+			}
+		}
+		if created < 50 || updated < 50 {
+			t.Errorf("%d were created and %d updated, want many of each", created, updated)
+		}
+	}
+	for c, err := range plain.All(t.Context()) {
+		check(t, err)
+		if c.Existed {
+			t.Fatalf("%s: existed, which nobody has asked for", changeText(c))
+		}
+		if string(c.Key) == "k1 end" {
+			break
+		}
+	}
+}
+
+// TestWatchExistedCannotRead: a key that can't be read ends the watch, and holds up no commit.
+func TestWatchExistedCannotRead(t *testing.T) {
+	var broken atomic.Bool
+	s := mustOpen(t, errorfs.Wrap(NewMemFS(), errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if broken.Load() && strings.HasSuffix(op.Path, ".sst") && op.Kind.ReadOrWrite() == errorfs.OpIsRead {
+			return errTest
+		}
+		return nil
+	})))
+	defer func() { check(t, s.Close()) }()
+	put(t, s.Default(), "k", "v")
+	check(t, s.db.Flush())
+	w, err := s.WatchExisted(nil)
+	check(t, err)
+	broken.Store(true)
+	check(t, s.Set([]byte("k"), []byte("w")))
+	broken.Store(false)
+	if c, err := w.Next(t.Context()); !errors.Is(err, errTest) {
+		t.Errorf("got %v, %v, want the error of the disk", changeText(c), err)
+	}
+}
+
+// scribbleBatch commits several writes to a few keys together.
+func scribbleBatch(tree *Tree, rng *rand.Rand) error {
+	b := tree.s.NewBatch()
+	defer b.Close()
+	key := func() []byte { return fmt.Appendf(nil, "k%02d", rng.IntN(20)) }
+	var errs []error
+	for range 8 {
+		switch rng.IntN(4) {
+		case 0:
+			errs = append(errs, b.Delete(tree, key()))
+		case 1:
+			errs = append(errs, b.DeleteRange(tree, key(), key()))
+		default:
+			errs = append(errs, b.Set(tree, key(), key()))
+		}
+	}
+	return errors.Join(append(errs, b.Commit(false))...)
+}
+
 // TestWatchThatIsNeverRead: it holds up nobody, and holds no more than its buffer. What it
 // has buffered is delivered; then it says that it fell behind.
 func TestWatchThatIsNeverRead(t *testing.T) {
@@ -297,7 +404,7 @@ func TestWatchEnds(t *testing.T) {
 	}{
 		{"closed", func(_ *Store, w *Watch) { w.Close(); w.Close() }, nexusraft.ErrClosed, "watch of tree"},
 		{"store closed", func(s *Store, _ *Watch) { _ = s.Close() }, nexusraft.ErrClosed, "store"},
-		{"store died", func(s *Store, _ *Watch) { s.fence.stop(errors.New("bad disk")) }, nexusraft.ErrClosed, "bad disk"},
+		{"store died", func(s *Store, _ *Watch) { s.failstop.stop(errors.New("bad disk")) }, nexusraft.ErrClosed, "bad disk"},
 		{"tree dropped", func(s *Store, _ *Watch) { _ = s.DropTree("t") }, nil, "was dropped"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -402,6 +509,7 @@ func TestWatchKeepsTheOrder(t *testing.T) {
 // TestWatchMissesNothing: a watch that begins in the middle of commits has each that a read
 // after its beginning did not see.
 func TestWatchMissesNothing(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
 	tree := mustTree(t, s, "t")
 	key := []byte("n")
@@ -426,7 +534,7 @@ func TestWatchMissesNothing(t *testing.T) {
 		check(t, err)
 		return n
 	}
-	for range 2000 {
+	for range 500 {
 		w, err := tree.Watch(nil)
 		check(t, err)
 		seen, _, err := tree.Get(key)
@@ -440,4 +548,45 @@ func TestWatchMissesNothing(t *testing.T) {
 	}
 	close(stop)
 	check(t, <-stopped)
+}
+
+// TestManyWatches: a commit looks at the watches of what it writes, not at all of them, and each
+// watch gets what the rules say, whatever others there are.
+func TestManyWatches(t *testing.T) {
+	s := newStore(t)
+	tree := mustTree(t, s, "t")
+	const watches = 2000
+	all := make([]*Watch, watches)
+	for i := range all {
+		all[i] = mustWatch(t, tree, string(numberedKey(i)))
+	}
+	looked := 0
+	s.watches.each(pebble.InternalKeyKindSet, appendKey(nil, tree.id, numberedKey(3)), nil, func(*Watch) { looked++ })
+	if looked != 1 {
+		t.Errorf("a set looks at %d watches of %d, want 1", looked, watches)
+	}
+	check(t, s.deleteRange(tree, numberedKey(5), numberedKey(8)))
+	check(t, tree.Set(append(numberedKey(9), "more"...), []byte("v"), NoSync))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for i, w := range all {
+		c, err := w.Next(ctx)
+		switch {
+		case i >= 5 && i < 8:
+			if err != nil || c.Kind != ChangeDeleteRange || string(c.Key) != string(numberedKey(i)) {
+				t.Errorf("watch %d got %s, %v, want its part of the range", i, changeText(c), err)
+			}
+		case i == 9:
+			if err != nil || c.Kind != ChangeSet {
+				t.Errorf("watch 9 got %s, %v, want the key behind its prefix", changeText(c), err)
+			}
+		case !errors.Is(err, context.Canceled):
+			t.Errorf("watch %d got %s, %v, want nothing", i, changeText(c), err)
+		}
+		w.Close()
+	}
+	s.watches.forget()
+	if n := s.watches.open.Len() + len(s.watches.lengths); n != 0 || s.watches.used.Load() {
+		t.Errorf("%d prefixes and lengths are left of watches that were closed", n)
+	}
 }

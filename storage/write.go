@@ -3,6 +3,7 @@ package storage
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"iter"
 	"slices"
 	"sync"
@@ -62,13 +63,44 @@ func (t *Tree) CompareAndSwap(key, expected, value []byte, d ...Durability) (fou
 	return found, swapped && err == nil, err
 }
 
+// MismatchError says that another value was at a key than the caller expected. Nothing was written.
+type MismatchError struct {
+	Key   []byte
+	Found []byte // what is there; nil is no value
+}
+
+// Error names the key, and keeps the value to itself.
+func (e *MismatchError) Error() string {
+	if e.Found == nil {
+		return fmt.Sprintf("storage: there is no value at key %q, nothing was written", e.Key)
+	}
+	return fmt.Sprintf("storage: there is another value at key %q, nothing was written", e.Key)
+}
+
+// Create sets key to value, of which nil is an empty one, if there is none. If there is one, it
+// returns a MismatchError with it.
+func (t *Tree) Create(key, value []byte, d ...Durability) error {
+	return t.Replace(key, nil, append([]byte{}, value...), d...)
+}
+
+// Replace is CompareAndSwap that returns a MismatchError, with what was found, if it does not swap.
+func (t *Tree) Replace(key, expected, value []byte, d ...Durability) error {
+	found, swapped, err := t.CompareAndSwap(key, expected, value, d...)
+	if err == nil && !swapped {
+		err = &MismatchError{Key: bytes.Clone(key), Found: found}
+	}
+	return err
+}
+
 // Update sets key to what update makes of the value there; nil is no value. It returns
 // both. An error of update is returned as it is, and nothing is written.
 //
 // While others write the key, update may be called more than once, so it should be a
 // function of its argument alone. It owns that, and keeps what it returns unchanged until
 // Update is done. It may use the store.
-func (t *Tree) Update(key []byte, update func(old []byte) ([]byte, error), d ...Durability) (before, after []byte, err error) {
+func (t *Tree) Update(
+	key []byte, update func(old []byte) ([]byte, error), d ...Durability,
+) (before, after []byte, err error) {
 	before, _, err = t.Get(key)
 	for err == nil {
 		if after, err = update(slices.Clone(before)); err != nil {
@@ -84,7 +116,7 @@ func (t *Tree) Update(key []byte, update func(old []byte) ([]byte, error), d ...
 }
 
 // Merge puts operand to the value at key, in the way of Options.Merge, and returns the
-// new value. Of many who merge at once, none is lost.
+// new value. Of concurrent merges none is lost.
 func (t *Tree) Merge(key, operand []byte, d ...Durability) ([]byte, error) {
 	merge := t.s.options.Merge
 	if merge == nil {
@@ -97,23 +129,41 @@ func (t *Tree) Merge(key, operand []byte, d ...Durability) ([]byte, error) {
 }
 
 // PopFirst removes the pair with the lowest key and returns it, and whether there was one.
-// Of those who pop at once, each gets another pair.
+// Of concurrent pops, each gets another pair.
 func (t *Tree) PopFirst(d ...Durability) (nexusraft.Pair, bool, error) {
-	return t.pop(t.Scan, t.s.ends.begin, d)
+	return t.pop(t.Scan, nil, nil, t.s.ends.begin, d)
 }
 
 // PopLast is PopFirst for the highest key.
 func (t *Tree) PopLast(d ...Durability) (nexusraft.Pair, bool, error) {
-	return t.pop(t.ScanReverse, t.s.ends.end, d)
+	return t.pop(t.ScanReverse, nil, nil, t.s.ends.end, d)
 }
 
-// pop removes what scan yields first, and notes that there is nothing before it.
-func (t *Tree) pop(scan func(start, end []byte) iter.Seq2[nexusraft.Pair, error], note func(uint32, []byte), d []Durability) (p nexusraft.Pair, ok bool, err error) {
+// PopFirstIn is PopFirst among the keys with start <= key < end; a nil end is the tree's end. What
+// was popped from a range is skipped, key by key, until a compaction has taken it away: give a
+// queue a tree of its own, and PopFirst.
+func (t *Tree) PopFirstIn(start, end []byte, d ...Durability) (nexusraft.Pair, bool, error) {
+	return t.pop(t.Scan, start, end, nil, d)
+}
+
+// PopLastIn is PopFirstIn for the highest key.
+func (t *Tree) PopLastIn(start, end []byte, d ...Durability) (nexusraft.Pair, bool, error) {
+	return t.pop(t.ScanReverse, start, end, nil, d)
+}
+
+// pop removes what scan yields first of a range. If that is the whole tree, note is told the key:
+// there is nothing before it.
+func (t *Tree) pop(
+	scan func(start, end []byte) iter.Seq2[nexusraft.Pair, error], start, end []byte, note func(uint32, []byte),
+	d []Durability,
+) (p nexusraft.Pair, ok bool, err error) {
 	err = t.s.atomically(allLatches, d, func(b *Batch) (err error) {
-		if p, ok, err = head(scan(t.s.ends.bounds(t.id))); err != nil || !ok {
+		if p, ok, err = head(scan(t.s.ends.narrow(t.id, start, end))); err != nil || !ok {
 			return err
 		}
-		note(t.id, bytes.Clone(p.Key)) // true whatever becomes of the batch
+		if note != nil {
+			note(t.id, bytes.Clone(p.Key)) // true whatever becomes of the batch
+		}
 		return b.Delete(t, p.Key)
 	})
 	if err != nil {
@@ -147,7 +197,7 @@ func (s *Store) publish(set latchSet, sync bool, stage func(*Batch) error) (*Bat
 	if err := s.enter(); err != nil {
 		return nil, err
 	}
-	defer s.gate.exit()
+	defer s.calls.exit()
 	b := s.NewBatch()
 	if err := b.stageAndWrite(set, sync, stage); err != nil {
 		b.Close()
@@ -193,7 +243,7 @@ func (b *Batch) commitTo(t *Tree, sync bool) error {
 		return err
 	}
 	err := b.applyTo(t, sync)
-	b.s.gate.exit()
+	b.s.calls.exit()
 	if err != nil {
 		return err
 	}

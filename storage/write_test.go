@@ -20,11 +20,14 @@ func concatenate(_ string, _, old, operand []byte) ([]byte, error) {
 	return append(old, operand...), nil
 }
 
-var genDurability = rapid.SampledFrom([][]Durability{nil, {Sync}, {NoSync}})
+func genDurability() *rapid.Generator[[]Durability] {
+	return rapid.SampledFrom([][]Durability{nil, {Sync}, {NoSync}})
+}
 
 // TestWriteModel runs random writes on two trees, one of them the default tree, and on
 // maps, and compares their answers and all reads.
 func TestWriteModel(t *testing.T) {
+	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		m := &writes{fs: NewMemFS(), want: []model{{}, {}}}
 		m.open(t)
@@ -38,6 +41,8 @@ func TestWriteModel(t *testing.T) {
 			"merge":    m.merge,
 			"popFirst": func(t *rapid.T) { m.pop(t, false) },
 			"popLast":  func(t *rapid.T) { m.pop(t, true) },
+			"popIn":    m.popIn,
+			"replace":  m.replace,
 			"clear":    m.clear,
 			"snapshot": m.snapshot,
 			"transact": m.transact,
@@ -68,7 +73,7 @@ func (m *writes) open(t *rapid.T) {
 // pick draws a tree, what it should hold, and a key.
 func (m *writes) pick(t *rapid.T) (*Tree, model, []byte) {
 	i := rapid.IntRange(0, 1).Draw(t, "tree")
-	return m.trees[i], m.want[i], genKey.Draw(t, "key")
+	return m.trees[i], m.want[i], genKey().Draw(t, "key")
 }
 
 // genMaybe draws a value or none.
@@ -76,7 +81,7 @@ func genMaybe(t *rapid.T, what string) []byte {
 	if rapid.Bool().Draw(t, "no "+what) {
 		return nil
 	}
-	return append([]byte{}, genValue.Draw(t, what)...)
+	return append([]byte{}, genValue().Draw(t, what)...)
 }
 
 // maybe returns the value at a key, nil if there is none.
@@ -98,20 +103,20 @@ func (m model) put(key, value []byte) {
 func (m *writes) set(t *rapid.T) {
 	tree, want, key := m.pick(t)
 	value := genMaybe(t, "value")
-	check(t, tree.Set(key, value, genDurability.Draw(t, "durability")...))
+	check(t, tree.Set(key, value, genDurability().Draw(t, "durability")...))
 	want[string(key)] = string(value)
 }
 
 func (m *writes) remove(t *rapid.T) {
 	tree, want, key := m.pick(t)
-	check(t, tree.Delete(key, genDurability.Draw(t, "durability")...))
+	check(t, tree.Delete(key, genDurability().Draw(t, "durability")...))
 	delete(want, string(key))
 }
 
 func (m *writes) swap(t *rapid.T) {
 	tree, want, key := m.pick(t)
 	value := genMaybe(t, "value")
-	old, err := tree.Swap(key, value, genDurability.Draw(t, "durability")...)
+	old, err := tree.Swap(key, value, genDurability().Draw(t, "durability")...)
 	check(t, err)
 	if !sameValue(old, want.maybe(key)) {
 		t.Fatalf("swap %q: got %q, want %q", key, old, want.maybe(key))
@@ -125,7 +130,7 @@ func (m *writes) compareAndSwap(t *rapid.T) {
 	if rapid.Bool().Draw(t, "right") {
 		expected = want.maybe(key)
 	}
-	found, swapped, err := tree.CompareAndSwap(key, expected, value, genDurability.Draw(t, "durability")...)
+	found, swapped, err := tree.CompareAndSwap(key, expected, value, genDurability().Draw(t, "durability")...)
 	check(t, err)
 	if swapped != sameValue(expected, want.maybe(key)) || !sameValue(found, want.maybe(key)) {
 		t.Fatalf("compare-and-swap %q from %q: got %q, %v, want %q", key, expected, found, swapped, want.maybe(key))
@@ -147,7 +152,7 @@ func (m *writes) update(t *rapid.T) {
 			return value, errTest
 		}
 		return value, nil
-	}, genDurability.Draw(t, "durability")...)
+	}, genDurability().Draw(t, "durability")...)
 	if fail {
 		if err != errTest || before != nil || after != nil {
 			t.Fatalf("update: got %q, %q, %v, want the function's own error", before, after, err)
@@ -164,7 +169,7 @@ func (m *writes) update(t *rapid.T) {
 func (m *writes) merge(t *rapid.T) {
 	tree, want, key := m.pick(t)
 	operand := rapid.SampledFrom([]string{"a", "b", "!"}).Draw(t, "operand")
-	got, err := tree.Merge(key, []byte(operand), genDurability.Draw(t, "durability")...)
+	got, err := tree.Merge(key, []byte(operand), genDurability().Draw(t, "durability")...)
 	if operand == "!" {
 		if err != errTest {
 			t.Fatalf("merge: got %v, want the operator's own error", err)
@@ -184,14 +189,51 @@ func (m *writes) pop(t *rapid.T, last bool) {
 	if last {
 		pop = tree.PopLast
 	}
-	p, ok, err := pop(genDurability.Draw(t, "durability")...)
+	p, ok, err := pop(genDurability().Draw(t, "durability")...)
 	comparePair(t, "pop")(p, ok, err)(want.scan(nil, nil, last))
 	delete(want, string(p.Key))
 }
 
+func (m *writes) popIn(t *rapid.T) {
+	tree, want, start := m.pick(t)
+	end, last := rapid.OneOf(rapid.Just([]byte(nil)), genKey()).Draw(t, "end"), rapid.Bool().Draw(t, "last")
+	pop := tree.PopFirstIn
+	if last {
+		pop = tree.PopLastIn
+	}
+	p, ok, err := pop(start, end, genDurability().Draw(t, "durability")...)
+	comparePair(t, "pop in a range")(p, ok, err)(want.scan(start, end, last))
+	if ok {
+		delete(want, string(p.Key))
+	}
+}
+
+// replace creates a key, or replaces a value by another one, or is told what is there instead.
+func (m *writes) replace(t *rapid.T) {
+	tree, want, key := m.pick(t)
+	expected, value, d := genMaybe(t, "expected"), genMaybe(t, "value"), genDurability().Draw(t, "durability")
+	old, there := want[string(key)]
+	var err error
+	if rapid.Bool().Draw(t, "create") {
+		expected, err = nil, tree.Create(key, value, d...)
+		value = append([]byte{}, value...)
+	} else {
+		err = tree.Replace(key, expected, value, d...)
+	}
+	if there == (expected != nil) && old == string(expected) {
+		check(t, err)
+		want.put(key, value)
+		return
+	}
+	e, ok := errors.AsType[*MismatchError](err)
+	if !ok || (e.Found != nil) != there || string(e.Found) != old || !bytes.Equal(e.Key, key) {
+		t.Fatalf("replace %q: got %v, want one that has %q", key, err, old)
+	}
+}
+
 func (m *writes) clear(t *rapid.T) {
 	tree, want, _ := m.pick(t)
-	check(t, tree.Clear(genDurability.Draw(t, "durability")...))
+	check(t, tree.Clear(genDurability().Draw(t, "durability")...))
 	clear(want)
 }
 
@@ -210,20 +252,20 @@ func (m *writes) transact(t *rapid.T) {
 	err := m.s.Transact(t.Context(), func(tx *Tx) error {
 		for range rapid.IntRange(0, 4).Draw(t, "operations") {
 			i := rapid.IntRange(0, 1).Draw(t, "tree")
-			in, key, value := tx.Tree(m.trees[i]), genKey.Draw(t, "key"), genMaybe(t, "value")
+			in, key, value := tx.Tree(m.trees[i]), genKey().Draw(t, "key"), genMaybe(t, "value")
 			if value == nil {
 				check(t, in.Delete(key))
 			} else {
 				check(t, in.Set(key, value))
 			}
 			after[i].put(key, value)
-			compareScans(t, in, after[i], genEnd.Draw(t, "start"), genEnd.Draw(t, "end"))
+			compareScans(t, in, after[i], genEnd().Draw(t, "start"), genEnd().Draw(t, "end"))
 		}
 		if fail {
 			return errTest
 		}
 		return nil
-	}, genDurability.Draw(t, "durability")...)
+	}, genDurability().Draw(t, "durability")...)
 	if fail {
 		if err != errTest {
 			t.Fatalf("transact: got %v, want the function's own error", err)
@@ -333,7 +375,8 @@ func TestDroppedTreeIsNotWritten(t *testing.T) {
 		if err := <-done; err == nil {
 			t.Error("a dropped tree was written")
 		}
-		if found := collect(t, view{s: s, src: s.db, id: tree.id, gone: func() error { return nil }}.Scan(nil, nil)); found != nil {
+		if found := collect(t, view{s: s, src: s.db, id: tree.id, gone: func() error { return nil }}.Scan(nil,
+			nil)); found != nil {
 			t.Fatalf("of a dropped tree there is still %q", found)
 		}
 	}
@@ -354,12 +397,14 @@ func writeErrors(s *Store, key, value []byte) map[string]error {
 	_, errs["Swap value"] = s.Swap(short, value)
 	_, _, errs["CompareAndSwap key"] = s.CompareAndSwap(key, nil, short)
 	_, _, errs["CompareAndSwap value"] = s.CompareAndSwap(short, nil, value)
+	errs["Create key"], errs["Create value"] = s.Create(key, short), s.Create(short, value)
 	_, _, errs["Update key"] = s.Update(key, update)
 	_, _, errs["Update value"] = s.Update(short, update)
 	return errs
 }
 
 func TestWriteLimits(t *testing.T) {
+	t.Parallel()
 	s := newStore(t)
 	key, value := bytes.Repeat([]byte("k"), MaxKeyBytes), make([]byte, MaxValueBytes)
 	value[MaxValueBytes-1] = 1

@@ -12,7 +12,7 @@ import (
 
 // NodeAddress says which node is meant and where it is reached.
 type NodeAddress struct {
-	ID nexusraft.NodeID // 0: whoever answers there, in calls that allow it
+	ID nexusraft.NodeID // 0: any node that answers there, in calls that allow it
 
 	// Endpoint is host:port, http://host:port or https://host:port, at most
 	// nexusraft.MaxAddressBytes; an IPv6 address stands in brackets. The first form is
@@ -42,7 +42,8 @@ func parseEndpoint(endpoint string) (hostPort string, s security, err error) {
 		case "https":
 			s = encrypted
 		default:
-			return "", 0, fmt.Errorf("endpoint %q: unknown scheme; give host:port, http://host:port or https://host:port", endpoint)
+			return "", 0, fmt.Errorf("endpoint %q: unknown scheme; give host:port, http://host:port or https://host:port",
+				endpoint)
 		}
 		hostPort = rest
 	}
@@ -71,4 +72,26 @@ func checkHostPort(hostPort string) error {
 		return fmt.Errorf("port %q is no number between 1 and 65535", port)
 	}
 	return nil
+}
+
+// IsAt reports whether an endpoint leads to the node's address, as far as their spelling tells.
+func (id Identity) IsAt(endpoint string) bool { return sameAddress(endpoint, id.Address) }
+
+// sameAddress reports whether two endpoints lead to the same socket, as far as their
+// spelling tells.
+func sameAddress(a, b string) bool {
+	a, _, errA := parseEndpoint(a)
+	b, _, errB := parseEndpoint(b)
+	if errA != nil || errB != nil {
+		return false
+	}
+	hostA, portA, _ := net.SplitHostPort(a)
+	hostB, portB, _ := net.SplitHostPort(b)
+	return portA == portB && (hostA == hostB || isLocal(hostA) && isLocal(hostB))
+}
+
+// isLocal reports whether a host can only be this machine.
+func isLocal(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || host == "" || ip != nil && (ip.IsLoopback() || ip.IsUnspecified())
 }

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
@@ -56,8 +58,28 @@ func FuzzParseEndpoint(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		hostPort, _, err := parseEndpoint(s)
-		if err == nil && (len(s) > nexusraft.MaxAddressBytes || strings.ContainsAny(hostPort, "/@ ?#") || !strings.HasSuffix(s, hostPort)) {
+		if err == nil && (len(s) > nexusraft.MaxAddressBytes || strings.ContainsAny(hostPort, "/@ ?#") ||
+			!strings.HasSuffix(s, hostPort)) {
 			t.Errorf("%q passes as %q", s, hostPort)
 		}
 	})
+}
+
+func TestSameAddress(t *testing.T) {
+	for _, tc := range []struct {
+		a, b string
+		want bool
+	}{
+		{"127.0.0.1:2027", "127.0.0.1:2027", true},
+		{"localhost:2027", "127.0.0.1:2027", true},
+		{"[::1]:2027", "0.0.0.0:2027", true},
+		{"127.0.0.1:2026", "127.0.0.1:2027", false},
+		{"10.0.0.1:2027", "127.0.0.1:2027", false},
+		{"host:2027", "host:2027", true},
+		{"host:2027", "nonsense", false},
+	} {
+		if diff := cmp.Diff(tc.want, sameAddress(tc.a, tc.b)); diff != "" {
+			t.Errorf("sameAddress(%q, %q): %s", tc.a, tc.b, diff)
+		}
+	}
 }

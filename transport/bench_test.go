@@ -42,7 +42,7 @@ func benchServer(b *testing.B, register func(*grpc.Server), o ...grpc.ServerOpti
 // benchPeers connects A's Peers to a server of B.
 func benchPeers(b *testing.B, f *fakeNode) *Peers {
 	b.Helper()
-	addr := benchServer(b, NewServer(as(identityB), f, f).benchRegister, ServerOptions()...)
+	addr := benchServer(b, NewServer(as(identityB), f.handlers()).benchRegister, ServerOptions()...)
 	p := NewPeers(as(identityA), PeersOptions{})
 	b.Cleanup(p.Close)
 	p.SetAddress(nodeB, addr)

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -36,8 +36,6 @@ type Client struct {
 	ctx    context.Context // ends when the client is of no use any more
 	cancel context.CancelCauseFunc
 
-	dials, calls atomic.Uint64
-
 	mu     sync.Mutex
 	failed error // why the last attempt to connect has failed; nil if it has not
 }
@@ -54,7 +52,7 @@ func newClient(p *ClientPool, addr NodeAddress) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.conn, err = grpc.NewClient("passthrough:///"+target, c.dialOptions(creds)...)
+	c.conn, err = grpc.NewClient(wire.Target(target), c.dialOptions(creds)...)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", addr.Endpoint, err)
 	}
@@ -68,7 +66,8 @@ func (c *Client) credentials(s security) (credentials.TransportCredentials, erro
 	case t == nil && s == encrypted:
 		return nil, fmt.Errorf("endpoint %q: https needs credentials, and there are none", c.addr.Endpoint)
 	case t != nil && s == plain && c.pool.nodes:
-		return nil, fmt.Errorf("%w: endpoint %q is not encrypted, and this node speaks TLS with other nodes; give host:port", nexusraft.ErrRefused, c.addr.Endpoint)
+		return nil, fmt.Errorf("%w: endpoint %q is not encrypted, and this node speaks TLS with other nodes; give host:port",
+			nexusraft.ErrRefused, c.addr.Endpoint)
 	case t == nil || s == plain:
 		return insecure.NewCredentials(), nil
 	}
@@ -82,7 +81,9 @@ type noting struct {
 }
 
 // ClientHandshake implements credentials.TransportCredentials.
-func (n noting) ClientHandshake(ctx context.Context, authority string, conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+func (n noting) ClientHandshake(
+	ctx context.Context, authority string, conn net.Conn,
+) (net.Conn, credentials.AuthInfo, error) {
 	secured, info, err := n.TransportCredentials.ClientHandshake(ctx, authority, conn)
 	n.c.note(err)
 	return secured, info, err
@@ -100,7 +101,7 @@ func (c *Client) note(err error) {
 	c.failed = err
 }
 
-// distrust is why the last handshake of TLS has proved the other side to be somebody else;
+// distrust is why the last handshake of TLS has proved the other side to be another node;
 // nil if it has not.
 func (c *Client) distrust() error {
 	c.mu.Lock()
@@ -116,6 +117,7 @@ func (c *Client) dialOptions(creds credentials.TransportCredentials) []grpc.Dial
 	o := c.pool.o
 	return append(DialOptions(),
 		grpc.WithTransportCredentials(creds),
+		grpc.WithPerRPCCredentials(beforeCall(o.BeforeCall)),
 		grpc.WithContextDialer(c.dial),
 		grpc.WithIdleTimeout(o.IdleTimeout),
 		grpc.WithChainUnaryInterceptor(o.UnaryInterceptors...),
@@ -124,13 +126,37 @@ func (c *Client) dialOptions(creds credentials.TransportCredentials) []grpc.Dial
 			Backoff:           backoff.Config{BaseDelay: minBackoff, Multiplier: 2, Jitter: 0.2, MaxDelay: maxBackoff},
 			MinConnectTimeout: c.connectTimeout(),
 		}),
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: o.KeepAlive, Timeout: 2 * o.KeepAlive, PermitWithoutStream: true}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{
+			Time: o.KeepAlive, Timeout: 2 * o.KeepAlive,
+			PermitWithoutStream: true,
+		}),
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(o.MaxMessageBytes),
 			grpc.MaxCallSendMsgSize(o.MaxMessageBytes),
 		),
 	)
 }
+
+// beforeCall has PoolOptions.BeforeCall called where gRPC asks for a call's credentials: it has a
+// connection for the call by then, and has sent nothing of it.
+type beforeCall func() error
+
+// GetRequestMetadata implements credentials.PerRPCCredentials. Status and Renew say nothing of this
+// node, and may reach the node itself, by another name than it knows: they need no BeforeCall.
+func (f beforeCall) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
+	info, _ := credentials.RequestInfoFromContext(ctx)
+	switch info.Method {
+	case pb.Cluster_Status_FullMethodName, pb.Cluster_Renew_FullMethodName:
+		return nil, nil
+	}
+	if err := f(); err != nil { // nothing was sent
+		return nil, status.Errorf(codes.Unavailable, "before the call: %v", err)
+	}
+	return nil, nil
+}
+
+// RequireTransportSecurity implements credentials.PerRPCCredentials.
+func (f beforeCall) RequireTransportSecurity() bool { return false }
 
 // connectTimeout bounds an attempt to connect, the handshake of TLS included.
 func (c *Client) connectTimeout() time.Duration {
@@ -142,7 +168,6 @@ func (c *Client) connectTimeout() time.Duration {
 
 // dial is one attempt to connect.
 func (c *Client) dial(ctx context.Context, addr string) (net.Conn, error) {
-	c.dials.Add(1)
 	ctx, cancel := context.WithTimeout(ctx, c.pool.o.ConnectTimeout)
 	defer cancel()
 	conn, err := c.pool.o.Dialer(ctx, addr)
@@ -201,22 +226,14 @@ func (c *Client) unreachable(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return fmt.Errorf("%w: %w", ErrUnreachable, context.Cause(ctx))
 	}
-	return fmt.Errorf("%w: it does not speak HTTP/2 within %v; where round trips take that long, raise ConnectTimeout, which nodes take from their election timeout", ErrUnreachable, c.connectTimeout())
+	return fmt.Errorf("%w: it does not speak HTTP/2 within %v; where round trips take that long, raise ConnectTimeout, "+
+		"which nodes take from their election timeout", ErrUnreachable, c.connectTimeout())
 }
 
 // end makes the client one of no use.
 func (c *Client) end(why error) {
 	c.cancel(why)
 	_ = c.conn.Close() // it says that it was closed before
-}
-
-func (c *Client) stats() PoolStats {
-	return PoolStats{
-		Address:   c.addr,
-		Connected: c.conn.GetState() == connectivity.Ready,
-		Dials:     c.dials.Load(),
-		Calls:     c.calls.Load(),
-	}
 }
 
 // begin returns the context of a call or stream, which ends with the client, too. Until end
@@ -230,7 +247,6 @@ func (c *Client) begin(ctx context.Context) (context.Context, func(), error) {
 		release()
 		return nil, nil, c.gone()
 	}
-	c.calls.Add(1)
 	ctx, cancel := context.WithCancelCause(ctx)
 	stop := context.AfterFunc(c.ctx, func() { cancel(context.Cause(c.ctx)) })
 	return ctx, func() {
@@ -279,7 +295,7 @@ func (c *Client) Status(ctx context.Context) (nexusraft.NodeStatus, error) {
 	return wire.NodeStatusFromProto(resp.GetStatus()), nil
 }
 
-// RequestVote asks for votes of several zones, at most MaxVotes: pre-votes and votes, each with its
+// RequestVote asks for votes of several zones, at most 4,096: pre-votes and votes, each with its
 // term, candidate and last entry. The results are in any order; votes without one were ignored.
 func (c *Client) RequestVote(ctx context.Context, votes []Vote) ([]VoteResult, error) {
 	if len(votes) > MaxVotes {
@@ -310,4 +326,12 @@ func (a NodeAddress) String() string {
 		return a.Endpoint
 	}
 	return fmt.Sprintf("node %v at %s", a.ID, a.Endpoint)
+}
+
+// hint is what is probably wrong where something listens that hangs up on plain text.
+func (c *Client) hint(err error) string {
+	if c.pool.o.TLS == nil && strings.Contains(err.Error(), "error reading server preface") {
+		return "; if it speaks TLS, this side needs certificates, too"
+	}
+	return ""
 }

@@ -22,7 +22,8 @@ import (
 func records(n int) []byte {
 	b := make([]byte, 0, n+100)
 	for i := 0; len(b) < n; i++ {
-		b = fmt.Appendf(b, `{"id":%d,"path":"/srv/data/%x","mode":"0644","owner":"nobody"}`, i, crc32.ChecksumIEEE([]byte{byte(i), byte(i >> 8)}))
+		b = fmt.Appendf(b, `{"id":%d,"path":"/srv/data/%x","mode":"0644","owner":"nobody"}`, i,
+			crc32.ChecksumIEEE([]byte{byte(i), byte(i >> 8)}))
 	}
 	return b[:n]
 }
@@ -33,7 +34,9 @@ func TestCompressedSnapshot(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var got bytes.Buffer
 			var proxy *netfault.Proxy
-			addr, _ := serve(t, identityB, &fakeNode{install: func(_ context.Context, _ nexusraft.NodeID, _ SnapshotHeader, chunks iter.Seq2[[]byte, error]) error {
+			addr, _ := serve(t, identityB, &fakeNode{install: func(_ context.Context, _ nexusraft.NodeID, _ SnapshotHeader,
+				chunks iter.Seq2[[]byte, error],
+			) error {
 				cut := false
 				for data, err := range chunks {
 					if err != nil {
@@ -71,7 +74,8 @@ func TestCompressedSnapshot(t *testing.T) {
 	}
 }
 
-// What says it is larger, or smaller, than it is, is refused, and never decompressed beyond the limit.
+// What says it is larger, or smaller, than it is, is refused, and never decompressed beyond the
+// limit.
 func TestBadCompressedChunks(t *testing.T) {
 	pack := func(data []byte) []byte {
 		var b bytes.Buffer
@@ -98,7 +102,8 @@ func TestBadCompressedChunks(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c.Crc32C = crc32.Checksum(data, castagnoli)
 			r := &snapshotReader{}
-			if _, err := r.check(&pb.InstallSnapshotRequest{Kind: &pb.InstallSnapshotRequest_Chunk{Chunk: c}}); !errors.Is(err, nexusraft.ErrCorrupt) {
+			if _, err := r.check(&pb.InstallSnapshotRequest{Kind: &pb.InstallSnapshotRequest_Chunk{Chunk: c}}); !errors.Is(err,
+				nexusraft.ErrCorrupt) {
 				t.Errorf("got %v, want ErrCorrupt", err)
 			}
 		})
@@ -114,7 +119,9 @@ func BenchmarkSnapshot(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			f := &fakeNode{install: func(_ context.Context, _ nexusraft.NodeID, _ SnapshotHeader, chunks iter.Seq2[[]byte, error]) error {
+			f := &fakeNode{install: func(_ context.Context, _ nexusraft.NodeID, _ SnapshotHeader,
+				chunks iter.Seq2[[]byte, error],
+			) error {
 				for _, err := range chunks {
 					if err != nil {
 						return err
@@ -122,7 +129,7 @@ func BenchmarkSnapshot(b *testing.B) {
 				}
 				return nil
 			}}
-			server := NewServer(as(identityB), f, f)
+			server := NewServer(as(identityB), f.handlers())
 			srv := grpc.NewServer(ServerOptions()...)
 			server.Register(srv)
 			go srv.Serve(lis)

@@ -5,8 +5,12 @@ import (
 	"math"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/pki"
+	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
 func votesToProto(votes []Vote) []*pb.Vote {
@@ -32,8 +36,8 @@ func votesFromProto(in []*pb.Vote) ([]Vote, error) {
 	}
 	votes := make([]Vote, len(in))
 	for i, v := range in {
-		if len(v.GetContext()) > MaxVoteContextBytes {
-			return nil, fmt.Errorf("read votes: a context of %d bytes, limit %d", len(v.GetContext()), MaxVoteContextBytes)
+		if len(v.GetContext()) > maxVoteContextBytes {
+			return nil, fmt.Errorf("read votes: a context of %d bytes, limit %d", len(v.GetContext()), maxVoteContextBytes)
 		}
 		votes[i] = Vote{
 			Zone:      nexusraft.ZoneID(v.GetZone()),
@@ -85,7 +89,8 @@ func resultsFromProto(in []*pb.VoteResult, asked int) ([]VoteResult, error) {
 	for i, r := range in {
 		outcome, ok := outcomeFromProto(r.GetOutcome())
 		if !ok {
-			return nil, fmt.Errorf("read vote results: unknown outcome %d in zone %v", r.GetOutcome(), nexusraft.ZoneID(r.GetZone()))
+			return nil, fmt.Errorf("read vote results: unknown outcome %d in zone %v", r.GetOutcome(),
+				nexusraft.ZoneID(r.GetZone()))
 		}
 		results[i] = VoteResult{
 			Zone:           nexusraft.ZoneID(r.GetZone()),
@@ -125,8 +130,9 @@ func headerToProto(hello *pb.Hello, h SnapshotHeader) *pb.SnapshotHeader {
 }
 
 func headerFromProto(h *pb.SnapshotHeader) (SnapshotHeader, error) {
-	if n := len(h.GetMessage()); n > MaxSnapshotMessageBytes {
-		return SnapshotHeader{}, fmt.Errorf("%w: read snapshot header: a message of %d bytes, limit %d", nexusraft.ErrTooLarge, n, MaxSnapshotMessageBytes)
+	if n := len(h.GetMessage()); n > maxSnapshotMessageBytes {
+		return SnapshotHeader{}, fmt.Errorf("%w: read snapshot header: a message of %d bytes, limit %d",
+			nexusraft.ErrTooLarge, n, maxSnapshotMessageBytes)
 	}
 	return SnapshotHeader{
 		Zone:    nexusraft.ZoneID(h.GetZone()),
@@ -141,4 +147,50 @@ func headerFromProto(h *pb.SnapshotHeader) (SnapshotHeader, error) {
 // clip returns at most n bytes of s, as valid UTF-8.
 func clip(s string, n int) string {
 	return strings.ToValidUTF8(s[:min(len(s), n)], "?")
+}
+
+// maxRequesterBytes is more than nexusraft.MaxRequesterNeeds take.
+const maxRequesterBytes = 8 << 10
+
+// encodeRequester returns nil for nil.
+func encodeRequester(q *nexusraft.Requester) ([]byte, error) {
+	if q == nil {
+		return nil, nil
+	}
+	m := &pb.Requester{Name: q.Name, Token: q.Token}
+	for _, need := range q.Needs {
+		m.Needs = append(m.Needs, wire.ZoneRoleToProto(need))
+	}
+	b, err := proto.Marshal(m)
+	if err != nil || len(b) > maxRequesterBytes {
+		return nil, fmt.Errorf("%w: the client of a command can't be encoded: %d bytes, limit %d", nexusraft.ErrRefused,
+			len(b), maxRequesterBytes)
+	}
+	return b, nil
+}
+
+// decodeRequester returns nil for nothing, and ErrRefused for what encodeRequester can't have made
+// of a client that was checked: one that asks for nothing would be let through.
+func decodeRequester(b []byte) (*nexusraft.Requester, error) {
+	if len(b) == 0 {
+		return nil, nil
+	}
+	m := &pb.Requester{}
+	if len(b) > maxRequesterBytes || proto.Unmarshal(b, m) != nil {
+		return nil, fmt.Errorf("%w: the client of a command can't be read from %d bytes, limit %d", nexusraft.ErrRefused,
+			len(b), maxRequesterBytes)
+	}
+	if err := pki.ValidateClient(m.GetName()); err != nil {
+		return nil, fmt.Errorf("the client of a command: %w", err)
+	}
+	token, needs := len(m.GetToken()), len(m.GetNeeds())
+	if token != 0 && token != len(nexusraft.TokenID{}) || needs == 0 || needs > nexusraft.MaxRequesterNeeds {
+		return nil, fmt.Errorf("%w: the client of a command, with %d needs, limit %d, and a token's identifier of %d bytes",
+			nexusraft.ErrRefused, needs, nexusraft.MaxRequesterNeeds, token)
+	}
+	q := &nexusraft.Requester{Name: m.GetName(), Token: m.GetToken()}
+	for _, need := range m.GetNeeds() {
+		q.Needs = append(q.Needs, wire.ZoneRoleFromProto(need))
+	}
+	return q, nil
 }

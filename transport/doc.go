@@ -1,24 +1,25 @@
 // Package transport is gRPC between nodes: streams of opaque Raft messages, votes,
 // snapshots, and the calls by which a node joins and forwards commands.
 //
-// It knows nothing of Raft. Server takes what other nodes send and hands it to a
-// PeerHandler and, on a full node, a MemberHandler. ClientPool hands out a Client for each
+// It knows nothing of Raft. Server takes what other nodes send and hands it to its Handlers, among
+// which a witness has no MemberHandler. ClientPool hands out a Client for each
 // node, with a method for each pattern; Peers, on top of a pool, keeps streams up, queues and
-// drops. All can be used without consensus, as the examples show.
+// drops. All can be used without consensus, as the examples show. Package mtls has what secures
+// their connections, and bounds what callers may take.
 //
 // # Identity
 //
-// Every stream and every call between nodes begins with a handshake that names cluster,
-// both nodes, incarnation and protocol version; a mismatch is refused with a text that
-// says which (invariant I6). Of the version, the major number must be the same; the minor
-// may differ, and each side leaves out what the other's doesn't know. Each side keeps the highest incarnation it has seen of the
-// other and refuses a lower one, which is how a cloned or rolled-back disk shows.
+// Every stream and every call between nodes begins with a handshake that names cluster, both nodes,
+// incarnation and protocol version; a mismatch is refused with a text that says which (invariant
+// I6). Of the version, the major number must be the same; the minor may differ, and each side
+// leaves out what the other's doesn't know. Each side keeps the highest incarnation it has seen of
+// the other and refuses a lower one, which is how a cloned or rolled-back disk shows.
 //
 // # Lanes and signs of life
 //
-// Peers has two Exchange streams to a peer, on two connections: one for class Control,
-// one for class Append. So a heartbeat waits behind no bulk, neither in a frame nor in the
-// buffers of a connection. A peer of version 1.0 gets one stream for both, in frames of 64 KiB of each class.
+// Peers has two Exchange streams to a peer, on two connections: one for class Control, one for
+// class Append. So a heartbeat waits behind no bulk, neither in a frame nor in the buffers of a
+// connection. A peer of version 1.0 gets one stream for both, in frames of 64 KiB of each class.
 //
 // A stream asks for signs of life, three times in a SilenceTimeout and once a second at
 // least. One ping at a time is under way. A stream of class Control whose ping has no answer for a

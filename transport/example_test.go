@@ -46,7 +46,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	srv := grpc.NewServer(transport.ServerOptions()...)
-	transport.NewServer(func() transport.Identity { return receiver }, box, nil).Register(srv)
+	transport.NewServer(func() transport.Identity { return receiver }, transport.Handlers{Peer: box}).Register(srv)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(lis) }()
 
@@ -67,7 +67,9 @@ type archive struct {
 	transport.MemberHandler // the calls that this example does not need
 }
 
-func (archive) InstallSnapshot(_ context.Context, from nexusraft.NodeID, h transport.SnapshotHeader, chunks iter.Seq2[[]byte, error]) error {
+func (archive) InstallSnapshot(
+	_ context.Context, from nexusraft.NodeID, h transport.SnapshotHeader, chunks iter.Seq2[[]byte, error],
+) error {
 	total := 0
 	for data, err := range chunks {
 		if err != nil {
@@ -79,7 +81,7 @@ func (archive) InstallSnapshot(_ context.Context, from nexusraft.NodeID, h trans
 	return nil
 }
 
-// A pool's client has a method for each pattern of gRPC.
+// A pool's client has a method for each way in which nodes talk to each other.
 func ExampleClientPool() {
 	const cluster = 0xc1
 	receiver := transport.Identity{Cluster: cluster, Node: 2, Incarnation: 1, Boot: 1, Address: "127.0.0.1:2026"}
@@ -89,7 +91,8 @@ func ExampleClientPool() {
 		log.Fatal(err)
 	}
 	srv := grpc.NewServer(transport.ServerOptions()...)
-	server := transport.NewServer(func() transport.Identity { return receiver }, box, archive{})
+	handlers := transport.Handlers{Peer: box, Member: archive{}}
+	server := transport.NewServer(func() transport.Identity { return receiver }, handlers)
 	server.Register(srv)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(lis) }()
@@ -127,11 +130,6 @@ func ExampleClientPool() {
 	})
 	fmt.Println(err)
 
-	// Server streaming: a node that has no events says so.
-	for _, err := range client.Subscribe(ctx, transport.Subscription{}) {
-		fmt.Println("events:", err != nil)
-	}
-
 	pool.Close()
 	srv.Stop()
 	server.Close()
@@ -142,5 +140,4 @@ func ExampleClientPool() {
 	// <nil>
 	// node 0000000000000001, zone 1: a snapshot of 9 bytes at index 7
 	// <nil>
-	// events: true
 }

@@ -91,7 +91,8 @@ func gatedDialer(gate <-chan struct{}) func(context.Context, string) (net.Conn, 
 	}
 }
 
-// A heartbeat arrives although the other side doesn't get on with the appends that were there before it.
+// A heartbeat arrives although the other side doesn't get on with the appends that were there
+// before it.
 func TestControlOvertakesFullAppendQueue(t *testing.T) {
 	var got inbox
 	beat := make(chan struct{})
@@ -127,7 +128,7 @@ func TestFullQueueDropsCountsAndReports(t *testing.T) {
 	}{
 		{"messages", PeersOptions{QueueMessages: 3}, 10, 3},
 		{"bytes", PeersOptions{QueueBytes: 100}, 40, 2},
-		{"too large for the wire", PeersOptions{}, MaxMessageBytes + 1, 0},
+		{"too large for the wire", PeersOptions{}, maxMessageBytes + 1, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var unreachable atomic.Uint64
@@ -185,7 +186,7 @@ func TestReconnectsAfterRestart(t *testing.T) {
 	eventually(t, "the break was reported", func() bool { return reports.Load() > 0 && !statsOfB(t, p).Connected })
 	restarted := identityB
 	restarted.Incarnation++
-	serveAt(t, addr, NewServer(as(restarted), f, f))
+	serveAt(t, addr, NewServer(as(restarted), f.handlers()))
 	eventually(t, "B is connected again", func() bool { return statsOfB(t, p).Connected })
 	if got := reports.Load(); got != 1 {
 		t.Errorf("OnUnreachable: got %d calls for one break with nothing queued, want 1", got)
@@ -204,7 +205,8 @@ func TestBreakDropsWhatIsQueued(t *testing.T) {
 	var attempts atomic.Int32
 	addr, _ := serve(t, identityB, &fakeNode{receive: got.receive})
 	p := peersOf(t, identityA, PeersOptions{
-		OnUnreachable: func(n nexusraft.NodeID) { reports <- n },
+		ConnectTimeout: time.Minute, // so that it is the test that ends the first attempt
+		OnUnreachable:  func(n nexusraft.NodeID) { reports <- n },
 		Dialer: func(ctx context.Context, addr string) (net.Conn, error) {
 			if attempts.Add(1) == 1 {
 				close(dialed)
@@ -304,7 +306,7 @@ func TestFramesStayWithinTheWireLimit(t *testing.T) {
 	q := newQueue(10000, 64<<20)
 	for _, class := range []Class{Control, Append} {
 		for range 2 {
-			q.put(class, Message{Data: make([]byte, MaxMessageBytes)})
+			q.put(class, Message{Data: make([]byte, maxMessageBytes)})
 		}
 		for range 5000 {
 			q.put(class, Message{Data: []byte(strings.Repeat("x", 100))})
@@ -358,7 +360,7 @@ func TestConnectionsAreTold(t *testing.T) {
 	if got := await(t, "the loss", told); got != say(false) {
 		t.Errorf("got %s, want %s", got, say(false))
 	}
-	serveAt(t, addr, NewServer(as(identityB), f, f))
+	serveAt(t, addr, NewServer(as(identityB), f.handlers()))
 	if got := await(t, "the next connection", told); got != say(true) {
 		t.Errorf("got %s, want %s", got, say(true))
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"net"
 	"path"
 	"runtime"
@@ -124,7 +123,8 @@ func TestPeerThatStopsReading(t *testing.T) {
 			flood.Wait()
 			// What waits goes on waiting, and the flood makes no garbage any more.
 			if after := liveHeap(); after > before+32<<20 {
-				t.Errorf("the heap grew by %d MiB while %d MiB were sent to a peer that takes none", (after-before)>>20, sent.Load()*4>>10)
+				t.Errorf("the heap grew by %d MiB while %d MiB were sent to a peer that takes none", (after-before)>>20,
+					sent.Load()*4>>10)
 			}
 			if worst > beatBound {
 				t.Errorf("a heartbeat to another peer took %v", worst)
@@ -209,7 +209,9 @@ func newVictim(t *testing.T, f *fakeNode) *victim {
 
 // attack runs a number of attackers, each with a connection of its own, while C's heartbeats
 // are measured. Memory and heartbeats have to stay in bounds.
-func (v *victim) attack(t *testing.T, attackers int, maxHeap uint64, do func(ctx context.Context, conn *grpc.ClientConn)) {
+func (v *victim) attack(
+	t *testing.T, attackers int, maxHeap uint64, do func(ctx context.Context, conn *grpc.ClientConn),
+) {
 	t.Helper()
 	peak := heapPeak()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -237,7 +239,8 @@ func openRaw(ctx context.Context, conn *grpc.ClientConn) (exchangeClient, error)
 	if err != nil {
 		return nil, err
 	}
-	if err := stream.Send(&pb.ExchangeRequest{Kind: &pb.ExchangeRequest_Hello{Hello: hello(identityA, nodeB)}}); err != nil && !errors.Is(err, io.EOF) {
+	if err := stream.Send(&pb.ExchangeRequest{Kind: &pb.ExchangeRequest_Hello{Hello: hello(identityA,
+		nodeB)}}); err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	_, err = stream.Recv()
@@ -300,7 +303,9 @@ func TestFloodOfStreams(t *testing.T) {
 func TestFloodOfVotes(t *testing.T) {
 	const calls, atATime = 3000, 256
 	var running, most atomic.Int64
-	v := newVictim(t, &fakeNode{vote: func(ctx context.Context, from nexusraft.NodeID, votes []Vote) ([]VoteResult, error) {
+	v := newVictim(t, &fakeNode{vote: func(ctx context.Context, from nexusraft.NodeID, votes []Vote) ([]VoteResult,
+		error,
+	) {
 		if from == nodeA {
 			most.Store(max(most.Load(), running.Add(1)))
 			defer running.Add(-1)
@@ -317,7 +322,8 @@ func TestFloodOfVotes(t *testing.T) {
 			for range calls {
 				wg.Go(func() {
 					_, err := pb.NewRaftTransportClient(conn).RequestVote(ctx, &pb.RequestVoteRequest{Hello: hello(identityA, nodeB)})
-					if code := status.Code(err); ctx.Err() == nil && code != codes.ResourceExhausted && code != codes.Unavailable && code != codes.Canceled {
+					if code := status.Code(err); ctx.Err() == nil && code != codes.ResourceExhausted && code != codes.Unavailable &&
+						code != codes.Canceled {
 						t.Errorf("got %v, want RESOURCE_EXHAUSTED or UNAVAILABLE", err)
 					}
 				})
@@ -355,18 +361,23 @@ func repeated(field protowire.Number, n int) []byte {
 // a million objects of a hundred bytes.
 func TestManyTinyThingsInOneRequest(t *testing.T) {
 	const million = 1 << 20
-	s := NewServer(as(identityB), &fakeNode{}, quietEvents{fakeNode: &fakeNode{}})
-	addr, _ := serveAt(t, "127.0.0.1:0", s)
+	s := NewServer(as(identityB), (&fakeNode{}).handlers())
+	register := func(r grpc.ServiceRegistrar) {
+		s.Register(r)
+		pb.RegisterEventStreamServer(r, pb.UnimplementedEventStreamServer{}) // which reads a request first
+	}
+	addr, _ := serveServices(t, "127.0.0.1:0", s, register)
 	conn := dialTest(t, addr)
 	tested := 0
-	for method, input := range methodsOf(s) {
+	for method, input := range methodsOf(register) {
 		for field, body := range tinyThings(input, million, 3) {
 			tested++
 			t.Run(path.Base(method)+"/"+field, func(t *testing.T) {
 				var err error
 				bytes := allocated(func() { err = sendRaw(t.Context(), conn, method, body) })
 				if bytes > 32<<20 {
-					t.Errorf("a request of %d MiB made the node allocate %d MiB; it was answered with %v", len(body)>>20, bytes>>20, err)
+					t.Errorf("a request of %d MiB made the node allocate %d MiB; it was answered with %v", len(body)>>20, bytes>>20,
+						err)
 				}
 				if method == pb.RaftTransport_Exchange_FullMethodName && err == nil {
 					t.Error("a million messages in one frame were accepted")
@@ -379,25 +390,10 @@ func TestManyTinyThingsInOneRequest(t *testing.T) {
 	}
 }
 
-// quietEvents is a node with a stream of events that never has any.
-type quietEvents struct{ *fakeNode }
-
-func (quietEvents) Subscribe(context.Context, Subscription) iter.Seq2[EventBatch, error] {
-	return func(func(EventBatch, error) bool) {}
-}
-
-func (quietEvents) Publish(context.Context, nexusraft.ZoneID, string, string, []byte) (uint64, error) {
-	return 0, errNotFaked
-}
-
-func (quietEvents) Retain(context.Context, nexusraft.ZoneID, uint64, time.Duration) error {
-	return errNotFaked
-}
-
-// methodsOf lists the methods that a server registers, with what they take.
-func methodsOf(s *Server) map[string]protoreflect.MessageDescriptor {
+// methodsOf lists the methods of registered services, with what they take.
+func methodsOf(register func(grpc.ServiceRegistrar)) map[string]protoreflect.MessageDescriptor {
 	srv := grpc.NewServer()
-	s.Register(srv)
+	register(srv)
 	methods := make(map[string]protoreflect.MessageDescriptor)
 	for service := range srv.GetServiceInfo() {
 		d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
@@ -421,12 +417,14 @@ func tinyThings(m protoreflect.MessageDescriptor, n, depth int) map[string][]byt
 		f := fields.Get(i)
 		kind := f.Kind()
 		switch {
-		case depth == 0 || kind != protoreflect.MessageKind && kind != protoreflect.StringKind && kind != protoreflect.BytesKind:
+		case depth == 0 || kind != protoreflect.MessageKind && kind != protoreflect.StringKind &&
+			kind != protoreflect.BytesKind:
 		case f.IsList() || f.IsMap():
 			bodies[string(f.Name())] = repeated(f.Number(), n)
 		case kind == protoreflect.MessageKind:
 			for name, body := range tinyThings(f.Message(), n, depth-1) {
-				bodies[string(f.Name())+"."+name] = protowire.AppendBytes(protowire.AppendTag(nil, f.Number(), protowire.BytesType), body)
+				bodies[string(f.Name())+"."+name] = protowire.AppendBytes(protowire.AppendTag(nil, f.Number(), protowire.BytesType),
+					body)
 			}
 		}
 	}
@@ -469,9 +467,10 @@ func TestGiantRequestsAreRefused(t *testing.T) {
 	if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "larger than max") {
 		t.Errorf("a frame of %d bytes: got %v, want RESOURCE_EXHAUSTED", maxRPCBytes, err)
 	}
-	large := frameToProto([]Message{{Zone: 1, Data: make([]byte, MaxMessageBytes+1)}})
+	large := frameToProto([]Message{{Zone: 1, Data: make([]byte, maxMessageBytes+1)}})
 	err = sendRaw(t.Context(), conn, pb.RaftTransport_Exchange_FullMethodName, marshal(large))
-	if want := fmt.Sprintf("a message of %d bytes, limit %d", MaxMessageBytes+1, MaxMessageBytes); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), want) {
+	if want := fmt.Sprintf("a message of %d bytes, limit %d", maxMessageBytes+1,
+		maxMessageBytes); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), want) {
 		t.Errorf("got %v, want INVALID_ARGUMENT with %q", err, want)
 	}
 	long := strings.Repeat("x", 6<<20)
@@ -483,7 +482,8 @@ func TestGiantRequestsAreRefused(t *testing.T) {
 			h := hello(identityA, nodeB)
 			spoil(h)
 			err := asRefusal(call(t.Context(), conn, h))
-			if !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), fmt.Sprintf("the %s of peer %v has %d bytes, limit", field, nodeA, len(long))) || len(err.Error()) > 1<<10 {
+			if !errors.Is(err, nexusraft.ErrRefused) ||
+				!strings.Contains(err.Error(), fmt.Sprintf("%d bytes, limit", len(long))) || len(err.Error()) > 1<<10 {
 				t.Errorf("%s: got %.200q, want ErrRefused that says how long the %s is", method, err, field)
 			}
 		}

@@ -87,15 +87,15 @@ func countMessages(b []byte) (int, error) {
 	return n, nil
 }
 
-// countFields returns how often a field is in an encoded message, which is checked as far as
-// its outermost fields go.
+// countFields returns how often a field of bytes is in an encoded message, which is checked as far
+// as its outermost fields go. The same number with another type is an unknown field, and no such one.
 func countFields(b []byte, field protowire.Number) (count int, err error) {
 	for len(b) > 0 {
-		num, _, n := protowire.ConsumeField(b)
+		num, typ, n := protowire.ConsumeField(b)
 		if n < 0 {
 			return 0, protowire.ParseError(n)
 		}
-		if num == field {
+		if num == field && typ == protowire.BytesType {
 			count++
 		}
 		b = b[n:]
@@ -127,8 +127,8 @@ func parseEnvelope(b []byte) (m Message, err error) {
 		}
 		b = b[n:]
 	}
-	if len(m.Data) > MaxMessageBytes {
-		return Message{}, fmt.Errorf("read frame: a message of %d bytes, limit %d", len(m.Data), MaxMessageBytes)
+	if len(m.Data) > maxMessageBytes {
+		return Message{}, fmt.Errorf("read frame: a message of %d bytes, limit %d", len(m.Data), maxMessageBytes)
 	}
 	return m, nil
 }

@@ -56,6 +56,7 @@ func FuzzParseFrame(f *testing.F) {
 	f.Add(appendFrame(nil, []Message{{Zone: 1, Data: []byte("x")}, {}}, 3))
 	f.Add([]byte{0x0a, 0x02, 0x08, 0x80})
 	f.Add(bytes.Repeat([]byte{0x0a, 0x00}, maxFrameMessages+1))
+	f.Add(bytes.Repeat([]byte{0x08, 0x00}, maxFrameMessages+1)) // numbers under messages' number: unknown fields
 	f.Fuzz(func(t *testing.T, b []byte) {
 		msgs, ping, err := parseFrame(b)
 		var want pb.Frame

@@ -1,19 +1,25 @@
 package transport
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/internal/wire"
+	"github.com/nexi-lab/nexus-raft/transport/mtls"
 )
 
 // hello is how self speaks to the node to, 0 if only its address is known.
 func hello(self Identity, to nexusraft.NodeID) *pb.Hello {
+	earlier := self.Earlier[:min(len(self.Earlier), MaxEarlier)]
+	recent := min(len(earlier), recentEarlier)
 	return &pb.Hello{
 		Protocol:     ProtocolVersion,
 		ClusterId:    uint64(self.Cluster),
@@ -21,11 +27,12 @@ func hello(self Identity, to nexusraft.NodeID) *pb.Hello {
 		ToNodeId:     uint64(to),
 		Incarnation:  uint64(self.Incarnation),
 		Boot:         uint64(self.Boot),
-		EarlierBoots: wireBoots(self.Earlier),
+		EarlierBoots: wireBoots(earlier[:recent]),
+		OlderBoots:   wireBoots(earlier[recent:]),
 		Address:      self.Address,
 		Name:         self.Name,
 		Witness:      self.Witness,
-		Minor:        minorVersion,
+		Minor:        MinorVersion,
 	}
 }
 
@@ -41,37 +48,51 @@ func checkHello(self Identity, h *pb.Hello) (Identity, error) {
 		Address:     h.GetAddress(),
 		Name:        h.GetName(),
 		Witness:     h.GetWitness(),
+		Minor:       h.GetMinor(),
 	}
 	to := nexusraft.NodeID(h.GetToNodeId())
 	switch {
 	case h == nil:
 		return Identity{}, refuse("the handshake is missing")
 	case h.GetProtocol() != ProtocolVersion:
-		return Identity{}, refuse("protocol mismatch: peer %v speaks version %d.%d, node %v speaks version %d.%d; upgrade the older one, to the same release at best",
-			peer.Node, h.GetProtocol(), h.GetMinor(), self.Node, ProtocolVersion, minorVersion)
+		return Identity{}, refuse("protocol mismatch: peer %v speaks version %d.%d, node %v speaks version %d.%d; upgrade "+
+			"the older one, to the same release at best",
+			peer.Node, h.GetProtocol(), h.GetMinor(), self.Node, ProtocolVersion, MinorVersion)
 	case peer.Node == 0:
 		return Identity{}, refuse("the peer's node ID is 0")
 	case peer.Incarnation == 0:
 		return Identity{}, refuse("the incarnation of peer %v is 0", peer.Node)
 	case peer.Boot == 0:
 		return Identity{}, refuse("the boot number of peer %v is 0", peer.Node)
-	case len(h.GetEarlierBoots()) > maxEarlier:
-		return Identity{}, refuse("peer %v names %d earlier boots, limit %d", peer.Node, len(h.GetEarlierBoots()), maxEarlier)
+	case len(h.GetEarlierBoots()) > recentEarlier:
+		return Identity{}, refuse("peer %v names %d earlier boots, limit %d", peer.Node, len(h.GetEarlierBoots()),
+			recentEarlier)
+	case len(h.GetOlderBoots()) > MaxEarlier-recentEarlier:
+		return Identity{}, refuse("peer %v names %d older boots, limit %d", peer.Node, len(h.GetOlderBoots()),
+			MaxEarlier-recentEarlier)
+	case len(h.GetOlderBoots()) > 0 && len(h.GetEarlierBoots()) < recentEarlier:
+		return Identity{}, refuse("peer %v names older boots behind %d earlier ones, want %d", peer.Node,
+			len(h.GetEarlierBoots()), recentEarlier)
 	case peer.Address == "":
 		return Identity{}, refuse("peer %v does not say its address", peer.Node)
 	case len(peer.Address) > nexusraft.MaxAddressBytes:
-		return Identity{}, refuse("the address of peer %v has %d bytes, limit %d", peer.Node, len(peer.Address), nexusraft.MaxAddressBytes)
-	case len(peer.Name) > nexusraft.MaxNameBytes:
-		return Identity{}, refuse("the name of peer %v has %d bytes, limit %d", peer.Node, len(peer.Name), nexusraft.MaxNameBytes)
+		return Identity{}, refuse("the address of peer %v has %d bytes, limit %d", peer.Node, len(peer.Address),
+			nexusraft.MaxAddressBytes)
+	case nexusraft.Printable(peer.Address) != peer.Address:
+		return Identity{}, refuse("the address of peer %v can't be printed: %q", peer.Node, peer.Address)
+	case nexusraft.ValidateName(peer.Name) != nil:
+		return Identity{}, refuse("the name of peer %v: %v", peer.Node, nexusraft.ValidateName(peer.Name))
 	case peer.Node == self.Node:
-		return Identity{}, refuse("node %v speaks to itself; its own address, or a copy of its data directory, is among its peers", self.Node)
+		return Identity{}, refuse("node %v speaks to itself; its own address, or a copy of its data directory, is among "+
+			"its peers", self.Node)
 	case peer.Cluster != self.Cluster && peer.Cluster != 0 && self.Cluster != 0:
 		return Identity{}, refuse("cluster mismatch: peer %v belongs to cluster %v, node %v to cluster %v",
 			peer.Node, peer.Cluster, self.Node, self.Cluster)
 	case to != self.Node && to != 0:
-		return Identity{}, refuse("node mismatch: peer %v means to speak to node %v, but this is node %v", peer.Node, to, self.Node)
+		return Identity{}, refuse("node mismatch: peer %v means to speak to node %v, but this is node %v", peer.Node, to,
+			self.Node)
 	}
-	for _, b := range h.GetEarlierBoots() {
+	for _, b := range slices.Concat(h.GetEarlierBoots(), h.GetOlderBoots()) {
 		peer.Earlier = append(peer.Earlier, nexusraft.Boot(b))
 	}
 	return peer, nil
@@ -86,7 +107,7 @@ func wireBoots(boots []nexusraft.Boot) []uint64 {
 }
 
 // checkCaller checks the handshake of a caller. One that is joining may belong to no
-// cluster, and may not know whom it speaks to.
+// cluster, and may not know the node that it speaks to.
 func checkCaller(self Identity, h *pb.Hello, joining bool) (Identity, error) {
 	peer, err := checkHello(self, h)
 	switch {
@@ -95,11 +116,55 @@ func checkCaller(self Identity, h *pb.Hello, joining bool) (Identity, error) {
 	case self.Cluster == 0:
 		return Identity{}, fmt.Errorf("handshake: node %v: %w", self.Node, nexusraft.ErrNotFounded)
 	case peer.Cluster == 0 && !joining:
-		return Identity{}, refuse("cluster mismatch: peer %v belongs to no cluster yet, node %v to cluster %v", peer.Node, self.Node, self.Cluster)
+		return Identity{}, refuse("cluster mismatch: peer %v belongs to no cluster yet, node %v to cluster %v", peer.Node,
+			self.Node, self.Cluster)
+	case joining && nexusraft.ValidateAddress(peer.Address) != nil: // it becomes a record
+		return Identity{}, refuse("peer %v: %v; give it another one to advertise", peer.Node,
+			nexusraft.ValidateAddress(peer.Address))
 	case h.GetToNodeId() == 0 && !joining:
 		return Identity{}, refuse("node mismatch: peer %v does not say to which node it speaks", peer.Node)
 	}
 	return peer, nil
+}
+
+// checkSender refuses a handshake with another node or cluster than the certificate of its
+// sender names. A node that joins and belongs to no cluster may have no certificate yet.
+// Without TLS all pass.
+func checkSender(ctx context.Context, self Identity, h *pb.Hello, joining bool) error {
+	if !mtls.Encrypted(ctx) {
+		return nil
+	}
+	claimed := mtls.Caller{Cluster: nexusraft.ClusterID(h.GetClusterId()), Node: nexusraft.NodeID(h.GetNodeId())}
+	if joining && claimed.Cluster == 0 {
+		claimed.Cluster = self.Cluster
+	}
+	caller, known := mtls.CallerOf(ctx)
+	switch {
+	case !known && joining && h.GetClusterId() == 0:
+		return nil
+	case !known:
+		return refuse("peer %v has no certificate that node %v believes: %v", claimed.Node, self.Node,
+			mtls.WhyUnknown(ctx))
+	case caller.Node == 0:
+		return refuse("peer %v shows the certificate of client %q; a node needs one of its own", claimed.Node,
+			caller.Client)
+	case caller.Node != claimed.Node:
+		return refuse("node mismatch: peer %v shows the certificate of node %v", claimed.Node, caller.Node)
+	case caller.Cluster != claimed.Cluster:
+		return refuse("cluster mismatch: peer %v of cluster %v shows a certificate of cluster %v", claimed.Node,
+			claimed.Cluster, caller.Cluster)
+	}
+	return nil
+}
+
+// provesFull reports whether the caller of a handshake proves that it is a full node, not a
+// witness: by its certificate, or without TLS, where nothing is proved, by its own word.
+func provesFull(ctx context.Context, h *pb.Hello) bool {
+	if !mtls.Encrypted(ctx) {
+		return !h.GetWitness()
+	}
+	caller, known := mtls.CallerOf(ctx)
+	return known && caller.Role == nexusraft.RoleMember
 }
 
 // checkAnswer checks the handshake in an answer, given which node was asked; 0 if only its
@@ -117,6 +182,21 @@ func checkAnswer(self Identity, h *pb.Hello, asked nexusraft.NodeID) (Identity, 
 	return peer, nil
 }
 
+// checkAnswerer refuses the handshake in an answer of another node than the certificate of
+// the connection names. Without TLS all pass.
+func checkAnswerer(info credentials.AuthInfo, h *pb.Hello) error {
+	server, ok := mtls.ServerOf(info)
+	if !ok {
+		return nil
+	}
+	claimed := mtls.Caller{Cluster: nexusraft.ClusterID(h.GetClusterId()), Node: nexusraft.NodeID(h.GetNodeId())}
+	if claimed != server {
+		return refuse("node %v of cluster %v answers, with the certificate of node %v of cluster %v",
+			claimed.Node, claimed.Cluster, server.Node, server.Cluster)
+	}
+	return nil
+}
+
 func refuse(format string, args ...any) error {
 	return fmt.Errorf("%w: handshake: %s", nexusraft.ErrRefused, fmt.Sprintf(format, args...))
 }
@@ -130,7 +210,7 @@ func refused(err error) error {
 }
 
 // refusalStatus is the gRPC form of a refused handshake. Its details are the error, and
-// what self is: whom that concerns for good wants to know who says so.
+// what self is: a node that is refused for good wants to know which node says so.
 func refusalStatus(self Identity, h *pb.Hello, err error) error {
 	st := status.New(codes.FailedPrecondition, err.Error())
 	detailed, failed := st.WithDetails(wire.ErrorToProto(err), hello(self, nexusraft.NodeID(h.GetNodeId())))
@@ -144,7 +224,7 @@ func refusalStatus(self Identity, h *pb.Hello, err error) error {
 type refusal struct {
 	text  string
 	means []error
-	from  *pb.Hello // who has refused; nil if it does not say
+	from  *pb.Hello // the node that has refused; nil if it does not say
 }
 
 func (e *refusal) Error() string   { return e.text }
@@ -163,11 +243,11 @@ func asRefusal(err error) error {
 		case *pb.Hello:
 			r.from = d
 		case *pb.Error:
-			said := wire.ErrorFromProto(d)
-			if errors.Is(said, nexusraft.ErrFenced) {
+			cause := wire.ErrorFromProto(d)
+			if errors.Is(cause, nexusraft.ErrFenced) {
 				r.means = nil
 			}
-			r.means = append(r.means, said)
+			r.means = append(r.means, cause)
 		}
 	}
 	return r

@@ -32,8 +32,15 @@ var refusals = []struct {
 	{"node not said", func(h *pb.Hello) { h.ToNodeId = 0 }, "node mismatch"},
 	{"incarnation", func(h *pb.Hello) { h.Incarnation-- }, "copied or rolled back"},
 	{"boot", func(h *pb.Hello) { h.Boot++ }, "another opening"},
-	{"forgotten boots", func(h *pb.Hello) { h.Incarnation++; h.EarlierBoots = []uint64{99} }, "knows nothing of its incarnation"},
-	{"many boots", func(h *pb.Hello) { h.EarlierBoots = make([]uint64, maxEarlier+1) }, "earlier boots"},
+	{
+		"forgotten boots", func(h *pb.Hello) { h.Incarnation++; h.EarlierBoots = []uint64{99} },
+		"knows nothing of its incarnation",
+	},
+	{"many boots", func(h *pb.Hello) { h.EarlierBoots = make([]uint64, recentEarlier+1) }, "earlier boots"},
+	{"many older boots", func(h *pb.Hello) {
+		h.EarlierBoots, h.OlderBoots = make([]uint64, recentEarlier), make([]uint64, MaxEarlier-recentEarlier+1)
+	}, "older boots"},
+	{"older boots alone", func(h *pb.Hello) { h.OlderBoots = []uint64{99} }, "older boots behind"},
 	{"no boot", func(h *pb.Hello) { h.Boot = 0 }, "boot number of peer"},
 	{"no address", func(h *pb.Hello) { h.Address = "" }, "does not say its address"},
 	{"no incarnation", func(h *pb.Hello) { h.Incarnation = 0 }, "incarnation of peer"},
@@ -66,12 +73,14 @@ var calls = map[string]func(context.Context, *grpc.ClientConn, *pb.Hello) error{
 		if err != nil {
 			return err
 		}
-		_ = stream.Send(&pb.InstallSnapshotRequest{Kind: &pb.InstallSnapshotRequest_Header{Header: headerToProto(h, SnapshotHeader{Zone: 1})}})
+		_ = stream.Send(&pb.InstallSnapshotRequest{Kind: &pb.InstallSnapshotRequest_Header{Header: headerToProto(h,
+			SnapshotHeader{Zone: 1})}})
 		resp, err := stream.CloseAndRecv()
 		return errors.Join(err, wire.ErrorFromProto(resp.GetError()))
 	},
 	"SnapshotOffset": func(ctx context.Context, c *grpc.ClientConn, h *pb.Hello) error {
-		resp, err := pb.NewRaftTransportClient(c).SnapshotOffset(ctx, &pb.SnapshotOffsetRequest{Header: headerToProto(h, SnapshotHeader{Zone: 1})})
+		resp, err := pb.NewRaftTransportClient(c).SnapshotOffset(ctx,
+			&pb.SnapshotOffsetRequest{Header: headerToProto(h, SnapshotHeader{Zone: 1})})
 		return errors.Join(err, wire.ErrorFromProto(resp.GetError()))
 	},
 	"Propose": func(ctx context.Context, c *grpc.ClientConn, h *pb.Hello) error {
@@ -88,7 +97,7 @@ func TestServerRefusesWrongHandshakes(t *testing.T) {
 		}
 		return nil
 	}, receive: func(nexusraft.NodeID, []Message) { handled() }}
-	s := NewServer(as(identityB), f, f)
+	s := NewServer(as(identityB), f.handlers())
 	s.seen.record(identityA)
 	addr, _ := serveAt(t, "127.0.0.1:0", s)
 	conn := dialTest(t, addr)
@@ -188,7 +197,8 @@ func TestClientRefusesWrongAnswers(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			id := identityB
 			tt.mend(&id)
-			if _, err := checkAnswer(identityA, hello(id, nodeA), nodeB); !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), tt.text) {
+			if _, err := checkAnswer(identityA, hello(id, nodeA), nodeB); !errors.Is(err, nexusraft.ErrRefused) ||
+				!strings.Contains(err.Error(), tt.text) {
 				t.Errorf("got %v, want ErrRefused with %q", err, tt.text)
 			}
 		})
@@ -206,7 +216,7 @@ func TestClientRefusesLowerIncarnation(t *testing.T) {
 	rolledBack.Incarnation--
 	asked := make(chan Identity, 100)
 	f := &fakeNode{hello: func(id Identity) error { asked <- id; return nil }}
-	serveAt(t, addr, NewServer(as(rolledBack), f, f))
+	serveAt(t, addr, NewServer(as(rolledBack), f.handlers()))
 	await(t, "the first attempt", asked)
 	await(t, "the second attempt: the first was refused", asked)
 	if statsOfB(t, p).Connected {
@@ -220,7 +230,7 @@ func TestExchangeRefusesMalformedFrames(t *testing.T) {
 		"second handshake": {Kind: &pb.ExchangeRequest_Hello{Hello: hello(identityA, nodeB)}},
 		"empty":            {},
 		"too many":         frameToProto(make([]Message, maxFrameMessages+1)),
-		"too large":        frameToProto([]Message{{Data: make([]byte, MaxMessageBytes+1)}}),
+		"too large":        frameToProto([]Message{{Data: make([]byte, maxMessageBytes+1)}}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			stream, err := pb.NewRaftTransportClient(dialTest(t, addr)).Exchange(t.Context())
@@ -243,10 +253,17 @@ func TestExchangeRefusesMalformedFrames(t *testing.T) {
 // nothing over a limit may pass.
 func FuzzPeerInput(f *testing.F) {
 	for _, m := range []proto.Message{
-		&pb.RequestVoteRequest{Hello: hello(identityA, nodeB), Votes: votesToProto([]Vote{{Zone: 1, Pre: true, Term: 3, Context: []byte("x")}})},
+		&pb.RequestVoteRequest{Hello: hello(identityA, nodeB), Votes: votesToProto([]Vote{{
+			Zone: 1, Pre: true, Term: 3,
+			Context: []byte("x"),
+		}})},
 		frameToProto([]Message{{Zone: 1, Data: []byte("x")}, {Zone: 2}}),
-		&pb.InstallSnapshotRequest{Kind: &pb.InstallSnapshotRequest_Header{Header: headerToProto(hello(identityA, nodeB), SnapshotHeader{Zone: 1, Message: []byte("x")})}},
-		&pb.RequestVoteResponse{Hello: hello(identityB, nodeA), Results: resultsToProto([]VoteResult{{Zone: 1, Why: "lease"}})},
+		&pb.InstallSnapshotRequest{Kind: &pb.InstallSnapshotRequest_Header{Header: headerToProto(hello(identityA, nodeB),
+			SnapshotHeader{Zone: 1, Message: []byte("x")})}},
+		&pb.RequestVoteResponse{Hello: hello(identityB, nodeA), Results: resultsToProto([]VoteResult{{
+			Zone: 1,
+			Why:  "lease",
+		}})},
 	} {
 		b, err := proto.Marshal(m)
 		if err != nil {
@@ -284,7 +301,8 @@ func fuzzHello(t *testing.T, h *pb.Hello) {
 	if err != nil {
 		return
 	}
-	if peer.Cluster != testCluster || peer.Node == 0 || peer.Node == nodeB || peer.Incarnation == 0 || h.GetToNodeId() != uint64(nodeB) {
+	if peer.Cluster != testCluster || peer.Node == 0 || peer.Node == nodeB || peer.Incarnation == 0 ||
+		h.GetToNodeId() != uint64(nodeB) {
 		t.Errorf("a wrong handshake passed: %v", h)
 	}
 }

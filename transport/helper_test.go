@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/rpc"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -24,8 +25,12 @@ const (
 )
 
 var (
-	identityA = Identity{Cluster: testCluster, Node: nodeA, Incarnation: 5, Boot: 1, Address: "a:1", Name: "a"}
-	identityB = Identity{Cluster: testCluster, Node: nodeB, Incarnation: 7, Boot: 1, Address: "b:1", Name: "b"}
+	identityA = Identity{
+		Cluster: testCluster, Node: nodeA, Incarnation: 5, Boot: 1, Address: "a:1", Name: "a", Minor: MinorVersion,
+	}
+	identityB = Identity{
+		Cluster: testCluster, Node: nodeB, Incarnation: 7, Boot: 1, Address: "b:1", Name: "b", Minor: MinorVersion,
+	}
 )
 
 // fakeNode is both handlers; a test replaces the functions it cares for.
@@ -38,9 +43,14 @@ type fakeNode struct {
 	install  func(context.Context, nexusraft.NodeID, SnapshotHeader, iter.Seq2[[]byte, error]) error
 	propose  func(context.Context, Proposal) (nexusraft.Result, error)
 	join     func(context.Context, JoinRequest) (JoinResult, error)
-	checksum func(context.Context, nexusraft.ZoneID) (Checksum, error)
+	checksum func(context.Context, nexusraft.ZoneID) (nexusraft.Checksum, error)
 	change   func(context.Context, nexusraft.ZoneID, nexusraft.MembershipChange) (nexusraft.Membership, error)
 	transfer func(context.Context, nexusraft.ZoneID, nexusraft.NodeID) (nexusraft.NodeID, error)
+}
+
+// handlers are those of a full node.
+func (f *fakeNode) handlers() Handlers {
+	return Handlers{Peer: f, Member: f, Operators: rpc.NewZones(f, nil)}
 }
 
 var errNotFaked = errors.New("the test does not expect this call")
@@ -78,7 +88,9 @@ func (f *fakeNode) Status(ctx context.Context) (nexusraft.NodeStatus, error) {
 	return f.status(ctx)
 }
 
-func (f *fakeNode) InstallSnapshot(ctx context.Context, from nexusraft.NodeID, h SnapshotHeader, chunks iter.Seq2[[]byte, error]) error {
+func (f *fakeNode) InstallSnapshot(
+	ctx context.Context, from nexusraft.NodeID, h SnapshotHeader, chunks iter.Seq2[[]byte, error],
+) error {
 	if f.install == nil {
 		return errNotFaked
 	}
@@ -99,21 +111,25 @@ func (f *fakeNode) Join(ctx context.Context, r JoinRequest) (JoinResult, error) 
 	return f.join(ctx, r)
 }
 
-func (f *fakeNode) Checksum(ctx context.Context, zone nexusraft.ZoneID) (Checksum, error) {
+func (f *fakeNode) Checksum(ctx context.Context, zone nexusraft.ZoneID) (nexusraft.Checksum, error) {
 	if f.checksum == nil {
-		return Checksum{}, errNotFaked
+		return nexusraft.Checksum{}, errNotFaked
 	}
 	return f.checksum(ctx, zone)
 }
 
-func (f *fakeNode) ChangeMembership(ctx context.Context, zone nexusraft.ZoneID, c nexusraft.MembershipChange) (nexusraft.Membership, error) {
+func (f *fakeNode) ChangeMembership(
+	ctx context.Context, zone nexusraft.ZoneID, c nexusraft.MembershipChange,
+) (nexusraft.Membership, error) {
 	if f.change == nil {
 		return nexusraft.Membership{}, errNotFaked
 	}
 	return f.change(ctx, zone, c)
 }
 
-func (f *fakeNode) TransferLeader(ctx context.Context, zone nexusraft.ZoneID, to nexusraft.NodeID) (nexusraft.NodeID, error) {
+func (f *fakeNode) TransferLeader(
+	ctx context.Context, zone nexusraft.ZoneID, to nexusraft.NodeID,
+) (nexusraft.NodeID, error) {
 	if f.transfer == nil {
 		return 0, errNotFaked
 	}
@@ -126,18 +142,26 @@ func as(id Identity) func() Identity { return func() Identity { return id } }
 // serve runs a full node's server on a free loopback port.
 func serve(t *testing.T, id Identity, f *fakeNode) (addr string, stop func()) {
 	t.Helper()
-	return serveAt(t, "127.0.0.1:0", NewServer(as(id), f, f))
+	return serveAt(t, "127.0.0.1:0", NewServer(as(id), f.handlers()))
 }
 
 // serveAt runs s at addr until stop or the test's end.
 func serveAt(t *testing.T, addr string, s *Server) (at string, stop func()) {
+	t.Helper()
+	return serveServices(t, addr, s, s.Register)
+}
+
+// serveServices runs s, which register adds with others.
+func serveServices(
+	t *testing.T, addr string, s *Server, register func(grpc.ServiceRegistrar),
+) (at string, stop func()) {
 	t.Helper()
 	lis, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatalf("listen: %v", err)
 	}
 	srv := grpc.NewServer(ServerOptions()...)
-	s.Register(srv)
+	register(srv)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(lis) }()
 	stop = sync.OnceFunc(func() {

@@ -30,7 +30,7 @@ func marshal(m proto.Message) []byte {
 // TestRefusalsByTheirWords pins down what an operator reads when the wrong node calls.
 func TestRefusalsByTheirWords(t *testing.T) {
 	f := &fakeNode{}
-	s := NewServer(as(identityB), f, f)
+	s := NewServer(as(identityB), f.handlers())
 	s.seen.record(identityA)
 	addr, _ := serveAt(t, "127.0.0.1:0", s)
 	for _, tt := range []struct {
@@ -41,17 +41,20 @@ func TestRefusalsByTheirWords(t *testing.T) {
 		{
 			"other cluster",
 			func(id *Identity) { id.Cluster = 0xc2 },
-			"handshake: cluster mismatch: peer 000000000000000a belongs to cluster 00000000000000c2, node 000000000000000b to cluster 00000000000000c1",
+			"handshake: cluster mismatch: peer 000000000000000a belongs to cluster 00000000000000c2, node 000000000000000b to " +
+				"cluster 00000000000000c1",
 		},
 		{
 			"an opening that nobody made",
 			func(id *Identity) { id.Boot = 2 },
-			"node 000000000000000a comes as incarnation 5, and another opening of its data directory had that number before: it was copied or rolled back",
+			"node 000000000000000a comes as incarnation 5, and another opening of its data directory had that number before: " +
+				"it was copied or rolled back",
 		},
 		{
 			"old incarnation",
 			func(id *Identity) { id.Incarnation = 4 },
-			"node 000000000000000a comes as incarnation 4 and has been seen as incarnation 5: its data directory was copied or rolled back",
+			"node 000000000000000a comes as incarnation 4 and has been seen as incarnation 5: its data directory was copied " +
+				"or rolled back",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -76,7 +79,8 @@ func TestRefusalsByTheirWords(t *testing.T) {
 // plainSnapshot is a good one, as it was in the first version. It is small, so that each of
 // its bytes can be spoiled.
 func plainSnapshot() [][]byte {
-	steps := [][]byte{marshal(&pb.InstallSnapshotRequest{Kind: &pb.InstallSnapshotRequest_Header{Header: headerToProto(hello(identityA, nodeB), testHeader)}})}
+	header := &pb.InstallSnapshotRequest_Header{Header: headerToProto(hello(identityA, nodeB), testHeader)}
+	steps := [][]byte{marshal(&pb.InstallSnapshotRequest{Kind: header})}
 	put := func(s *pb.InstallSnapshotRequest) { steps = append(steps, marshal(s)) }
 	var state []byte
 	for _, data := range []string{"the first chunk of a state", "and the second"} {
@@ -98,7 +102,8 @@ func plainSnapshot() [][]byte {
 func install(ctx context.Context, conn *grpc.ClientConn, steps [][]byte) error {
 	ctx, cancel := context.WithTimeout(ctx, callsTimeout)
 	defer cancel()
-	stream, err := conn.NewStream(ctx, bothWays, pb.RaftTransport_InstallSnapshot_FullMethodName, grpc.ForceCodecV2(rawCodec{}))
+	stream, err := conn.NewStream(ctx, bothWays, pb.RaftTransport_InstallSnapshot_FullMethodName,
+		grpc.ForceCodecV2(rawCodec{}))
 	if err != nil {
 		return err
 	}

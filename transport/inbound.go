@@ -20,7 +20,8 @@ const silentAfter = 5 * maxPingPause
 // firstTimeout is how long a stream may take to say what it is for.
 const firstTimeout = 5 * time.Second
 
-// awaitFirst waits for a stream's first request. Once it has given up the stream's method must return, which ends recv.
+// awaitFirst waits for a stream's first request. Once it has given up the stream's method must
+// return, which ends recv.
 func awaitFirst(recv func() error) error {
 	got := make(chan error, 1)
 	go func() { got <- recv() }()
@@ -39,13 +40,14 @@ type exchangeServer = grpc.BidiStreamingServer[pb.ExchangeRequest, pb.ExchangeRe
 // inbound is an Exchange stream that a peer has opened. One goroutine reads it; gRPC's own is
 // the only one that sends on it, and ends it.
 type inbound struct {
-	s      *Server
-	stream exchangeServer
-	hello  *pb.Hello // the peer's
-	peer   Identity
-	lane   pb.Lane
+	s        *Server
+	stream   exchangeServer
+	hello    *pb.Hello // the peer's
+	peer     Identity
+	lane     pb.Lane
+	sighting *sighting // of the opening that it belongs to
 
-	again    chan struct{} // capacity 1: have the peer shake hands anew
+	ended    chan struct{} // capacity 1: the peer is refused from now on
 	pinged   chan struct{} // capacity 1: ping has grown
 	ping     atomic.Uint64
 	busy     atomic.Bool   // the handler has what was read last
@@ -74,7 +76,7 @@ func (r raftService) Exchange(stream grpc.BidiStreamingServer[pb.ExchangeRequest
 		hello:    first.GetHello(),
 		peer:     peer,
 		lane:     first.GetLane(),
-		again:    make(chan struct{}, 1),
+		ended:    make(chan struct{}, 1),
 		pinged:   make(chan struct{}, 1),
 		replaced: make(chan struct{}),
 		read:     make(chan struct{}),
@@ -93,8 +95,9 @@ func (in *inbound) greet() error {
 	return in.stream.Send(&pb.ExchangeResponse{Hello: in.s.hello(in.hello)})
 }
 
-// receive reads until the stream ends, once nothing is read any more of the one that it
-// replaces: what came by that is first. It ends soon after attend at the latest: a stream whose method has returned can't be read.
+// receive reads until the stream ends, once nothing is read any more of the one that it replaces:
+// what came by that is first. It ends soon after attend at the latest: a stream whose method has
+// returned can't be read.
 func (in *inbound) receive(before *inbound) {
 	defer close(in.read)
 	if before != nil {
@@ -104,7 +107,7 @@ func (in *inbound) receive(before *inbound) {
 		in.err = in.receiveFrame()
 	}
 	if errors.Is(in.err, io.EOF) && in.lane != pb.Lane_LANE_APPEND && in.s.seen.check(in.peer) == nil {
-		in.s.peer.Leaving(in.peer.Node)
+		in.s.h.Peer.Leaving(in.peer.Node)
 	}
 }
 
@@ -117,17 +120,18 @@ func (in *inbound) receiveFrame() error {
 		return status.Error(codes.InvalidArgument, "read frame: a request after the handshake carries none")
 	}
 	in.frames.Add(1)
+	in.sighting.hear()
 	msgs, ping, err := parseFrame(req.GetFrame())
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	// The same node may have come back since: what its former life still sends is void.
+	// The same node may have come back since: what its former opening still sends is void.
 	if err := in.s.seen.check(in.peer); err != nil {
 		return refusalStatus(in.s.id(), in.hello, err)
 	}
 	if len(msgs) > 0 || ping == 0 {
 		in.busy.Store(true)
-		in.s.peer.Receive(in.peer.Node, msgs)
+		in.s.h.Peer.Receive(in.peer.Node, msgs)
 		in.busy.Store(false)
 	}
 	if ping != 0 {
@@ -149,8 +153,8 @@ func (in *inbound) attend() error {
 			return endOfStream(in.err)
 		case <-in.replaced:
 			return status.Error(codes.Aborted, "exchange: a newer stream of this node has taken the place of this one")
-		case <-in.again:
-			answer = &pb.ExchangeResponse{Hello: in.s.hello(in.hello)}
+		case <-in.ended:
+			return refusalStatus(in.s.id(), in.hello, in.s.seen.check(in.peer))
 		case <-in.pinged:
 			answer = &pb.ExchangeResponse{Pong: in.ping.Load()}
 		case <-silence.C:

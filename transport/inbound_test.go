@@ -17,16 +17,16 @@ import (
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 )
 
-// A stream of a peer that is gone without a word (its machine lost power, its path was cut) ends, and what it holds is
-// let go. One that pings lives, however little it has to say. Time is fake.
+// A stream of a peer that is gone without a word (its machine lost power, its path was cut) ends,
+// and what it holds is let go. One that pings lives, however little it has to say. Time is fake.
 func TestSilentInboundStreamIsDropped(t *testing.T) {
 	for name, tt := range map[string]struct {
 		minor uint32
 		pings bool
 		drops bool
 	}{
-		"silent":               {minorVersion, false, true},
-		"pings":                {minorVersion, true, false},
+		"silent":               {MinorVersion, false, true},
+		"pings":                {MinorVersion, true, false},
 		"of the first version": {0, false, false}, // it knows no pings
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -44,7 +44,8 @@ func TestSilentInboundStreamIsDropped(t *testing.T) {
 				begun := time.Now()
 				for n := uint64(1); time.Since(begun) < 4*silentAfter && len(ended) == 0; n++ {
 					if tt.pings {
-						if err := stream.Send(&pb.ExchangeRequest{Kind: &pb.ExchangeRequest_Frame{Frame: &pb.Frame{Ping: n}}}); err != nil {
+						frame := &pb.ExchangeRequest_Frame{Frame: &pb.Frame{Ping: n}}
+						if err := stream.Send(&pb.ExchangeRequest{Kind: frame}); err != nil {
 							t.Fatal(err)
 						}
 					}
@@ -61,7 +62,8 @@ func TestSilentInboundStreamIsDropped(t *testing.T) {
 					t.Fatal("it has not ended")
 				}
 				err := <-ended
-				if status.Code(err) != codes.Aborted || !strings.Contains(err.Error(), "nothing was heard") || time.Since(begun) > 2*silentAfter+maxPingPause {
+				if status.Code(err) != codes.Aborted || !strings.Contains(err.Error(), "nothing was heard") ||
+					time.Since(begun) > 2*silentAfter+maxPingPause {
 					t.Errorf("after %v: got %v, want Aborted within %v", time.Since(begun), err, 2*silentAfter)
 				}
 			})
@@ -69,12 +71,12 @@ func TestSilentInboundStreamIsDropped(t *testing.T) {
 	}
 }
 
-// serveInMemory runs a server of node B whose connections dial makes over memory: in a bubble of fake time, where a
-// slow machine is no slow peer.
+// serveInMemory runs a server of node B whose connections dial makes over memory: in a bubble of
+// fake time, where a slow machine is no slow peer.
 func serveInMemory(t *testing.T, f *fakeNode) (dial func(context.Context, string) (net.Conn, error)) {
 	t.Helper()
 	lis := bufconn.Listen(1 << 20)
-	srv, s := grpc.NewServer(ServerOptions()...), NewServer(as(identityB), f, f)
+	srv, s := grpc.NewServer(ServerOptions()...), NewServer(as(identityB), f.handlers())
 	s.Register(srv)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(lis) }()
@@ -89,7 +91,8 @@ func serveInMemory(t *testing.T, f *fakeNode) (dial func(context.Context, string
 // pipedConn connects to a server of node B in memory.
 func pipedConn(t *testing.T) *grpc.ClientConn {
 	t.Helper()
-	conn, err := grpc.NewClient("passthrough:///b", append(DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+	conn, err := grpc.NewClient("passthrough:///b", append(DialOptions(),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(serveInMemory(t, &fakeNode{})))...)
 	if err != nil {
 		t.Fatal(err)
@@ -132,7 +135,8 @@ func TestStreamWithoutHelloIsDropped(t *testing.T) {
 				}
 				begun := time.Now()
 				err = stream.RecvMsg(&pb.ExchangeResponse{})
-				if status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "said nothing") || time.Since(begun) > 2*firstTimeout {
+				if status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "said nothing") ||
+					time.Since(begun) > 2*firstTimeout {
 					t.Errorf("after %v: got %v, want DeadlineExceeded after %v", time.Since(begun), err, firstTimeout)
 				}
 			})

@@ -7,23 +7,26 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+
+	"github.com/nexi-lab/nexus-raft/internal/budget"
+	"github.com/nexi-lab/nexus-raft/transport/mtls"
 )
 
 // ProtocolVersion is the major version of the protocol between nodes; both sides must agree.
 const ProtocolVersion = 1
 
-// minorVersion is how far it has come since. The sides may differ in it: each leaves out what the
-// other one's doesn't know. Version 1.1 brought lanes and pings, version 1.2 snapshots that go on
-// where they broke off.
-const minorVersion = 2
+// MinorVersion is how far it has come since: what this program speaks. The sides may differ in it: each
+// leaves out what the other one's doesn't know. Version 1.1 brought lanes and pings, version 1.2
+// snapshots that go on where they broke off, version 1.3 join tokens that are proved and not told,
+// version 1.4 zones besides the root zone, which a cluster has once all of its nodes speak it.
+const MinorVersion = 4
 
-// Limits of the protocol, in bytes unless said otherwise. A receiver refuses what is over.
+// Limits of the protocol, in bytes unless said otherwise. A receiver refuses more.
 const (
-	MaxMessageBytes         = 7 << 20   // one Raft message
-	MaxCommandBytes         = 2 << 20   // one proposed command
+	maxMessageBytes         = 7 << 20   // one Raft message
 	MaxVotes                = 4096      // votes in one request, a count
-	MaxVoteContextBytes     = 1 << 10   // a vote's context
-	MaxSnapshotMessageBytes = 1 << 20   // a snapshot header's message
+	maxVoteContextBytes     = 1 << 10   // a vote's context
+	maxSnapshotMessageBytes = 1 << 20   // a snapshot header's message
 	MaxChunkBytes           = 256 << 10 // one chunk of a snapshot
 
 	maxRPCBytes      = 8 << 20  // any gRPC message
@@ -42,12 +45,11 @@ const (
 // dialTimeout bounds an attempt to connect with DialOptions.
 const dialTimeout = 3 * time.Second
 
-// prefaceTimeout is how long a connection may take to say that it speaks HTTP/2. It says so
-// unasked, and a server that stops waits for it: by default, two minutes.
-const prefaceTimeout = 2 * time.Second
-
-// maxStreams is how many calls and streams of one connection go on at once; more wait at their caller.
-const maxStreams = 4096
+// LimitedServerOptions returns what a grpc.Server needs that anybody may connect to: ServerOptions, with
+// which it keeps the limits and, if t is not nil, speaks TLS.
+func LimitedServerOptions(limits *mtls.Limits, t *mtls.TLS) []grpc.ServerOption {
+	return append(ServerOptions(), limits.ServerOptions(t)...)
+}
 
 // ServerOptions returns what a grpc.Server needs that peers connect to.
 func ServerOptions() []grpc.ServerOption {
@@ -55,8 +57,9 @@ func ServerOptions() []grpc.ServerOption {
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.MaxRecvMsgSize(maxRPCBytes),
 		grpc.MaxSendMsgSize(maxRPCBytes),
-		grpc.ConnectionTimeout(prefaceTimeout),
-		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.MaxHeaderListSize(budget.HeaderListBytes),
+		grpc.ConnectionTimeout(budget.HandshakeTimeout),
+		grpc.MaxConcurrentStreams(budget.StreamsOfConnection),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingAfter, Timeout: pingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
 			MinTime:             pingAfter / 2, // a client that is on time is never told off
@@ -72,6 +75,7 @@ func DialOptions() []grpc.DialOption {
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithNoProxy(),
 		grpc.WithDisableServiceConfig(),
+		grpc.WithMaxHeaderListSize(budget.AnswerHeaderListBytes),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: minBackoff, Multiplier: 2, Jitter: 0.2, MaxDelay: maxBackoff},
 			MinConnectTimeout: dialTimeout,

@@ -51,7 +51,10 @@ func (m mark) message() Message {
 }
 
 func markOf(zone nexusraft.ZoneID, data []byte) mark {
-	return mark{zone: zone, class: Class(data[0]), seq: binary.BigEndian.Uint64(data[1:]), turn: binary.BigEndian.Uint64(data[9:])}
+	return mark{
+		zone: zone, class: Class(data[0]), seq: binary.BigEndian.Uint64(data[1:]),
+		turn: binary.BigEndian.Uint64(data[9:]),
+	}
 }
 
 // lane is where order is kept.
@@ -123,7 +126,9 @@ func (a *audit) received() int {
 }
 
 // watch is a grpc.StreamServerInterceptor.
-func (a *audit) watch(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+func (a *audit) watch(
+	srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler,
+) error {
 	if info.FullMethod != pb.RaftTransport_Exchange_FullMethodName {
 		return handler(srv, stream)
 	}
@@ -173,7 +178,7 @@ func serveAudited(t *testing.T) (addr string, a *audit) {
 		t.Fatal(err)
 	}
 	srv := grpc.NewServer(append(ServerOptions(), grpc.ChainStreamInterceptor(a.watch))...)
-	NewServer(as(identityB), f, f).Register(srv)
+	NewServer(as(identityB), f.handlers()).Register(srv)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(lis) }()
 	t.Cleanup(func() {
@@ -247,8 +252,8 @@ func TestCutsWhileMessagesFlow(t *testing.T) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.streams < 40 || len(a.seen) == 0 || len(a.seen) > a.onWire {
-		t.Errorf("%d streams, %d messages received, %d on the wire: want more than 40 streams, and no more received than came",
-			a.streams, len(a.seen), a.onWire)
+		t.Errorf("%d streams, %d messages received, %d on the wire: want more than 40 streams, and no more received than "+
+			"came", a.streams, len(a.seen), a.onWire)
 	}
 	t.Logf("sent %d, received %d, in %d streams", s.sent, len(a.seen), a.streams)
 }
@@ -351,7 +356,10 @@ func TestHalfOpenStreamIsDropped(t *testing.T) {
 			addr, a := serveAudited(t)
 			path := proxyTo(t, addr)
 			unreachable := make(chan struct{}, 1)
-			p := peersOf(t, identityA, PeersOptions{Dialer: path.Dial, OnUnreachable: func(nexusraft.NodeID) { signal(unreachable) }})
+			p := peersOf(t, identityA, PeersOptions{
+				Dialer:        path.Dial,
+				OnUnreachable: func(nexusraft.NodeID) { signal(unreachable) },
+			})
 			connect(t, p, "b:1")
 			r := rand.New(rand.NewPCG(5, 3))
 			s := &traffic{p: p, seqs: make(map[lane]uint64)}
@@ -360,7 +368,8 @@ func TestHalfOpenStreamIsDropped(t *testing.T) {
 			path.Lose(tt.way)
 			lost := time.Now()
 			await(t, "the report", unreachable)
-			within(t, "the stream was dropped", lost, 3*electionTimeout/2) // the silence, and what a ping may be away from its turn
+			// the silence, and what a ping may be away from its turn
+			within(t, "the stream was dropped", lost, 3*electionTimeout/2)
 			eventually(t, "B is connected again", func() bool { return path.Made() > 1 && statsOfB(t, p).Connected })
 			s.until(t, r, a)
 			within(t, "traffic flows", lost, 2*electionTimeout)
@@ -453,7 +462,8 @@ func TestDelayedPathIsNoDeadOne(t *testing.T) {
 	}
 	eventually(t, "everything has arrived", func() bool { return a.received() == s.sent })
 	if st := statsOfB(t, p); st.Dropped != 0 || reports.Load() != 0 || path.Made() != made {
-		t.Errorf("%d messages dropped, %d reports, %d connections made anew: want none", st.Dropped, reports.Load(), path.Made()-made)
+		t.Errorf("%d messages dropped, %d reports, %d connections made anew: want none", st.Dropped, reports.Load(),
+			path.Made()-made)
 	}
 }
 
@@ -486,7 +496,8 @@ func TestSlowPeerIsNoDeadOne(t *testing.T) {
 			}
 			eventually(t, "everything has arrived", func() bool { return got.Load() == messages*size })
 			if st := statsOfB(t, p); st.Dropped != 0 || reports.Load() != 0 || path.Made() != made {
-				t.Errorf("%d messages dropped, %d reports, %d connections made anew: want none", st.Dropped, reports.Load(), path.Made()-made)
+				t.Errorf("%d messages dropped, %d reports, %d connections made anew: want none", st.Dropped, reports.Load(),
+					path.Made()-made)
 			}
 		})
 	}
@@ -498,7 +509,10 @@ func TestIdleStreamStays(t *testing.T) {
 	addr, _ := serveAudited(t)
 	path := proxyTo(t, addr)
 	unreachable := make(chan struct{}, 1)
-	p := peersOf(t, identityA, PeersOptions{Dialer: path.Dial, OnUnreachable: func(nexusraft.NodeID) { signal(unreachable) }})
+	p := peersOf(t, identityA, PeersOptions{
+		Dialer:        path.Dial,
+		OnUnreachable: func(nexusraft.NodeID) { signal(unreachable) },
+	})
 	connect(t, p, "b:1")
 	made := path.Made()
 	select {

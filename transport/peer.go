@@ -47,6 +47,8 @@ type peer struct {
 	client    *Client                 // while an Exchange stream is open, otherwise nil
 	connected chan struct{}           // closed while client is there
 	failing   bool                    // the last attempt to connect has failed
+	since     time.Time               // when client was last set or lost
+	err       error                   // why the last attempt has failed or ended
 }
 
 func newPeer(p *Peers, node nexusraft.NodeID, addr string) *peer {
@@ -61,6 +63,7 @@ func newPeer(p *Peers, node nexusraft.NodeID, addr string) *peer {
 		kick:      make(chan struct{}, 1),
 		addr:      addr,
 		connected: make(chan struct{}),
+		since:     time.Now(),
 	}
 }
 
@@ -81,8 +84,9 @@ func (x *peer) address() string {
 }
 
 func (x *peer) enqueue(class Class, m Message) bool {
-	if len(m.Data) > MaxMessageBytes {
-		x.peers.o.Logger.Error("message dropped: too large", "peer", x.node, "zone", m.Zone, "bytes", len(m.Data), "limit", MaxMessageBytes)
+	if len(m.Data) > maxMessageBytes {
+		x.peers.o.Logger.Error("message dropped: too large", "peer", x.node, "zone", m.Zone, "bytes", len(m.Data), "limit",
+			maxMessageBytes)
 	} else if x.queue.put(class, m) {
 		return true
 	}
@@ -92,12 +96,12 @@ func (x *peer) enqueue(class Class, m Message) bool {
 
 // send is the sender: it keeps an Exchange stream up until the peer is removed.
 func (x *peer) send() {
-	defer x.peers.said.Done()
+	defer x.peers.byes.Done()
 	var wait pauses
 	var reported string
 	for x.ctx.Err() == nil {
 		opened, err := x.session()
-		x.noteAttempt(opened)
+		x.noteAttempt(opened, err)
 		if x.ctx.Err() != nil || errors.Is(err, errLeft) {
 			break
 		}
@@ -141,11 +145,11 @@ func levelOf(err error) slog.Level {
 	return slog.LevelWarn
 }
 
-// noteAttempt remembers whether the peer can be reached at all.
-func (x *peer) noteAttempt(opened bool) {
+// noteAttempt remembers whether the peer can be reached at all, and why not any more.
+func (x *peer) noteAttempt(opened bool, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.failing = !opened
+	x.failing, x.err = !opened, err
 }
 
 // drop empties the queue and returns how many messages that cost.
@@ -161,15 +165,15 @@ func (x *peer) session() (opened bool, err error) {
 	ctx, hangUp := context.WithCancelCause(x.ctx)
 	defer hangUp(nil)
 	addr := x.begin(hangUp)
-	w, err := x.connect(ctx, NodeAddress{ID: x.node, Endpoint: addr})
+	c, err := x.connect(ctx, NodeAddress{ID: x.node, Endpoint: addr})
 	if err != nil {
 		return false, fmt.Errorf("connect to %s: %w", addr, reason(ctx, err))
 	}
-	defer w.close()
-	x.publish(w.client)
+	defer c.close()
+	x.publish(c.client)
 	x.peers.o.Logger.Info("peer connected", "peer", x.node, "addr", addr)
 	x.peers.o.OnConnection(x.node, addr, true)
-	err = x.exchange(w)
+	err = x.exchange(c)
 	x.publish(nil)
 	x.peers.o.OnConnection(x.node, addr, false)
 	if errors.Is(err, errLeft) {
@@ -178,8 +182,8 @@ func (x *peer) session() (opened bool, err error) {
 	return true, fmt.Errorf("send to %s: %w", addr, reason(ctx, err))
 }
 
-// wires are what stands between this node and a peer that is connected.
-type wires struct {
+// conns are the connections and streams to a peer that is connected.
+type conns struct {
 	client  *Client
 	control *Stream // carries everything if bulk is nil
 	bulk    *Stream // on a connection of its own; nil to a peer of the first version
@@ -187,47 +191,47 @@ type wires struct {
 }
 
 // connect makes one attempt to connect to a peer, over both connections at once.
-func (x *peer) connect(ctx context.Context, addr NodeAddress) (w *wires, err error) {
-	w = &wires{}
-	if w.client, err = x.peers.pool.client(addr); err != nil {
+func (x *peer) connect(ctx context.Context, addr NodeAddress) (c *conns, err error) {
+	c = &conns{}
+	if c.client, err = x.peers.pool.client(addr); err != nil {
 		return nil, err
 	}
 	bulk, end, err := x.peers.pool.spare(addr)
 	if err != nil {
 		return nil, err
 	}
-	w.close = func() {
-		x.peers.pool.discard(w.client)
+	c.close = func() {
+		x.peers.pool.discard(c.client)
 		end()
-		for _, s := range []*Stream{w.control, w.bulk} {
+		for _, s := range []*Stream{c.control, c.bulk} {
 			if s != nil {
 				<-s.Done()
 			}
 		}
 	}
 	bulk.conn.Connect()
-	if err := w.open(ctx, bulk); err != nil {
-		w.close()
+	if err := c.open(ctx, bulk); err != nil {
+		c.close()
 		return nil, err
 	}
-	return w, nil
+	return c, nil
 }
 
 // open opens the streams.
-func (w *wires) open(ctx context.Context, bulk *Client) (err error) {
-	if err := w.client.attempt(ctx); err != nil {
+func (c *conns) open(ctx context.Context, bulk *Client) (err error) {
+	if err := c.client.attempt(ctx); err != nil {
 		return err
 	}
-	if w.control, err = w.client.exchange(ctx, pb.Lane_LANE_CONTROL); err != nil {
+	if c.control, err = c.client.exchange(ctx, pb.Lane_LANE_CONTROL); err != nil {
 		return err
 	}
-	if w.control.minor == 0 {
+	if c.control.minor == 0 {
 		return nil
 	}
 	if err := bulk.attempt(ctx); err != nil {
 		return err
 	}
-	w.bulk, err = bulk.exchange(ctx, pb.Lane_LANE_APPEND)
+	c.bulk, err = bulk.exchange(ctx, pb.Lane_LANE_APPEND)
 	return err
 }
 
@@ -244,34 +248,34 @@ func (x *peer) begin(hangUp context.CancelCauseFunc) string {
 }
 
 // exchange sends what is queued until a stream breaks, or this node leaves.
-func (x *peer) exchange(w *wires) error {
-	if w.bulk == nil {
-		if err := x.pump(w.control, Control, Append); err != nil {
+func (x *peer) exchange(c *conns) error {
+	if c.bulk == nil {
+		if err := x.pump(c.control, Control, Append); err != nil {
 			return err
 		}
-		return errors.Join(w.control.Close(), errLeft)
+		return errors.Join(c.control.Close(), errLeft)
 	}
 	ended := make(chan error, 1)
 	x.peers.wg.Go(func() { // the sender of bulk
-		err := x.pump(w.bulk, Append)
+		err := x.pump(c.bulk, Append)
 		if err == nil {
-			err = w.bulk.Close()
+			err = c.bulk.Close()
 		}
 		if err != nil {
-			w.control.hangUp(err)
+			c.control.hangUp(err)
 		}
 		ended <- err
 	})
-	err := x.pump(w.control, Control)
+	err := x.pump(c.control, Control)
 	if err != nil {
-		w.bulk.hangUp(err)
+		c.bulk.hangUp(err)
 	}
 	bulkErr := <-ended
 	if err != nil {
 		return err
 	}
 	if bulkErr == nil { // all else has arrived
-		bulkErr = w.control.Close()
+		bulkErr = c.control.Close()
 	}
 	return errors.Join(bulkErr, errLeft)
 }
@@ -305,11 +309,11 @@ func (x *peer) pump(s *Stream, classes ...Class) error {
 	}
 }
 
-// publish says through whom calls go; nil for nobody.
+// publish sets the client that calls go through; nil for none.
 func (x *peer) publish(c *Client) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.client = c
+	x.client, x.since, x.err = c, time.Now(), nil
 	if c != nil {
 		close(x.connected)
 	} else {
@@ -368,6 +372,8 @@ func (x *peer) stats() PeerStats {
 		Peer:      x.node,
 		Address:   x.addr,
 		Connected: x.client != nil,
+		Since:     x.since,
+		Err:       x.err,
 		Queued:    x.queue.len(),
 		Sent:      x.sent.Load(),
 		Dropped:   x.dropped.Load(),

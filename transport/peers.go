@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/transport/mtls"
 )
 
 // PeersOptions configures Peers; the zero value is the documented default.
@@ -20,9 +22,9 @@ type PeersOptions struct {
 	// Logger is told of connections made and lost; nil discards.
 	Logger *slog.Logger
 
-	// TLS encrypts all connections: endpoints that begin with http:// are refused with it. nil: none is
-	// encrypted, and https:// is an error.
-	TLS *TLS
+	// TLS encrypts all connections: endpoints that begin with http:// are refused with it. nil: none
+	// is encrypted, and https:// is an error.
+	TLS *mtls.TLS
 
 	// Dialer opens a connection; nil dials TCP.
 	Dialer func(ctx context.Context, addr string) (net.Conn, error)
@@ -32,7 +34,8 @@ type PeersOptions struct {
 	QueueMessages int
 	QueueBytes    int
 
-	// VoteTimeout is one election timeout: the deadline of a RequestVote call, and how
+	// VoteTimeout is one election timeout: half of a RequestVote call's deadline, since a
+	// candidate waits for up to two, and how
 	// long Propose waits for a connection; 0 for 300 ms.
 	VoteTimeout time.Duration
 
@@ -54,25 +57,29 @@ type PeersOptions struct {
 	// not call back into Peers. nil is told nothing.
 	OnUnreachable func(nexusraft.NodeID)
 
-	// OnConnection is told when messages to a peer begin to flow, at the address that is given, and when its
-	// connection is lost. It must not block and must not call back into Peers. nil is told nothing.
+	// OnConnection is told when messages to a peer begin to flow, at the address that is given, and
+	// when its connection is lost. It must not block and must not call back into Peers. nil is told
+	// nothing.
 	OnConnection func(peer nexusraft.NodeID, addr string, connected bool)
 
 	// Accept decides, for the answer to every stream and call, whether a peer is believed,
-	// from what it says of itself: a node that remembers lives checks them (Life.Check). It
+	// from what it says of itself: a node that remembers openings checks them (Opening.Check). It
 	// may write to the disk; it must not call back into Peers. nil accepts whatever these
-	// Peers have not seen in a later life.
+	// Peers have not seen in a later opening.
 	Accept func(Identity) error
 
 	// OnFenced is told that a peer of this node's cluster, which these Peers have not seen in a later
-	// life, refuses this node for good, with its words: err matches ErrFenced. It is called
+	// opening, refuses this node for good, with its words: err matches ErrFenced. It is called
 	// where Accept is, which has not been asked, and may be told again and again. nil is
 	// told nothing.
 	OnFenced func(peer Identity, err error)
+
+	// BeforeCall is as in PoolOptions.
+	BeforeCall func() error
 }
 
-// minSilence is what a peer that is alive may leave unanswered however short elections are: its process may
-// wait for a core that long.
+// minSilence is what a peer that is alive may leave unanswered however short elections are: its
+// process may wait for a core that long.
 const minSilence = 300 * time.Millisecond
 
 func (o PeersOptions) withDefaults() PeersOptions {
@@ -108,6 +115,7 @@ func (o PeersOptions) pool() PoolOptions {
 		UnaryInterceptors:   o.UnaryInterceptors,
 		StreamInterceptors:  o.StreamInterceptors,
 		Accept:              o.Accept,
+		BeforeCall:          o.BeforeCall,
 	}
 }
 
@@ -115,10 +123,12 @@ func (o PeersOptions) pool() PoolOptions {
 type PeerStats struct {
 	Peer      nexusraft.NodeID
 	Address   string
-	Connected bool   // an Exchange stream is open
-	Queued    int    // messages waiting
-	Sent      uint64 // messages handed to a stream since the peer was added
-	Dropped   uint64 // messages lost before that
+	Connected bool      // an Exchange stream is open
+	Since     time.Time // when that became so
+	Err       error     // why the last attempt to connect has failed, or the last stream has broken; nil while one is open
+	Queued    int       // messages waiting
+	Sent      uint64    // messages handed to a stream since the peer was added
+	Dropped   uint64    // messages lost before that
 }
 
 // Peers sends to other nodes. A peer is added by SetAddress, and a connection to it is kept
@@ -131,7 +141,7 @@ type Peers struct {
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup // every goroutine of every peer
 	leave  chan struct{}  // closed by Close: say good-bye and end
-	said   sync.WaitGroup // senders that have not said it yet
+	byes   sync.WaitGroup // senders that have not said good-bye yet
 
 	mu    sync.Mutex
 	peers map[nexusraft.NodeID]*peer // nil after Close
@@ -155,9 +165,9 @@ func NewPeers(id func() Identity, o PeersOptions) *Peers {
 	}
 }
 
-// SetAddress says where a node is reached, an endpoint of a NodeAddress, and adds it if it is new. A changed
-// address breaks the old connection. Any call ends a pause between two attempts, so calling
-// it for each handshake that comes in reconnects to a peer as soon as it is back.
+// SetAddress says where a node is reached, an endpoint of a NodeAddress, and adds it if it is new.
+// A changed address breaks the old connection. Any call ends a pause between two attempts, so
+// calling it for each handshake that comes in reconnects to a peer as soon as it is back.
 func (p *Peers) SetAddress(node nexusraft.NodeID, addr string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -170,7 +180,7 @@ func (p *Peers) SetAddress(node nexusraft.NodeID, addr string) {
 	}
 	x := newPeer(p, node, addr)
 	p.peers[node] = x
-	p.said.Add(1)
+	p.byes.Add(1)
 	p.wg.Go(x.send)
 	p.wg.Go(x.callVotes)
 }
@@ -187,7 +197,7 @@ func (p *Peers) Remove(node nexusraft.NodeID) {
 }
 
 // Send queues a message and never blocks. It takes over m.Data. A message to an unknown
-// peer, over MaxMessageBytes or beyond a full queue is dropped and reported unreachable.
+// peer, over 7 MiB or beyond a full queue is dropped and reported unreachable.
 func (p *Peers) Send(to nexusraft.NodeID, class Class, m Message) {
 	x := p.peer(to)
 	if (x == nil || !x.enqueue(class, m)) && p.ctx.Err() == nil {
@@ -195,13 +205,13 @@ func (p *Peers) Send(to nexusraft.NodeID, class Class, m Message) {
 	}
 }
 
-// RequestVote asks a peer for votes of several zones, at most MaxVotes. It doesn't block,
+// RequestVote asks a peer for votes of several zones, at most 4,096. It doesn't block,
 // and takes over the slice.
 //
 // One call at a time is under way to a peer; what arrives meanwhile waits and goes out
 // together. A call whose every zone was asked for again is superseded: it doesn't go out, or
-// is cancelled, and ends with ErrSuperseded. A call's deadline is VoteTimeout from when it
-// goes out.
+// is cancelled, and ends with an error that says so. A call's deadline is twice VoteTimeout from
+// when it goes out.
 //
 // Done is called exactly once and must not block: from the peer's vote caller, or before
 // RequestVote returns if the call is not even queued (ErrUnreachable: unknown peer;
@@ -226,10 +236,9 @@ func (p *Peers) Stats() []PeerStats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	rows := make([]PeerStats, 0, len(p.peers))
-	for _, x := range p.peers {
-		rows = append(rows, x.stats())
+	for _, id := range slices.Sorted(maps.Keys(p.peers)) {
+		rows = append(rows, p.peers[id].stats())
 	}
-	slices.SortFunc(rows, func(a, b PeerStats) int { return cmp.Compare(a.Peer, b.Peer) })
 	return rows
 }
 
@@ -256,7 +265,7 @@ func (p *Peers) Close() {
 	close(p.leave)
 	timer := time.AfterFunc(goodbyeTimeout, func() { p.cancel(nexusraft.ErrClosed) })
 	defer timer.Stop()
-	p.said.Wait()
+	p.byes.Wait()
 	p.cancel(nexusraft.ErrClosed)
 	p.wg.Wait()
 	p.pool.Close()

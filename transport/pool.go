@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -16,13 +14,14 @@ import (
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/transport/mtls"
 )
 
 // PoolOptions configures a ClientPool; the zero value is the documented default.
 type PoolOptions struct {
 	// TLS encrypts connections, except to endpoints that begin with http://; nil: none is
 	// encrypted, and https:// is an error.
-	TLS *TLS
+	TLS *mtls.TLS
 
 	// Dialer opens a connection to host:port; nil dials TCP.
 	Dialer func(ctx context.Context, addr string) (net.Conn, error)
@@ -55,18 +54,25 @@ type PoolOptions struct {
 	// MinSnapshotBandwidth, which a lower one becomes; 0 for no limit.
 	SnapshotBandwidth int
 
-	// SnapshotCompression has snapshots compressed on their way (DEFLATE, at its fastest), which spares a link that is
-	// slower than about 100 MB/s and costs the time of a core on one that is not.
+	// SnapshotCompression has snapshots compressed on their way (DEFLATE, at its fastest), which
+	// spares a link that is slower than about 100 MB/s and costs the time of a core on one that is
+	// not.
 	SnapshotCompression bool
 
-	// UnaryInterceptors and StreamInterceptors see every call, the first one outermost: the place
-	// for metrics and tracing. A message that goes out is theirs until SendMsg returns: its memory is used again.
+	// UnaryInterceptors and StreamInterceptors see every call, the first one outermost: the place for
+	// metrics and tracing. A message that goes out is theirs until SendMsg returns: its memory is used
+	// again.
 	UnaryInterceptors  []grpc.UnaryClientInterceptor
 	StreamInterceptors []grpc.StreamClientInterceptor
 
 	// Accept decides whether a node is believed; see PeersOptions. nil accepts whatever the pool
-	// has not seen in a later life.
+	// has not seen in a later opening.
 	Accept func(Identity) error
+
+	// BeforeCall is called for each call and stream once there is a connection for it, before anything
+	// of it is sent: what a handshake says can be made durable here. An error ends the call. It may
+	// write to the disk; it must not call back into the pool. nil does nothing.
+	BeforeCall func() error
 }
 
 func (o PoolOptions) withDefaults() PoolOptions {
@@ -84,6 +90,9 @@ func (o PoolOptions) withDefaults() PoolOptions {
 	if o.Accept == nil {
 		o.Accept = func(Identity) error { return nil }
 	}
+	if o.BeforeCall == nil {
+		o.BeforeCall = func() error { return nil }
+	}
 	return o
 }
 
@@ -93,14 +102,6 @@ func setDefault[T int | time.Duration](v *T, d T) {
 	}
 }
 
-// PoolStats is what a pool knows of one of its clients.
-type PoolStats struct {
-	Address   NodeAddress
-	Connected bool   // a connection stands
-	Dials     uint64 // attempts to connect
-	Calls     uint64 // calls and streams begun
-}
-
 // ClientPool hands out clients, one for each node, and keeps one connection for each. The
 // methods may be called from many goroutines.
 type ClientPool struct {
@@ -108,7 +109,7 @@ type ClientPool struct {
 	o      PoolOptions
 	ctx    context.Context // ends with Close
 	cancel context.CancelCauseFunc
-	seen   lives
+	seen   openings
 
 	nodes     bool          // Peers' own: with TLS, http:// endpoints, which come from other nodes, are refused
 	snapshots *rate.Limiter // what snapshots may take; nil for no limit
@@ -155,7 +156,7 @@ func (p *ClientPool) Get(ctx context.Context, addr NodeAddress) (*Client, error)
 }
 
 // Remove drops a node's connection; what goes on there ends with ErrUnreachable. With an ID
-// of 0 that is whoever was asked for by this endpoint alone.
+// of 0 that is the node that was asked for by this endpoint alone.
 func (p *ClientPool) Remove(addr NodeAddress) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -177,28 +178,8 @@ func (p *ClientPool) Len() int {
 	return n
 }
 
-// Stats returns a row for each client, idle ones included, ascending by node and endpoint.
-func (p *ClientPool) Stats() []PoolStats {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	rows := make([]PoolStats, 0, len(p.clients))
-	for _, c := range p.clients {
-		rows = append(rows, c.stats())
-	}
-	slices.SortFunc(rows, func(a, b PoolStats) int {
-		if a.Address.ID != b.Address.ID {
-			if a.Address.ID < b.Address.ID {
-				return -1
-			}
-			return 1
-		}
-		return strings.Compare(a.Address.Endpoint, b.Address.Endpoint)
-	})
-	return rows
-}
-
 // Close refuses further calls with ErrClosed, ends those that go on, waits for them and for
-// every goroutine of the pool, and then closes the connections. Whoever has streams closes them
+// every goroutine of the pool, and then closes the connections. A user closes its streams
 // before, if the other sides are to get all that was sent. Only the first call does anything.
 func (p *ClientPool) Close() {
 	p.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
@@ -35,18 +37,23 @@ func get(t *testing.T, p *ClientPool, endpoint string) *Client {
 
 // healthy is a node that answers for its status.
 func healthy() *fakeNode {
-	return &fakeNode{status: func(context.Context) (nexusraft.NodeStatus, error) { return nexusraft.NodeStatus{Healthy: true}, nil }}
+	return &fakeNode{status: func(context.Context) (nexusraft.NodeStatus, error) {
+		return nexusraft.NodeStatus{Healthy: true}, nil
+	}}
 }
 
 func TestPoolSharesOneConnection(t *testing.T) {
 	addr, _ := serve(t, identityB, &fakeNode{})
 	var dials atomic.Int32
 	gate := make(chan struct{})
-	p := poolOf(t, identityA, PoolOptions{ConnectTimeout: 10 * time.Second, Dialer: func(ctx context.Context, addr string) (net.Conn, error) {
-		dials.Add(1)
-		<-gate
-		return new(net.Dialer).DialContext(ctx, "tcp", addr)
-	}})
+	p := poolOf(t, identityA, PoolOptions{
+		ConnectTimeout: 10 * time.Second,
+		Dialer: func(ctx context.Context, addr string) (net.Conn, error) {
+			dials.Add(1)
+			<-gate
+			return new(net.Dialer).DialContext(ctx, "tcp", addr)
+		},
+	})
 	var wg sync.WaitGroup
 	clients := make(chan *Client, 50)
 	for range cap(clients) {
@@ -67,8 +74,8 @@ func TestPoolSharesOneConnection(t *testing.T) {
 			t.Error("two clients of one node")
 		}
 	}
-	if dials.Load() != 1 || p.Len() != 1 || !p.Stats()[0].Connected {
-		t.Errorf("got %d dials, Len %d, %+v, want one connection", dials.Load(), p.Len(), p.Stats())
+	if dials.Load() != 1 || p.Len() != 1 || first.conn.GetState() != connectivity.Ready {
+		t.Errorf("got %d dials, Len %d, state %v, want one connection", dials.Load(), p.Len(), first.conn.GetState())
 	}
 }
 
@@ -91,16 +98,20 @@ func TestPoolWaitsForTheNextAttempt(t *testing.T) {
 }
 
 func TestPoolSaysWhyNot(t *testing.T) {
-	p := poolOf(t, identityA, PoolOptions{Dialer: func(context.Context, string) (net.Conn, error) { return nil, errNotFaked }})
+	p := poolOf(t, identityA, PoolOptions{Dialer: func(context.Context, string) (net.Conn, error) {
+		return nil, errNotFaked
+	}})
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := p.Get(ctx, NodeAddress{ID: nodeB, Endpoint: "b:1"}); !errors.Is(err, ErrUnreachable) || !errors.Is(err, errNotFaked) {
+	if _, err := p.Get(ctx, NodeAddress{ID: nodeB, Endpoint: "b:1"}); !errors.Is(err, ErrUnreachable) ||
+		!errors.Is(err, errNotFaked) {
 		t.Errorf("got %v, want ErrUnreachable with the reason", err)
 	}
 	if _, err := p.Get(ctx, NodeAddress{ID: nodeB, Endpoint: "b"}); err == nil || errors.Is(err, ErrUnreachable) {
 		t.Errorf("got %v, want an error that says what an endpoint is", err)
 	}
-	if _, err := p.Get(ctx, NodeAddress{ID: nodeB, Endpoint: "https://b:1"}); err == nil || errors.Is(err, ErrUnreachable) {
+	if _, err := p.Get(ctx, NodeAddress{ID: nodeB, Endpoint: "https://b:1"}); err == nil ||
+		errors.Is(err, ErrUnreachable) {
 		t.Errorf("got %v, want an error that asks for credentials", err)
 	}
 }
@@ -199,8 +210,8 @@ func TestPoolRemove(t *testing.T) {
 	p := poolOf(t, identityA, PoolOptions{})
 	c := get(t, p, addr)
 	p.Remove(NodeAddress{ID: nodeB})
-	if _, err := c.Status(t.Context()); !errors.Is(err, ErrUnreachable) || p.Len() != 0 || len(p.Stats()) != 0 {
-		t.Errorf("got %v, Len %d, %+v, want ErrUnreachable and no client", err, p.Len(), p.Stats())
+	if _, err := c.Status(t.Context()); !errors.Is(err, ErrUnreachable) || p.Len() != 0 || len(p.clients) != 0 {
+		t.Errorf("got %v, Len %d, %+v, want ErrUnreachable and no client", err, p.Len(), p.clients)
 	}
 	get(t, p, addr)
 }
@@ -216,7 +227,7 @@ func keepsOrderAndCloses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Send([]Message{{Data: make([]byte, MaxMessageBytes+1)}}); !errors.Is(err, nexusraft.ErrTooLarge) {
+	if err := s.Send([]Message{{Data: make([]byte, maxMessageBytes+1)}}); !errors.Is(err, nexusraft.ErrTooLarge) {
 		t.Errorf("got %v, want ErrTooLarge", err)
 	}
 	many := make([]Message, 3*maxFrameMessages)
@@ -239,11 +250,15 @@ func TestInterceptorsSeeCalls(t *testing.T) {
 	var unary, streams atomic.Int32
 	addr, _ := serve(t, identityB, healthy())
 	p := poolOf(t, identityA, PoolOptions{
-		UnaryInterceptors: []grpc.UnaryClientInterceptor{func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+		UnaryInterceptors: []grpc.UnaryClientInterceptor{func(ctx context.Context, method string, req, reply any,
+			cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption,
+		) error {
 			unary.Add(1)
 			return invoke(ctx, method, req, reply, cc, opts...)
 		}},
-		StreamInterceptors: []grpc.StreamClientInterceptor{func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, stream grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+		StreamInterceptors: []grpc.StreamClientInterceptor{func(ctx context.Context, desc *grpc.StreamDesc,
+			cc *grpc.ClientConn, method string, stream grpc.Streamer, opts ...grpc.CallOption,
+		) (grpc.ClientStream, error) {
 			streams.Add(1)
 			return stream(ctx, desc, cc, method, opts...)
 		}},
@@ -274,5 +289,64 @@ func TestProxiesOfTheEnvironmentAreNotUsed(t *testing.T) {
 	get(t, p, "b.example:2026")
 	if to := await(t, "a dial", dialed); to != "b.example:2026" {
 		t.Errorf("dialed %s, want the node itself", to)
+	}
+}
+
+// TestBeforeCall: it comes once a connection stands, before the peer hears anything, and its error
+// ends the call; what says nothing of this node needs none.
+func TestBeforeCall(t *testing.T) {
+	var stands, fails atomic.Bool
+	var before, heard atomic.Int32
+	f := healthy()
+	f.hello = func(Identity) error { heard.Add(1); return nil }
+	f.vote = func(context.Context, nexusraft.NodeID, []Vote) ([]VoteResult, error) { return nil, nil }
+	addr, _ := serve(t, identityB, f)
+	p := poolOf(t, identityA, PoolOptions{
+		Dialer: func(ctx context.Context, addr string) (net.Conn, error) {
+			if !stands.Load() {
+				return nil, errors.New("no route")
+			}
+			return new(net.Dialer).DialContext(ctx, "tcp", addr)
+		},
+		BeforeCall: func() error {
+			before.Add(1)
+			if fails.Load() {
+				return errors.New("the disk is broken")
+			}
+			return nil
+		},
+	})
+	calls := []func(*Client) error{
+		func(c *Client) error { _, err := c.RequestVote(t.Context(), []Vote{{Zone: 1}}); return err },
+		func(c *Client) error { _, err := c.Exchange(t.Context()); return err },
+	}
+	none, end, err := p.spare(NodeAddress{ID: nodeB, Endpoint: addr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end()
+	for _, call := range calls[:1] {
+		if err := call(none); err == nil || before.Load() != 0 {
+			t.Errorf("without a connection: %v, after %d times", err, before.Load())
+		}
+	}
+	stands.Store(true)
+	c := get(t, p, addr)
+	fails.Store(true)
+	if _, err := c.Status(t.Context()); err != nil || before.Load() != 0 {
+		t.Errorf("status: %v, after %d times", err, before.Load())
+	}
+	for i, call := range calls {
+		if err := call(c); !errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), "the disk is broken") ||
+			heard.Load() != 0 {
+			t.Errorf("call %d that may not be made: %v, and the peer heard %d handshakes", i, err, heard.Load())
+		}
+	}
+	fails.Store(false)
+	for i, call := range calls {
+		was := before.Load()
+		if err := call(c); err != nil || heard.Load() != int32(i+1) || before.Load() == was {
+			t.Errorf("call %d: %v, the peer heard %d handshakes", i, err, heard.Load())
+		}
 	}
 }

@@ -56,8 +56,8 @@ func (q *queue) put(class Class, m Message) bool {
 	return fits
 }
 
-// take appends to frame what goes into the next frame of some classes, in their order; nothing if nothing
-// waits. A frame of one class alone may be larger: nothing urgent waits behind it.
+// take appends to frame what goes into the next frame of some classes, in their order; nothing if
+// nothing waits. A frame of one class alone may be larger: nothing urgent waits behind it.
 func (q *queue) take(frame []Message, classes []Class) []Message {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -75,8 +75,8 @@ func (q *queue) take(frame []Message, classes []Class) []Message {
 	return frame
 }
 
-// take moves messages from the front to the end of frame, up to both limits but at least one if there
-// is any. It returns frame and their bytes.
+// take moves messages from the front to the end of frame, up to both limits but at least one if
+// there is any. It returns frame and their bytes.
 func (l *list) take(frame []Message, maxMessages, maxBytes int) ([]Message, int) {
 	waiting := l.msgs[l.head:]
 	n, bytes := 0, 0

@@ -242,7 +242,10 @@ var (
 
 func tapedAnswers() []VoteResult {
 	return []VoteResult{
-		{Zone: 1, Pre: true, From: 12, To: 11, Outcome: VoteIgnored, Term: 7, Why: "the leader is alive", LastTerm: 7, LastIndex: 70, LeaseTicksLeft: 4},
+		{
+			Zone: 1, Pre: true, From: 12, To: 11, Outcome: VoteIgnored, Term: 7, Why: "the leader is alive", LastTerm: 7,
+			LastIndex: 70, LeaseTicksLeft: 4,
+		},
 		{Zone: 2, From: 22, To: 21, Outcome: VoteGranted, Term: 9, LastTerm: 8, LastIndex: 79},
 	}
 }
@@ -345,7 +348,8 @@ func tapedCalls(t *testing.T, addr string, b *tapedNode) {
 	if _, err := p.Propose(t.Context(), nodeB, tapedProposal); err != nil {
 		t.Fatalf("Propose: %v", err)
 	}
-	if _, err := peersOf(t, identityC, PeersOptions{}).Join(t.Context(), addr, JoinRequest{Role: nexusraft.RoleMember}); err != nil {
+	if _, err := peersOf(t, identityC, PeersOptions{}).Join(t.Context(), addr,
+		JoinRequest{Role: nexusraft.RoleMember}); err != nil {
 		t.Fatalf("Join: %v", err)
 	}
 	p.Close()

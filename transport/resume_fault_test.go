@@ -51,7 +51,9 @@ func TestSnapshotGoesOnWhereItBroke(t *testing.T) {
 	var got bytes.Buffer
 	installs, cut := 0, 0
 	var proxy *netfault.Proxy
-	addr, _ := serve(t, identityB, &fakeNode{install: func(_ context.Context, _ nexusraft.NodeID, _ SnapshotHeader, chunks iter.Seq2[[]byte, error]) error {
+	addr, _ := serve(t, identityB, &fakeNode{install: func(_ context.Context, _ nexusraft.NodeID, _ SnapshotHeader,
+		chunks iter.Seq2[[]byte, error],
+	) error {
 		installs++
 		for data, err := range chunks {
 			if err != nil {
@@ -79,7 +81,8 @@ func TestSnapshotGoesOnWhereItBroke(t *testing.T) {
 		t.Fatalf("SendSnapshot: %v", err)
 	}
 	if installs != 1 || cut != cuts || !bytes.Equal(got.Bytes(), state) {
-		t.Errorf("got %d bytes in %d installs with %d cuts, want the %d that were sent, once, with %d", got.Len(), installs, cut, len(state), cuts)
+		t.Errorf("got %d bytes in %d installs with %d cuts, want the %d that were sent, once, with %d", got.Len(), installs,
+			cut, len(state), cuts)
 	}
 	if most := int64(len(state)) * 3 / 2; read.Load() > most {
 		t.Errorf("read %d bytes of a state of %d to send it, want %d at most", read.Load(), len(state), most)
@@ -90,7 +93,9 @@ func TestSnapshotGoesOnWhereItBroke(t *testing.T) {
 }
 
 // hold is a handler that takes chunks until its snapshot ends, and tells of both.
-func hold(took chan<- int, ended chan<- error) func(context.Context, nexusraft.NodeID, SnapshotHeader, iter.Seq2[[]byte, error]) error {
+func hold(
+	took chan<- int, ended chan<- error,
+) func(context.Context, nexusraft.NodeID, SnapshotHeader, iter.Seq2[[]byte, error]) error {
 	return func(_ context.Context, _ nexusraft.NodeID, _ SnapshotHeader, chunks iter.Seq2[[]byte, error]) error {
 		total := 0
 		for data, err := range chunks {
@@ -126,14 +131,16 @@ func offsetOf(t *testing.T, addr string, h SnapshotHeader, id uint64) *pb.Snapsh
 	t.Helper()
 	header := headerToProto(hello(identityA, nodeB), h)
 	header.Id = id
-	resp, err := pb.NewRaftTransportClient(dialTest(t, addr)).SnapshotOffset(t.Context(), &pb.SnapshotOffsetRequest{Header: header})
+	resp, err := pb.NewRaftTransportClient(dialTest(t, addr)).SnapshotOffset(t.Context(),
+		&pb.SnapshotOffsetRequest{Header: header})
 	if err != nil || resp.GetError() != nil {
 		t.Fatalf("SnapshotOffset: %v, %v", err, resp.GetError())
 	}
 	return resp
 }
 
-// Whoever asks for the offset means to go on: a stream that hangs is ended, and what it brought stays.
+// Whoever asks for the offset means to go on: a stream that hangs is ended, and what it brought
+// stays.
 func TestSnapshotOffsetEndsTheStreamBefore(t *testing.T) {
 	took, ended := make(chan int, 10), make(chan error, 10)
 	addr, _ := serve(t, identityB, &fakeNode{install: hold(took, ended)})
@@ -170,8 +177,8 @@ func TestSnapshotOffsetEndsTheStreamBefore(t *testing.T) {
 func TestStalledSnapshotGivesWay(t *testing.T) {
 	took, ended := make(chan int, 10), make(chan error, 10)
 	f := &fakeNode{install: hold(took, ended)}
-	s := NewServer(as(identityB), f, f)
-	s.receipts.stall = time.Second
+	s := NewServer(as(identityB), f.handlers())
+	s.incoming.stall = time.Second
 	addr, _ := serveAt(t, "127.0.0.1:0", s)
 	zone := func(i int) SnapshotHeader {
 		h := testHeader
@@ -179,44 +186,46 @@ func TestStalledSnapshotGivesWay(t *testing.T) {
 		return h
 	}
 	var stalled []pb.RaftTransport_InstallSnapshotClient
-	for i := range maxReceipts {
+	for i := range maxIncomingSnapshots {
 		stalled = append(stalled, begun(t, addr, zone(i), uint64(i+1)))
 		await(t, "a chunk", took)
 	}
 	for i, stream := range stalled {
-		if err := stream.RecvMsg(&pb.InstallSnapshotResponse{}); status.Code(err) != codes.Aborted || !strings.Contains(err.Error(), "nothing came") {
+		if err := stream.RecvMsg(&pb.InstallSnapshotResponse{}); status.Code(err) != codes.Aborted ||
+			!strings.Contains(err.Error(), "nothing came") {
 			t.Errorf("stalled stream %d: got %v, want Aborted", i, err)
 		}
 	}
-	begun(t, addr, zone(maxReceipts), 8)
+	begun(t, addr, zone(maxIncomingSnapshots), 8)
 	await(t, "a chunk of one more", took)
 	if err := await(t, "the end of an older one", ended); err == nil {
 		t.Error("a snapshot of which only a part came was accepted")
 	}
 	var left []SnapshotHeader
-	for i := range maxReceipts {
+	for i := range maxIncomingSnapshots {
 		if offsetOf(t, addr, zone(i), uint64(i+1)).GetOffset() > 0 {
 			left = append(left, zone(i))
 		}
 	}
-	if len(left) != maxReceipts-1 {
-		t.Fatalf("%d of the stalled ones are left, want %d", len(left), maxReceipts-1)
+	if len(left) != maxIncomingSnapshots-1 {
+		t.Fatalf("%d of the stalled ones are left, want %d", len(left), maxIncomingSnapshots-1)
 	}
 	newer := left[0]
 	newer.Index += 10
 	begun(t, addr, newer, 9)
 	await(t, "the newer one's chunk", took)
-	if err := await(t, "the end of the earlier one of the zone", ended); err == nil || !strings.Contains(err.Error(), "newer") {
+	if err := await(t, "the end of the earlier one of the zone", ended); err == nil ||
+		!strings.Contains(err.Error(), "newer") {
 		t.Errorf("got %v, want that a newer one came", err)
 	}
 }
 
-// Without a stream, a receipt ends by itself.
+// Without a stream, a snapshot that comes in ends by itself.
 func TestReceiptIsKeptForAWhile(t *testing.T) {
 	took, ended := make(chan int, 10), make(chan error, 10)
 	f := &fakeNode{install: hold(took, ended)}
-	s := NewServer(as(identityB), f, f)
-	s.receipts.stall, s.receipts.keep = time.Second, 10*time.Millisecond
+	s := NewServer(as(identityB), f.handlers())
+	s.incoming.stall, s.incoming.keep = time.Second, 10*time.Millisecond
 	addr, _ := serveAt(t, "127.0.0.1:0", s)
 	begun(t, addr, testHeader, 5)
 	await(t, "the first chunk", took)
@@ -243,7 +252,7 @@ func TestSnapshotToARestartedReceiver(t *testing.T) {
 	var got bytes.Buffer
 	var header SnapshotHeader
 	f := &fakeNode{install: collect(&got, &header)}
-	serveAt(t, addr, NewServer(as(identityB), f, f))
+	serveAt(t, addr, NewServer(as(identityB), f.handlers()))
 	if err := await(t, "the sender's end", sent); err != nil || !bytes.Equal(got.Bytes(), state) {
 		t.Errorf("got %v and %d bytes, want all %d", err, got.Len(), len(state))
 	}
@@ -257,7 +266,9 @@ func stopped(stop func(), ended <-chan error) <-chan error {
 // A limit is for all snapshots of a pool together.
 func TestSnapshotBandwidth(t *testing.T) {
 	var total atomic.Int64
-	addr, _ := serve(t, identityB, &fakeNode{install: func(_ context.Context, _ nexusraft.NodeID, _ SnapshotHeader, chunks iter.Seq2[[]byte, error]) error {
+	addr, _ := serve(t, identityB, &fakeNode{install: func(_ context.Context, _ nexusraft.NodeID, _ SnapshotHeader,
+		chunks iter.Seq2[[]byte, error],
+	) error {
 		for data, err := range chunks {
 			if err != nil {
 				return err

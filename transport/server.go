@@ -12,40 +12,36 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/internal/wire"
+	"github.com/nexi-lab/nexus-raft/transport/mtls"
 )
 
-// Server takes what other nodes send, checks who they are and hands it to its handlers.
+// Server takes what other nodes send, checks which nodes they are and hands it to its handlers.
 // To end it, stop the grpc.Server it is registered with, which ends what reads streams, and then
 // Close it. That must be Stop, not GracefulStop, since peers never end their Exchange streams.
 type Server struct {
-	id     func() Identity
-	peer   PeerHandler
-	member MemberHandler // nil on a witness
-	seen   lives
-	votes  voteGate
+	id    func() Identity
+	h     Handlers
+	seen  openings
+	votes voteLimiter
 
-	receipts receipts
+	incoming incomingSnapshots
 }
 
 // NewServer returns a server of the node that id describes; id is called for each
-// handshake, because a node learns its cluster late. Until then every peer is refused. A
-// nil mh makes it a witness's server: what only a full node does is answered Unimplemented.
-func NewServer(id func() Identity, ph PeerHandler, mh MemberHandler) *Server {
-	return &Server{id: id, peer: ph, member: mh, receipts: newReceipts()}
+// handshake, because a node learns its cluster late. Until then every peer is refused.
+func NewServer(id func() Identity, h Handlers) *Server {
+	return &Server{id: id, h: h, incoming: newIncomingSnapshots()}
 }
 
-// Close ends snapshots of which only a part has come, and waits for their handlers. It may be called
-// again.
-func (s *Server) Close() { s.receipts.close() }
+// Close ends snapshots of which only a part has come, and waits for their handlers. It may be
+// called again.
+func (s *Server) Close() { s.incoming.close() }
 
 // Register adds the services to r, which should be a grpc.Server with ServerOptions.
 func (s *Server) Register(r grpc.ServiceRegistrar) {
 	pb.RegisterRaftTransportServer(r, raftService{s: s})
 	pb.RegisterClusterServer(r, clusterService{s: s})
 	pb.RegisterZonesServer(r, zonesService{s: s})
-	if h, ok := s.member.(EventHandler); ok {
-		pb.RegisterEventStreamServer(r, eventService{handler: h})
-	}
 }
 
 // greet accepts a handshake or says why not.
@@ -58,21 +54,27 @@ func (s *Server) greet(ctx context.Context, h *pb.Hello, joining bool) (Identity
 	if err := checkSender(ctx, self, h, joining); err != nil {
 		return Identity{}, err
 	}
+	peer.Full = provesFull(ctx, h)
 	if err := s.seen.check(peer); err != nil {
 		return Identity{}, err
 	}
-	if err := s.peer.Hello(peer); err != nil {
+	if err := s.h.Peer.Hello(peer); err != nil {
 		return Identity{}, refused(err)
 	}
-	if WhyUnknown(ctx) == nil { // else whoever it is could end a node's life by claiming to be its next one
+	if mtls.WhyUnknown(ctx) == nil { // else any caller could end a node by claiming to be its next opening
 		s.seen.record(peer)
 	}
 	return peer, nil
 }
 
-// GreetAgain has a node that is connected shake hands anew. That is how one that was
-// removed, and has nothing to send, learns that PeerHandler.Hello refuses it now.
-func (s *Server) GreetAgain(node nexusraft.NodeID) { s.seen.greetAgain(node) }
+// End ends all that a node has under way here, streams and snapshots, with the reason, which should
+// match ErrFenced; it is refused from now on, and nothing more that it has sent is handed on. That
+// is for a node that was removed: one that has nothing to send learns of it by that. It does not
+// block.
+func (s *Server) End(node nexusraft.NodeID, why error) {
+	s.seen.end(node, why)
+	s.incoming.end(node, why)
+}
 
 // hello is this node's answer to the node that h claims to be.
 func (s *Server) hello(h *pb.Hello) *pb.Hello {
@@ -96,11 +98,12 @@ func (r raftService) RequestVote(ctx context.Context, req *pb.RequestVoteRequest
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	if !r.s.votes.enter(peer.Node) {
-		return nil, status.Errorf(codes.ResourceExhausted, "request votes of node %v: too many calls at once, %d of one node and %d of all; try again later",
+		return nil, status.Errorf(codes.ResourceExhausted, "request votes of node %v: too many calls at once, %d of one "+
+			"node and %d of all; try again later",
 			r.s.id().Node, maxVoteCallsOfNode, maxVoteCalls)
 	}
 	defer r.s.votes.leave(peer.Node)
-	results, err := r.s.peer.RequestVote(ctx, peer.Node, votes)
+	results, err := r.s.h.Peer.RequestVote(ctx, peer.Node, votes)
 	if err != nil {
 		return nil, callError(err)
 	}
@@ -115,7 +118,7 @@ type clusterService struct {
 
 // Join implements pb.ClusterServer.
 func (c clusterService) Join(ctx context.Context, req *pb.JoinRequest) (*pb.JoinResponse, error) {
-	if c.s.member == nil {
+	if c.s.h.Member == nil {
 		return nil, errWitness
 	}
 	resp := &pb.JoinResponse{}
@@ -130,49 +133,82 @@ func (c clusterService) Join(ctx context.Context, req *pb.JoinRequest) (*pb.Join
 			Membership: wire.MembershipToProto(result.Membership),
 
 			Certificate: result.Certificate,
+			Authorities: bundleToProto(result.Authorities),
 		}}
 	}
 	resp.Hello = c.s.hello(req.GetHello())
+	if err != nil && mtls.WhyUnknown(ctx) != nil {
+		resp.Hello = helloToAnonymous(c.s.id())
+	}
 	return resp, nil
 }
 
+// helloToAnonymous is this node's answer to an anonymous caller: what its certificate says,
+// and the version.
+func helloToAnonymous(self Identity) *pb.Hello {
+	return &pb.Hello{
+		Protocol: ProtocolVersion, Minor: MinorVersion, ClusterId: uint64(self.Cluster),
+		NodeId: uint64(self.Node),
+	}
+}
+
 func (s *Server) join(ctx context.Context, req *pb.JoinRequest) (JoinResult, error) {
-	peer, err := s.greet(ctx, req.GetHello(), true)
+	r, err := joinRequestFromProto(ctx, req)
 	if err != nil {
 		return JoinResult{}, err
 	}
-	r, err := joinRequestFromProto(peer, req)
-	if err == nil {
-		err = checkJoinRole(r)
-	}
-	if err != nil {
+	if err := s.screen(ctx, req.GetHello(), r); err != nil {
 		return JoinResult{}, err
 	}
-	return s.member.Join(ctx, r)
+	if r.Peer, err = s.greet(ctx, req.GetHello(), true); err != nil {
+		return JoinResult{}, err
+	}
+	if err := checkJoinRole(r); err != nil {
+		return JoinResult{}, err
+	}
+	return s.h.Member.Join(ctx, r)
+}
+
+// screen refuses a caller without a certificate that shows no good join token, before it is
+// compared with what is known of the node that it claims to be: a refusal would tell of that.
+func (s *Server) screen(ctx context.Context, h *pb.Hello, r JoinRequest) error {
+	if s.h.CheckToken == nil || mtls.WhyUnknown(ctx) == nil {
+		return nil
+	}
+	self := s.id()
+	if _, err := checkCaller(self, h, true); err != nil {
+		return err
+	}
+	if err := checkSender(ctx, self, h, true); err != nil {
+		return err
+	}
+	return s.h.CheckToken(ctx, r.Proof)
 }
 
 // checkJoinRole refuses a role in which no node can join, and one that contradicts what
 // the node says of itself.
 func checkJoinRole(r JoinRequest) error {
 	if r.Role != nexusraft.RoleMember && r.Role != nexusraft.RoleWitness {
-		return fmt.Errorf("%w: join as %q: only %q and %q can join", nexusraft.ErrRefused, r.Role, nexusraft.RoleMember, nexusraft.RoleWitness)
+		return fmt.Errorf("%w: join as %q: only %q and %q can join", nexusraft.ErrRefused, r.Role, nexusraft.RoleMember,
+			nexusraft.RoleWitness)
 	}
 	if r.Peer.Witness != (r.Role == nexusraft.RoleWitness) {
-		return fmt.Errorf("%w: join as %q: node %v says of itself witness=%t", nexusraft.ErrRefused, r.Role, r.Peer.Node, r.Peer.Witness)
+		return fmt.Errorf("%w: join as %q: node %v says of itself witness=%t", nexusraft.ErrRefused, r.Role, r.Peer.Node,
+			r.Peer.Witness)
 	}
 	return nil
 }
 
 // Status implements pb.ClusterServer.
 func (c clusterService) Status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusResponse, error) {
-	st, err := c.s.peer.Status(ctx)
+	st, err := c.s.h.Peer.Status(ctx)
 	if err != nil {
 		return nil, callError(err)
 	}
 	return &pb.StatusResponse{Status: wire.NodeStatusToProto(st)}, nil
 }
 
-// zonesService is pb.ZonesServer.
+// zonesService is pb.ZonesServer: Propose is for nodes, the rest for operators.
 type zonesService struct {
 	pb.UnimplementedZonesServer
 	s *Server
@@ -180,7 +216,7 @@ type zonesService struct {
 
 // Propose implements pb.ZonesServer.
 func (z zonesService) Propose(ctx context.Context, req *pb.ProposeRequest) (*pb.ProposeResponse, error) {
-	if z.s.member == nil {
+	if z.s.h.Member == nil {
 		return nil, errWitness
 	}
 	resp := &pb.ProposeResponse{}
@@ -205,66 +241,82 @@ func (s *Server) propose(ctx context.Context, req *pb.ProposeRequest) (nexusraft
 	if err := checkCommand(req.GetCommand()); err != nil {
 		return nexusraft.Result{}, err
 	}
-	return s.member.Propose(ctx, Proposal{
+	requester, err := decodeRequester(req.GetRequester())
+	if err != nil {
+		return nexusraft.Result{}, err
+	}
+	return s.h.Member.Propose(ctx, Proposal{
 		Zone:    nexusraft.ZoneID(req.GetZone()),
 		Request: nexusraft.RequestID{Session: req.GetRequest().GetSession(), Sequence: req.GetRequest().GetSequence()},
 		Own:     req.GetOwn(),
 		Command: req.GetCommand(),
+
+		Requester: requester,
 	})
 }
 
 func checkCommand(command []byte) error {
-	if len(command) > MaxCommandBytes {
-		return fmt.Errorf("%w: a command of %d bytes, limit %d", nexusraft.ErrTooLarge, len(command), MaxCommandBytes)
+	if len(command) > nexusraft.MaxCommandBytes {
+		return fmt.Errorf("%w: a command of %d bytes, limit %d", nexusraft.ErrTooLarge, len(command),
+			nexusraft.MaxCommandBytes)
 	}
 	return nil
 }
 
-// Checksum implements pb.ZonesServer.
-func (z zonesService) Checksum(ctx context.Context, req *pb.ChecksumRequest) (*pb.ChecksumResponse, error) {
-	if z.s.member == nil {
+// CreateZone implements pb.ZonesServer.
+func (z zonesService) CreateZone(ctx context.Context, req *pb.CreateZoneRequest) (*pb.CreateZoneResponse, error) {
+	if z.s.h.Operators == nil {
 		return nil, errWitness
 	}
-	resp := &pb.ChecksumResponse{Hello: hello(z.s.id(), 0)}
-	sum, err := z.s.member.Checksum(ctx, nexusraft.ZoneID(req.GetZone()))
-	if err != nil {
-		resp.Result = &pb.ChecksumResponse_Error{Error: wire.ErrorToProto(err)}
-	} else {
-		resp.Result = &pb.ChecksumResponse_Checksum{Checksum: wire.ChecksumToProto(sum)}
+	return z.s.h.Operators.CreateZone(ctx, req)
+}
+
+// DeleteZone implements pb.ZonesServer.
+func (z zonesService) DeleteZone(ctx context.Context, req *pb.DeleteZoneRequest) (*pb.DeleteZoneResponse, error) {
+	if z.s.h.Operators == nil {
+		return nil, errWitness
 	}
-	return resp, nil
+	return z.s.h.Operators.DeleteZone(ctx, req)
+}
+
+// ListZones implements pb.ZonesServer.
+func (z zonesService) ListZones(ctx context.Context, req *pb.ListZonesRequest) (*pb.ListZonesResponse, error) {
+	if z.s.h.Operators == nil {
+		return nil, errWitness
+	}
+	return z.s.h.Operators.ListZones(ctx, req)
+}
+
+// Checksum implements pb.ZonesServer.
+func (z zonesService) Checksum(ctx context.Context, req *pb.ChecksumRequest) (*pb.ChecksumResponse, error) {
+	if z.s.h.Operators == nil {
+		return nil, errWitness
+	}
+	resp, err := z.s.h.Operators.Checksum(ctx, req)
+	if resp != nil {
+		resp.Hello = hello(z.s.id(), 0)
+	}
+	return resp, err
 }
 
 // ChangeMembership implements pb.ZonesServer.
-func (z zonesService) ChangeMembership(ctx context.Context, req *pb.ChangeMembershipRequest) (*pb.ChangeMembershipResponse, error) {
-	if z.s.member == nil {
+func (z zonesService) ChangeMembership(
+	ctx context.Context, req *pb.ChangeMembershipRequest,
+) (*pb.ChangeMembershipResponse, error) {
+	if z.s.h.Operators == nil {
 		return nil, errWitness
 	}
-	change := nexusraft.MembershipChange{
-		Remove: nexusraft.NodeID(req.GetRemove()), Promote: nexusraft.NodeID(req.GetPromote()),
-		Replace: nexusraft.NodeID(req.GetReplace().GetOld()), With: nexusraft.NodeID(req.GetReplace().GetNew()),
-	}
-	var members nexusraft.Membership
-	err := change.Validate()
-	if err == nil {
-		members, err = z.s.member.ChangeMembership(ctx, nexusraft.ZoneID(req.GetZone()), change)
-	}
-	if err != nil {
-		return &pb.ChangeMembershipResponse{Result: &pb.ChangeMembershipResponse_Error{Error: wire.ErrorToProto(err)}}, nil
-	}
-	return &pb.ChangeMembershipResponse{Result: &pb.ChangeMembershipResponse_Membership{Membership: wire.MembershipToProto(members)}}, nil
+	return z.s.h.Operators.ChangeMembership(ctx, req)
 }
 
 // TransferLeader implements pb.ZonesServer.
-func (z zonesService) TransferLeader(ctx context.Context, req *pb.TransferLeaderRequest) (*pb.TransferLeaderResponse, error) {
-	if z.s.member == nil {
+func (z zonesService) TransferLeader(
+	ctx context.Context, req *pb.TransferLeaderRequest,
+) (*pb.TransferLeaderResponse, error) {
+	if z.s.h.Operators == nil {
 		return nil, errWitness
 	}
-	leader, err := z.s.member.TransferLeader(ctx, nexusraft.ZoneID(req.GetZone()), nexusraft.NodeID(req.GetTo()))
-	if err != nil {
-		return &pb.TransferLeaderResponse{Result: &pb.TransferLeaderResponse_Error{Error: wire.ErrorToProto(err)}}, nil
-	}
-	return &pb.TransferLeaderResponse{Result: &pb.TransferLeaderResponse_Leader{Leader: uint64(leader)}}, nil
+	return z.s.h.Operators.TransferLeader(ctx, req)
 }
 
 // errWitness answers what only a full node does.

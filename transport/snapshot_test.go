@@ -53,7 +53,9 @@ func snapshotOf(state iter.Seq2[[]byte, error]) Snapshot {
 }
 
 // collect is an InstallSnapshot handler that keeps what it gets.
-func collect(into *bytes.Buffer, header *SnapshotHeader) func(context.Context, nexusraft.NodeID, SnapshotHeader, iter.Seq2[[]byte, error]) error {
+func collect(
+	into *bytes.Buffer, header *SnapshotHeader,
+) func(context.Context, nexusraft.NodeID, SnapshotHeader, iter.Seq2[[]byte, error]) error {
 	return func(_ context.Context, _ nexusraft.NodeID, h SnapshotHeader, chunks iter.Seq2[[]byte, error]) error {
 		*header = h
 		for data, err := range chunks {
@@ -144,13 +146,14 @@ func TestSendSnapshotReturnsWhyNot(t *testing.T) {
 		}
 	})
 	t.Run("receiver accepts unread", func(t *testing.T) {
-		if err := send(t, &fakeNode{install: negligent}, pieces([]byte("x"))); err == nil || !strings.Contains(err.Error(), "trailer") {
+		if err := send(t, &fakeNode{install: negligent}, pieces([]byte("x"))); err == nil ||
+			!strings.Contains(err.Error(), "trailer") {
 			t.Errorf("got %v, want an error about the trailer", err)
 		}
 	})
 	t.Run("header too large", func(t *testing.T) {
 		s := pieces()
-		s.Message = make([]byte, MaxSnapshotMessageBytes+1)
+		s.Message = make([]byte, maxSnapshotMessageBytes+1)
 		if err := send(t, &fakeNode{}, s); !errors.Is(err, nexusraft.ErrTooLarge) {
 			t.Errorf("got %v, want ErrTooLarge", err)
 		}
@@ -165,7 +168,9 @@ func TestSendSnapshotReturnsWhyNot(t *testing.T) {
 
 func TestCloseEndsSnapshot(t *testing.T) {
 	started := make(chan struct{})
-	addr, _ := serve(t, identityB, &fakeNode{install: func(ctx context.Context, _ nexusraft.NodeID, _ SnapshotHeader, _ iter.Seq2[[]byte, error]) error {
+	addr, _ := serve(t, identityB, &fakeNode{install: func(ctx context.Context, _ nexusraft.NodeID, _ SnapshotHeader,
+		_ iter.Seq2[[]byte, error],
+	) error {
 		close(started)
 		<-ctx.Done()
 		return ctx.Err()
@@ -184,8 +189,13 @@ func TestCloseEndsSnapshot(t *testing.T) {
 // goodSteps are a good snapshot of two chunks.
 func goodSteps() []*pb.InstallSnapshotRequest {
 	var all []*pb.InstallSnapshotRequest
-	w := &snapshotWriter{send: func(r *pb.InstallSnapshotRequest) error { all = append(all, proto.CloneOf(r)); return nil }}
-	_ = w.write(headerToProto(hello(identityA, nodeB), testHeader), pieces(make([]byte, MaxChunkBytes), []byte("rest")).State(0))
+	w := &snapshotWriter{send: func(r *pb.InstallSnapshotRequest) error {
+		all = append(all,
+			proto.CloneOf(r))
+		return nil
+	}}
+	_ = w.write(headerToProto(hello(identityA, nodeB), testHeader),
+		pieces(make([]byte, MaxChunkBytes), []byte("rest")).State(0))
 	return all
 }
 
@@ -212,7 +222,8 @@ func TestChunksShareTheirMemory(t *testing.T) {
 				t.Fatalf("write: %v", err)
 			}
 			if sent != chunks || moved > 2 {
-				t.Errorf("%d chunks were sent, the last new memory was the %d.'s; want %d, and none after the second", sent, moved, chunks)
+				t.Errorf("%d chunks were sent, the last new memory was the %d.'s; want %d, and none after the second", sent, moved,
+					chunks)
 			}
 		})
 	}
@@ -229,10 +240,22 @@ func TestReceiverRefusesBadSnapshots(t *testing.T) {
 			return s
 		}, "checksum mismatch"},
 		{"cut off", func(s []*pb.InstallSnapshotRequest) []*pb.InstallSnapshotRequest { return s[:3] }, "without a trailer"},
-		{"missing chunk", func(s []*pb.InstallSnapshotRequest) []*pb.InstallSnapshotRequest { return slices.Delete(s, 1, 2) }, "chunk for offset"},
-		{"missing last chunk", func(s []*pb.InstallSnapshotRequest) []*pb.InstallSnapshotRequest { return slices.Delete(s, 2, 3) }, "the trailer says"},
-		{"repeated chunk", func(s []*pb.InstallSnapshotRequest) []*pb.InstallSnapshotRequest { return slices.Insert(s, 2, s[1]) }, "chunk for offset"},
-		{"second header", func(s []*pb.InstallSnapshotRequest) []*pb.InstallSnapshotRequest { return slices.Insert(s, 2, s[0]) }, "neither chunk nor trailer"},
+		{
+			"missing chunk", func(s []*pb.InstallSnapshotRequest) []*pb.InstallSnapshotRequest { return slices.Delete(s, 1, 2) },
+			"chunk for offset",
+		},
+		{"missing last chunk", func(s []*pb.InstallSnapshotRequest) []*pb.InstallSnapshotRequest {
+			return slices.Delete(s, 2,
+				3)
+		}, "the trailer says"},
+		{"repeated chunk", func(s []*pb.InstallSnapshotRequest) []*pb.InstallSnapshotRequest {
+			return slices.Insert(s, 2,
+				s[1])
+		}, "chunk for offset"},
+		{"second header", func(s []*pb.InstallSnapshotRequest) []*pb.InstallSnapshotRequest {
+			return slices.Insert(s, 2,
+				s[0])
+		}, "neither chunk nor trailer"},
 		{"other data, own checksum", func(s []*pb.InstallSnapshotRequest) []*pb.InstallSnapshotRequest {
 			c := s[2].GetChunk()
 			c.Data = []byte("bent")
@@ -265,7 +288,8 @@ func TestReceiverRefusesBadSnapshots(t *testing.T) {
 			if err != nil {
 				t.Fatalf("CloseAndRecv: %v", err)
 			}
-			if err := wire.ErrorFromProto(resp.GetError()); !errors.Is(err, nexusraft.ErrCorrupt) || !strings.Contains(err.Error(), tt.text) {
+			if err := wire.ErrorFromProto(resp.GetError()); !errors.Is(err, nexusraft.ErrCorrupt) ||
+				!strings.Contains(err.Error(), tt.text) {
 				t.Errorf("got %v, want ErrCorrupt with %q", err, tt.text)
 			}
 		})
@@ -288,7 +312,9 @@ func TestSnapshotWithoutHeaderIsInvalid(t *testing.T) {
 func TestBigSnapshotInBoundedMemory(t *testing.T) {
 	const total, limit = 64 << 20, 24 << 20
 	var most uint64
-	addr, _ := serve(t, identityB, &fakeNode{install: func(_ context.Context, _ nexusraft.NodeID, _ SnapshotHeader, chunks iter.Seq2[[]byte, error]) error {
+	addr, _ := serve(t, identityB, &fakeNode{install: func(_ context.Context, _ nexusraft.NodeID, _ SnapshotHeader,
+		chunks iter.Seq2[[]byte, error],
+	) error {
 		received := 0
 		for data, err := range chunks {
 			if err != nil {

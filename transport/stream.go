@@ -20,8 +20,8 @@ const (
 	// SilenceTimeout otherwise.
 	maxPingPause = time.Second
 
-	// slack is how many times SilenceTimeout a stream may be silent that carries bulk: there, a ping waits
-	// behind what the peer has not read yet, and slow is not dead.
+	// slack is how many times SilenceTimeout a stream may be silent that carries bulk: there, a ping
+	// waits behind what the peer has not read yet, and slow is not dead.
 	slack = 10
 
 	// maxFrameBytes is where Send begins another frame, unless one message is larger.
@@ -53,8 +53,9 @@ type Stream struct {
 	buf     []byte
 }
 
-// Exchange opens a stream for messages of all kinds and shakes hands. It has no deadline but
-// ctx, which ends it, too. A node takes one such stream of a peer at a time: a second one ends the first.
+// Exchange opens a stream for messages of all kinds and shakes hands. It has no deadline but ctx,
+// which ends it, too. A node takes one such stream of a peer at a time: a second one ends the
+// first.
 func (c *Client) Exchange(ctx context.Context) (*Stream, error) {
 	return c.exchange(ctx, pb.Lane_LANE_UNSPECIFIED)
 }
@@ -75,10 +76,15 @@ func (c *Client) exchange(ctx context.Context, lane pb.Lane) (*Stream, error) {
 	return s, nil
 }
 
-// open opens the stream and shakes hands, for SilenceTimeout at most.
+// open opens the stream and shakes hands, for SilenceTimeout at most; what BeforeCall takes comes
+// before that.
 func (s *Stream) open(c *Client, lane pb.Lane) (err error) {
+	if err := c.pool.o.BeforeCall(); err != nil {
+		return fmt.Errorf("%w: before the call: %w", ErrUnreachable, err)
+	}
 	late := time.AfterFunc(c.pool.o.SilenceTimeout, func() {
-		s.hangUp(fmt.Errorf("no answer to the handshake within %v; where round trips take that long, raise the election timeout", c.pool.o.SilenceTimeout))
+		s.hangUp(fmt.Errorf("no answer to the handshake within %v; where round trips take that long, raise the election "+
+			"timeout", c.pool.o.SilenceTimeout))
 	})
 	defer late.Stop()
 	s.stream, err = pb.NewRaftTransportClient(c.conn).Exchange(s.ctx)
@@ -173,13 +179,14 @@ func (s *Stream) ping(number uint64) error {
 	return s.sendFrame(nil, number)
 }
 
-// Send sends messages, in as few frames as their sizes allow, and waits while the node is slow to take
-// them. It borrows them until it returns. An error ends the stream; how much has arrived
-// then is unknown. ErrTooLarge, for a message over MaxMessageBytes, does not: nothing was sent.
+// Send sends messages, in as few frames as their sizes allow, and waits while the node is slow to
+// take them. It borrows them until it returns. An error ends the stream; how much has arrived then
+// is unknown. ErrTooLarge, for a message over 7 MiB, does not: nothing was sent.
 func (s *Stream) Send(msgs []Message) error {
 	for _, m := range msgs {
-		if len(m.Data) > MaxMessageBytes {
-			return fmt.Errorf("%w: send a message of %d bytes in zone %v, limit %d", nexusraft.ErrTooLarge, len(m.Data), m.Zone, MaxMessageBytes)
+		if len(m.Data) > maxMessageBytes {
+			return fmt.Errorf("%w: send a message of %d bytes in zone %v, limit %d", nexusraft.ErrTooLarge, len(m.Data), m.Zone,
+				maxMessageBytes)
 		}
 	}
 	s.sending.Lock()

@@ -6,8 +6,9 @@ import (
 	"iter"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/internal/pki"
-	"github.com/nexi-lab/nexus-raft/internal/wire"
+	"github.com/nexi-lab/nexus-raft/transport/mtls"
 )
 
 // Identity is what a node says of itself in every handshake.
@@ -16,10 +17,18 @@ type Identity struct {
 	Node        nexusraft.NodeID
 	Incarnation nexusraft.Incarnation
 	Boot        nexusraft.Boot   // of this opening; never 0
-	Earlier     []nexusraft.Boot // of those before, the latest first, those that are known; see NewBoot
+	Earlier     []nexusraft.Boot // of those before, the latest first, those that are known; 1,024 of them are sent
 	Address     string           // where it is reached, host:port; at most nexusraft.MaxAddressBytes
 	Name        string           // at most nexusraft.MaxNameBytes
 	Witness     bool
+
+	// Minor is the minor version of the protocol that the node speaks. Of a peer it is what that says,
+	// which is MinorVersion of its program; a node's own is not looked at, MinorVersion is sent.
+	Minor uint32
+
+	// Full says that a caller has proved to be a full node, a member or a learner: by its certificate,
+	// or without TLS by its own word. It is not sent, and false in all other identities.
+	Full bool
 }
 
 // Message is one Raft message of a zone, opaque to this package.
@@ -46,7 +55,7 @@ type Vote struct {
 	Term      nexusraft.Term
 	LastIndex nexusraft.Index
 	LastTerm  nexusraft.Term
-	Context   []byte // at most MaxVoteContextBytes
+	Context   []byte // at most 1 KiB
 }
 
 // VoteOutcome is what became of a vote.
@@ -92,7 +101,7 @@ type SnapshotHeader struct {
 	To      nexusraft.ReplicaID
 	Index   nexusraft.Index // the log index that the state includes
 	Term    nexusraft.Term  // the term of the entry there
-	Message []byte          // the Raft message that announces it, opaque; at most MaxSnapshotMessageBytes
+	Message []byte          // the Raft message that announces it, opaque; at most 1 MiB
 }
 
 // Proposal is a command on its way to the zone's leader.
@@ -101,16 +110,37 @@ type Proposal struct {
 	Request nexusraft.RequestID
 	Own     bool // the command is the nodes' own, not the state machine's
 	Command []byte
+
+	// the client that has asked for it; nil if none has, or what clients may do is not checked
+	Requester *nexusraft.Requester
 }
 
 // JoinRequest asks for admission to a cluster's root zone.
 type JoinRequest struct {
-	Peer Identity       // who asks; Peers.Join fills it in
+	Peer Identity       // the node that asks; Peers.Join fills it in
 	Role nexusraft.Role // RoleMember or RoleWitness
 
-	// Over TLS, a node without a certificate shows a join token and asks for one.
-	CertificateRequest []byte // PEM, at most MaxRequestBytes
-	Token              pki.Token
+	// Over TLS, a node without a certificate proves that it knows a join token's secret, and asks for
+	// one.
+	CertificateRequest []byte          // PEM, at most nexusraft.MaxCertificateRequestBytes
+	Token              pki.Token       // of the node that asks; it never leaves the process
+	Proof              mtls.TokenProof // for the node that is asked
+}
+
+// RenewRequest asks for a new certificate.
+type RenewRequest struct {
+	Node               nexusraft.NodeID // whose
+	CertificateRequest []byte           // PEM, at most nexusraft.MaxCertificateRequestBytes
+
+	// Without a certificate that proves the node, not even one that has expired, a join token does.
+	Token pki.Token       // of the node that asks; it never leaves the process
+	Proof mtls.TokenProof // for the node that is asked; the zero value if a certificate has proved the node
+}
+
+// Renewal is a new certificate.
+type Renewal struct {
+	Certificate []byte   // PEM, the CA that has signed it last
+	Authorities CABundle // what to believe; none, from an earlier release, for that CA alone
 }
 
 // JoinResult is an admission.
@@ -120,11 +150,43 @@ type JoinResult struct {
 	Replica    nexusraft.ReplicaID // the new node's replica in Zone
 	Membership nexusraft.Membership
 
-	Certificate []byte // PEM, the cluster's CA last; nil if none was asked for
+	Certificate []byte   // PEM, the CA that has signed it last; nil if none was asked for
+	Authorities CABundle // what to believe; none, from an earlier release, for that CA alone
 }
 
-// Checksum digests one copy of a zone's state.
-type Checksum = wire.Checksum
+// Handlers are what a Server hands over to. All methods and functions are called from many
+// goroutines at once.
+type Handlers struct {
+	Peer   PeerHandler   // never nil
+	Member MemberHandler // nil on a witness: what only a full node does is answered Unimplemented
+
+	// Operators serves what operators call of the service Zones, all but Propose, and of an answer all
+	// but its handshake; nil: Unimplemented.
+	Operators pb.ZonesServer
+
+	// CheckSnapshot refuses a snapshot whose sender may send none, or that is of no use, before
+	// anything of it is taken, and before it takes the place of another one; nil refuses none.
+	CheckSnapshot func(ctx context.Context, from nexusraft.NodeID, h SnapshotHeader) error
+
+	// CheckToken returns ErrRefused unless a caller, of which nothing is known yet, shows a join token
+	// that is good. It is asked before anything is told to the caller; nil leaves that to Join.
+	CheckToken func(ctx context.Context, p mtls.TokenProof) error
+
+	// Renew signs a node's request for a certificate. The node has proved its identity by its
+	// certificate, which may have expired (LapsedCallerOf); or it shows a join token instead. nil:
+	// Unimplemented.
+	Renew func(ctx context.Context, r RenewRequest) (Renewal, error)
+
+	// Trust is told which authorities a peer believes, and says which this node does. Full nodes go by
+	// their state alone; a witness takes over what a full node says (Identity.Full). nil, without
+	// certificates of the cluster's own authority: refused.
+	Trust func(ctx context.Context, from Identity, a CABundle) (Trust, error)
+
+	// HostZones is told which zones there are, and says how much of that this node knows then, by
+	// HostedZones.Version. A witness takes over what a full node says (Identity.Full); full nodes go by
+	// their state. The slices belong to the handler. nil: refused.
+	HostZones func(ctx context.Context, from Identity, t HostedZones) (version uint64, err error)
+}
 
 // PeerHandler is what a node and a witness both do for their peers. Its methods are called
 // from many goroutines at once.
@@ -147,7 +209,7 @@ type PeerHandler interface {
 	// slices belong to the handler.
 	RequestVote(ctx context.Context, from nexusraft.NodeID, votes []Vote) ([]VoteResult, error)
 
-	// Status is what the node says of itself. Anyone may ask.
+	// Status is what the node says of itself; its Peers come from Links. Anyone may ask.
 	Status(ctx context.Context) (nexusraft.NodeStatus, error)
 }
 
@@ -162,21 +224,10 @@ type MemberHandler interface {
 	InstallSnapshot(ctx context.Context, from nexusraft.NodeID, h SnapshotHeader, chunks iter.Seq2[[]byte, error]) error
 
 	// Propose runs a command if this node leads the zone; it never forwards again. Its
-	// slice belongs to the handler. An error that matches no sentinel is the state machine's
-	// answer and matches ErrApplication at the caller; a context's is ErrUncertain there.
+	// slice belongs to the handler. An error that matches no sentinel is the state machine's answer,
+	// of which the caller gets the text; a context's is ErrUncertain there.
 	Propose(ctx context.Context, p Proposal) (nexusraft.Result, error)
 
 	// Join admits a node. Asked again by the same node, it answers as before.
 	Join(ctx context.Context, r JoinRequest) (JoinResult, error)
-
-	// ChangeMembership makes one change of a zone's replicas if this node leads the zone,
-	// and returns once it is in force. Change is valid. Any operator may ask.
-	ChangeMembership(ctx context.Context, zone nexusraft.ZoneID, change nexusraft.MembershipChange) (nexusraft.Membership, error)
-
-	// TransferLeader has another member lead, if this node leads the zone: to, or if that is
-	// 0 the member that has most of the log. It returns who leads now, once that does.
-	TransferLeader(ctx context.Context, zone nexusraft.ZoneID, to nexusraft.NodeID) (nexusraft.NodeID, error)
-
-	// Checksum digests this node's own copy of a zone's state. Anyone may ask.
-	Checksum(ctx context.Context, zone nexusraft.ZoneID) (Checksum, error)
 }

@@ -141,11 +141,11 @@ func (x *peer) callVotes() {
 
 // callVotesOnce makes one request of what waits, and reports whether anything did.
 func (x *peer) callVotesOnce() bool {
-	ctx, cancel := context.WithTimeout(x.ctx, x.peers.o.VoteTimeout)
+	ctx, cancel := context.WithTimeout(x.ctx, 2*x.peers.o.VoteTimeout) // for as long as a candidate waits
 	defer cancel()
 	run, superseded := x.votes.next(cancel)
 	for _, c := range superseded {
-		c.done(nil, fmt.Errorf("request votes of node %v: %w", x.node, ErrSuperseded))
+		c.done(nil, fmt.Errorf("request votes of node %v: %w", x.node, errSuperseded))
 	}
 	if len(run) == 0 {
 		return len(superseded) > 0
@@ -185,7 +185,7 @@ func (x *peer) voteError(c *voteCall, err error) error {
 	case x.ctx.Err() != nil:
 		err = nexusraft.ErrClosed
 	case c.superseded:
-		err = ErrSuperseded
+		err = errSuperseded
 	}
 	return fmt.Errorf("request votes of node %v: %w", x.node, err)
 }

@@ -53,11 +53,16 @@ func TestRequestVoteCarriesEverything(t *testing.T) {
 	for _, answer := range []VoteResult{
 		grant(asked),
 		{Zone: 9, Pre: true, From: 2, To: 1, Outcome: VoteRejected, Term: 8},
-		{Zone: 9, Pre: true, From: 2, To: 1, Outcome: VoteIgnored, Term: 7, Why: "lease", LastTerm: 6, LastIndex: 70, LeaseTicksLeft: 5},
+		{
+			Zone: 9, Pre: true, From: 2, To: 1, Outcome: VoteIgnored, Term: 7, Why: "lease", LastTerm: 6, LastIndex: 70,
+			LeaseTicksLeft: 5,
+		},
 	} {
 		t.Run(answer.Outcome.String(), func(t *testing.T) {
 			got := make(chan []Vote, 1)
-			addr, _ := serve(t, identityB, &fakeNode{vote: func(_ context.Context, from nexusraft.NodeID, votes []Vote) ([]VoteResult, error) {
+			addr, _ := serve(t, identityB, &fakeNode{vote: func(_ context.Context, from nexusraft.NodeID,
+				votes []Vote,
+			) ([]VoteResult, error) {
 				if from != nodeA {
 					t.Errorf("from: got %v, want %v", from, nodeA)
 				}
@@ -82,7 +87,9 @@ func TestRequestVoteCarriesEverything(t *testing.T) {
 
 func TestNewerVotesCancelOlder(t *testing.T) {
 	arrived := make(chan Vote)
-	addr, _ := serve(t, identityB, &fakeNode{vote: func(ctx context.Context, from nexusraft.NodeID, votes []Vote) ([]VoteResult, error) {
+	addr, _ := serve(t, identityB, &fakeNode{vote: func(ctx context.Context, from nexusraft.NodeID,
+		votes []Vote,
+	) ([]VoteResult, error) {
 		arrived <- votes[0]
 		if votes[0].Term == 1 {
 			<-ctx.Done() // stuck until it is cancelled
@@ -95,11 +102,12 @@ func TestNewerVotesCancelOlder(t *testing.T) {
 	first := ask(t, p, Vote{Zone: 1, Term: 1})
 	await(t, "the first call at B", arrived)
 	second := ask(t, p, Vote{Zone: 1, Term: 2})
-	if end := await(t, "the first call's end", first); !errors.Is(end.err, ErrSuperseded) {
-		t.Errorf("first: got %v, want ErrSuperseded", end.err)
+	if end := await(t, "the first call's end", first); !errors.Is(end.err, errSuperseded) {
+		t.Errorf("first: got %v, want errSuperseded", end.err)
 	}
 	await(t, "the second call at B", arrived)
-	if end := await(t, "the second call's end", second); end.err != nil || len(end.results) != 1 || end.results[0].Term != 2 {
+	if end := await(t, "the second call's end", second); end.err != nil || len(end.results) != 1 ||
+		end.results[0].Term != 2 {
 		t.Errorf("second: got %+v, want a grant in term 2", end)
 	}
 }
@@ -110,7 +118,9 @@ func TestWaitingVotesGoOutTogether(t *testing.T) {
 		reply chan struct{}
 	}
 	requests := make(chan request)
-	addr, _ := serve(t, identityB, &fakeNode{vote: func(ctx context.Context, from nexusraft.NodeID, votes []Vote) ([]VoteResult, error) {
+	addr, _ := serve(t, identityB, &fakeNode{vote: func(ctx context.Context, from nexusraft.NodeID,
+		votes []Vote,
+	) ([]VoteResult, error) {
 		r := request{votes, make(chan struct{})}
 		requests <- r
 		<-r.reply
@@ -127,8 +137,8 @@ func TestWaitingVotesGoOutTogether(t *testing.T) {
 	if end := await(t, "the first call's end", busy); end.err != nil {
 		t.Errorf("zone 1: %v; a call for other zones must not cancel it", end.err)
 	}
-	if end := await(t, "the stale call's end", stale); !errors.Is(end.err, ErrSuperseded) {
-		t.Errorf("zone 2, pre-vote: got %v, want ErrSuperseded", end.err)
+	if end := await(t, "the stale call's end", stale); !errors.Is(end.err, errSuperseded) {
+		t.Errorf("zone 2, pre-vote: got %v, want errSuperseded", end.err)
 	}
 	second := await(t, "the second request", requests)
 	if diff := cmp.Diff([]Vote{{Zone: 2, Term: 1}, {Zone: 3, Term: 4}}, second.votes); diff != "" {
@@ -167,11 +177,14 @@ func TestVoteDeadline(t *testing.T) {
 
 func TestCloseEndsVotes(t *testing.T) {
 	dialed := make(chan struct{}, 1)
-	p := NewPeers(as(identityA), PeersOptions{VoteTimeout: time.Minute, Dialer: func(ctx context.Context, _ string) (net.Conn, error) {
-		signal(dialed)
-		<-ctx.Done()
-		return nil, ctx.Err()
-	}})
+	p := NewPeers(as(identityA), PeersOptions{
+		VoteTimeout: time.Minute,
+		Dialer: func(ctx context.Context, _ string) (net.Conn, error) {
+			signal(dialed)
+			<-ctx.Done()
+			return nil, ctx.Err()
+		},
+	})
 	p.SetAddress(nodeB, "nowhere:1")
 	await(t, "the attempt", dialed)
 	running := ask(t, p, Vote{Zone: 1})
@@ -230,7 +243,8 @@ func TestVoteQueueTakesEachZoneOncePerRequest(t *testing.T) {
 	}
 	run, superseded := q.next(func() { cancelled = true })
 	if !slices.Equal(superseded, []*voteCall{old}) || !slices.Equal(run, []*voteCall{both, alone}) {
-		t.Fatalf("first request: got %d calls and %d superseded, want zones 1 2 and 4; the old 1 superseded", len(run), len(superseded))
+		t.Fatalf("first request: got %d calls and %d superseded, want zones 1 2 and 4; the old 1 superseded", len(run),
+			len(superseded))
 	}
 	for _, c := range []*voteCall{call(1), call(4)} { // zone 2 has a newer call already
 		if cancelled {

@@ -10,7 +10,7 @@ import (
 // A slot file is a list of blocks of 512 bytes, what a disk writes whole or not at all:
 //
 //	magic       8 bytes  "nexuswit"
-//	version     4        of this format
+//	version     4        of this format: firstFormat or zonesFormat
 //	number      4        of the block, from 0
 //	sequence    8        of the content
 //	length      4        of the content, in bytes
@@ -23,10 +23,14 @@ import (
 // else is rot, and then the content that the file once held may have been acknowledged:
 // falling back to the older one could take back a vote.
 const (
-	blockBytes    = 512
-	blockHeader   = 32
-	payloadBytes  = blockBytes - blockHeader - 4
-	formatVersion = 1
+	blockBytes   = 512
+	blockHeader  = 32
+	payloadBytes = blockBytes - blockHeader - 4
+
+	// Format versions. The second is the identity of a witness that knows of zones besides the root
+	// zone, and differs in nothing else: an earlier release, which would lose them, refuses it.
+	firstFormat = 1
+	zonesFormat = 2
 
 	// maxContentBytes bounds a content, so that a length is checked before memory is taken.
 	maxContentBytes = 1 << 20
@@ -44,6 +48,7 @@ var (
 
 // stamp is what all blocks of one content have in common.
 type stamp struct {
+	format   uint32
 	sequence uint64
 	length   uint32
 	crc      uint32
@@ -52,7 +57,7 @@ type stamp struct {
 func blocksFor(length int) int { return max(1, (length+payloadBytes-1)/payloadBytes) }
 
 // encodeBlocks returns the blocks of a content.
-func encodeBlocks(sequence uint64, content []byte) []byte {
+func encodeBlocks(format uint32, sequence uint64, content []byte) []byte {
 	n := blocksFor(len(content))
 	out := make([]byte, 0, n*blockBytes)
 	crc := crc32.Checksum(content, castagnoli)
@@ -60,7 +65,7 @@ func encodeBlocks(sequence uint64, content []byte) []byte {
 	for i := range n {
 		at := len(out)
 		out = append(out, blockMagic[:]...)
-		out = binary.BigEndian.AppendUint32(out, formatVersion)
+		out = binary.BigEndian.AppendUint32(out, format)
 		out = binary.BigEndian.AppendUint32(out, uint32(i))
 		out = binary.BigEndian.AppendUint64(out, sequence)
 		out = binary.BigEndian.AppendUint32(out, uint32(len(content)))
@@ -81,9 +86,15 @@ func readBlock(b []byte, number int) (s stamp, payload []byte, ok bool) {
 		binary.BigEndian.Uint32(b[12:]) != uint32(number) {
 		return stamp{}, nil, false
 	}
-	s = stamp{binary.BigEndian.Uint64(b[16:]), binary.BigEndian.Uint32(b[24:]), binary.BigEndian.Uint32(b[28:])}
+	s = stamp{
+		binary.BigEndian.Uint32(b[8:]), binary.BigEndian.Uint64(b[16:]), binary.BigEndian.Uint32(b[24:]),
+		binary.BigEndian.Uint32(b[28:]),
+	}
 	return s, b[blockHeader : blockBytes-4], s.length <= maxContentBytes
 }
+
+// formatOf returns the format version in a file's first block.
+func formatOf(file []byte) uint32 { return binary.BigEndian.Uint32(file[8:]) }
 
 // decodeBlocks returns the content of a slot file and its sequence, which is that of the
 // newest block where a write was cut off. The error is errCutOff, errDamaged or an unknown
@@ -95,8 +106,8 @@ func decodeBlocks(file []byte) (sequence uint64, content []byte, err error) {
 	if len(file) < blockBytes {
 		return 0, nil, errDamaged
 	}
-	if v := binary.BigEndian.Uint32(file[8:]); [8]byte(file) == blockMagic && v != formatVersion {
-		return 0, nil, fmt.Errorf("its format version is %d, this program knows %d", v, formatVersion)
+	if v := formatOf(file); [8]byte(file) == blockMagic && (v < firstFormat || v > zonesFormat) {
+		return 0, nil, fmt.Errorf("its format version is %d, this program knows %d to %d", v, firstFormat, zonesFormat)
 	}
 	first, _, ok := readBlock(file, 0)
 	if !ok {

@@ -1,6 +1,7 @@
 package witness
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -8,7 +9,7 @@ import (
 	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	"github.com/nexi-lab/nexus-raft/transport"
+	"github.com/nexi-lab/nexus-raft/transport/mtls"
 )
 
 // Config configures a witness. The zero value of an optional field is the default given.
@@ -21,28 +22,36 @@ type Config struct {
 
 	TickInterval  time.Duration // 50 ms
 	ElectionTicks int           // 6: silence of the leader before the witness forgets it
-	JoinTimeout   time.Duration // 30 s: how long addresses where nobody answers are retried
+	JoinTimeout   time.Duration // 30 s: how long no address of Join may answer; "not yet" is waited for
 
-	// TLS is how the witness proves who it is, as a server and to its peers; nil: not encrypted.
-	TLS *transport.TLS
+	// TLS is how the witness proves its identity, as a server and to its peers; nil: not encrypted.
+	TLS *mtls.TLS
 
 	// ClusterTLS, without TLS, encrypts with certificates of the cluster's own authority. The
 	// witness gets its own when it joins, for JoinToken, and renews it by itself.
 	ClusterTLS bool
 	JoinToken  string // what a member's token create has printed: a secret
 
-	Logger *slog.Logger // discards by default
-	FS     FS           // OSFS by default
+	// Insecure allows a directory that has been served with TLS to be served without. Otherwise it
+	// goes on with ClusterTLS, or Open returns ErrRefused where the certificates came from files.
+	Insecure bool
+
+	Clock  func() time.Time // time.Now by default; certificates are judged by it
+	Logger *slog.Logger     // discards by default
+	FS     FS               // OSFS by default
 
 	ticks <-chan time.Time // in place of a ticker, for tests
 }
 
 func (c Config) withDefaults() (Config, error) {
-	setDefault(&c.TickInterval, 50*time.Millisecond)
-	setDefault(&c.ElectionTicks, 6)
-	setDefault(&c.JoinTimeout, 30*time.Second)
+	c.TickInterval = cmp.Or(c.TickInterval, 50*time.Millisecond)
+	c.ElectionTicks = cmp.Or(c.ElectionTicks, 6)
+	c.JoinTimeout = cmp.Or(c.JoinTimeout, 30*time.Second)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Clock == nil {
+		c.Clock = time.Now
 	}
 	if c.FS == nil {
 		c.FS = OSFS{}
@@ -54,8 +63,10 @@ func (c Config) withDefaults() (Config, error) {
 	if err := nexusraft.ValidateName(c.Name); err != nil {
 		errs = append(errs, err)
 	}
-	if len(c.Advertise) > nexusraft.MaxAddressBytes {
-		errs = append(errs, fmt.Errorf("address of %d bytes to advertise, limit %d", len(c.Advertise), nexusraft.MaxAddressBytes))
+	if c.Advertise != "" {
+		if err := nexusraft.ValidateAddress(c.Advertise); err != nil {
+			errs = append(errs, fmt.Errorf("Config.Advertise: %w", err))
+		}
 	}
 	if c.TickInterval < time.Millisecond {
 		errs = append(errs, fmt.Errorf("TickInterval %v is below 1 ms", c.TickInterval))
@@ -66,15 +77,4 @@ func (c Config) withDefaults() (Config, error) {
 		}
 	}
 	return c, errors.Join(errs...)
-}
-
-func (c Config) electionTimeout() time.Duration {
-	return time.Duration(c.ElectionTicks) * c.TickInterval
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
 }

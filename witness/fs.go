@@ -27,7 +27,10 @@ type FS interface {
 	// Create opens a file for reading and writing, and creates it if it doesn't exist.
 	Create(name string) (File, error)
 
-	// SyncDir makes the creation of dir's entries survive a crash.
+	// Remove removes a file, which a crash may bring back until SyncDir. It returns fs.ErrNotExist.
+	Remove(name string) error
+
+	// SyncDir makes the creation and the removal of dir's entries survive a crash.
 	SyncDir(dir string) error
 
 	// Lock takes a lock on a file that it creates, without waiting. It returns errLocked
@@ -103,6 +106,9 @@ func open(name string, flags int) (File, error) {
 	}
 	return osFile{f}, nil
 }
+
+// Remove implements FS.
+func (OSFS) Remove(name string) error { return os.Remove(name) }
 
 // SyncDir implements FS. Windows has no such call and needs none.
 func (OSFS) SyncDir(dir string) error {

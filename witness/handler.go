@@ -3,61 +3,64 @@ package witness
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
-	"time"
-
-	pb "go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/driver"
+	"github.com/nexi-lab/nexus-raft/internal/raftwire"
 	"github.com/nexi-lab/nexus-raft/transport"
 )
 
-// handler is the witness's transport.PeerHandler. It owns nothing: it hands over to the
+// handler is what a witness does for its peers. It owns nothing: it hands over to the
 // worker and waits.
-type handler struct{ w *Witness }
-
-var _ transport.PeerHandler = handler{}
-
-// Hello implements transport.PeerHandler: it learns addresses, and refuses whoever can't
-// be what it claims to be.
-func (h handler) Hello(peer transport.Identity) error {
-	if peer.Node == h.w.identity().Node {
-		return fmt.Errorf("%w: node %v is this node; a copy of its data directory must not run", nexusraft.ErrRefused, peer.Node)
-	}
-	if err := h.w.meet(peer); err != nil {
-		return err
-	}
-	h.w.setAddress(peer.Node, peer.Address)
-	return nil
+type handler struct {
+	w *Witness
+	*raftwire.Receiver
 }
 
-// Receive implements transport.PeerHandler: it decodes and hands over.
-func (h handler) Receive(from nexusraft.NodeID, msgs []transport.Message) {
-	in := make([]inbound, 0, len(msgs))
-	for _, m := range msgs {
-		message := &pb.Message{}
-		if err := proto.Unmarshal(m.Data, message); err != nil {
-			h.w.logger.Warn("peer sent a message that can't be read", "zone", m.Zone, "peer", from, "err", err)
-			continue
+func (w *Witness) handler() handler {
+	return handler{w, raftwire.NewReceiver(w.worker.loop.Inbox(), w.logger, true)}
+}
+
+func (w *Witness) handlers() transport.Handlers {
+	h := w.handler()
+	return transport.Handlers{Peer: h, Trust: h.Trust, HostZones: h.HostZones}
+}
+
+// Hello implements transport.PeerHandler.
+func (h handler) Hello(peer transport.Identity) error { return h.w.peering.Hello(peer) }
+
+// Trust is transport.Handlers.Trust: a witness takes over which authorities a full node believes.
+func (h handler) Trust(
+	_ context.Context, from transport.Identity, a transport.CABundle,
+) (t transport.Trust, err error) {
+	p := h.w.peering
+	if from.Full && p.Credentials() != nil {
+		if err := p.Believe(a); err != nil {
+			return t, err
 		}
-		if typ := message.GetType(); typ == pb.MsgVote || typ == pb.MsgPreVote {
-			h.w.logger.Warn("peer sent a vote request that is no call", "zone", m.Zone, "peer", from)
-			continue
-		}
-		in = append(in, inbound{zone: m.Zone, from: from, message: message, size: len(m.Data)})
 	}
-	if taken := h.w.inbox.put(in); taken < len(in) {
-		h.w.logger.Warn("inbox full, raft messages dropped", "peer", from, "count", len(in)-taken)
+	return p.Trust()
+}
+
+// HostZones is transport.Handlers.HostZones: a witness takes over which zones there are, as a full node
+// says.
+func (h handler) HostZones(
+	ctx context.Context, from transport.Identity, t transport.HostedZones,
+) (version uint64, err error) {
+	switch {
+	case t.Version == 0:
+		return h.w.keeper.stored().ZonesVersion, nil
+	case !from.Full:
+		return 0, fmt.Errorf("%w: node %v does not prove that it is a full one, and no other says which zones there are: "+
+			"its certificate has to name its role", nexusraft.ErrRefused, from.Node)
 	}
+	return h.w.takeOver(ctx, t)
 }
 
 // Leaving implements transport.PeerHandler. A witness waits for nobody.
 func (h handler) Leaving(nexusraft.NodeID) {}
-
-// statusTimeout is how long a status waits for the worker before it says that the worker
-// does not answer.
-const statusTimeout = time.Second
 
 // Status implements transport.PeerHandler.
 func (h handler) Status(ctx context.Context) (nexusraft.NodeStatus, error) { return h.w.Status(ctx) }
@@ -66,34 +69,36 @@ func (h handler) Status(ctx context.Context) (nexusraft.NodeStatus, error) { ret
 // second, a stalled disk most of all, the status has no zones and says so; the error is
 // ctx's, or ErrClosed.
 func (w *Witness) Status(ctx context.Context) (nexusraft.NodeStatus, error) {
-	id, self := w.keeper.identity(), w.identity()
+	self := w.peering.Self()
 	st := nexusraft.NodeStatus{
-		Cluster: id.Cluster, Node: id.Node, Name: id.Name, Address: self.Address, Witness: true,
-		Incarnation: id.Incarnation, DiskBytes: w.keeper.bytes(), CertificateUntil: w.tls.Until(),
+		Cluster: self.Cluster, Node: self.Node, Name: self.Name, Address: self.Address, Witness: true,
+		Incarnation: self.Incarnation, DiskBytes: w.keeper.bytes(), CertificateUntil: w.peering.TLS().Until(),
+		Refused: w.counters.Refusals(), Minor: self.Minor,
 	}
-	if id.Cluster == 0 {
+	if self.Cluster == 0 {
 		st.Problem = "not admitted to a cluster yet"
 		return st, nil
 	}
-	answer := make(chan zonesStatus, 1)
-	if !w.inbox.call(func() { answer <- w.worker.status() }) {
-		st.Problem = "the worker has too much to do"
-		return st, nil
-	}
-	timeout := time.NewTimer(statusTimeout)
-	defer timeout.Stop()
-	select {
-	case z := <-answer:
-		st.Zones, st.Problem = z.zones, cmp.Or(w.refusals.Problem(), w.tls.Problem(time.Now()))
-		st.Healthy = st.Problem == ""
+	asking, cancel := context.WithTimeout(ctx, driver.StatusTimeout)
+	defer cancel()
+	z, err := driver.Ask(asking, w.worker.loop.Inbox(), func(err error) zonesStatus {
+		if err != nil {
+			return zonesStatus{err: err}
+		}
+		return w.worker.status()
+	})
+	switch err = cmp.Or(err, z.err); {
+	case err == nil:
+		st.Zones, st.Problem = z.zones, w.peering.Problem()
+		st.Healthy, st.Peers = st.Problem == "", w.server.Links(w.peers)
 		st.DiskBytes += z.bytes
 		return st, nil
-	case <-timeout.C:
-		st.Problem = fmt.Sprintf("the worker has not answered for %v: its disk may be stalled", statusTimeout)
+	case errors.Is(err, nexusraft.ErrOverloaded):
+		st.Problem = "the worker has too much to do"
 		return st, nil
-	case <-w.stopped:
-		return st, nexusraft.ErrClosed
-	case <-ctx.Done():
-		return st, ctx.Err()
+	case ctx.Err() == nil && asking.Err() != nil:
+		st.Problem = driver.NoAnswer
+		return st, nil
 	}
+	return st, err
 }

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -32,8 +32,8 @@ type fakeMember struct {
 	id      transport.Identity
 	replica nexusraft.ReplicaID
 	peers   *transport.Peers
-	fromW   chan *pb.Message // what the witness has sent
-	votes   chan struct{}    // something in it: the witness has asked for a vote
+	fromW   chan *raftpb.Message // what the witness has sent
+	votes   chan struct{}        // something in it: the witness has asked for a vote
 
 	mu   sync.Mutex // guards what follows
 	join func(transport.JoinRequest) (transport.JoinResult, error)
@@ -48,15 +48,16 @@ func newFakeMember(t *testing.T, replica nexusraft.ReplicaID) *fakeMember {
 		t.Fatal(err)
 	}
 	m := &fakeMember{
-		t: t, replica: replica, fromW: make(chan *pb.Message, 1000), votes: make(chan struct{}, 1),
+		t: t, replica: replica, fromW: make(chan *raftpb.Message, 1000), votes: make(chan struct{}, 1),
 		id: transport.Identity{
-			Cluster: testOrigin.Cluster, Node: nexusraft.NodeID(replica * 0x10), Incarnation: 5, Boot: 1, Address: lis.Addr().String(),
+			Cluster: testOrigin.Cluster, Node: nexusraft.NodeID(replica * 0x10), Incarnation: 5, Boot: 1,
+			Address: lis.Addr().String(),
 		},
 	}
 	m.join = m.admit
 	m.peers = transport.NewPeers(m.identity, transport.PeersOptions{})
 	server := grpc.NewServer(transport.ServerOptions()...)
-	transport.NewServer(m.identity, m, m).Register(server)
+	transport.NewServer(m.identity, transport.Handlers{Peer: m, Member: m}).Register(server)
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(lis) }()
 	t.Cleanup(func() {
@@ -114,7 +115,7 @@ func (m *fakeMember) Hello(transport.Identity) error { return nil }
 // Receive implements transport.PeerHandler.
 func (m *fakeMember) Receive(_ nexusraft.NodeID, msgs []transport.Message) {
 	for _, x := range msgs {
-		message := &pb.Message{}
+		message := &raftpb.Message{}
 		if err := proto.Unmarshal(x.Data, message); err != nil {
 			m.t.Errorf("the witness sent what can't be read: %v", err)
 			continue
@@ -143,7 +144,9 @@ func (m *fakeMember) Status(context.Context) (nexusraft.NodeStatus, error) {
 }
 
 // InstallSnapshot implements transport.MemberHandler.
-func (m *fakeMember) InstallSnapshot(context.Context, nexusraft.NodeID, transport.SnapshotHeader, iter.Seq2[[]byte, error]) error {
+func (m *fakeMember) InstallSnapshot(
+	context.Context, nexusraft.NodeID, transport.SnapshotHeader, iter.Seq2[[]byte, error],
+) error {
 	return errNotFaked
 }
 
@@ -152,18 +155,16 @@ func (m *fakeMember) Propose(context.Context, transport.Proposal) (nexusraft.Res
 	return nexusraft.Result{}, errNotFaked
 }
 
-// Checksum implements transport.MemberHandler.
-func (m *fakeMember) Checksum(context.Context, nexusraft.ZoneID) (transport.Checksum, error) {
-	return transport.Checksum{}, errNotFaked
-}
-
 // message begins a Raft message from this member to the witness.
-func (m *fakeMember) message(typ pb.MessageType, term uint64) *pb.Message {
-	return &pb.Message{Type: typ.Enum(), From: new(uint64(m.replica)), To: new(uint64(testOrigin.Replica)), Term: new(term)}
+func (m *fakeMember) message(typ raftpb.MessageType, term uint64) *raftpb.Message {
+	return &raftpb.Message{
+		Type: typ.Enum(), From: new(uint64(m.replica)), To: new(uint64(testOrigin.Replica)),
+		Term: new(term),
+	}
 }
 
 // send sends x once, over a stream that is open.
-func (m *fakeMember) send(w *running, x *pb.Message) {
+func (m *fakeMember) send(w *running, x *raftpb.Message) {
 	m.t.Helper()
 	data, err := proto.Marshal(x)
 	if err != nil {
@@ -171,7 +172,10 @@ func (m *fakeMember) send(w *running, x *pb.Message) {
 	}
 	m.peers.SetAddress(w.node(), w.address)
 	m.await("a stream to the witness", func() bool {
-		return slices.ContainsFunc(m.peers.Stats(), func(s transport.PeerStats) bool { return s.Peer == w.node() && s.Connected })
+		return slices.ContainsFunc(m.peers.Stats(), func(s transport.PeerStats) bool {
+			return s.Peer == w.node() &&
+				s.Connected
+		})
 	})
 	m.peers.Send(w.node(), transport.Append, transport.Message{Zone: testOrigin.Zone, Data: data})
 }
@@ -186,7 +190,7 @@ func (m *fakeMember) await(what string, ok func() bool) {
 }
 
 // exchange sends x and returns the witness's answer of the type wanted.
-func (m *fakeMember) exchange(w *running, x *pb.Message, want pb.MessageType) *pb.Message {
+func (m *fakeMember) exchange(w *running, x *raftpb.Message, want raftpb.MessageType) *raftpb.Message {
 	m.t.Helper()
 	m.send(w, x)
 	deadline := time.After(patience)
@@ -213,7 +217,11 @@ func (m *fakeMember) vote(w *running, v transport.Vote) (transport.VoteResult, e
 	}
 	answers := make(chan answer, 1)
 	for deadline := time.Now().Add(patience); ; {
-		m.peers.RequestVote(w.node(), []transport.Vote{v}, func(rs []transport.VoteResult, err error) { answers <- answer{rs, err} })
+		m.peers.RequestVote(w.node(), []transport.Vote{v}, func(rs []transport.VoteResult,
+			err error,
+		) {
+			answers <- answer{rs, err}
+		})
 		a := <-answers
 		if len(a.results) == 1 {
 			return a.results[0], nil
@@ -262,7 +270,7 @@ func start(t *testing.T, c Config) *running {
 	return r
 }
 
-func (r *running) node() nexusraft.NodeID { return r.identity().Node }
+func (r *running) node() nexusraft.NodeID { return r.peering.Self().Node }
 
 func (r *running) ended() bool {
 	select {
@@ -340,9 +348,9 @@ func (m *fakeMember) follow(w *running, term uint64) {
 	m.t.Helper()
 	snap := testSnapshot(10, 1)
 	snap.Data = m.members(w.node()).Encode()
-	x := m.message(pb.MsgSnap, term)
+	x := m.message(raftpb.MsgSnap, term)
 	x.Snapshot = snap
-	if got := m.exchange(w, x, pb.MsgAppResp); got.GetIndex() != 10 || got.GetReject() {
+	if got := m.exchange(w, x, raftpb.MsgAppResp); got.GetIndex() != 10 || got.GetReject() {
 		m.t.Fatalf("snapshot answered by %v", got)
 	}
 }
@@ -358,7 +366,9 @@ func zoneFile(name string) bool {
 	return len(filepath.Base(name)) > len(logPrefix) && filepath.Base(name)[:len(logPrefix)] == logPrefix
 }
 
-func (m *fakeMember) ChangeMembership(context.Context, nexusraft.ZoneID, nexusraft.MembershipChange) (nexusraft.Membership, error) {
+func (m *fakeMember) ChangeMembership(
+	context.Context, nexusraft.ZoneID, nexusraft.MembershipChange,
+) (nexusraft.Membership, error) {
 	return nexusraft.Membership{}, errors.New("no test needs it")
 }
 

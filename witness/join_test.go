@@ -29,17 +29,17 @@ func freeAddress(t *testing.T) string {
 func TestJoinIsKept(t *testing.T) {
 	f := NewMemFS()
 	m, w := joined(t, f)
-	before := w.identity()
+	before := w.peering.Self()
 	w.stopInOrder()
 	for incarnation := before.Incarnation + 1; incarnation < before.Incarnation+4; incarnation++ {
 		// --join changes nothing any more, whoever it names.
 		w = start(t, Config{Dir: "d", FS: f.CrashClone(nil, 0), Join: []string{freeAddress(t)}}).awaitReady()
-		if got := w.identity(); got.Node != before.Node || got.Cluster != m.id.Cluster {
+		if got := w.peering.Self(); got.Node != before.Node || got.Cluster != m.id.Cluster {
 			t.Errorf("got %+v, want node %v of cluster %v", got, before.Node, m.id.Cluster)
 		}
 		w.stopInOrder()
 		w = start(t, Config{Dir: "d", FS: f}).awaitReady()
-		if got := w.identity().Incarnation; got != incarnation {
+		if got := w.peering.Introduce().Incarnation; got != incarnation {
 			t.Errorf("incarnation: got %d, want %d", got, incarnation)
 		}
 		w.stopInOrder()
@@ -69,7 +69,10 @@ func TestJoinWaits(t *testing.T) {
 		}
 		return m.admit(r)
 	})
-	w := start(t, Config{Dir: "d", FS: NewMemFS(), Join: []string{freeAddress(t), m.id.Address}, JoinTimeout: time.Millisecond})
+	w := start(t, Config{
+		Dir: "d", FS: NewMemFS(), Join: []string{freeAddress(t), m.id.Address},
+		JoinTimeout: time.Millisecond,
+	})
 	if st, err := w.Status(t.Context()); err != nil || st.Healthy || st.Problem == "" {
 		t.Errorf("status before it is admitted: %+v, %v", st, err)
 	}
@@ -100,7 +103,7 @@ func TestJoinErrors(t *testing.T) {
 		text       string
 	}{
 		{"refused", refusing.id.Address, nexusraft.ErrRefused, "the name is taken"},
-		{"nobody listens", nobody, transport.ErrUnreachable, "nobody has answered"},
+		{"nobody listens", nobody, transport.ErrUnreachable, "no address has answered"},
 		{"own address", "localhost:SELF", nexusraft.ErrRefused, "own address"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -110,7 +113,8 @@ func TestJoinErrors(t *testing.T) {
 			}
 			_, port, _ := net.SplitHostPort(lis.Addr().String())
 			w, err := Open(Config{
-				Dir: "d", FS: NewMemFS(), Join: []string{strings.ReplaceAll(tc.join, "SELF", port)}, JoinTimeout: 300 * time.Millisecond,
+				Dir: "d", FS: NewMemFS(), Join: []string{strings.ReplaceAll(tc.join, "SELF", port)},
+				JoinTimeout: 300 * time.Millisecond,
 			})
 			if err != nil {
 				t.Fatal(err)
@@ -174,7 +178,8 @@ func TestOpenRefuses(t *testing.T) {
 	t.Run("no cluster", func(t *testing.T) {
 		for _, dir := range []string{t.TempDir(), filepath.Join(t.TempDir(), "absent")} {
 			_, err := Open(Config{Dir: dir})
-			if !errors.Is(err, nexusraft.ErrNotFounded) || !strings.Contains(err.Error(), "no cluster in "+dir+": give --join ADDRESS") {
+			if !errors.Is(err, nexusraft.ErrNotFounded) ||
+				!strings.Contains(err.Error(), "no cluster in "+dir+": give --join ADDRESS") {
 				t.Errorf("got %v", err)
 			}
 			if names, _ := (OSFS{}).Names(dir); len(names) != 0 {
@@ -187,7 +192,8 @@ func TestOpenRefuses(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "MANIFEST-000001"), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Open(Config{Dir: dir, Join: []string{"a:1"}}); !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), "member") {
+		if _, err := Open(Config{Dir: dir, Join: []string{"a:1"}}); !errors.Is(err, nexusraft.ErrRefused) ||
+			!strings.Contains(err.Error(), "member") {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -217,7 +223,8 @@ func TestOpenRefuses(t *testing.T) {
 				delete(f.files, name)
 			}
 		}
-		if _, err := Open(Config{Dir: "d", FS: f}); !errors.Is(err, nexusraft.ErrCorrupt) || !strings.Contains(err.Error(), "gone") {
+		if _, err := Open(Config{Dir: "d", FS: f}); !errors.Is(err, nexusraft.ErrCorrupt) ||
+			!strings.Contains(err.Error(), "gone") {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -232,10 +239,12 @@ func TestOpenRefuses(t *testing.T) {
 }
 
 func FuzzDecodeIdentity(f *testing.F) {
-	f.Add([]byte(`{"node":"0000000000000003","incarnation":1,"cluster":"00000000000000c1","zones":["1"],"peers":[{"node":"1","incarnation":4,"address":"a:1"}]}`))
+	f.Add([]byte(`{"node":"0000000000000003","incarnation":1,"cluster":"00000000000000c1","zones":["1"],` +
+		`"peers":[{"node":"1","incarnation":4,"address":"a:1"}]}`))
+	f.Add([]byte(`{"node":"3","incarnation":1,"cluster":"c1","zones":["1"],"zones_version":4,"hosted":"AQIs"}`))
 	f.Add([]byte(`{}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		id, err := decodeIdentity(b)
+		id, err := parseIdentity(b)
 		if err != nil && !errors.Is(err, nexusraft.ErrCorrupt) {
 			t.Errorf("got %v, want ErrCorrupt", err)
 		}

@@ -4,9 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
+	"strings"
 
 	"go.etcd.io/raft/v3"
-	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -26,39 +28,62 @@ type Log struct {
 
 // Update is what one round stores, in the order of its fields.
 type Update struct {
-	Snapshot  *pb.Snapshot  // replaces the whole log; Data is the encoded membership
-	Append    []*pb.Entry   // replace what is at their indexes and above (I7)
-	HardState *pb.HardState // nil: unchanged
+	Snapshot  *raftpb.Snapshot  // replaces the whole log; Data is the encoded membership
+	Append    []*raftpb.Entry   // replace what is at their indexes and above (I7)
+	HardState *raftpb.HardState // nil: unchanged
 
 	// Applied, if not 0, is the index up to which entries are applied. ConfState and
 	// Membership are as of it; nil: unchanged.
 	Applied    nexusraft.Index
-	ConfState  *pb.ConfState
+	ConfState  *raftpb.ConfState
 	Membership *nexusraft.Membership
+}
+
+// empty reports whether there is nothing to store.
+func (u *Update) empty() bool {
+	return u.Snapshot == nil && len(u.Append) == 0 && u.HardState == nil && u.Applied == 0
 }
 
 // CreateLog stores an empty log in dir, which exists. Its membership is what the zone
 // said when it admitted this replica; a snapshot from the leader will replace it.
 func CreateLog(f FS, dir string, o Origin, m nexusraft.Membership) (*Log, error) {
-	r := record{Origin: o, Membership: m}
-	if err := r.valid(); err != nil {
-		return nil, fmt.Errorf("create log of zone %v: %w", o.Zone, err)
-	}
-	content, err := r.encode()
-	if err != nil {
-		return nil, err
-	}
-	s, err := createSlots(f, dir, logName(o.Zone), content)
+	logs, err := createLogs(f, dir, []record{{Origin: o, Membership: m}})
 	if err != nil {
 		return nil, fmt.Errorf("create log of zone %v: %w", o.Zone, err)
 	}
-	return &Log{slots: s, record: r}, nil
+	return logs[0], nil
+}
+
+// createLogs stores several logs, each of a zone that has none.
+func createLogs(f FS, dir string, records []record) (logs []*Log, err error) {
+	names, contents := make([]string, len(records)), make([][]byte, len(records))
+	for i, r := range records {
+		if err := r.valid(); err != nil {
+			return nil, err
+		}
+		if contents[i], err = r.encode(); err != nil {
+			return nil, err
+		}
+		names[i] = logName(r.Zone)
+	}
+	all, err := createAllSlots(f, dir, names, contents)
+	for i, s := range all {
+		logs = append(logs, &Log{slots: s, record: records[i]})
+	}
+	return logs, err
 }
 
 // OpenLog returns the log of a zone as it was last synced. It returns fs.ErrNotExist if
 // there is none, and ErrCorrupt, with the file's name, if it can't be read.
 func OpenLog(f FS, dir string, zone nexusraft.ZoneID) (*Log, error) {
-	s, content, err := openSlots(f, dir, logName(zone))
+	return openLog(f, dir, zone, openSlots)
+}
+
+// openLog is OpenLog by openSlots or readSlots.
+func openLog(
+	f FS, dir string, zone nexusraft.ZoneID, open func(f FS, dir, name string) (*slots, []byte, error),
+) (*Log, error) {
+	s, content, err := open(f, dir, logName(zone))
 	if err != nil {
 		return nil, fmt.Errorf("open log of zone %v: %w", zone, err)
 	}
@@ -75,6 +100,17 @@ func OpenLog(f FS, dir string, zone nexusraft.ZoneID) (*Log, error) {
 const logPrefix = "zone-"
 
 func logName(zone nexusraft.ZoneID) string { return logPrefix + zone.String() }
+
+// zoneOfFile returns whose log a file is a part of; ok is false if it is none.
+func zoneOfFile(name string) (zone nexusraft.ZoneID, ok bool) {
+	id, isLog := strings.CutPrefix(name, logPrefix)
+	id, isSlot := strings.CutSuffix(id, filepath.Ext(id))
+	if !isLog || !isSlot || zone.UnmarshalText([]byte(id)) != nil {
+		return 0, false
+	}
+	s := slots{name: logName(zone)}
+	return zone, name == s.path(0) || name == s.path(1)
+}
 
 // Write takes over an update: all of it or nothing, on disk before it returns if sync is
 // true. Otherwise the update stays in memory until the next synced Write carries it, and
@@ -119,9 +155,11 @@ func (r record) with(u Update) (record, error) {
 	}
 	if hs := u.HardState; hs != nil {
 		if nexusraft.Term(hs.GetTerm()) < r.Term || nexusraft.Index(hs.GetCommit()) < r.Commit {
-			return r, fmt.Errorf("hard state goes back from term %d and commit %d to %d and %d", r.Term, r.Commit, hs.GetTerm(), hs.GetCommit())
+			return r, fmt.Errorf("hard state goes back from term %d and commit %d to %d and %d", r.Term, r.Commit, hs.GetTerm(),
+				hs.GetCommit())
 		}
-		r.Term, r.Vote, r.Commit = nexusraft.Term(hs.GetTerm()), nexusraft.ReplicaID(hs.GetVote()), nexusraft.Index(hs.GetCommit())
+		r.Term, r.Vote, r.Commit = nexusraft.Term(hs.GetTerm()), nexusraft.ReplicaID(hs.GetVote()),
+			nexusraft.Index(hs.GetCommit())
 	}
 	if u.ConfState != nil {
 		r.ConfState = confStateOf(u.ConfState)
@@ -150,9 +188,9 @@ func (l *Log) Membership() nexusraft.Membership { return l.record.Membership }
 func (l *Log) Bytes() int64 { return l.slots.size() }
 
 // InitialState implements raft.Storage.
-func (l *Log) InitialState() (*pb.HardState, *pb.ConfState, error) {
+func (l *Log) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) {
 	r := l.record
-	hs := &pb.HardState{Term: new(uint64(r.Term)), Vote: new(uint64(r.Vote)), Commit: new(uint64(r.Commit))}
+	hs := &raftpb.HardState{Term: new(uint64(r.Term)), Vote: new(uint64(r.Vote)), Commit: new(uint64(r.Commit))}
 	return hs, r.ConfState.raft(), nil
 }
 
@@ -176,14 +214,14 @@ func (l *Log) Term(i uint64) (uint64, error) {
 
 // Entries implements raft.Storage. The entries are made for the caller, conf changes whole
 // and all others without payload.
-func (l *Log) Entries(lo, hi, maxSize uint64) ([]*pb.Entry, error) {
+func (l *Log) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
 	switch {
 	case nexusraft.Index(lo) <= l.record.Applied:
 		return nil, raft.ErrCompacted
 	case nexusraft.Index(hi) > l.record.Last+1 || lo > hi:
 		return nil, raft.ErrUnavailable
 	}
-	var out []*pb.Entry
+	var out []*raftpb.Entry
 	var size uint64
 	for i := lo; i < hi; i++ {
 		e := l.record.entry(nexusraft.Index(i))
@@ -196,11 +234,11 @@ func (l *Log) Entries(lo, hi, maxSize uint64) ([]*pb.Entry, error) {
 }
 
 // entry makes the entry at index, which is in (Applied, Last].
-func (r record) entry(index nexusraft.Index) *pb.Entry {
-	e := &pb.Entry{Type: pb.EntryNormal.Enum(), Term: new(uint64(r.term(index))), Index: new(uint64(index))}
+func (r record) entry(index nexusraft.Index) *raftpb.Entry {
+	e := &raftpb.Entry{Type: raftpb.EntryNormal.Enum(), Term: new(uint64(r.term(index))), Index: new(uint64(index))}
 	for _, c := range r.ConfChanges {
 		if c.Index == index {
-			e.Type, e.Data = pb.EntryType(c.Type).Enum(), c.Data
+			e.Type, e.Data = raftpb.EntryType(c.Type).Enum(), c.Data
 		}
 	}
 	return e
@@ -208,7 +246,7 @@ func (r record) entry(index nexusraft.Index) *pb.Entry {
 
 // Snapshot implements raft.Storage. Only a leader sends snapshots, and a witness never
 // leads (I11).
-func (l *Log) Snapshot() (*pb.Snapshot, error) {
+func (l *Log) Snapshot() (*raftpb.Snapshot, error) {
 	return nil, raft.ErrSnapshotTemporarilyUnavailable
 }
 

@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.etcd.io/raft/v3"
-	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 	"pgregory.net/rapid"
@@ -30,7 +30,7 @@ var (
 			{Replica: 3, Node: 0x30, Name: "w", Address: "127.0.0.1:3", Role: nexusraft.RoleWitness},
 		},
 	}
-	testConf = &pb.ConfState{Voters: []uint64{1, 2, 3}, AutoLeave: new(false)}
+	testConf = &raftpb.ConfState{Voters: []uint64{1, 2, 3}, AutoLeave: new(false)}
 )
 
 func newTestLog(t testing.TB, f FS) *Log {
@@ -42,21 +42,21 @@ func newTestLog(t testing.TB, f FS) *Log {
 	return log
 }
 
-func testSnapshot(index, term uint64) *pb.Snapshot {
-	return &pb.Snapshot{
+func testSnapshot(index, term uint64) *raftpb.Snapshot {
+	return &raftpb.Snapshot{
 		Data:     testMembers.Encode(),
-		Metadata: &pb.SnapshotMetadata{Index: new(index), Term: new(term), ConfState: testConf},
+		Metadata: &raftpb.SnapshotMetadata{Index: new(index), Term: new(term), ConfState: testConf},
 	}
 }
 
-func testHardState(term, vote, commit uint64) *pb.HardState {
-	return &pb.HardState{Term: new(term), Vote: new(vote), Commit: new(commit)}
+func testHardState(term, vote, commit uint64) *raftpb.HardState {
+	return &raftpb.HardState{Term: new(term), Vote: new(vote), Commit: new(commit)}
 }
 
-func testEntries(first uint64, terms ...uint64) []*pb.Entry {
-	var out []*pb.Entry
+func testEntries(first uint64, terms ...uint64) []*raftpb.Entry {
+	var out []*raftpb.Entry
 	for i, term := range terms {
-		out = append(out, &pb.Entry{Type: pb.EntryNormal.Enum(), Index: new(first + uint64(i)), Term: new(term)})
+		out = append(out, &raftpb.Entry{Type: raftpb.EntryNormal.Enum(), Index: new(first + uint64(i)), Term: new(term)})
 	}
 	return out
 }
@@ -64,7 +64,7 @@ func testEntries(first uint64, terms ...uint64) []*pb.Entry {
 // model is a full log, raft's own.
 type model struct {
 	full      *raft.MemoryStorage
-	hardState *pb.HardState
+	hardState *raftpb.HardState
 	applied   uint64
 }
 
@@ -109,9 +109,9 @@ func (m *model) draw(t *rapid.T) (u Update, sync bool) {
 		must(err)
 		for i := range rapid.Uint64Range(1, 6).Draw(t, "count") {
 			prev = max(1, rapid.Uint64Range(prev, term).Draw(t, "term"))
-			e := &pb.Entry{Type: pb.EntryNormal.Enum(), Index: new(first + i), Term: new(prev), Data: []byte("payload")}
+			e := &raftpb.Entry{Type: raftpb.EntryNormal.Enum(), Index: new(first + i), Term: new(prev), Data: []byte("payload")}
 			if rapid.IntRange(0, 9).Draw(t, "conf") == 0 {
-				e.Type, e.Data = pb.EntryConfChangeV2.Enum(), []byte{byte(first + i)}
+				e.Type, e.Data = raftpb.EntryConfChangeV2.Enum(), []byte{byte(first + i)}
 			}
 			u.Append = append(u.Append, e)
 		}
@@ -164,17 +164,20 @@ func (m *model) compare(l *Log) string {
 		full, err := m.full.Entries(m.applied+1, m.last()+1, math.MaxUint64)
 		must(err)
 		got.ConfChanges, want.ConfChanges = stripped(entries), stripped(full)
-		if slices.ContainsFunc(entries, func(e *pb.Entry) bool { return e.GetType() == pb.EntryNormal && len(e.GetData()) > 0 }) {
+		if slices.ContainsFunc(entries, func(e *raftpb.Entry) bool {
+			return e.GetType() == raftpb.EntryNormal &&
+				len(e.GetData()) > 0
+		}) {
 			return "the log has kept a payload"
 		}
 	}
 	return cmp.Diff(want, got)
 }
 
-func stripped(entries []*pb.Entry) (out []string) {
+func stripped(entries []*raftpb.Entry) (out []string) {
 	for _, e := range entries {
 		e = proto.CloneOf(e)
-		if e.GetType() == pb.EntryNormal {
+		if e.GetType() == raftpb.EntryNormal {
 			e.Data = nil
 		}
 		out = append(out, e.String())
@@ -293,8 +296,9 @@ func TestLogGrowsWithTermsNotWrites(t *testing.T) {
 func TestLogEntries(t *testing.T) {
 	log := newTestLog(t, NewMemFS())
 	entries := testEntries(11, 2, 2, 3, 3, 3)
-	entries[3].Type, entries[3].Data = pb.EntryConfChangeV2.Enum(), []byte("conf")
-	must(log.Write(Update{Snapshot: testSnapshot(10, 2), Append: entries, HardState: testHardState(3, 1, 12), Applied: 11}, true))
+	entries[3].Type, entries[3].Data = raftpb.EntryConfChangeV2.Enum(), []byte("conf")
+	must(log.Write(Update{Snapshot: testSnapshot(10, 2), Append: entries, HardState: testHardState(3, 1, 12), Applied: 11},
+		true))
 
 	got, err := log.Entries(12, 16, math.MaxUint64)
 	if diff := cmp.Diff(entries[1:], got, protocmp.Transform()); err != nil || diff != "" {
@@ -334,13 +338,19 @@ func TestLogRefuses(t *testing.T) {
 		"applied beyond the commit": {Applied: 13},
 		"applied going back":        {Applied: 9},
 		"an old snapshot":           {Snapshot: testSnapshot(12, 3)},
-		"a snapshot without records": {Snapshot: &pb.Snapshot{
-			Data: []byte("?"), Metadata: &pb.SnapshotMetadata{Index: new(uint64(50)), Term: new(uint64(3)), ConfState: testConf},
+		"a snapshot without records": {Snapshot: &raftpb.Snapshot{
+			Data: []byte("?"),
+			Metadata: &raftpb.SnapshotMetadata{
+				Index: new(uint64(50)), Term: new(uint64(3)), ConfState: testConf,
+			},
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			log := newTestLog(t, NewMemFS())
-			must(log.Write(Update{Snapshot: testSnapshot(10, 2), Append: testEntries(11, 2, 2, 3), HardState: testHardState(3, 1, 12)}, true))
+			must(log.Write(Update{
+				Snapshot: testSnapshot(10, 2), Append: testEntries(11, 2, 2, 3),
+				HardState: testHardState(3, 1, 12),
+			}, true))
 			if err := log.Write(u, true); err == nil {
 				t.Fatal("no error")
 			}
@@ -368,7 +378,10 @@ func TestLogOfAnotherZone(t *testing.T) {
 func TestLogConfStateRoundTrip(t *testing.T) {
 	f := NewMemFS()
 	log := newTestLog(t, f)
-	joint := &pb.ConfState{Voters: []uint64{1, 2, 3}, VotersOutgoing: []uint64{1, 2}, Learners: []uint64{4}, LearnersNext: []uint64{2}, AutoLeave: new(true)}
+	joint := &raftpb.ConfState{
+		Voters: []uint64{1, 2, 3}, VotersOutgoing: []uint64{1, 2}, Learners: []uint64{4},
+		LearnersNext: []uint64{2}, AutoLeave: new(true),
+	}
 	members := testMembers.With(nexusraft.Member{Replica: 4, Node: 0x40, Address: "a:1", Role: nexusraft.RoleLearner})
 	must(log.Write(Update{
 		Append: testEntries(1, 1), HardState: testHardState(1, 2, 1),
@@ -395,7 +408,10 @@ func FuzzDecodeRecord(f *testing.F) {
 	seed, err := r.encode()
 	must(err)
 	f.Add(seed)
-	r, err = r.with(Update{Snapshot: testSnapshot(10, 2), Append: testEntries(11, 2, 2, 3), HardState: testHardState(3, 1, 12), Applied: 11})
+	r, err = r.with(Update{
+		Snapshot: testSnapshot(10, 2), Append: testEntries(11, 2, 2, 3),
+		HardState: testHardState(3, 1, 12), Applied: 11,
+	})
 	must(err)
 	seed, err = r.encode()
 	must(err)

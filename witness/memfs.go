@@ -18,13 +18,13 @@ import (
 // Its methods may be called from many goroutines.
 type MemFS struct {
 	// Before, if not nil, is called before each step that changes the disk: "create",
-	// "write", "sync" or "syncdir", with the file's name. Its error becomes the step's,
+	// "write", "sync", "remove" or "syncdir", with the file's name. Its error becomes the step's,
 	// which then does nothing. Set it while nothing is under way; it may call CrashClone.
 	Before func(step, name string) error
 
 	mu     sync.Mutex
 	files  map[string]*memFile // by name, as this process sees them
-	synced map[string]*memFile // those whose creation survives a crash
+	synced map[string]*memFile // those whose creation survives a crash, and whose removal may not
 	locked map[string]bool
 }
 
@@ -65,6 +65,14 @@ func (m *MemFS) CrashClone(rng *rand.Rand, unsyncedPercent int) *MemFS {
 		content := f.afterCrash(survives)
 		left := &memFile{now: content, disk: bytes.Clone(content)}
 		clone.files[name], clone.synced[name] = left, left
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.synced)) {
+		if m.files[name] != nil || survives() {
+			continue
+		}
+		left := m.synced[name].afterCrash(survives)
+		back := &memFile{now: left, disk: bytes.Clone(left)}
+		clone.files[name], clone.synced[name] = back, back
 	}
 	return clone
 }
@@ -140,6 +148,21 @@ func (m *MemFS) Create(name string) (File, error) {
 	return &memHandle{fs: m, name: name, file: m.files[clean]}, nil
 }
 
+// Remove implements FS.
+func (m *MemFS) Remove(name string) error {
+	if err := m.step("remove", name); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clean := filepath.Clean(name)
+	if m.files[clean] == nil {
+		return fmt.Errorf("remove %s: %w", name, fs.ErrNotExist)
+	}
+	delete(m.files, clean)
+	return nil
+}
+
 // SyncDir implements FS.
 func (m *MemFS) SyncDir(dir string) error {
 	if err := m.step("syncdir", dir); err != nil {
@@ -147,6 +170,11 @@ func (m *MemFS) SyncDir(dir string) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	for name := range m.synced {
+		if filepath.Dir(name) == filepath.Clean(dir) && m.files[name] == nil {
+			delete(m.synced, name)
+		}
+	}
 	for name, f := range m.files {
 		if filepath.Dir(name) == filepath.Clean(dir) {
 			m.synced[name] = f

@@ -6,9 +6,10 @@ import (
 	"fmt"
 	"slices"
 
-	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/raftpb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
 // Origin says whose log it is; it never changes.
@@ -66,6 +67,16 @@ type confState struct {
 	AutoLeave      bool                  `json:"auto_leave,omitempty"`
 }
 
+// foundingRecord is what a voter that a zone begins with has.
+func foundingRecord(o Origin, m nexusraft.Membership) record {
+	hs, cs := zone.FoundingState(m)
+	return record{
+		Origin: o, Membership: m, ConfState: confStateOf(cs),
+		Term: nexusraft.Term(hs.GetTerm()), Commit: nexusraft.Index(hs.GetCommit()),
+		Applied: zone.FoundingIndex, AppliedTerm: zone.FoundingTerm, Last: zone.FoundingIndex,
+	}
+}
+
 func (r record) encode() ([]byte, error) {
 	b, err := json.Marshal(r)
 	if err != nil {
@@ -116,7 +127,8 @@ func (r record) validRuns() error {
 		return nil
 	}
 	if first := r.Runs[0]; first.First != r.Applied+1 || first.Term < r.AppliedTerm || first.Term == 0 {
-		return fmt.Errorf("the first run begins at %d with term %d, after entry %d of term %d", first.First, first.Term, r.Applied, r.AppliedTerm)
+		return fmt.Errorf("the first run begins at %d with term %d, after entry %d of term %d", first.First, first.Term,
+			r.Applied, r.AppliedTerm)
 	}
 	for i, x := range r.Runs[1:] {
 		if prev := r.Runs[i]; x.First <= prev.First || x.Term <= prev.Term || x.First > r.Last {
@@ -132,7 +144,7 @@ func (r record) validConfChanges() error {
 		if c.Index <= prev || c.Index > r.Last {
 			return fmt.Errorf("a conf change at %d is not in (%d, %d]", c.Index, prev, r.Last)
 		}
-		if t := pb.EntryType(c.Type); t != pb.EntryConfChange && t != pb.EntryConfChangeV2 {
+		if t := raftpb.EntryType(c.Type); t != raftpb.EntryConfChange && t != raftpb.EntryConfChangeV2 {
 			return fmt.Errorf("the conf change at %d has type %d", c.Index, c.Type)
 		}
 		prev = c.Index
@@ -169,7 +181,7 @@ func (r record) runAt(index nexusraft.Index) int {
 
 // append returns the record with entries in place of what is at their indexes and above
 // (I7). They begin above Commit and at most at Last+1.
-func (r record) append(entries []*pb.Entry) (record, error) {
+func (r record) append(entries []*raftpb.Entry) (record, error) {
 	if len(entries) == 0 {
 		return r, nil
 	}
@@ -187,7 +199,7 @@ func (r record) append(entries []*pb.Entry) (record, error) {
 			r.Runs = append(r.Runs, run{term, index})
 		}
 		r.Last = index
-		if e.GetType() != pb.EntryNormal {
+		if e.GetType() != raftpb.EntryNormal {
 			r.ConfChanges = append(r.ConfChanges, confEntry{index, int32(e.GetType()), slices.Clone(e.GetData())})
 		}
 	}
@@ -220,7 +232,7 @@ func (r record) compact(index nexusraft.Index) (record, error) {
 }
 
 // install returns the record as a snapshot leaves it: nothing of the log stays.
-func (r record) install(s *pb.Snapshot) (record, error) {
+func (r record) install(s *raftpb.Snapshot) (record, error) {
 	meta := s.GetMetadata()
 	index := nexusraft.Index(meta.GetIndex())
 	if index <= r.Commit {
@@ -236,16 +248,17 @@ func (r record) install(s *pb.Snapshot) (record, error) {
 	return r, nil
 }
 
-func confStateOf(cs *pb.ConfState) confState {
+func confStateOf(cs *raftpb.ConfState) confState {
 	return confState{
 		Voters: convert[nexusraft.ReplicaID](cs.GetVoters()), Learners: convert[nexusraft.ReplicaID](cs.GetLearners()),
-		VotersOutgoing: convert[nexusraft.ReplicaID](cs.GetVotersOutgoing()), LearnersNext: convert[nexusraft.ReplicaID](cs.GetLearnersNext()),
-		AutoLeave: cs.GetAutoLeave(),
+		VotersOutgoing: convert[nexusraft.ReplicaID](cs.GetVotersOutgoing()),
+		LearnersNext:   convert[nexusraft.ReplicaID](cs.GetLearnersNext()),
+		AutoLeave:      cs.GetAutoLeave(),
 	}
 }
 
-func (c confState) raft() *pb.ConfState {
-	return &pb.ConfState{
+func (c confState) raft() *raftpb.ConfState {
+	return &raftpb.ConfState{
 		Voters: convert[uint64](c.Voters), Learners: convert[uint64](c.Learners),
 		VotersOutgoing: convert[uint64](c.VotersOutgoing), LearnersNext: convert[uint64](c.LearnersNext),
 		AutoLeave: new(c.AutoLeave),

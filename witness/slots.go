@@ -24,6 +24,7 @@ type slots struct {
 	fs       FS
 	dir      string
 	name     string
+	format   uint32 // of what is stored from now on
 	sequence uint64 // of the content on disk; odd ones are in NAME.a
 	bytes    [2]int64
 }
@@ -37,21 +38,58 @@ func slotOf(sequence uint64) int { return int(1-sequence%2) & 1 }
 // createSlots stores the first content under a name that has none. Both files exist when
 // it returns, so that one that is missing later is known to be lost.
 func createSlots(f FS, dir, name string, content []byte) (*slots, error) {
-	s := &slots{fs: f, dir: dir, name: name}
+	all, err := createAllSlots(f, dir, []string{name}, [][]byte{content})
+	if err != nil {
+		return nil, err
+	}
+	return all[0], nil
+}
+
+// createAllSlots is createSlots for several names, each with its content, and takes fewer syncs.
+func createAllSlots(f FS, dir string, names []string, contents [][]byte) ([]*slots, error) {
+	all := make([]*slots, len(names))
+	for i, name := range names {
+		all[i] = &slots{fs: f, dir: dir, name: name, format: firstFormat}
+	}
 	for range 2 {
-		if err := s.store(content); err != nil {
-			return nil, err
+		for i, s := range all {
+			if err := s.store(contents[i]); err != nil {
+				return nil, err
+			}
 		}
 		if err := f.SyncDir(dir); err != nil {
 			return nil, fmt.Errorf("sync directory %s: %w", dir, err)
 		}
 	}
-	return s, nil
+	return all, nil
+}
+
+// removeSlots removes both files of a name, either of which may be missing. A crash may bring them back.
+func removeSlots(f FS, dir, name string) error {
+	s := &slots{fs: f, dir: dir, name: name}
+	for i := range 2 {
+		if err := f.Remove(s.path(i)); err != nil && !isMissing(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 // openSlots returns what was stored last. It returns fs.ErrNotExist if nothing ever was,
 // and ErrCorrupt, with the file's name, if that can't be known.
 func openSlots(f FS, dir, name string) (*slots, []byte, error) {
+	s, content, err := readSlots(f, dir, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := f.SyncDir(dir); err != nil {
+		return nil, nil, fmt.Errorf("sync directory %s: %w", dir, err)
+	}
+	return s, content, nil
+}
+
+// readSlots is openSlots for a caller that syncs the directory before it uses any of what it has opened.
+func readSlots(f FS, dir, name string) (*slots, []byte, error) {
 	s := &slots{fs: f, dir: dir, name: name}
 	var found [2]slotContent
 	for i := range found {
@@ -63,7 +101,7 @@ func openSlots(f FS, dir, name string) (*slots, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	s.sequence = found[newest].sequence
+	s.sequence, s.format = found[newest].sequence, found[newest].format
 	if err := s.makeDurable(newest); err != nil {
 		return nil, nil, err
 	}
@@ -71,14 +109,12 @@ func openSlots(f FS, dir, name string) (*slots, []byte, error) {
 	if err := s.store(found[newest].content); err != nil {
 		return nil, nil, err
 	}
-	if err := f.SyncDir(dir); err != nil {
-		return nil, nil, fmt.Errorf("sync directory %s: %w", dir, err)
-	}
 	return s, found[newest].content, nil
 }
 
 // slotContent is what was found in one file.
 type slotContent struct {
+	format   uint32 // if there is a content
 	sequence uint64
 	content  []byte
 	err      error
@@ -109,7 +145,8 @@ func (s *slots) choose(found [2]slotContent) (int, error) {
 	case b.err != nil:
 		return 0, s.corrupt(1, b.err)
 	}
-	return 0, s.corrupt(0, fmt.Errorf("its sequence is %d and that of %s is %d: they don't belong together", a.sequence, s.path(1), b.sequence))
+	return 0, s.corrupt(0, fmt.Errorf("its sequence is %d and that of %s is %d: they don't belong together", a.sequence,
+		s.path(1), b.sequence))
 }
 
 // corrupt hides what err is: a file that is lost must not look like one that never was.
@@ -128,7 +165,11 @@ func (s *slots) load(slot int) slotContent {
 	if err == nil && slotOf(sequence) != slot {
 		err = errDamaged
 	}
-	return slotContent{sequence, content, err}
+	c := slotContent{sequence: sequence, content: content, err: err}
+	if err == nil {
+		c.format = formatOf(file)
+	}
+	return c
 }
 
 func readFile(f FS, name string) ([]byte, error) {
@@ -167,10 +208,11 @@ func (s *slots) makeDurable(slot int) error {
 // store writes content and returns once it is on the disk.
 func (s *slots) store(content []byte) error {
 	if len(content) > maxContentBytes {
-		return fmt.Errorf("%w: content of %d bytes for %s, limit %d", nexusraft.ErrTooLarge, len(content), s.name, maxContentBytes)
+		return fmt.Errorf("%w: content of %d bytes for %s, limit %d", nexusraft.ErrTooLarge, len(content), s.name,
+			maxContentBytes)
 	}
 	slot := slotOf(s.sequence + 1)
-	name, blocks := s.path(slot), encodeBlocks(s.sequence+1, content)
+	name, blocks := s.path(slot), encodeBlocks(s.format, s.sequence+1, content)
 	file, err := s.fs.Create(name)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", name, err)

@@ -113,7 +113,7 @@ func openAfterCrash(t *testing.T, f *MemFS, rng *rand.Rand) ([]byte, error) {
 // TestSlotsWritesOfTwoAttemptsDontMix: two attempts to store after the same content have
 // the same sequence; blocks of both in one file are not a content.
 func TestSlotsWritesOfTwoAttemptsDontMix(t *testing.T) {
-	one, two := encodeBlocks(7, testContent(1, 900)), encodeBlocks(7, testContent(2, 900))
+	one, two := encodeBlocks(firstFormat, 7, testContent(1, 900)), encodeBlocks(firstFormat, 7, testContent(2, 900))
 	mixed := append(bytes.Clone(one[:blockBytes]), two[blockBytes:]...)
 	if _, _, err := decodeBlocks(mixed); !errors.Is(err, errCutOff) {
 		t.Errorf("got %v, want errCutOff", err)
@@ -173,7 +173,11 @@ func TestSlotsRefuseWhatCannotBe(t *testing.T) {
 		{"the older file is gone", "x.a", func(f *MemFS, a, b string) { delete(f.files, a) }},
 		{"both are damaged", "x.a", func(f *MemFS, a, b string) { f.files[a].now[40]++; f.files[b].now[40]++ }},
 		{"the newer one is empty", "x.b", func(f *MemFS, a, b string) { f.files[b].now = nil }},
-		{"one is from a backup", "don't belong together", func(f *MemFS, a, b string) { f.files[a].now = encodeBlocks(1, []byte("1")) }},
+		{"one is from a backup", "don't belong together", func(f *MemFS, a,
+			b string,
+		) {
+			f.files[a].now = encodeBlocks(firstFormat, 1, []byte("1"))
+		}},
 		{"they are swapped", "x.", func(f *MemFS, a, b string) { f.files[a], f.files[b] = f.files[b], f.files[a] }},
 		{"a file is huge", "limit", func(f *MemFS, a, b string) { f.files[b].now = make([]byte, 4<<20) }},
 	} {
@@ -223,15 +227,16 @@ func TestSlotsMakeDurableWhatTheyRead(t *testing.T) {
 }
 
 func FuzzDecodeBlocks(f *testing.F) {
-	f.Add(encodeBlocks(1, nil))
-	f.Add(encodeBlocks(9, testContent(1, 1000)))
-	f.Add(append(encodeBlocks(3, testContent(1, 600))[:blockBytes], encodeBlocks(5, testContent(2, 700))[blockBytes:]...))
+	f.Add(encodeBlocks(firstFormat, 1, nil))
+	f.Add(encodeBlocks(firstFormat, 9, testContent(1, 1000)))
+	f.Add(append(encodeBlocks(firstFormat, 3, testContent(1, 600))[:blockBytes],
+		encodeBlocks(zonesFormat, 5, testContent(2, 700))[blockBytes:]...))
 	f.Fuzz(func(t *testing.T, file []byte) {
 		sequence, content, err := decodeBlocks(file)
 		if err != nil {
 			return
 		}
-		again := encodeBlocks(sequence, content)
+		again := encodeBlocks(formatOf(file), sequence, content)
 		if !bytes.HasPrefix(file, again) {
 			t.Errorf("decoded %d bytes that encode to something else", len(content))
 		}

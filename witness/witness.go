@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -18,20 +17,25 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/budget"
+	"github.com/nexi-lab/nexus-raft/internal/peering"
 	"github.com/nexi-lab/nexus-raft/transport"
+	"github.com/nexi-lab/nexus-raft/transport/mtls"
 )
 
 // Witness is a vote-only node: an open data directory, and while Run runs, a server.
 type Witness struct {
 	config Config
 	logger *slog.Logger
+
 	unlock func() error
 	keeper *keeper
-	logs   []*Log // until the worker owns them
+	logs   []*Log        // until the worker owns them
+	taking chan struct{} // has room for one: it takes over which zones there are
 
-	inbox  *inbox
-	worker *worker
-	peers  *transport.Peers
+	worker  *worker
+	peering *peering.Peering
+	peers   *transport.Peers
 
 	ready   chan struct{} // closed once it is admitted and serves
 	broken  chan struct{} // closed once failure is set
@@ -40,13 +44,11 @@ type Witness struct {
 	breakOnce sync.Once
 	failure   error // why the witness can't go on; read it after broken is closed
 
-	refusals transport.Refusals
-
-	tls          *transport.TLS
-	certificates atomic.Pointer[transport.Certificates] // of ClusterTLS; nil without
+	server   *transport.Server // set before the worker starts
+	limits   *mtls.Limits
+	counters budget.Counters
 
 	mu      sync.Mutex // guards what follows
-	address string     // where peers reach this node
 	members nexusraft.Membership
 	started bool
 }
@@ -67,15 +69,23 @@ func Open(c Config) (*Witness, error) {
 	if err := c.FS.MkdirAll(c.Dir); err != nil {
 		return nil, fmt.Errorf("create data directory: %w", err)
 	}
+	shares, err := budget.Share(budget.Descriptors(), budget.ConnectionsOfWitness, false)
+	if err != nil {
+		return nil, fmt.Errorf("open witness: %w", err)
+	}
 	unlock, err := lock(c.FS, c.Dir)
 	if err != nil {
 		return nil, err
 	}
 	w := &Witness{
-		config: c, logger: c.Logger, unlock: unlock, inbox: newInbox(),
+		config: c, logger: c.Logger, unlock: unlock, worker: newWorker(c.Logger),
 		ready: make(chan struct{}), broken: make(chan struct{}), stopped: make(chan struct{}),
+		taking: make(chan struct{}, 1),
 	}
-	w.worker = &worker{inbox: w.inbox, zones: make(map[nexusraft.ZoneID]*hosted)}
+	w.limits = mtls.NewLimits(mtls.LimitOptions{
+		Connections: shares.Connections, Counters: &w.counters,
+		Identify: mtls.IdentifyByCertificate,
+	})
 	if err := w.load(); err != nil {
 		return nil, errors.Join(err, unlock())
 	}
@@ -94,7 +104,8 @@ func checkDir(f FS, dir string, joining bool) error {
 	}
 	for _, name := range names {
 		if strings.HasPrefix(name, "MANIFEST-") || strings.HasPrefix(name, "marker.") {
-			return fmt.Errorf("%w: %s holds the store of a member (%s): give it to nexus-raft serve, and the witness a directory of its own",
+			return fmt.Errorf("%w: %s holds the store of a member (%s): give it to nexus-raft serve, and the witness a "+
+				"directory of its own",
 				nexusraft.ErrRefused, dir, name)
 		}
 	}
@@ -103,7 +114,8 @@ func checkDir(f FS, dir string, joining bool) error {
 	}
 	for _, name := range names {
 		if name != lockName && name != "lost+found" {
-			return fmt.Errorf("%w: %s is not empty and holds no witness (it has %q); give an empty directory or one that is absent", nexusraft.ErrRefused, dir, name)
+			return fmt.Errorf("%w: %s is not empty and holds no witness (it has %q); give an empty directory or one that is "+
+				"absent", nexusraft.ErrRefused, dir, name)
 		}
 	}
 	if !joining {
@@ -119,37 +131,58 @@ func errNoCluster(dir string) error {
 // load reads the identity and the logs of the zones that it names.
 func (w *Witness) load() (err error) {
 	c := w.config
-	w.keeper, err = openIdentity(c.FS, c.Dir, c.Name, len(c.Join) > 0)
-	if isMissing(err) {
+	if w.keeper, _, err = openKeeper(c.FS, c.Dir); err != nil {
+		return err
+	}
+	w.peering, err = peering.Open(peering.Options{
+		Dir: c.Dir, Name: c.Name, Advertise: c.Advertise, Join: c.Join, JoinTimeout: c.JoinTimeout,
+		Role: nexusraft.RoleWitness, MaxPeers: maxPeers,
+		TLS: c.TLS, ClusterTLS: c.ClusterTLS, JoinToken: c.JoinToken, Insecure: c.Insecure,
+		TickInterval: c.TickInterval, Clock: c.Clock, Logger: c.Logger,
+		Store: store{w.keeper, w}, Members: w.learnt, Fail: w.stop,
+	})
+	if errors.Is(err, nexusraft.ErrNotFounded) {
 		return errNoCluster(c.Dir)
 	}
 	if err != nil {
 		return err
 	}
-	id := w.keeper.identity()
-	if id.Cluster == 0 && len(c.Join) == 0 {
-		return errNoCluster(c.Dir)
-	}
-	if err := w.openSecurity(id); err != nil {
+	if err := w.peering.Secure(); err != nil {
 		return fmt.Errorf("open witness: %w", err)
 	}
-	for _, z := range id.Zones {
-		log, err := OpenLog(c.FS, c.Dir, z)
+	return w.loadLogs()
+}
+
+// loadLogs opens the logs of the zones that the identity names, and removes those of other zones.
+func (w *Witness) loadLogs() error {
+	c, id := w.config, w.keeper.stored()
+	for _, z := range slices.Concat(id.Zones, id.Hosted) {
+		log, err := openLog(c.FS, c.Dir, z, readSlots)
 		if isMissing(err) {
-			err = fmt.Errorf("%w: %s: the log of zone %v is gone; what it has voted is unknown: remove this witness and let a new one join", nexusraft.ErrCorrupt, c.Dir, z)
+			err = fmt.Errorf("%w: %s: the log of zone %v is gone; what it has voted is unknown: remove this witness and let a "+
+				"new one join", nexusraft.ErrCorrupt, c.Dir, z)
 		}
 		if err != nil {
 			return err
 		}
 		if o := log.Origin(); o.Cluster != id.Cluster || o.Node != id.Node {
-			return fmt.Errorf("%w: %s: the log of zone %v belongs to node %v of cluster %v, the directory to node %v of cluster %v",
+			return fmt.Errorf("%w: %s: the log of zone %v belongs to node %v of cluster %v, the directory to node %v of "+
+				"cluster %v",
 				nexusraft.ErrCorrupt, c.Dir, z, o.Node, o.Cluster, id.Node, id.Cluster)
 		}
-		if log.Membership().IsRemovedNode(id.Node) {
-			return fmt.Errorf("open witness: %w", w.errRemoved(z))
+		if z == nexusraft.RootZone {
+			if log.Membership().IsRemovedNode(id.Node) {
+				return fmt.Errorf("open witness: %w", w.errRemoved(z))
+			}
+			w.members = log.Membership()
 		}
 		w.logs = append(w.logs, log)
-		w.members = log.Membership() // of the one zone that a witness is in
+	}
+	if err := w.removeLeftovers(); err != nil || len(w.logs) == 0 {
+		return err
+	}
+	if err := c.FS.SyncDir(c.Dir); err != nil { // once for all that were opened
+		return fmt.Errorf("sync directory %s: %w", c.Dir, err)
 	}
 	return nil
 }
@@ -182,16 +215,15 @@ func (w *Witness) Run(ctx context.Context, lis net.Listener) (err error) {
 		return errors.Join(fmt.Errorf("run witness: %w", nexusraft.ErrClosed), lis.Close())
 	}
 	defer func() { err = errors.Join(err, w.unlock()) }()
-	w.setSelf(lis.Addr())
-	w.peers = transport.NewPeers(w.identity, transport.PeersOptions{
-		Logger: w.logger, VoteTimeout: w.config.electionTimeout(), Accept: w.accepted,
-		OnFenced: w.fencedBy, TLS: w.tls,
+	w.peering.ListenOn(lis.Addr())
+	w.peers = w.peering.Dial(transport.PeersOptions{
+		VoteTimeout: time.Duration(w.config.ElectionTicks) * w.config.TickInterval, // an election timeout
 	})
 	defer w.peers.Close()
 
 	server, checks := w.newServer()
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(lis) }()
+	go func() { served <- server.Serve(w.limits.Listen(lis)) }()
 	stopWorker := make(chan struct{})
 	go w.work(stopWorker)
 
@@ -217,14 +249,18 @@ func (w *Witness) work(stop <-chan struct{}) {
 		defer ticker.Stop()
 		ticks = ticker.C
 	}
-	if err := w.worker.run(ticks, stop); err != nil {
+	if err := w.worker.loop.Run(ticks, stop); err != nil {
 		w.stop(err)
 	}
 }
 
 func (w *Witness) newServer() (*grpc.Server, *health.Server) {
-	server := grpc.NewServer(append(w.tls.ServerOptions(), transport.GuardOptions()...)...)
-	transport.NewServer(w.identity, handler{w}, nil).Register(server)
+	options := append(transport.LimitedServerOptions(w.limits, w.peering.TLS()), mtls.GuardOptions()...)
+	options = append(options, grpc.WaitForHandlers(true)) // they may write to the directory, which Run gives back
+	server := grpc.NewServer(options...)
+	w.server = transport.NewServer(w.peering.Introduce, w.handlers())
+	w.peering.Serve(w.server)
+	w.server.Register(server)
 	checks := health.NewServer()
 	checks.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 	healthpb.RegisterHealthServer(server, checks)
@@ -236,10 +272,10 @@ func (w *Witness) newServer() (*grpc.Server, *health.Server) {
 func (w *Witness) serve(ctx context.Context, checks *health.Server, served <-chan error) error {
 	joinCtx, cancel := context.WithCancel(ctx)
 	admitted := make(chan error, 1)
-	go func() { admitted <- w.admit(joinCtx) }()
-	var hints sync.WaitGroup
-	defer hints.Wait()
+	go func() { admitted <- w.join(joinCtx) }()
 	defer cancel()
+	stopTending := func() {}
+	defer func() { stopTending() }()
 	finish := func(err error) error {
 		cancel()
 		if admitted != nil {
@@ -255,11 +291,10 @@ func (w *Witness) serve(ctx context.Context, checks *health.Server, served <-cha
 				return ignoreEnd(ctx, err)
 			}
 			checks.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
-			self := w.identity()
+			self := w.peering.Self()
 			w.logger.Info("ready", "node", self.Node, "name", self.Name, "addr", self.Address, "cluster", self.Cluster)
 			close(w.ready)
-			hints.Go(func() { w.followHints(joinCtx) })
-			hints.Go(func() { w.keepCertificate(joinCtx) })
+			stopTending = w.peering.Tend(ctx, w.peering.ByMembers())
 		case <-w.broken:
 			return finish(nil) // Run says why
 		case err := <-served:
@@ -287,117 +322,43 @@ func (w *Witness) stop(err error) {
 	})
 }
 
-func (w *Witness) setSelf(lis net.Addr) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.address = w.config.Advertise; w.address == "" {
-		w.address = lis.String()
-	}
-}
-
-// identity is what the witness says of itself in every handshake.
-func (w *Witness) identity() transport.Identity {
-	id := w.keeper.identity()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return transport.Identity{
-		Cluster: id.Cluster, Node: id.Node, Incarnation: id.Incarnation, Boot: id.Boots[0], Earlier: id.Boots[1:],
-		Address: w.address, Name: id.Name, Witness: true,
-	}
-}
-
-// connect makes the senders know the node of every replica of a zone, and forget those that
-// were removed.
-func (w *Witness) connect(members nexusraft.Membership) {
-	known := w.keeper.identity()
+// learn takes over the records of the root zone: the senders know the node of every replica, and
+// forget those that were removed.
+func (w *Witness) learn(members nexusraft.Membership) {
 	w.mu.Lock()
 	w.members = members
 	w.mu.Unlock()
 	for _, t := range members.Removed {
 		if _, back := members.Node(t.Node); !back {
-			w.peers.Remove(t.Node)
+			w.peering.Removed(t.Node)
 		}
 	}
-	for _, m := range members.Members {
-		if m.Node == known.Node {
-			continue
-		}
-		w.setAddress(m.Node, known.addressOf(m.Node, m.Address))
-	}
+	w.peering.Connect(members)
 }
 
-func (w *Witness) setAddress(node nexusraft.NodeID, address string) {
-	if address != "" {
-		w.peers.SetAddress(node, address)
-	}
-}
-
-// followHints looks for peers at the addresses of Config.Join while some are missing:
-// nodes that have all moved know no other way to each other.
-func (w *Witness) followHints(ctx context.Context) {
-	if len(w.config.Join) == 0 {
-		return
-	}
-	w.peers.Find(ctx, w.config.Join, func(node nexusraft.NodeID, address string) {
-		w.logger.Debug("peer found by a hint", "peer", node, "addr", address)
-		w.setAddress(node, address)
+// connect takes over the records of another zone, of nodes of which the root zone's say nothing: these
+// may be older here.
+func (w *Witness) connect(members nexusraft.Membership) {
+	root := w.learnt()
+	members.Members = slices.DeleteFunc(slices.Clone(members.Members), func(m nexusraft.Member) bool {
+		_, known := root.Node(m.Node)
+		return known || root.IsRemovedNode(m.Node)
 	})
+	w.peering.Connect(members)
 }
 
-// meet is told what every peer says of itself, whoever of the two has called: it remembers
-// lives and addresses, and refuses what can't be this cluster's node as it was last seen
-// (I5), and a node that was removed (I12).
-func (w *Witness) meet(peer transport.Identity) error {
-	if w.keeper.identity().Cluster == 0 {
-		return nil
-	}
-	if w.wasRemoved(peer.Node) {
-		return fmt.Errorf("%w: node %v was removed from the cluster", nexusraft.ErrFenced, peer.Node)
-	}
-	err, fatal := w.keeper.met(peer)
-	if fatal {
-		w.stop(err)
-		return nexusraft.ErrClosed
-	}
-	return err
-}
-
-func (w *Witness) wasRemoved(node nexusraft.NodeID) bool {
+// learnt returns the latest records of the root zone.
+func (w *Witness) learnt() nexusraft.Membership {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.members.IsRemovedNode(node)
-}
-
-// fencedBy is told that a peer refuses this witness for good. A peer that can't be who it
-// says is not believed, and one alone ends the witness only if no quorum is left without it.
-func (w *Witness) fencedBy(peer transport.Identity, err error) {
-	if refused := w.meet(peer); refused != nil {
-		w.logger.Warn("a refusal is not believed", "peer", peer.Node, "err", refused)
-		return
-	}
-	why, news := w.refusals.Add(peer.Node, err)
-	if news {
-		w.logger.Error("refused for good", "peer", peer.Node, "err", why)
-	}
-	w.mu.Lock()
-	members := w.members
-	w.mu.Unlock()
-	if !w.refusals.Final(members) {
-		return
-	}
-	w.stop(fmt.Errorf("%w: peer %v refuses this node for good: %w: %s", nexusraft.ErrFenced, peer.Node, why, w.wayBack()))
-}
-
-// accepted is told what a peer says of itself that accepts this witness.
-func (w *Witness) accepted(peer transport.Identity) error {
-	w.refusals.Remove(peer.Node)
-	return w.meet(peer)
-}
-
-func (w *Witness) wayBack() string {
-	return fmt.Sprintf("clear %s and join as a new node", w.config.Dir)
+	return w.members
 }
 
 func (w *Witness) errRemoved(z nexusraft.ZoneID) error {
-	return fmt.Errorf("%w: witness %v was removed from zone %v: %s", nexusraft.ErrFenced, w.keeper.identity().Node, z, w.wayBack())
+	node := w.peering.Self().Node
+	if z != nexusraft.RootZone {
+		return fmt.Errorf("%w: witness %v was removed from zone %v", nexusraft.ErrFenced, node, z)
+	}
+	return fmt.Errorf("%w: witness %v was removed from zone %v: %s", nexusraft.ErrFenced, node, z,
+		peering.WayBack(w.config.Dir))
 }

@@ -7,7 +7,7 @@ import (
 	"syscall"
 	"testing"
 
-	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/raftpb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/transport"
@@ -18,12 +18,12 @@ func TestWitnessAcknowledgesAppends(t *testing.T) {
 	m, w := joined(t, f)
 	m.follow(w, 2)
 
-	x := m.message(pb.MsgApp, 2)
+	x := m.message(raftpb.MsgApp, 2)
 	x.Index, x.LogTerm, x.Commit, x.Entries = new(uint64(10)), new(uint64(1)), new(uint64(11)), testEntries(11, 2, 2)
-	if got := m.exchange(w, x, pb.MsgAppResp); got.GetIndex() != 12 || got.GetReject() {
+	if got := m.exchange(w, x, raftpb.MsgAppResp); got.GetIndex() != 12 || got.GetReject() {
 		t.Errorf("append answered by %v, want an acknowledgement of 12", got)
 	}
-	if got := m.exchange(w, m.message(pb.MsgHeartbeat, 2), pb.MsgHeartbeatResp); got.GetTerm() != 2 {
+	if got := m.exchange(w, m.message(raftpb.MsgHeartbeat, 2), raftpb.MsgHeartbeatResp); got.GetTerm() != 2 {
 		t.Errorf("heartbeat answered by %v", got)
 	}
 	log, err := OpenLog(f.CrashClone(nil, 0), "d", testOrigin.Zone)
@@ -67,7 +67,8 @@ func TestWitnessVotesWhenTheLeaseIsGone(t *testing.T) {
 		t.Errorf("vote for a log that lacks an entry: %+v, %v; want it rejected", got, err)
 	}
 	ask.Term = 1
-	if got, err = candidate.vote(w, ask); err != nil || got.Outcome != transport.VoteIgnored || !strings.Contains(got.Why, "term 1") {
+	if got, err = candidate.vote(w, ask); err != nil || got.Outcome != transport.VoteIgnored ||
+		!strings.Contains(got.Why, "term 1") {
 		t.Errorf("vote of a term that is over: %+v, %v; want it ignored with the reason", got, err)
 	}
 }
@@ -96,8 +97,8 @@ func TestWitnessKeepsItsVote(t *testing.T) {
 func TestWitnessNeverLeads(t *testing.T) {
 	m, w := joined(t, NewMemFS())
 	m.follow(w, 2)
-	m.send(w, m.message(pb.MsgTimeoutNow, 2))
-	m.exchange(w, m.message(pb.MsgHeartbeat, 2), pb.MsgHeartbeatResp) // the one before has arrived
+	m.send(w, m.message(raftpb.MsgTimeoutNow, 2))
+	m.exchange(w, m.message(raftpb.MsgHeartbeat, 2), raftpb.MsgHeartbeatResp) // the one before has arrived
 	for range 200 {
 		w.tick(10)
 		if st := w.zone(); st.State != nexusraft.Follower || st.Term != 2 {
@@ -109,7 +110,7 @@ func TestWitnessNeverLeads(t *testing.T) {
 		case <-m.votes:
 			t.Fatal("the witness has asked for a vote")
 		case x := <-m.fromW:
-			if typ := x.GetType(); typ != pb.MsgAppResp && typ != pb.MsgHeartbeatResp {
+			if typ := x.GetType(); typ != raftpb.MsgAppResp && typ != raftpb.MsgHeartbeatResp {
 				t.Fatalf("the witness has sent %v", typ)
 			}
 			continue
@@ -136,7 +137,7 @@ func TestWitnessStopsWhenTheDiskFails(t *testing.T) {
 			m, w := joined(t, f)
 			m.follow(w, 2)
 			failing.Store(true)
-			x := m.message(pb.MsgApp, 2)
+			x := m.message(raftpb.MsgApp, 2)
 			x.Index, x.LogTerm, x.Entries = new(uint64(10)), new(uint64(1)), testEntries(11, 2)
 			m.send(w, x)
 			if err := w.awaitEnd(); !errors.Is(err, broken) || !strings.Contains(err.Error(), "zone-") {
@@ -145,7 +146,7 @@ func TestWitnessStopsWhenTheDiskFails(t *testing.T) {
 			for {
 				select {
 				case got := <-m.fromW:
-					if got.GetType() == pb.MsgAppResp && got.GetIndex() > 10 {
+					if got.GetType() == raftpb.MsgAppResp && got.GetIndex() > 10 {
 						t.Fatalf("acknowledged what is not on the disk: %v", got)
 					}
 					continue
@@ -178,19 +179,20 @@ func TestWitnessStopsWhenTheDiskFails(t *testing.T) {
 func TestWitnessRefusesMessagesForOthers(t *testing.T) {
 	m, w := joined(t, NewMemFS())
 	m.follow(w, 2)
-	stranger := m.message(pb.MsgApp, 9)
+	stranger := m.message(raftpb.MsgApp, 9)
 	stranger.From = new(uint64(2)) // the record gives replica 2 to another node
 	m.send(w, stranger)
-	m.exchange(w, m.message(pb.MsgHeartbeat, 2), pb.MsgHeartbeatResp)
+	m.exchange(w, m.message(raftpb.MsgHeartbeat, 2), raftpb.MsgHeartbeatResp)
 	if st := w.zone(); st.Term != 2 || st.Commit != 10 {
 		t.Errorf("term %d, commit %d; want 2 and 10", st.Term, st.Commit)
 	}
 	v := transport.Vote{Zone: 99, From: 1, To: 3, Term: 3}
-	rs, err := handler{w.Witness}.RequestVote(t.Context(), m.id.Node, []transport.Vote{v})
+	rs, err := w.Witness.handler().RequestVote(t.Context(), m.id.Node, []transport.Vote{v})
 	if err != nil || len(rs) != 1 || rs[0].Outcome != transport.VoteIgnored || !strings.Contains(rs[0].Why, "no replica") {
 		t.Errorf("vote in an unknown zone: %+v, %v", rs, err)
 	}
-	if st, err := w.Status(t.Context()); err != nil || len(st.Zones) != 1 || !st.Healthy || st.DiskBytes == 0 || !st.Witness {
+	if st, err := w.Status(t.Context()); err != nil || len(st.Zones) != 1 || !st.Healthy || st.DiskBytes == 0 ||
+		!st.Witness {
 		t.Errorf("status: %+v, %v", st, err)
 	}
 }
@@ -199,10 +201,11 @@ func TestWitnessRefusesMessagesForOthers(t *testing.T) {
 func TestWitnessThatForgot(t *testing.T) {
 	m, w := joined(t, NewMemFS())
 	m.follow(w, 2)
-	beyond := m.message(pb.MsgHeartbeat, 2)
+	beyond := m.message(raftpb.MsgHeartbeat, 2)
 	beyond.Commit = new(uint64(1000))
 	m.send(w, beyond)
-	if err := w.awaitEnd(); !errors.Is(err, nexusraft.ErrCorrupt) || !strings.Contains(err.Error(), "has lost what was synced") {
+	if err := w.awaitEnd(); !errors.Is(err, nexusraft.ErrCorrupt) ||
+		!strings.Contains(err.Error(), "has lost what was synced") {
 		t.Errorf("it ended with %v, want ErrCorrupt that says so", err)
 	}
 }
@@ -215,22 +218,23 @@ func TestWitnessRefusesLowerIncarnations(t *testing.T) {
 	old := m.id
 	old.Incarnation--
 	for range 2 {
-		if err := (handler{w.Witness}).Hello(old); !errors.Is(err, nexusraft.ErrFenced) || !strings.Contains(err.Error(), "incarnation 4") {
+		if err := w.Witness.handler().Hello(old); !errors.Is(err, nexusraft.ErrFenced) ||
+			!strings.Contains(err.Error(), "incarnation 4") {
 			t.Errorf("got %v, want ErrFenced that names the incarnation", err)
 		}
 		again := m.id
 		again.Boot++
-		if err := (handler{w.Witness}).Hello(again); !errors.Is(err, nexusraft.ErrFenced) {
+		if err := w.Witness.handler().Hello(again); !errors.Is(err, nexusraft.ErrFenced) {
 			t.Errorf("another opening with the same number: got %v, want ErrFenced", err)
 		}
 		later := m.id
 		later.Incarnation++
 		later.Earlier = []nexusraft.Boot{99}
-		if err := (handler{w.Witness}).Hello(later); !errors.Is(err, nexusraft.ErrFenced) {
+		if err := w.Witness.handler().Hello(later); !errors.Is(err, nexusraft.ErrFenced) {
 			t.Errorf("a later opening that does not remember this one: got %v, want ErrFenced", err)
 		}
-		self := w.identity()
-		if err := (handler{w.Witness}).Hello(self); !errors.Is(err, nexusraft.ErrRefused) {
+		self := w.peering.Self()
+		if err := w.Witness.handler().Hello(self); !errors.Is(err, nexusraft.ErrRefused) {
 			t.Errorf("a copy of itself: got %v, want ErrRefused", err)
 		}
 		w.stopInOrder()
@@ -249,7 +253,7 @@ func TestWitnessLearnsANewAddress(t *testing.T) {
 	w = start(t, Config{Dir: "d", FS: f}).awaitReady()
 	moved.await("answer at the new address", func() bool {
 		// One that went to the old address is lost; a leader's heartbeats don't end.
-		moved.send(w, moved.message(pb.MsgHeartbeat, 2))
+		moved.send(w, moved.message(raftpb.MsgHeartbeat, 2))
 		return len(moved.fromW) > 0
 	})
 }

@@ -2,86 +2,114 @@ package witness
 
 import (
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
-	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/driver"
 )
 
-// worker owns the zones: one goroutine, run, touches them.
+// worker has the witness's zones: only the goroutine of its loop, whose host it is, touches them.
 type worker struct {
-	inbox *inbox
-	zones map[nexusraft.ZoneID]*hosted
+	loop  *driver.Worker
+	zones map[nexusraft.ZoneID]*group
+	ready []*group // those that may have work, each once: a round asks no other
 }
 
-// run works until stop is closed, which is no error, or a log can't be written or a zone
-// can't go on, which is. It returns within the round that is under way.
-func (w *worker) run(ticks <-chan time.Time, stop <-chan struct{}) (err error) {
-	// raft panics where its log contradicts itself. The process must not go on with that
-	// zone, and must say why.
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%w: raft gave up: %v", nexusraft.ErrCorrupt, p)
-		}
-	}()
-	for {
-		ticked := false
-		select {
-		case <-stop:
-			return nil
-		case <-w.inbox.wake:
-		case <-ticks:
-			ticked = true
-		}
-		// What came in during a stall counts before time goes on, and missed ticks are
-		// gone (a Ticker keeps one): the leader was not silent while nobody listened.
-		w.drain()
-		if ticked {
-			for _, h := range w.zones {
-				h.replica.Tick()
-			}
-		}
-		if err := w.flush(); err != nil {
-			return err
+// inboxBounds are of what waits for the worker.
+var inboxBounds = driver.Bounds{Messages: 16 << 10, MessageBytes: 32 << 20, Calls: 1 << 10}
+
+func newWorker(logger *slog.Logger) *worker {
+	w := &worker{zones: make(map[nexusraft.ZoneID]*group)}
+	w.loop = driver.NewWorker(w, inboxBounds, logger)
+	return w
+}
+
+// host takes groups of zones that it has none of.
+func (w *worker) host(groups []*group) {
+	for _, g := range groups {
+		w.zones[g.id] = g
+		w.touch(g)
+	}
+}
+
+// drop gives up zones that were deleted.
+func (w *worker) drop(zones []nexusraft.ZoneID) {
+	for _, id := range zones {
+		if g := w.zones[id]; g != nil {
+			g.stop(fmt.Errorf("%w: zone %v was deleted", nexusraft.ErrZoneNotFound, id))
+			delete(w.zones, id)
 		}
 	}
 }
 
-func (w *worker) drain() {
-	messages, calls := w.inbox.take()
-	for _, m := range messages {
-		h := w.zones[m.zone]
-		switch {
-		case h != nil:
-			h.step(m)
-		case m.vote != nil: // messages never make a zone
-			m.vote.ignore(nil, fmt.Sprintf("this node has no replica of zone %v", m.zone))
-		}
-	}
-	for _, call := range calls {
-		call()
+// touch has the next round ask a group.
+func (w *worker) touch(g *group) {
+	if !g.queued {
+		g.queued = true
+		w.ready = append(w.ready, g)
 	}
 }
 
-// flush repeats rounds until no zone has work, then answers the votes that are left.
-func (w *worker) flush() error {
-	for _, id := range slices.Sorted(maps.Keys(w.zones)) {
-		h := w.zones[id]
-		for h.replica.HasWork() {
-			if err := h.round(); err != nil {
-				return err
-			}
-		}
-		h.endVotes()
+// Group implements driver.Host. Its caller is about to give the group something to do.
+func (w *worker) Group(id nexusraft.ZoneID) (*driver.Group, error) {
+	g := w.zones[id]
+	if g == nil {
+		return nil, fmt.Errorf("this node has no replica of zone %v", id)
 	}
-	return nil
+	if g.ended != nil {
+		return nil, g.ended
+	}
+	w.touch(g)
+	return g.group, nil
+}
+
+// Room implements driver.Host: the log does not grow with what it is sent.
+func (w *worker) Room() bool { return true }
+
+// Propose implements driver.Host: nobody proposes here.
+func (w *worker) Propose() {}
+
+// Tick implements driver.Host.
+func (w *worker) Tick() {
+	for _, g := range w.zones {
+		if g.ended != nil {
+			continue
+		}
+		if g.group.Tick(); g.group.HasWork() {
+			w.touch(g)
+		}
+	}
+}
+
+// Turn implements driver.Host: it makes rounds until no zone has work.
+func (w *worker) Turn() (busy bool, err error) {
+	for _, g := range w.ready {
+		if g.queued = false; g.ended != nil {
+			continue
+		}
+		if err := g.turn(); err != nil {
+			return false, err
+		}
+	}
+	clear(w.ready)
+	w.ready = w.ready[:0]
+	return false, nil
+}
+
+// Stop implements driver.Host.
+func (w *worker) Stop(err error) {
+	for _, g := range w.zones {
+		g.group.Stop(err)
+	}
 }
 
 // zonesStatus is the worker's part of the witness's status.
 type zonesStatus struct {
 	zones []nexusraft.ZoneStatus
 	bytes int64
+	err   error // the worker has ended
 }
 
 func (w *worker) status() (s zonesStatus) {

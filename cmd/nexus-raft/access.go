@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -16,63 +17,41 @@ import (
 type accessCommand struct {
 	Grant       accessGrantCommand       `cmd:"" help:"Give a name a role in one zone or in all."`
 	Revoke      accessRevokeCommand      `cmd:"" help:"Take everything from a name, or its role in one zone."`
-	List        accessListCommand        `cmd:"" help:"Print who may do what, and the access tokens that are still good, without their secrets."`
+	List        accessListCommand        `cmd:"" help:"Print names, roles, and valid access tokens, without secrets."`
 	Token       accessTokenCommand       `cmd:"" help:"Make an access token for a name that has a role."`
 	RevokeToken accessRevokeTokenCommand `cmd:"" help:"Take an access token back."`
 	Cert        accessCertCommand        `cmd:"" help:"Make a key and a certificate for a name that has a role."`
-	CA          accessCACommand          `cmd:"" name:"ca" help:"Print the certificate of the cluster's CA, which is no secret."`
-	Recover     accessRecoverCommand     `cmd:"" help:"Make a key and a certificate from a stopped member's data directory, when all credentials are lost."`
+	CA          accessCACommand          `cmd:"" name:"ca" help:"Print the cluster's CA certificate, which is public."`
+	Recover     accessRecoverCommand     `cmd:"" help:"Make credentials from a stopped member's data directory."`
 }
 
 // accessHelp is what the commands have in common.
-const accessHelp = `Where a cluster speaks TLS, a client is known by the name in its certificate or access token, and does what that
-name's roles allow: read, write (and read), or admin (and write). It takes the role admin in the root zone to change who may do what.`
+const accessHelp = `In a cluster that speaks TLS a client has a name, which its certificate or access token carries.
+The name's roles say what the client may do: read, write (and read), or admin (and write). Only an
+admin of the root zone may change names, roles and tokens.`
 
-// whichZone is one zone, or all: client.EveryZone.
-type whichZone nexusraft.ZoneID
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (z *whichZone) UnmarshalText(text []byte) error {
-	if string(text) == "all" {
-		*z = whichZone(client.EveryZone)
-		return nil
-	}
-	var id nexusraft.ZoneID
-	if err := id.UnmarshalText(text); err != nil {
-		return fmt.Errorf("%w; give all for every zone", err)
-	}
-	if id == client.EveryZone {
-		return fmt.Errorf("%s is no zone; 1 is the root zone, all is every one", text)
-	}
-	*z = whichZone(id)
-	return nil
-}
-
-// inZone is for people.
-func inZone(id nexusraft.ZoneID) string {
-	if id == client.EveryZone {
-		return "all zones"
-	}
-	return "zone " + id.String()
+// inZone is for people; name is "" if it is not known.
+func inZone(id nexusraft.ZoneID, name string) string {
+	return whichZone{zoneFlag{id, name}, id == nexusraft.EveryZone}.String()
 }
 
 type accessGrantCommand struct {
-	Name string    `arg:"" help:"Who: 1 to 64 letters, digits, dots, hyphens and underscores."`
-	Role string    `help:"What: read, write or admin." enum:"read,write,admin" required:""`
-	Zone whichZone `help:"Where, in hexadecimal, 1 is the root zone; or all." default:"all" env:"-" placeholder:"HEX"`
+	Name string    `arg:"" help:"The client's name: 1 to 64 letters, digits, dots, hyphens and underscores."`
+	Role string    `help:"The role: read, write or admin." enum:"read,write,admin" required:""`
+	Zone whichZone `help:"The zone, by its name or its ID, or all." default:"all" env:"-" placeholder:"NAME"`
 	asking
 }
 
 func (*accessGrantCommand) Help() string {
 	return accessHelp + `
 
-The role takes the place of the one that the name has in that zone; of a role for the zone and one for
-all, the higher one counts. It holds from now on for those who are connected, too.
+The role replaces the one that the name has in that zone; of a role for the zone and one for all
+zones, the higher one counts. Open connections get it at once, too.
 
 Examples:
 
   nexus-raft access grant backup --role read --credentials D1/admin.pem
-  nexus-raft access grant billing --role write --zone 1 --credentials D1/admin.pem`
+  nexus-raft access grant billing --role write --zone orders --credentials D1/admin.pem`
 }
 
 func (c *accessGrantCommand) Run(ctx context.Context, s streams) error {
@@ -81,37 +60,46 @@ func (c *accessGrantCommand) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	defer end()
-	given := client.ZoneRole{Zone: nexusraft.ZoneID(c.Zone), Role: nexusraft.AccessRole(c.Role)}
+	if err := c.Zone.find(ctx, &c.asking); err != nil {
+		return err
+	}
+	// IDs are given in their order: a role in a zone that is still to come would be one in whatever comes.
+	if !c.Zone.all {
+		if _, err := conn.Zone(ctx, c.Zone.id); errors.Is(err, nexusraft.ErrZoneNotFound) {
+			return fmt.Errorf("there is no %v; nexus-raft zone list shows which there are", c.Zone)
+		}
+	}
+	given := nexusraft.ZoneRole{Zone: c.Zone.id, Role: nexusraft.AccessRole(c.Role)}
 	if err := conn.Grant(ctx, c.Name, given.Zone, given.Role); err != nil {
 		return howToList(err)
 	}
 	if c.JSON {
 		return printJSON(s.out, struct {
 			Name string `json:"name"`
-			client.ZoneRole
+			nexusraft.ZoneRole
 		}{c.Name, given})
 	}
-	_, err = fmt.Fprintf(s.out, "%s has the role %s in %s\n", printable(c.Name), given.Role, inZone(given.Zone))
+	_, err = fmt.Fprintf(s.out, "%s has the role %s in %s\n", printable(c.Name), given.Role, c.Zone)
 	return err
 }
 
 type accessRevokeCommand struct {
-	Name string     `arg:"" help:"Whose."`
-	Zone *whichZone `help:"Take only the role in this zone, in hexadecimal, or the one for all zones; without it, all roles and tokens." env:"-" placeholder:"HEX|all"`
+	Name string     `arg:"" help:"The client's name."`
+	Zone *whichZone `help:"${revokeZone}" env:"-" placeholder:"NAME|all"`
 	asking
 }
 
 func (*accessRevokeCommand) Help() string {
 	return accessHelp + `
 
-Who has lost the last role has lost all access tokens. Certificates in that name are good for nothing until it is given a
-role again. It holds at once for those who are connected; a member that is cut off from the others
-goes by what it knows until it is back.
+A name that loses its last role loses all its access tokens, and its certificates grant nothing until
+the name is given a role again. Open connections lose the right at once; a member that is cut off from
+the others goes by what it knows until it is back.
 
 Examples:
 
   nexus-raft access revoke billing --credentials D1/admin.pem
-  nexus-raft access revoke billing --zone 2 --credentials D1/admin.pem`
+  nexus-raft access revoke billing --zone orders --credentials D1/admin.pem`
 }
 
 func (c *accessRevokeCommand) Run(ctx context.Context, s streams) error {
@@ -120,12 +108,15 @@ func (c *accessRevokeCommand) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	defer end()
-	done, zone := "revoked all roles and tokens of "+printable(c.Name), client.EveryZone
+	done, zone := "revoked all roles and tokens of "+printable(c.Name), nexusraft.EveryZone
 	if c.Zone == nil {
 		err = conn.RevokeAll(ctx, c.Name)
 	} else {
-		zone = nexusraft.ZoneID(*c.Zone)
-		done = fmt.Sprintf("revoked the role of %s in %s", printable(c.Name), inZone(zone))
+		if err := c.Zone.find(ctx, &c.asking); err != nil {
+			return err
+		}
+		zone = c.Zone.id
+		done = fmt.Sprintf("revoked the role of %s in %s", printable(c.Name), c.Zone)
 		err = conn.Revoke(ctx, c.Name, zone)
 	}
 	if err != nil {
@@ -167,7 +158,11 @@ func (c *accessListCommand) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	if !c.JSON {
-		return printAccess(s.out, list)
+		var names map[nexusraft.ZoneID]string
+		if slices.ContainsFunc(list, hasRoleInAZone) {
+			names = zoneNames(ctx, conn)
+		}
+		return printAccess(s.out, list, names)
 	}
 	for _, p := range list {
 		if err := printJSON(s.out, p); err != nil {
@@ -177,14 +172,19 @@ func (c *accessListCommand) Run(ctx context.Context, s streams) error {
 	return nil
 }
 
+// hasRoleInAZone reports whether a name has a role in a zone that may have a name.
+func hasRoleInAZone(p nexusraft.Principal) bool {
+	return slices.ContainsFunc(p.Roles, func(r nexusraft.ZoneRole) bool { return r.Zone > nexusraft.RootZone })
+}
+
 // printAccess prints a line for each role, and then one for each token.
-func printAccess(w io.Writer, list []client.Principal) error {
+func printAccess(w io.Writer, list []nexusraft.Principal, zones map[nexusraft.ZoneID]string) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "NAME\tROLE\tIN")
 	tokens := 0
 	for _, p := range list {
 		for _, r := range p.Roles {
-			fmt.Fprintf(t, "%s\t%s\t%s\n", printable(p.Name), r.Role, inZone(r.Zone))
+			fmt.Fprintf(t, "%s\t%s\t%s\n", printable(p.Name), r.Role, inZone(r.Zone, printable(zones[r.Zone])))
 		}
 		tokens += len(p.Tokens)
 	}
@@ -194,7 +194,7 @@ func printAccess(w io.Writer, list []client.Principal) error {
 	fmt.Fprintln(t, "\nTOKEN\tOF\tEXPIRES")
 	for _, p := range list {
 		for _, x := range p.Tokens {
-			fmt.Fprintf(t, "%s\t%s\t%s\n", printable(x.ID), printable(p.Name), x.Expires.Format(time.RFC3339))
+			fmt.Fprintf(t, "%s\t%s\t%s\n", x.ID, printable(p.Name), x.Expires.Format(time.RFC3339))
 		}
 	}
 	return t.Flush()

@@ -17,7 +17,8 @@ func TestAccessRecover(t *testing.T) {
 		t.Fatalf("init: %s", stderr)
 	}
 	out := filepath.Join(t.TempDir(), "admin.pem")
-	if status, stdout, stderr := command(t, "access", "recover", "--data-dir", dir, "--out", out, "--ttl", "24h"); status != 0 || !strings.Contains(stdout, "of admin are in "+out) {
+	if status, stdout, stderr := command(t, "access", "recover", "--data-dir", dir, "--out", out, "--ttl",
+		"24h"); status != 0 || !strings.Contains(stdout, "of admin are in "+out) {
 		t.Fatalf("got %d, %q, %q", status, stdout, stderr)
 	}
 	b, founder := secretIn(t, out), secretIn(t, filepath.Join(dir, "admin.pem"))
@@ -46,7 +47,8 @@ func TestAccessRecover(t *testing.T) {
 			t.Errorf("%s: left a file: %v", what, err)
 		}
 	}
-	if status, _, stderr := command(t, "access", "recover", "--data-dir", dir, "--out", out); status == 0 || !strings.Contains(stderr, "file exists") {
+	if status, _, stderr := command(t, "access", "recover", "--data-dir", dir, "--out", out); status == 0 ||
+		!strings.Contains(stderr, "file exists") {
 		t.Errorf("over a file: got %d, %q", status, stderr)
 	}
 }

@@ -6,21 +6,23 @@ import (
 	"fmt"
 	"time"
 
+	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/client"
 )
 
 type accessTokenCommand struct {
-	Name string        `arg:"" help:"Whose."`
-	TTL  time.Duration `help:"How long it is good for, 8784h at most." default:"720h"`
-	Out  string        `help:"Write it to this new file, which only its owner can read, with the CA of --credentials: the file is for --credentials." placeholder:"FILE"`
+	Name string        `arg:"" help:"The client's name."`
+	TTL  time.Duration `help:"How long it is valid, 8784h at most." default:"720h"`
+	Out  string        `help:"${tokenOut}" placeholder:"FILE"`
 	asking
 }
 
 func (*accessTokenCommand) Help() string {
 	return accessHelp + `
 
-An access token is a secret: whoever has it may do what the name may. It is told once. Prints it, and to standard error
-how to use it. etcd's clients send it as the metadata authorization, after "Bearer ", or token.
+An access token is a secret: its holder may do what the name may. It is shown once: the command prints
+it to standard output, and how to use it to standard error. etcd's clients send it as the metadata
+authorization, after "Bearer ", or token.
 
 Examples:
 
@@ -34,7 +36,7 @@ Examples:
 // issuedToken is a new token as JSON.
 type issuedToken struct {
 	Token string `json:"token,omitempty"` // unless it is in the file
-	client.AccessToken
+	nexusraft.AccessToken
 	File string `json:"file,omitempty"`
 }
 
@@ -82,8 +84,8 @@ func (c *accessTokenCommand) toFile(ctx context.Context, conn *client.Client, is
 		}
 		return client.TokenCredentials(own, text)
 	})
-	if err != nil && issued.ID != "" {
-		return fmt.Errorf("%w; the token is lost: nexus-raft access revoke-token %s", err, printable(issued.ID))
+	if err != nil && issued.ID != (nexusraft.TokenID{}) {
+		return fmt.Errorf("%w; the token is lost: nexus-raft access revoke-token %s", err, issued.ID)
 	}
 	return err
 }
@@ -91,14 +93,16 @@ func (c *accessTokenCommand) toFile(ctx context.Context, conn *client.Client, is
 func (c *accessTokenCommand) print(s streams, issued issuedToken) error {
 	until := issued.Expires.Format(time.RFC3339)
 	if issued.File != "" {
-		_, err := fmt.Fprintf(s.out, "token %s of %s, good until %s, is in %s: show it with --credentials, and keep it secret\n",
-			printable(issued.ID), printable(c.Name), until, printable(issued.File))
+		_, err := fmt.Fprintf(s.out, "token %s of %s, good until %s, is in %s: show it with --credentials, and keep it "+
+			"secret\n",
+			issued.ID, printable(c.Name), until, printable(issued.File))
 		return err
 	}
 	if _, err := fmt.Fprintln(s.out, issued.Token); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(s.err, "good until %s; show it with: %s=... nexus-raft get KEY --credentials FILE, where FILE has the cluster's CA\n", until, accessTokenVariable)
+	_, err := fmt.Fprintf(s.err, "good until %s; show it with: %s=... nexus-raft get KEY --credentials FILE, where FILE "+
+		"has the cluster's CA\n", until, accessTokenVariable)
 	return err
 }
 
@@ -115,8 +119,9 @@ type accessRevokeTokenCommand struct {
 }
 
 func (*accessRevokeTokenCommand) Help() string {
-	return `It holds at once for those who are connected; a member that is cut off from the others goes by what it knows until it is
-back. The name's roles, other tokens and certificates stay: access revoke takes those.
+	return `Open connections that use the token end at once; a member that is cut off from the others goes by what
+it knows until it is back. The name's roles, other tokens and certificates stay: access revoke takes
+those.
 
 Example:
 
@@ -142,17 +147,18 @@ func (c *accessRevokeTokenCommand) Run(ctx context.Context, s streams) error {
 }
 
 type accessCertCommand struct {
-	Name string        `arg:"" help:"Whose."`
-	TTL  time.Duration `help:"How long it is good for, 8784h at most." default:"2160h"`
-	Out  string        `help:"New file for the certificate, its key and the cluster's CA, which only its owner can read: it is for --credentials." required:"" placeholder:"FILE"`
+	Name string        `arg:"" help:"The client's name."`
+	TTL  time.Duration `help:"How long it is valid, 8784h at most." default:"2160h"`
+	Out  string        `help:"${certOut}" required:"" placeholder:"FILE"`
 	asking
 }
 
 func (*accessCertCommand) Help() string {
 	return accessHelp + `
 
-The key is made here and does not leave this machine but in the file. A certificate can't be taken back by itself: access
-revoke makes all those of a name useless. Where the nodes' certificates come from files, so do those of clients.
+The key is made here and leaves this machine only in the file. A single certificate can't be revoked:
+access revoke makes all certificates of a name useless. Where the nodes' certificates come from files,
+so do those of clients.
 
 Example:
 
@@ -190,7 +196,8 @@ func printCertificate(s streams, name, file string, asJSON bool) error {
 			File string `json:"file"`
 		}{name, file})
 	}
-	_, err := fmt.Fprintf(s.out, "certificate and key of %s are in %s: show them with --credentials, and keep them secret\n", printable(name), printable(file))
+	_, err := fmt.Fprintf(s.out, "certificate and key of %s are in %s: show them with --credentials, and keep them "+
+		"secret\n", printable(name), printable(file))
 	return err
 }
 
@@ -199,8 +206,8 @@ type accessCACommand struct {
 }
 
 func (*accessCACommand) Help() string {
-	return `It is in every file of credentials: nobody is asked. Clients that show an access token need no more than that, nor does
-other software that is to believe the cluster. PEM.
+	return `Prints the CA certificate in the file of credentials, as PEM, without asking the cluster. A client with
+an access token needs nothing else to trust the cluster, nor does other software.
 
 Example:
 

@@ -19,13 +19,13 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 
-	nexusraftv1 "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/internal/pki"
 )
 
 // accessServer answers calls about access, for a cluster of its own. It refuses the name mallory.
 type accessServer struct {
-	nexusraftv1.UnimplementedAccessServer
+	pb.UnimplementedAccessServer
 	address string
 	ca      pki.Pair
 
@@ -45,7 +45,7 @@ func serveAccess(t *testing.T) *accessServer {
 	}
 	s := &accessServer{address: l.Addr().String(), ca: ca}
 	server := grpc.NewServer()
-	nexusraftv1.RegisterAccessServer(server, s)
+	pb.RegisterAccessServer(server, s)
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(l) }()
 	t.Cleanup(func() {
@@ -76,43 +76,55 @@ func (s *accessServer) asked() proto.Message {
 	return last
 }
 
-func (s *accessServer) Grant(_ context.Context, req *nexusraftv1.GrantRequest) (*nexusraftv1.GrantResponse, error) {
-	return &nexusraftv1.GrantResponse{}, s.note(req)
+func (s *accessServer) Grant(_ context.Context, req *pb.GrantRequest) (*pb.GrantResponse, error) {
+	return &pb.GrantResponse{}, s.note(req)
 }
 
-func (s *accessServer) Revoke(_ context.Context, req *nexusraftv1.RevokeRequest) (*nexusraftv1.RevokeResponse, error) {
-	return &nexusraftv1.RevokeResponse{}, s.note(req)
+func (s *accessServer) Revoke(_ context.Context, req *pb.RevokeRequest) (*pb.RevokeResponse, error) {
+	return &pb.RevokeResponse{}, s.note(req)
 }
 
-func (s *accessServer) ListAccess(_ context.Context, req *nexusraftv1.ListAccessRequest) (*nexusraftv1.ListAccessResponse, error) {
-	return &nexusraftv1.ListAccessResponse{Principals: []*nexusraftv1.PrincipalInfo{
-		{Name: "admin", Roles: []*nexusraftv1.ZoneRole{{Role: nexusraftv1.AccessRole_ACCESS_ROLE_ADMIN}}},
+func (s *accessServer) ListAccess(
+	_ context.Context, req *pb.ListAccessRequest,
+) (*pb.ListAccessResponse, error) {
+	return &pb.ListAccessResponse{Principals: []*pb.PrincipalInfo{
+		{Name: "admin", Roles: []*pb.ZoneRole{{Role: pb.AccessRole_ACCESS_ROLE_ADMIN}}},
 		{
-			Name:   "ann",
-			Roles:  []*nexusraftv1.ZoneRole{{Zone: 1, Role: nexusraftv1.AccessRole_ACCESS_ROLE_READ}, {Zone: 0x1f, Role: nexusraftv1.AccessRole_ACCESS_ROLE_WRITE}},
-			Tokens: []*nexusraftv1.AccessTokenInfo{tokenInfo},
+			Name: "ann",
+			Roles: []*pb.ZoneRole{
+				{Zone: 1, Role: pb.AccessRole_ACCESS_ROLE_READ},
+				{Zone: 0x1f, Role: pb.AccessRole_ACCESS_ROLE_WRITE},
+			},
+			Tokens: []*pb.AccessTokenInfo{tokenInfo},
 		},
 	}}, s.note(req)
 }
 
 const tokenID = "00000000000000aa"
 
-var tokenInfo = &nexusraftv1.AccessTokenInfo{Id: tokenID, ExpiresNanos: int64(time.Hour)}
+var tokenInfo = &pb.AccessTokenInfo{Id: tokenID, ExpiresNanos: int64(time.Hour)}
 
-func (s *accessServer) CreateAccessToken(_ context.Context, req *nexusraftv1.CreateAccessTokenRequest) (*nexusraftv1.CreateAccessTokenResponse, error) {
-	return &nexusraftv1.CreateAccessTokenResponse{Token: "nra1-secret", Info: tokenInfo}, s.note(req)
+func (s *accessServer) CreateAccessToken(
+	_ context.Context, req *pb.CreateAccessTokenRequest,
+) (*pb.CreateAccessTokenResponse, error) {
+	return &pb.CreateAccessTokenResponse{Token: "nra1-secret", Info: tokenInfo}, s.note(req)
 }
 
-func (s *accessServer) RevokeAccessToken(_ context.Context, req *nexusraftv1.RevokeAccessTokenRequest) (*nexusraftv1.RevokeAccessTokenResponse, error) {
-	return &nexusraftv1.RevokeAccessTokenResponse{}, s.note(req)
+func (s *accessServer) RevokeAccessToken(
+	_ context.Context, req *pb.RevokeAccessTokenRequest,
+) (*pb.RevokeAccessTokenResponse, error) {
+	return &pb.RevokeAccessTokenResponse{}, s.note(req)
 }
 
-func (s *accessServer) IssueCertificate(_ context.Context, req *nexusraftv1.IssueCertificateRequest) (*nexusraftv1.IssueCertificateResponse, error) {
+func (s *accessServer) IssueCertificate(
+	_ context.Context, req *pb.IssueCertificateRequest,
+) (*pb.IssueCertificateResponse, error) {
 	if err := s.note(req); err != nil {
 		return nil, err
 	}
-	chain, err := s.ca.Sign(req.GetRequest(), pki.Subject{Cluster: 0xc1, Client: req.GetName()}, time.Now(), time.Duration(req.GetTtlNanos()))
-	return &nexusraftv1.IssueCertificateResponse{Chain: chain}, err
+	chain, err := s.ca.Sign(req.GetRequest(), pki.Subject{Cluster: 0xc1, Client: req.GetName()}, time.Now(),
+		time.Duration(req.GetTtlNanos()))
+	return &pb.IssueCertificateResponse{Chain: chain}, err
 }
 
 // writeFile makes a file in a directory of its own.
@@ -129,10 +141,10 @@ func writeFile(t *testing.T, content []byte) string {
 func TestAccessCommands(t *testing.T) {
 	t.Setenv("NEXUS_RAFT_ZONE", "7") // which zone's keys are asked for says nothing here
 	s := serveAccess(t)
-	zoneRole := func(zone uint64, role nexusraftv1.AccessRole) *nexusraftv1.ZoneRole {
-		return &nexusraftv1.ZoneRole{Zone: zone, Role: role}
+	zoneRole := func(zone uint64, role pb.AccessRole) *pb.ZoneRole {
+		return &pb.ZoneRole{Zone: zone, Role: role}
 	}
-	const read, write = nexusraftv1.AccessRole_ACCESS_ROLE_READ, nexusraftv1.AccessRole_ACCESS_ROLE_WRITE
+	const read, write = pb.AccessRole_ACCESS_ROLE_READ, pb.AccessRole_ACCESS_ROLE_WRITE
 	for _, tc := range []struct {
 		args []string
 		want proto.Message
@@ -140,30 +152,44 @@ func TestAccessCommands(t *testing.T) {
 	}{
 		{
 			[]string{"grant", "ann", "--role", "write"},
-			&nexusraftv1.GrantRequest{Name: "ann", Role: zoneRole(0, write)},
+			&pb.GrantRequest{Name: "ann", Role: zoneRole(0, write)},
 			"ann has the role write in all zones\n",
 		},
 		{
 			[]string{"grant", "ann", "--role", "read", "--zone", "1f"},
-			&nexusraftv1.GrantRequest{Name: "ann", Role: zoneRole(0x1f, read)},
+			&pb.GrantRequest{Name: "ann", Role: zoneRole(0x1f, read)},
 			"ann has the role read in zone 1f\n",
 		},
 		{
 			[]string{"grant", "ann", "--role", "read", "--zone", "all", "--json"},
-			&nexusraftv1.GrantRequest{Name: "ann", Role: zoneRole(0, read)},
+			&pb.GrantRequest{Name: "ann", Role: zoneRole(0, read)},
 			`{"name":"ann","role":"read"}` + "\n",
 		},
 		{
 			[]string{"grant", "ann", "--role", "read", "--zone", "1", "--json"},
-			&nexusraftv1.GrantRequest{Name: "ann", Role: zoneRole(1, read)},
+			&pb.GrantRequest{Name: "ann", Role: zoneRole(1, read)},
 			`{"name":"ann","zone":"1","role":"read"}` + "\n",
 		},
-		{[]string{"revoke", "ann"}, &nexusraftv1.RevokeRequest{Name: "ann", Everything: true}, "revoked all roles and tokens of ann\n"},
-		{[]string{"revoke", "ann", "--zone", "1f"}, &nexusraftv1.RevokeRequest{Name: "ann", Zone: 0x1f}, "revoked the role of ann in zone 1f\n"},
-		{[]string{"revoke", "ann", "--zone", "all"}, &nexusraftv1.RevokeRequest{Name: "ann"}, "revoked the role of ann in all zones\n"},
-		{[]string{"revoke", "ann", "--json"}, &nexusraftv1.RevokeRequest{Name: "ann", Everything: true}, `{"name":"ann","everything":true}` + "\n"},
-		{[]string{"revoke", "ann", "--zone", "1", "--json"}, &nexusraftv1.RevokeRequest{Name: "ann", Zone: 1}, `{"name":"ann","zone":"1","everything":false}` + "\n"},
-		{[]string{"list"}, &nexusraftv1.ListAccessRequest{}, `NAME   ROLE   IN
+		{[]string{"revoke", "ann"}, &pb.RevokeRequest{Name: "ann", Everything: true}, "revoked all roles and " +
+			"tokens of ann\n"},
+		{
+			[]string{"revoke", "ann", "--zone", "1f"},
+			&pb.RevokeRequest{Name: "ann", Zone: 0x1f},
+			"revoked the role of ann in zone 1f\n",
+		},
+		{[]string{"revoke", "ann", "--zone", "all"}, &pb.RevokeRequest{Name: "ann"}, "revoked the role of ann in " +
+			"all zones\n"},
+		{
+			[]string{"revoke", "ann", "--json"},
+			&pb.RevokeRequest{Name: "ann", Everything: true},
+			`{"name":"ann","everything":true}` + "\n",
+		},
+		{
+			[]string{"revoke", "ann", "--zone", "1", "--json"},
+			&pb.RevokeRequest{Name: "ann", Zone: 1},
+			`{"name":"ann","zone":"1","everything":false}` + "\n",
+		},
+		{[]string{"list"}, &pb.ListAccessRequest{}, `NAME   ROLE   IN
 admin  admin  all zones
 ann    read   zone 1
 ann    write  zone 1f
@@ -171,19 +197,32 @@ ann    write  zone 1f
 TOKEN             OF   EXPIRES
 00000000000000aa  ann  1970-01-01T01:00:00Z
 `},
-		{[]string{"list", "--json"}, &nexusraftv1.ListAccessRequest{}, `{"name":"admin","roles":[{"role":"admin"}]}
-{"name":"ann","roles":[{"zone":"1","role":"read"},{"zone":"1f","role":"write"}],"tokens":[{"id":"00000000000000aa","expires":"1970-01-01T01:00:00Z"}]}
-`},
-		{[]string{"token", "ann"}, &nexusraftv1.CreateAccessTokenRequest{Name: "ann", TtlNanos: int64(720 * time.Hour)}, "nra1-secret\n"},
+		{[]string{"list", "--json"}, &pb.ListAccessRequest{}, `{"name":"admin","roles":[{"role":"admin"}]}
+{"name":"ann","roles":[{"zone":"1","role":"read"},{"zone":"1f","role":"write"}],` +
+			`"tokens":[{"id":"00000000000000aa","expires":"1970-01-01T01:00:00Z"}]}` + "\n"},
+		{
+			[]string{"token", "ann"},
+			&pb.CreateAccessTokenRequest{Name: "ann", TtlNanos: int64(720 * time.Hour)},
+			"nra1-secret\n",
+		},
 		{
 			[]string{"token", "ann", "--ttl", "1m", "--json"},
-			&nexusraftv1.CreateAccessTokenRequest{Name: "ann", TtlNanos: int64(time.Minute)},
+			&pb.CreateAccessTokenRequest{Name: "ann", TtlNanos: int64(time.Minute)},
 			`{"token":"nra1-secret","id":"00000000000000aa","expires":"1970-01-01T01:00:00Z"}` + "\n",
 		},
-		{[]string{"revoke-token", tokenID}, &nexusraftv1.RevokeAccessTokenRequest{Id: tokenID}, "revoked token 00000000000000aa\n"},
-		{[]string{"revoke-token", tokenID, "--json"}, &nexusraftv1.RevokeAccessTokenRequest{Id: tokenID}, `{"id":"00000000000000aa"}` + "\n"},
+		{
+			[]string{"revoke-token", tokenID},
+			&pb.RevokeAccessTokenRequest{Id: tokenID},
+			"revoked token 00000000000000aa\n",
+		},
+		{
+			[]string{"revoke-token", tokenID, "--json"},
+			&pb.RevokeAccessTokenRequest{Id: tokenID},
+			`{"id":"00000000000000aa"}` + "\n",
+		},
 	} {
-		status, stdout, stderr := command(t, slices.Concat([]string{"access"}, tc.args, []string{"--endpoints", s.address})...)
+		status, stdout, stderr := command(t, slices.Concat([]string{"access"}, tc.args,
+			[]string{"--endpoints", s.address})...)
 		if status != exitOK || stdout != tc.out || strings.Contains(stderr, "nra1-secret") {
 			t.Errorf("%q: got status %d, %q, %q; want %q", tc.args, status, stdout, stderr, tc.out)
 		}
@@ -225,7 +264,8 @@ func TestAccessSecretsInFiles(t *testing.T) {
 	}{
 		{
 			[]string{"token", "ann"},
-			false, "token 00000000000000aa of ann, good until 1970-01-01T01:00:00Z, is in FILE: show it with --credentials, and keep it secret\n",
+			false, "token 00000000000000aa of ann, good until 1970-01-01T01:00:00Z, is in FILE: show it with --credentials, " +
+				"and keep it secret\n",
 			func(b pki.Bundle) bool { return b.Token == "nra1-secret" && b.Key == nil },
 		},
 		{
@@ -245,7 +285,10 @@ func TestAccessSecretsInFiles(t *testing.T) {
 		},
 	} {
 		file := filepath.Join(t.TempDir(), "new.pem")
-		args := slices.Concat([]string{"access"}, tc.args, []string{"--endpoints", "http://" + s.address, "--credentials", writeFile(t, s.ca.Cert), "--out", file})
+		args := slices.Concat([]string{"access"}, tc.args, []string{
+			"--endpoints", "http://" + s.address, "--credentials",
+			writeFile(t, s.ca.Cert), "--out", file,
+		})
 		if tc.json {
 			args = append(args, "--json")
 		}
@@ -259,7 +302,8 @@ func TestAccessSecretsInFiles(t *testing.T) {
 		}
 		before := listing(t, filepath.Dir(file))
 		s.asked()
-		if status, _, stderr := command(t, args...); status != exitFailed || !strings.Contains(stderr, "--out: ") || !strings.Contains(stderr, "exists") || s.asked() != nil {
+		if status, _, stderr := command(t, args...); status != exitFailed || !strings.Contains(stderr, "--out: ") ||
+			!strings.Contains(stderr, "exists") || s.asked() != nil {
 			t.Errorf("%q again: got status %d, %q; want the file kept and nothing asked", args, status, stderr)
 		}
 		if after := listing(t, filepath.Dir(file)); after != before {
@@ -285,7 +329,7 @@ func TestAccessCommandsFail(t *testing.T) {
 		{[]string{"access", "grant", "ann"}, at, exitUsage, "--role"},
 		{[]string{"access", "grant", "ann", "--role", "owner"}, at, exitUsage, "--role"},
 		{[]string{"access", "grant", "ann", "--role", "read", "--zone", "0"}, at, exitUsage, "--zone: 0 is no zone"},
-		{[]string{"access", "grant", "ann", "--role", "read", "--zone", "xyz"}, at, exitUsage, "--zone: "},
+		{[]string{"access", "grant", "ann", "--role", "read", "--zone", "XYZ"}, at, exitUsage, "--zone: "},
 		{[]string{"access", "revoke", "ann", "--zone", "0"}, at, exitUsage, "--zone: 0 is no zone"},
 		{[]string{"access", "revoke", "mallory"}, at, exitFailed, `"mallory" has no role`},
 		{[]string{"access", "grant", "mallory", "--role", "read"}, at, exitFailed, `"mallory" has no role`},
@@ -303,14 +347,24 @@ func TestAccessCommandsFail(t *testing.T) {
 		{[]string{"access", "ca"}, nil, exitUsage, "--credentials"},
 		{[]string{"access", "ca", "--credentials", token}, nil, exitUsage, "--credentials " + token},
 		{[]string{"access", "ca", "--credentials", token + "x"}, nil, exitUsage, "--credentials: open"},
-		{[]string{"get", "k", "--access-token-file", token}, []string{"--endpoints", s.address}, exitUsage, "--access-token-file needs --credentials"},
+		{
+			[]string{"get", "k", "--access-token-file", token},
+			[]string{"--endpoints", s.address},
+			exitUsage,
+			"--access-token-file needs --credentials",
+		},
 		{[]string{"get", "k", "--access-token-file", token}, ca, exitUsage, "is not encrypted"},
 		{[]string{"get", "k", "--access-token-file", token + "x"}, ca, exitUsage, "--access-token-file: open"},
 		{[]string{"get", "k", "--access-token-file", ca[1]}, ca, exitUsage, "--access-token-file holds no access token"},
-		{[]string{"status", "--access-token-file", writeFile(t, []byte("nra1-secret 2"))}, secure, exitUsage, "visible ASCII"},
+		{
+			[]string{"status", "--access-token-file", writeFile(t, []byte("nra1-secret 2"))},
+			secure, exitUsage,
+			"visible ASCII",
+		},
 	} {
 		code, stdout, stderr := command(t, append(tc.args, tc.more...)...)
-		if code != tc.code || stdout != "" || !strings.Contains(stderr, tc.says) || strings.Contains(stderr, "secret 2") || strings.Contains(stderr, "nra1-secret") {
+		if code != tc.code || stdout != "" || !strings.Contains(stderr, tc.says) || strings.Contains(stderr, "secret 2") ||
+			strings.Contains(stderr, "nra1-secret") {
 			t.Errorf("%q: got status %d, %q, %q; want %d and %q", tc.args, code, stdout, stderr, tc.code, tc.says)
 		}
 		if _, err := os.Lstat(file); !os.IsNotExist(err) {
@@ -323,7 +377,8 @@ func TestAccessCommandsFail(t *testing.T) {
 func TestAccessCA(t *testing.T) {
 	s := serveAccess(t)
 	text := pki.Bundle{Roots: s.ca.Cert, Token: "nra1-secret"}.PEM()
-	if status, stdout, stderr := command(t, "access", "ca", "--credentials", writeFile(t, text)); status != exitOK || stdout != string(s.ca.Cert) {
+	if status, stdout, stderr := command(t, "access", "ca", "--credentials", writeFile(t, text)); status != exitOK ||
+		stdout != string(s.ca.Cert) {
 		t.Errorf("got status %d, %q, %q; want the CA's certificate", status, stdout, stderr)
 	}
 }
@@ -336,8 +391,17 @@ func TestAccessTokenFromEnvironment(t *testing.T) {
 		"":            "$NEXUS_RAFT_ACCESS_TOKEN holds no access token",
 	} {
 		t.Setenv("NEXUS_RAFT_ACCESS_TOKEN", value)
-		for _, args := range [][]string{{"get", "k"}, {"status"}, {"events"}, {"access", "list"}, {"member", "list"}, {"token", "list"}, {"bench"}} {
-			if code, _, stderr := command(t, args...); code != exitUsage || !strings.Contains(stderr, says) || strings.Contains(stderr, "secret") {
+		for _, args := range [][]string{
+			{"get", "k"},
+			{"status"},
+			{"events"},
+			{"access", "list"},
+			{"member", "list"},
+			{"token", "list"},
+			{"bench"},
+		} {
+			if code, _, stderr := command(t, args...); code != exitUsage || !strings.Contains(stderr, says) ||
+				strings.Contains(stderr, "secret") {
 				t.Errorf("%q with %q: got status %d, %q; want %q", args, value, code, stderr, says)
 			}
 		}

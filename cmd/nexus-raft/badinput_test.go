@@ -32,7 +32,13 @@ type process struct {
 // launch starts nexus-raft; it is killed when the test ends.
 func launch(t *testing.T, args ...string) *process {
 	t.Helper()
-	p := &process{Cmd: exec.Command(os.Args[0], args...), args: args}
+	return begin(t, exec.Command(os.Args[0], args...), args)
+}
+
+// begin starts a command that becomes nexus-raft.
+func begin(t *testing.T, cmd *exec.Cmd, args []string) *process {
+	t.Helper()
+	p := &process{Cmd: cmd, args: args}
 	p.Env = append(os.Environ(), mainVariable+"=1")
 	p.Stdout, p.Stderr = &p.out, &p.out
 	if err := p.Start(); err != nil {
@@ -114,22 +120,33 @@ func (c *trio) serve1(t *testing.T, more ...string) *process {
 }
 
 func (c *trio) serve2(t *testing.T, more ...string) *process {
-	return launch(t, append([]string{"serve", "--data-dir", c.data("n2"), "--name", "n2", "--listen", c.a2, "--join", c.a1}, more...)...)
+	return launch(t, append([]string{
+		"serve", "--data-dir", c.data("n2"), "--name", "n2", "--listen", c.a2, "--join",
+		c.a1,
+	}, more...)...)
 }
 
 func (c *trio) witness(t *testing.T, more ...string) *process {
-	return launch(t, append([]string{"witness", "--data-dir", c.data("w1"), "--name", "w1", "--listen", c.aw, "--join", c.a1}, more...)...)
+	return launch(t, append([]string{
+		"witness", "--data-dir", c.data("w1"), "--name", "w1", "--listen", c.aw, "--join",
+		c.a1,
+	}, more...)...)
 }
 
 // newTrio founds a cluster and waits until it is in sync.
 func newTrio(t *testing.T) *trio {
 	t.Helper()
 	c := &trio{dir: t.TempDir(), a1: freeAddress(t), a2: freeAddress(t), aw: freeAddress(t)}
-	if status, _, stderr := command(t, "init", "--data-dir", c.data("n1"), "--name", "n1", "--listen", c.a1); status != exitOK {
+	if status, _, stderr := command(t, "init", "--data-dir", c.data("n1"), "--name", "n1", "--listen",
+		c.a1); status != exitOK {
 		t.Fatalf("init: status %d, %s", status, stderr)
 	}
 	c.n1, c.n2, c.w1 = c.serve1(t), c.serve2(t), c.witness(t)
 	c.awaitSync(t)
+	eventually(t, "the witness is ready", func() bool { // it hears that it is in a little later than all others
+		out := c.w1.out.String()
+		return strings.Contains(out, "msg=ready") || strings.Contains(out, `"msg":"ready"`)
+	})
 	return c
 }
 
@@ -331,7 +348,8 @@ func TestRolledBackWitness(t *testing.T) {
 func TestRemovedWitness(t *testing.T) {
 	t.Parallel()
 	c := newTrio(t)
-	if status, _, stderr := command(t, "member", "remove", "n2", "--endpoints", c.endpoints()); status != exitFailed || !strings.Contains(stderr, "witness") {
+	if status, _, stderr := command(t, "member", "remove", "n2", "--endpoints", c.endpoints()); status != exitFailed ||
+		!strings.Contains(stderr, "witness") {
 		t.Errorf("remove n2: got status %d, %q; want a refusal: half of the voters would be witnesses", status, stderr)
 	}
 	if status, _, stderr := command(t, "member", "remove", "w1", "--endpoints", c.endpoints()); status != exitOK {
@@ -369,7 +387,10 @@ func TestForeignDirectories(t *testing.T) {
 	}{
 		{[]string{"init", "--data-dir", c.data("n1")}, []string{c.data("n1"), "in use"}},
 		{[]string{"serve", "--data-dir", c.data("n1"), "--listen", free}, []string{c.data("n1"), "in use"}},
-		{[]string{"witness", "--data-dir", c.data("w1"), "--listen", free, "--join", c.a1}, []string{c.data("w1"), "one witness at a time"}},
+		{
+			[]string{"witness", "--data-dir", c.data("w1"), "--listen", free, "--join", c.a1},
+			[]string{c.data("w1"), "one witness at a time"},
+		},
 		{[]string{"init", "--data-dir", c.data("w1")}, []string{c.data("w1"), "witness"}},
 		{[]string{"serve", "--data-dir", c.data("w1"), "--listen", free, "--join", c.a1}, []string{c.data("w1"), "witness"}},
 		{[]string{"witness", "--data-dir", c.data("n2"), "--listen", free, "--join", c.a1}, []string{c.data("n2"), "member"}},
@@ -380,7 +401,10 @@ func TestForeignDirectories(t *testing.T) {
 		{[]string{"serve", "--data-dir", full, "--listen", free, "--join", c.a1}, []string{full, "thesis.tex"}},
 		{[]string{"witness", "--data-dir", full, "--listen", free, "--join", c.a1}, []string{full, "thesis.tex"}},
 		{[]string{"init", "--data-dir", unwritable(t)}, []string{"data"}},
-		{[]string{"serve", "--data-dir", filepath.Join(c.dir, "nothing"), "--listen", free}, []string{"nothing", "--join", "init"}},
+		{
+			[]string{"serve", "--data-dir", filepath.Join(c.dir, "nothing"), "--listen", free},
+			[]string{"nothing", "--join", "init"},
+		},
 		{[]string{"witness", "--data-dir", filepath.Join(c.dir, "nothing"), "--listen", free}, []string{"nothing", "--join"}},
 	} {
 		launch(t, tc.args...).complains(t, tc.says...)
@@ -421,7 +445,8 @@ func TestPortInUse(t *testing.T) {
 	c.n2 = c.serve2(t)
 	c.awaitSync(t)
 	if again := statusOf(t, c.a2); again.Incarnation != status.Incarnation+1 {
-		t.Errorf("incarnation %d after %d, want one opening: a start without a port opens nothing", again.Incarnation, status.Incarnation)
+		t.Errorf("incarnation %d after %d, want one opening: a start without a port opens nothing", again.Incarnation,
+			status.Incarnation)
 	}
 }
 
@@ -448,7 +473,8 @@ func TestJoinAddresses(t *testing.T) {
 	var started []*process // all at once: each waits out its timeout
 	for _, tc := range cases {
 		dir := filepath.Join(t.TempDir(), "n3")
-		started = append(started, launch(t, "serve", "--data-dir", dir, "--listen", tc.listen, "--join", tc.join, "--join-timeout", "2s"))
+		started = append(started, launch(t, "serve", "--data-dir", dir, "--listen", tc.listen, "--join", tc.join,
+			"--join-timeout", "2s"))
 	}
 	began := time.Now()
 	for i, tc := range cases {
@@ -510,19 +536,36 @@ func TestBadKeys(t *testing.T) {
 		{[]string{"put", "k", strings.Repeat("v", 3<<20)}, exitFailed, "limit"},
 		{[]string{"put", "k", "v", "--zone", "77"}, exitFailed, "zone"},
 		{[]string{"get", "k", "--zone", "77"}, exitFailed, "zone"},
-		{[]string{"put", "k", "v", "--zone", "xyz"}, exitUsage, "zone"},
+		{[]string{"put", "k", "v", "--zone", "XYZ"}, exitUsage, "zone"},
 	} {
 		status, stdout, stderr := command(t, append(tc.args, "--endpoints", c.endpoints())...)
-		if status != tc.status || stdout != "" || !strings.Contains(stderr, tc.says) || strings.Count(stderr, "\n") > 2 || len(stderr) > 600 {
-			t.Errorf("%.40q: got status %d, %q, %.600q; want %d and %q in a line", tc.args, status, stdout, stderr, tc.status, tc.says)
+		if status != tc.status || stdout != "" || !strings.Contains(stderr, tc.says) || strings.Count(stderr, "\n") > 2 ||
+			len(stderr) > 600 {
+			t.Errorf("%.40q: got status %d, %q, %.600q; want %d and %q in a line", tc.args, status, stdout, stderr, tc.status,
+				tc.says)
 		}
 	}
 	after, _ := c.leader(t)
 	if after.LastIndex > before.LastIndex+1 {
 		t.Errorf("last index %d after %d, want nothing appended", after.LastIndex, before.LastIndex)
 	}
-	if status, _, stderr := command(t, "get", "k", "--endpoints", c.aw); status != exitFailed || !strings.Contains(stderr, "name a member") {
+	if status, _, stderr := command(t, "get", "k", "--endpoints", c.aw); status != exitFailed ||
+		!strings.Contains(stderr, "name a member") {
 		t.Errorf("get at the witness: got status %d, %q; want the way out", status, stderr)
+	}
+	for _, tc := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"put", "6b0001", "2d35ff", "--hex"}, ""},
+		{[]string{"get", "6b0001", "--hex"}, "2d35ff\n"},
+		{[]string{"list", "6b00", "--hex"}, "6b0001\t2d35ff\n"},
+		{[]string{"del", "6b0001", "--hex"}, "deleted 1\n"},
+	} {
+		status, stdout, stderr := command(t, append(tc.args, "--endpoints", c.endpoints())...)
+		if status != exitOK || tc.says != "" && stdout != tc.says {
+			t.Errorf("%q: got status %d, %q, %s; want %q", tc.args, status, stdout, stderr, tc.says)
+		}
 	}
 	if status, _, stderr := command(t, "put", long[1:], "v", "--endpoints", c.endpoints()); status != exitOK {
 		t.Errorf("a key of 4 KiB: status %d, %.200s", status, stderr)

@@ -10,30 +10,33 @@ import (
 
 	"google.golang.org/grpc"
 
-	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/client"
 	"github.com/nexi-lab/nexus-raft/cmd/nexus-raft/bench"
 )
 
 type benchCommand struct {
-	Op        string   `arg:"" optional:"" help:"What to measure: put, or get, which writes its keys first." enum:"put,get" default:"put"`
-	Endpoints []string `help:"Members to ask, separated by commas; one connection each, with the clients spread over them." default:"127.0.0.1:2026" placeholder:"HOST:PORT"`
+	Op        string   `arg:"" optional:"" help:"${benchOp}" enum:"put,get" default:"put"`
+	Endpoints []string `help:"${benchEndpoints}" default:"127.0.0.1:2026" placeholder:"HOST:PORT"`
 
 	proof
 
-	Clients   int           `help:"How many ask at the same time; each waits for its answer before it asks again." default:"16"`
+	Clients   int           `help:"Concurrent clients; each waits for its answer before it asks again." default:"16"`
 	ValueSize int           `help:"Size of values, in bytes." default:"256"`
-	KeySpace  int           `help:"How many different keys; all begin with bench/ and stay when the measurement is over." default:"10000"`
+	KeySpace  int           `help:"How many different keys; all begin with bench/ and stay afterwards." default:"10000"`
 	Duration  time.Duration `help:"How long to measure." default:"10s"`
-	Zone      string        `help:"Zone to ask, by default the root zone." placeholder:"HEX"`
-	HTML      string        `name:"html" help:"Also write a page with charts to this file; it replaces one that is there." placeholder:"FILE"`
+	Zone      *zoneFlag     `help:"Zone to ask, by its name or its ID; by default the root zone." placeholder:"NAME"`
+	HTML      string        `name:"html" help:"Write a page with charts to this file, too." placeholder:"FILE"`
 	JSON      bool          `help:"Print the result as JSON."`
 }
 
+// zoneTimeout is how long bench tries to find the zone of a name.
+const zoneTimeout = 5 * time.Second
+
 func (*benchCommand) Help() string {
-	return `Prints throughput, errors and the latency of what succeeded; progress goes to standard error.
-It needs the role write where access is restricted. It speaks etcd's v3 API, so that the same command measures an etcd. A failed put is counted and
-never repeated. An interrupt ends it early and still prints the result.
+	return `Prints throughput, errors and the latency of what succeeded; progress goes to standard error. It needs
+the role write where access is restricted. It speaks etcd's v3 API, so that the same command measures
+an etcd. A failed put is counted and never repeated. An interrupt ends the measurement early and still
+prints the result.
 
 Examples:
 
@@ -52,6 +55,12 @@ func (c *benchCommand) Run(ctx context.Context, s streams) error {
 			return fmt.Errorf("bench: --html: %w", err)
 		}
 		defer page.Close()
+	}
+	if c.Zone != nil { // an etcd is asked for none
+		if err := c.Zone.find(ctx, &asking{Endpoints: c.Endpoints, proof: c.proof, Timeout: zoneTimeout}); err != nil {
+			return fmt.Errorf("bench: %w", err)
+		}
+		config.Zone = c.Zone.id.String()
 	}
 	result, err := bench.Run(ctx, config)
 	if result == nil {
@@ -91,12 +100,6 @@ func (c *benchCommand) config(s streams) (bench.Config, error) {
 	case c.Duration < time.Millisecond:
 		return bench.Config{}, fmt.Errorf("--duration %v is below a millisecond", c.Duration)
 	}
-	if c.Zone != "" {
-		var id nexusraft.ZoneID
-		if err := id.UnmarshalText([]byte(c.Zone)); err != nil {
-			return bench.Config{}, fmt.Errorf("--zone: %w", err)
-		}
-	}
 	security, err := c.security()
 	if err != nil {
 		return bench.Config{}, err
@@ -104,7 +107,7 @@ func (c *benchCommand) config(s streams) (bench.Config, error) {
 	return bench.Config{
 		Security: security,
 		Op:       bench.Op(c.Op), Endpoints: c.Endpoints, Clients: c.Clients, ValueSize: c.ValueSize, KeySpace: c.KeySpace,
-		Duration: c.Duration, Zone: c.Zone, Progress: s.err, Bar: isTerminal(s.err),
+		Duration: c.Duration, Progress: s.err, Bar: isTerminal(s.err),
 	}, nil
 }
 

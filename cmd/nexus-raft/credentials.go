@@ -8,14 +8,14 @@ import (
 	"strings"
 )
 
-// proof are the flags that say who asks.
+// proof are the flags with which a client proves its name.
 type proof struct {
-	Credentials     string `help:"File that proves who asks, and says which cluster to believe: a certificate, its key and the cluster's CA, or the CA and a token." placeholder:"FILE"`
-	AccessTokenFile string `help:"File that holds an access token, in place of the certificate or token in the credentials, which may be the cluster's CA alone then. The token itself may be in $NEXUS_RAFT_ACCESS_TOKEN." placeholder:"FILE"`
+	Credentials     string `help:"${credentials}" placeholder:"FILE"`
+	AccessTokenFile string `help:"${accessTokenFile}" placeholder:"FILE"`
 }
 
-// read returns what the flags and the environment say, as client.Options has it; nil and "" if they say
-// nothing. The errors name the flag and hold no secrets.
+// read returns what the flags and the environment say, as client.Options has it; nil and "" if they
+// say nothing. The errors name the flag and hold no secrets.
 func (p *proof) read() (credentials []byte, token string, err error) {
 	if p.Credentials != "" {
 		if credentials, err = readCredentials(p.Credentials); err != nil {
@@ -68,15 +68,17 @@ func (p *proof) accessToken() (string, error) {
 	text = strings.TrimSpace(text)
 	switch {
 	case !strings.HasPrefix(text, accessTokenPrefix):
-		return "", fmt.Errorf("%s holds no access token: they begin with %s; make one with: nexus-raft access token", from, accessTokenPrefix)
+		return "", fmt.Errorf("%s holds no access token: they begin with %s; make one with: nexus-raft access token", from,
+			accessTokenPrefix)
 	case p.Credentials == "":
-		return "", fmt.Errorf("%s needs --credentials, too, which say what cluster to believe; the certificate of its CA is enough", from)
+		return "", fmt.Errorf("%s needs --credentials, too, which say what cluster to believe; the certificate of its CA "+
+			"is enough", from)
 	}
 	return text, nil
 }
 
-// writeSecret makes a file that only its owner can read; there is none of that name, or link, yet. It is on the
-// disk when writeSecret returns.
+// writeSecret makes a file that only its owner can read; there is none of that name, or link, yet.
+// It is on the disk when writeSecret returns.
 func writeSecret(name string, content []byte) error {
 	f, err := newSecretFile(name)
 	if err != nil {
@@ -85,8 +87,8 @@ func writeSecret(name string, content []byte) error {
 	return fillSecret(f, func() ([]byte, error) { return content, nil })
 }
 
-// newSecretFile makes the file of a secret that is to come, for fillSecret: that it can't be made is
-// known before there is anything to lose.
+// newSecretFile makes the file of a secret that is to come, for fillSecret: that it can't be made
+// is known before there is anything to lose.
 func newSecretFile(name string) (*os.File, error) {
 	return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -14,15 +13,15 @@ import (
 )
 
 type demoCommand struct {
-	Dir        string        `arg:"" optional:"" default:"." help:"Directory whose files are recorded; nothing in it is changed."`
-	Kill       string        `help:"What to kill with SIGKILL while writers run: leader (and then the new leader), follower, witness, each (one after the other) or none." enum:"leader,follower,witness,each,none" default:"leader"`
+	Dir        string        `arg:"" optional:"" default:"." help:"Directory whose files are recorded; it is only read."`
+	Kill       string        `help:"${demoKill}" enum:"leader,follower,witness,each,none" default:"leader"`
 	MinSeconds float64       `help:"How long writers run, at least." default:"10"`
-	Writers    int           `help:"How many write at the same time." default:"8"`
-	DataDir    string        `env:"NEXUS_RAFT_DEMO_DATA_DIR" help:"Where the three processes keep their data, empty or absent; by default a temporary directory." placeholder:"DIR"`
+	Writers    int           `help:"How many writers run at the same time." default:"8"`
+	DataDir    string        `env:"NEXUS_RAFT_DEMO_DATA_DIR" help:"${demoDataDir}" placeholder:"DIR"`
 	Keep       bool          `help:"Keep data and logs; otherwise they are removed unless something goes wrong."`
-	JSON       bool          `help:"Print the summary as JSON, as the last line and alone on standard output; all else goes to standard error."`
+	JSON       bool          `help:"Print the summary as JSON, alone on standard output; the rest goes to standard error."`
 	Deadline   time.Duration `help:"How long the whole demo may take." default:"30m"`
-	WitnessBin string        `help:"nexus-witness program to run; by default this program's sub-command." placeholder:"FILE"`
+	WitnessBin string        `help:"nexus-witness program; by default this one's witness command." placeholder:"FILE"`
 }
 
 func (*demoCommand) Help() string {
@@ -85,7 +84,7 @@ func (c *demoCommand) config(s streams) (demo.Config, error) {
 	}, nil
 }
 
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }

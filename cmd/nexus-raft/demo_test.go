@@ -50,7 +50,8 @@ func startShow(t *testing.T, args ...string) *show {
 	t.Helper()
 	s := &show{data: filepath.Join(t.TempDir(), "data"), files: t.TempDir()}
 	for i := range 30 {
-		if err := os.WriteFile(filepath.Join(s.files, fmt.Sprint("file", i)), []byte(strings.Repeat("x", i)), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(s.files, fmt.Sprint("file", i)), []byte(strings.Repeat("x", i)),
+			0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -118,6 +119,7 @@ func (s *show) exitStatus(t *testing.T) int {
 }
 
 func TestDemo(t *testing.T) {
+	t.Parallel()
 	s := startShow(t, "--min-seconds", "2", "--json", "--writers", "3")
 	if status := s.exitStatus(t); status != exitOK {
 		t.Fatalf("status: got %d, want 0", status)
@@ -138,9 +140,11 @@ func TestDemo(t *testing.T) {
 		t.Errorf("summary (-want +got):\n%s", d)
 	}
 	if got.FailoverMS == nil || *got.FailoverMS <= 0 || got.LongestGapMS < *got.FailoverMS/2 {
-		t.Errorf("failover %v ms, longest gap %d ms: want a failover, and a gap about as long", got.FailoverMS, got.LongestGapMS)
+		t.Errorf("failover %v ms, longest gap %d ms: want a failover, and a gap about as long", got.FailoverMS,
+			got.LongestGapMS)
 	}
-	if got.Acknowledged < 30 || got.Acknowledged != got.WrittenOnTwoCopies+got.WrittenOnOneCopy || got.WrittenOnTwoCopies == 0 {
+	if got.Acknowledged < 30 || got.Acknowledged != got.WrittenOnTwoCopies+got.WrittenOnOneCopy ||
+		got.WrittenOnTwoCopies == 0 {
 		t.Errorf("acknowledged %d, on two copies %d, on one %d: want a sum, and some on two",
 			got.Acknowledged, got.WrittenOnTwoCopies, got.WrittenOnOneCopy)
 	}
@@ -182,7 +186,7 @@ func TestDemoWhoseChildDies(t *testing.T) {
 		t.Fatal(err)
 	}
 	status := s.exitStatus(t)
-	for _, want := range []string{"n2 ended though nobody stopped it: signal: killed", "the end of its log", s.data} {
+	for _, want := range []string{"n2 ended without being stopped: signal: killed", "the end of its log", s.data} {
 		if status != exitFailed || !strings.Contains(s.err.String(), want) {
 			t.Errorf("got status %d and %q, want 1 and %q", status, &s.err, want)
 		}

@@ -13,37 +13,38 @@ import (
 )
 
 type eventsCommand struct {
-	Topic []string `help:"Only events of this topic or below it; several, separated by commas, for any of them." placeholder:"TOPIC"`
-	Type  []string `help:"Only events of this type; several, separated by commas, for any of them." placeholder:"TYPE"`
+	Topic []string `help:"Only events of these topics or below them, separated by commas." placeholder:"TOPIC"`
+	Type  []string `help:"Only events of these types, separated by commas." placeholder:"TYPE"`
 	From  uint64   `help:"The first sequence; without it, what happens from now on." placeholder:"N"`
-	Local bool     `help:"The own events of the one node that --endpoints names, instead of the zone's."`
+	Local bool     `help:"The local events of the one node that --endpoints names, instead of the zone's."`
 	Count uint64   `help:"End after so many events." placeholder:"N"`
 	bridgeFlags
 	remote
 }
 
 func (*eventsCommand) Help() string {
-	return `Follows what happens in a zone, through whichever endpoint answers, and prints a line for each event: time,
-sequence, topic, type and payload, separated by tabs, each as a quoted string if not all of it can be printed.
-Topics are key (types put and delete), member (changes of the replicas), and app/…, which publish makes.
-When a node fails it goes on through another, without a gap. It ends with SIGINT, and then says on standard
-error from which sequence to go on. Events are kept for a while only: if those asked for are gone, it
-fails and says which is the oldest.
+	return `Follows what happens in a zone, through any endpoint that answers, and prints a line for each event:
+time, sequence, topic, type and payload, separated by tabs, each as a quoted string if not all of it
+can be printed. Topics are key (types put and delete), member (changes of the replicas), and app/…, to
+which publish appends. When a node fails, the command goes on through another one, without a gap. SIGINT
+ends it; it then says on standard error from which sequence to go on. Events are kept for a while only:
+if the wanted ones are gone, the command fails and says which event is the oldest.
 
-With --local: what one node sees of its leaders, peers and sync states. These are in its memory, and begin
-anew when it starts; an event of type gap stands for those that are missing.
+With --local: what one node sees of its leaders, peers and sync states. These events are in its memory,
+and begin anew when it starts; an event of type gap stands for those that are missing.
 
-With --json: one object per line. A key's event has a pair (or a range, of many that were deleted at once), a
-member's its record, a node's own a detail; any other has payload, or payload_base64 if that is not valid UTF-8.
+With --json: one object per line. A key's event has a pair (or a range, if many keys were deleted at
+once), a member's event its record, a local event a detail; any other event has payload, or
+payload_base64 if the payload is not valid UTF-8.
 
-With --webhook: nothing is printed; each event is posted to the URL as such an object, one after the other, at least once.
-Network errors and the answers 408, 429 and 5xx are tried again for ever, with growing pauses and as
-Retry-After asks; any other answer but 2xx ends the command with status 1 and the event's sequence. Redirects are
-not followed. A proxy is taken from HTTPS_PROXY, HTTP_PROXY and NO_PROXY. The header
-Nexus-Raft-Event-Sequence has the sequence, by which a receiver knows an event that it has had. With a secret, from
---webhook-secret-file or $NEXUS_RAFT_WEBHOOK_SECRET, Nexus-Raft-Signature is t=UNIXTIME,v1=HEX, where HEX is the
-HMAC-SHA256 of UNIXTIME, a full stop, and the body.
-With --state it goes on where it stopped; without, begins from now on each time.
+With --webhook: nothing is printed; each event is posted to the URL as such an object, one at a time,
+at least once. Network errors and the answers 408, 429 and 5xx are retried for ever, with growing pauses
+and as Retry-After asks; any other answer but 2xx ends the command with status 1 and the event's
+sequence. Redirects are not followed. HTTPS_PROXY, HTTP_PROXY and NO_PROXY name a proxy. The header
+Nexus-Raft-Event-Sequence has the sequence, by which a receiver recognizes a repeated event. With a
+secret, from --webhook-secret-file or $NEXUS_RAFT_WEBHOOK_SECRET, Nexus-Raft-Signature is
+t=UNIXTIME,v1=HEX, where HEX is the HMAC-SHA256 of UNIXTIME, a full stop, and the body. With --state the
+command goes on where it stopped; without, it begins from now on each time.
 
 Examples:
 
@@ -55,7 +56,7 @@ Examples:
 // An eventSink is what becomes of the events.
 type eventSink interface {
 	// take deals with one event.
-	take(context.Context, client.Event) error
+	take(context.Context, nexusraft.Event) error
 	// done hears that everything before next has been dealt with.
 	done(next uint64, incarnation nexusraft.Incarnation) error
 	close() error
@@ -66,7 +67,7 @@ func (c *eventsCommand) Run(ctx context.Context, s streams) (err error) {
 	if err != nil {
 		return err
 	}
-	conn, err := c.client(client.Options{Zone: c.Zone, OnWait: sayWhy(s.err)})
+	conn, err := c.dial(ctx, client.Options{OnWait: sayWhy(s.err)})
 	if err != nil {
 		return err
 	}
@@ -88,12 +89,18 @@ func (c *eventsCommand) Run(ctx context.Context, s streams) (err error) {
 	return explainEvents(err)
 }
 
+// dial returns a client. One node's local events are of no zone: no other node need answer.
+func (c *eventsCommand) dial(ctx context.Context, o client.Options) (*client.Client, error) {
+	if c.Local {
+		return c.asking.client(o)
+	}
+	return c.client(ctx, o)
+}
+
 // subscription returns what the flags ask for.
 func (c *eventsCommand) subscription() (client.Subscription, error) {
 	s := client.Subscription{Topics: c.Topic, Types: c.Type, From: c.From}
 	switch {
-	case c.Zone == 0:
-		return s, usageError{errors.New("--zone 0 is no zone; 1 is the root zone")}
 	case c.Webhook == "" && (c.State != "" || c.WebhookSecretFile != ""):
 		return s, usageError{errors.New("--state and --webhook-secret-file need --webhook")}
 	case c.Local && len(c.Endpoints) != 1:
@@ -104,9 +111,10 @@ func (c *eventsCommand) subscription() (client.Subscription, error) {
 	return s, nil
 }
 
-// source names what is followed: with other filters, a position would say nothing of what they let pass.
+// source names what is followed: with other filters, a position would say nothing of what they let
+// pass.
 func (c *eventsCommand) source() string {
-	name := "zone " + c.Zone.String()
+	name := "zone " + c.Zone.id.String()
 	if c.Local {
 		name = "node " + c.Endpoints[0]
 	}
@@ -124,7 +132,9 @@ var errNoAnswer = errors.New("no answer in time")
 
 // follow hands the events from at on to the sink, and moves at along, until ctx ends, there
 // were enough, or something fails.
-func (c *eventsCommand) follow(ctx context.Context, conn *client.Client, at *client.Subscription, sink eventSink) error {
+func (c *eventsCommand) follow(
+	ctx context.Context, conn *client.Client, at *client.Subscription, sink eventSink,
+) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	impatience := time.AfterFunc(c.Timeout, func() { cancel(errNoAnswer) })
@@ -172,7 +182,7 @@ type eventPrinter struct {
 	json bool
 }
 
-func (p *eventPrinter) take(_ context.Context, e client.Event) error {
+func (p *eventPrinter) take(_ context.Context, e nexusraft.Event) error {
 	if p.json {
 		return printJSON(p.out, newEventObject(e))
 	}

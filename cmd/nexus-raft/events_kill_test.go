@@ -21,6 +21,7 @@ func (c *trio) publish(t *testing.T, topic string) string {
 // Whoever follows a zone's events through a member that is killed goes on through the other
 // one, and back, and every key that was put is among them, once and in order.
 func TestEventsSurviveKills(t *testing.T) {
+	t.Parallel()
 	c := newTrio(t)
 	begin := c.publish(t, "app/begin")
 	follower := launch(t, "events", "--endpoints", c.endpoints(), "--topic", "key,app", "--from", begin, "--json")

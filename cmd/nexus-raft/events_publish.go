@@ -18,8 +18,8 @@ type publishCommand struct {
 }
 
 func (*publishCommand) Help() string {
-	return `Appends an event to the zone's events, for all who follow them, and prints its sequence once it is
-committed. If the outcome is not known, it may have happened or may still happen.
+	return `Appends an event to the zone's events, for all subscribers, and prints its sequence once it is committed.
+If the outcome is not known, the event may be there, or may still come.
 
 Examples:
 

@@ -15,8 +15,8 @@ type retainCommand struct {
 }
 
 func (*retainCommand) Help() string {
-	return `Changes how many events a zone keeps for those who follow them later. The oldest go first, from time to
-time: there may be somewhat more.
+	return `Changes how many events a zone keeps for later subscribers. The oldest are deleted first, from time to
+time: the zone may keep somewhat more.
 
 Example:
 

@@ -26,21 +26,20 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	nexusraftv1 "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
-	"github.com/nexi-lab/nexus-raft/client"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
 // eventServer serves the events 1 to newest of a zone, and what is added to them.
 type eventServer struct {
-	nexusraftv1.UnimplementedEventStreamServer
+	pb.UnimplementedEventStreamServer
 	address string
 
 	mu     sync.Mutex
 	newest uint64
 	oldest uint64
 	added  chan struct{} // closed when there are more
-	last   *nexusraftv1.SubscribeRequest
+	last   *pb.SubscribeRequest
 }
 
 func serveEvents(t *testing.T, newest uint64) *eventServer {
@@ -51,7 +50,7 @@ func serveEvents(t *testing.T, newest uint64) *eventServer {
 	}
 	s := &eventServer{address: l.Addr().String(), newest: newest, oldest: 1, added: make(chan struct{})}
 	server := grpc.NewServer()
-	nexusraftv1.RegisterEventStreamServer(server, s)
+	pb.RegisterEventStreamServer(server, s)
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(l) }()
 	t.Cleanup(func() {
@@ -77,7 +76,9 @@ func (s *eventServer) state() (newest uint64, added <-chan struct{}) {
 	return s.newest, s.added
 }
 
-func (s *eventServer) Subscribe(req *nexusraftv1.SubscribeRequest, stream grpc.ServerStreamingServer[nexusraftv1.SubscribeResponse]) error {
+func (s *eventServer) Subscribe(
+	req *pb.SubscribeRequest, stream grpc.ServerStreamingServer[pb.SubscribeResponse],
+) error {
 	s.mu.Lock()
 	s.last = req
 	s.mu.Unlock()
@@ -87,18 +88,21 @@ func (s *eventServer) Subscribe(req *nexusraftv1.SubscribeRequest, stream grpc.S
 		next = newest + 1
 	}
 	if next < s.oldest {
-		st, err := status.New(codes.OutOfRange, "gone").WithDetails(wire.ErrorToProto(&nexusraft.GoneError{Asked: next, Oldest: s.oldest}))
+		st, err := status.New(codes.OutOfRange, "gone").WithDetails(wire.ErrorToProto(&nexusraft.GoneError{
+			Asked:  next,
+			Oldest: s.oldest,
+		}))
 		if err != nil {
 			return err
 		}
 		return st.Err()
 	}
-	resp := &nexusraftv1.SubscribeResponse{NextSequence: next}
+	resp := &pb.SubscribeResponse{NextSequence: next}
 	for {
 		if err := stream.Send(resp); err != nil {
 			return err
 		}
-		resp = &nexusraftv1.SubscribeResponse{}
+		resp = &pb.SubscribeResponse{}
 		for ; next <= newest; next++ {
 			resp.Events = append(resp.Events, serverEvent(next))
 		}
@@ -114,22 +118,24 @@ func (s *eventServer) Subscribe(req *nexusraftv1.SubscribeRequest, stream grpc.S
 	}
 }
 
-func (s *eventServer) Publish(_ context.Context, req *nexusraftv1.PublishRequest) (*nexusraftv1.PublishResponse, error) {
+func (s *eventServer) Publish(
+	_ context.Context, req *pb.PublishRequest,
+) (*pb.PublishResponse, error) {
 	if string(req.Payload) != "with 7 apples" || req.Topic != "app/a" || req.Type != "made" || req.Zone != 1 {
 		return nil, status.Errorf(codes.InvalidArgument, "got %v", req)
 	}
-	return &nexusraftv1.PublishResponse{Sequence: 57}, nil
+	return &pb.PublishResponse{Sequence: 57}, nil
 }
 
-func (s *eventServer) Retain(_ context.Context, req *nexusraftv1.RetainRequest) (*nexusraftv1.RetainResponse, error) {
+func (s *eventServer) Retain(_ context.Context, req *pb.RetainRequest) (*pb.RetainResponse, error) {
 	if req.Count != 500 || req.AgeNanos != int64(time.Hour) || req.Zone != 1 {
 		return nil, status.Errorf(codes.InvalidArgument, "got %v", req)
 	}
-	return &nexusraftv1.RetainResponse{}, nil
+	return &pb.RetainResponse{}, nil
 }
 
-func serverEvent(sequence uint64) *nexusraftv1.Event {
-	return &nexusraftv1.Event{
+func serverEvent(sequence uint64) *pb.Event {
+	return &pb.Event{
 		Sequence: sequence, Topic: "app/t", Type: "made", Payload: fmt.Append(nil, "p", sequence),
 		Time: timestamppb.New(time.Unix(int64(sequence), 0)), Zone: 1,
 	}
@@ -149,26 +155,55 @@ func TestEventsArePrinted(t *testing.T) {
 	pair := &mvccpb.KeyValue{Key: []byte("k"), Value: []byte("v\n"), CreateRevision: 2, ModRevision: 4, Version: 3}
 	gone := &mvccpb.KeyValue{Key: []byte("k\xff"), ModRevision: 5}
 	span := &mvccpb.KeyValue{Key: []byte("a"), Value: []byte("b"), ModRevision: 6}
-	member := &nexusraftv1.Member{Replica: 1, Node: 2, Name: "n2", Address: "h:1", Role: nexusraftv1.Role_ROLE_LEARNER}
+	member := &pb.Member{Replica: 1, Node: 2, Name: "n2", Address: "h:1", Role: pb.Role_ROLE_LEARNER}
 	for _, tc := range []struct {
 		topic, kind string
 		payload     []byte
 		text, json  string
 	}{
-		{"key", "put", marshal(t, &mvccpb.Event{Kv: pair}), `k = "v\n"`, `"pair":{"key":"k","value":"v\n","create_revision":2,"mod_revision":4,"version":3}`},
-		{"key", "delete", marshal(t, &mvccpb.Event{Type: mvccpb.DELETE, Kv: gone}), `"k\xff"`, `"pair":{"key_base64":"a/8=","create_revision":0,"mod_revision":5,"version":0}`},
-		{"key", "put-large", marshal(t, &mvccpb.Event{Kv: &mvccpb.KeyValue{Key: []byte("k"), CreateRevision: 2, ModRevision: 4, Version: 3}}), `k`, `"pair":{"key":"k","create_revision":2,"mod_revision":4,"version":3}`},
-		{"key", "delete-range", marshal(t, &mvccpb.Event{Kv: span}), `a to b`, `"range":{"key":"a","range_end":"b","mod_revision":6}`},
-		{"key", "rename", marshal(t, &mvccpb.Event{Kv: pair}), `"\x12\r\n\x01k\x10\x02\x18\x04 \x03*\x02v\n"`, `"payload":"\u0012\r\n\u0001k\u0010\u0002\u0018\u0004 \u0003*\u0002v\n"`},
+		{
+			"key", "put", marshal(t, &mvccpb.Event{Kv: pair}), `k = "v\n"`,
+			`"pair":{"key":"k","value":"v\n","create_revision":2,"mod_revision":4,"version":3}`,
+		},
+		{
+			"key", "delete", marshal(t, &mvccpb.Event{Type: mvccpb.DELETE, Kv: gone}), `"k\xff"`,
+			`"pair":{"key_base64":"a/8=","create_revision":0,"mod_revision":5,"version":0}`,
+		},
+		{"key", "put-large", marshal(t, &mvccpb.Event{Kv: &mvccpb.KeyValue{
+			Key: []byte("k"), CreateRevision: 2,
+			ModRevision: 4, Version: 3,
+		}}), `k`, `"pair":{"key":"k","create_revision":2,"mod_revision":4,"version":3}`},
+		{
+			"key", "delete-range", marshal(t, &mvccpb.Event{Kv: span}), `a to b`,
+			`"range":{"key":"a","range_end":"b","mod_revision":6}`,
+		},
+		{
+			"key", "rename", marshal(t, &mvccpb.Event{Kv: pair}), `"\x12\r\n\x01k\x10\x02\x18\x04 \x03*\x02v\n"`,
+			`"payload":"\u0012\r\n\u0001k\u0010\u0002\u0018\u0004 \u0003*\u0002v\n"`,
+		},
 		{"key", "put", []byte{0xff}, `"\xff"`, `"payload_base64":"/w=="`},
-		{"member", "added", marshal(t, member), `learner n2 (0000000000000002) at h:1`, `"member":{"replica":"0000000000000001","node":"0000000000000002","name":"n2","address":"h:1","role":"learner"}`},
-		{"leader", "elected", marshal(t, &nexusraftv1.LeaderEvent{Node: 2, Replica: 1, Term: 7}), `zone 1 node 0000000000000002 term 7`, `"detail":{"node":"0000000000000002","replica":"0000000000000001","term":7}`},
-		{"peer", "lost", marshal(t, &nexusraftv1.PeerEvent{Node: 2, Address: "h\x1b:1"}), `"zone 1 node 0000000000000002 at h\x1b:1"`, `"detail":{"node":"0000000000000002","address":"h\u001b:1"}`},
+		{
+			"member", "added", marshal(t, member), `learner n2 (0000000000000002) at h:1`,
+			`"member":{"replica":"0000000000000001","node":"0000000000000002","name":"n2","address":"h:1","role":"learner"}`,
+		},
+		{
+			"leader", "elected", marshal(t, &pb.LeaderEvent{Node: 2, Replica: 1, Term: 7}),
+			`zone 1 node 0000000000000002 term 7`, `"detail":{"node":"0000000000000002","replica":"0000000000000001","term":7}`,
+		},
+		{
+			"peer", "lost", marshal(t, &pb.PeerEvent{Node: 2, Address: "h\x1b:1"}),
+			`"zone 1 node 0000000000000002 at h\x1b:1"`, `"detail":{"node":"0000000000000002","address":"h\u001b:1"}`,
+		},
 		{"app/a", "made", []byte("text"), "text", `"payload":"text"`},
-		{"app/a", "made", bytes.Repeat([]byte("x"), 100), strings.Repeat("x", 80) + "… (100 bytes)", `"payload":"` + strings.Repeat("x", 100) + `"`},
+		{
+			"app/a", "made", bytes.Repeat([]byte("x"), 100), strings.Repeat("x", 80) + "… (100 bytes)",
+			`"payload":"` + strings.Repeat("x", 100) + `"`,
+		},
 		{"app/a\x1b[2J", "a\tb", nil, "", ""},
 	} {
-		e := client.Event{Sequence: 57, Topic: tc.topic, Type: tc.kind, Payload: tc.payload, Time: time.Unix(1, 5e6), Zone: 1}
+		e := nexusraft.Event{
+			Sequence: 57, Topic: tc.topic, Type: tc.kind, Payload: tc.payload, Time: time.Unix(1, 5e6), Zone: 1,
+		}
 		var text, object bytes.Buffer
 		for out, asJSON := range map[*bytes.Buffer]bool{&text: false, &object: true} {
 			p := &eventPrinter{out: out, json: asJSON}
@@ -192,7 +227,8 @@ func TestEventsArePrinted(t *testing.T) {
 		if tc.json != "" {
 			more = "," + tc.json
 		}
-		want = fmt.Sprintf(`{"sequence":57,"time":"1970-01-01T00:00:01.005Z","zone":"1","topic":%s,"type":%s%s}`+"\n", topic, kind, more)
+		want = fmt.Sprintf(`{"sequence":57,"time":"1970-01-01T00:00:01.005Z","zone":"1","topic":%s,"type":%s%s}`+"\n", topic,
+			kind, more)
 		if got := object.String(); got != want {
 			t.Errorf("%s %s: got %s, want %s", tc.topic, tc.kind, got, want)
 		}
@@ -202,17 +238,22 @@ func TestEventsArePrinted(t *testing.T) {
 // Flags become the request, and what comes is printed until there is enough.
 func TestEventsFollow(t *testing.T) {
 	s := serveEvents(t, 5)
-	code, stdout, stderr := command(t, "events", "--endpoints", s.address, "--from", "2", "--count", "3", "--topic", "app", "--topic", "key", "--type", "made")
+	code, stdout, stderr := command(t, "events", "--endpoints", s.address, "--from", "2", "--count", "3", "--topic", "app",
+		"--topic", "key", "--type", "made")
 	lines := strings.Split(strings.TrimSpace(stdout), "\n")
-	if code != exitOK || len(lines) != 3 || lines[0] != "1970-01-01T00:00:02.000Z\t2\tapp/t\tmade\tp2" || stderr != "to go on: --from 5\n" {
+	if code != exitOK || len(lines) != 3 || lines[0] != "1970-01-01T00:00:02.000Z\t2\tapp/t\tmade\tp2" ||
+		stderr != "to go on: --from 5\n" {
 		t.Errorf("got status %d, %q, %q", code, stdout, stderr)
 	}
-	want := &nexusraftv1.SubscribeRequest{Zone: 1, FromSequence: 2, Topics: []string{"app", "key"}, Types: []string{"made"}}
+	want := &pb.SubscribeRequest{
+		Zone: 1, FromSequence: 2, Topics: []string{"app", "key"},
+		Types: []string{"made"},
+	}
 	if !proto.Equal(s.last, want) {
 		t.Errorf("got request %v, want %v", s.last, want)
 	}
 	command(t, "events", "--endpoints", s.address, "--from", "5", "--count", "1", "--local")
-	if want := (&nexusraftv1.SubscribeRequest{FromSequence: 5}); !proto.Equal(s.last, want) {
+	if want := (&pb.SubscribeRequest{FromSequence: 5}); !proto.Equal(s.last, want) {
 		t.Errorf("--local: got request %v, want %v", s.last, want)
 	}
 }
@@ -240,9 +281,9 @@ func TestEventsFail(t *testing.T) {
 		code int
 		says string
 	}{
-		{[]string{"--endpoints", s.address, "--from", "7"}, exitFailed, "event 7 is no longer kept, the oldest is 40; to go on without what is missing: --from 40"},
+		{[]string{"--endpoints", s.address, "--from", "7"}, exitFailed, "event 7 is no longer kept, the oldest is 40; to " +
+			"go on without what is missing: --from 40"},
 		{[]string{"--endpoints", "127.0.0.1:1", "--timeout", "50ms"}, exitFailed, "no answer in time within 50ms: "},
-		{[]string{"--zone", "0"}, exitUsage, "--zone 0"},
 		{[]string{"--timeout", "0s"}, exitUsage, "--timeout 0s"},
 		{[]string{"--local", "--endpoints", "127.0.0.1:1,127.0.0.1:2"}, exitUsage, "--local follows one node"},
 		{[]string{"--state", "x"}, exitUsage, "need --webhook"},
@@ -341,7 +382,10 @@ func TestWebhook(t *testing.T) {
 	if d := cmp.Diff([]string{"1", "2", "2", "3"}, h.got()); d != "" || code != exitOK || stdout != "" {
 		t.Errorf("got status %d, %q, posts (-want +got):\n%s", code, stdout, d)
 	}
-	for _, want := range []string{"posting the events of zone 1 to " + h.URL + ", from sequence 1 on\n", "event 2: " + h.URL + ": status 503 Service Unavailable; trying again in ", "to go on: --from 4\n"} {
+	for _, want := range []string{
+		"posting the events of zone 1 to " + h.URL + ", from sequence 1 on\n",
+		"event 2: " + h.URL + ": status 503 Service Unavailable; trying again in ", "to go on: --from 4\n",
+	} {
 		if !strings.Contains(stderr, want) {
 			t.Errorf("got %q, want %q in it", stderr, want)
 		}
@@ -349,7 +393,8 @@ func TestWebhook(t *testing.T) {
 	if strings.Contains(stderr, "SECRET") || strings.Contains(stderr, "s3cret") {
 		t.Errorf("got %q, want no secret in it", stderr)
 	}
-	if want := `{"sequence":3,"time":"1970-01-01T00:00:03Z","zone":"1","topic":"app/t","type":"made","payload":"p3"}` + "\n"; h.body != want || !strings.HasPrefix(h.sign, "t=") {
+	if want := `{"sequence":3,"time":"1970-01-01T00:00:03Z","zone":"1","topic":"app/t","type":"made","payload":"p3"}` +
+		"\n"; h.body != want || !strings.HasPrefix(h.sign, "t=") {
 		t.Errorf("got body %q, signature %q; want %q", h.body, h.sign, want)
 	}
 	code, _, stderr = command(t, append(args, "--count", "2")...)
@@ -370,9 +415,13 @@ func TestWebhookThatRefuses(t *testing.T) {
 		}
 		return 200
 	})
-	args := []string{"events", "--endpoints", s.address, "--webhook", h.URL, "--state", state, "--from", "1", "--count", "5"}
+	args := []string{
+		"events", "--endpoints", s.address, "--webhook", h.URL, "--state", state, "--from", "1", "--count",
+		"5",
+	}
 	code, _, stderr := command(t, args...)
-	if code != exitFailed || !strings.Contains(stderr, "refuses event 3 for good: status 422") || !strings.Contains(stderr, "to go on: --from 3\n") {
+	if code != exitFailed || !strings.Contains(stderr, "refuses event 3 for good: status 422") ||
+		!strings.Contains(stderr, "to go on: --from 3\n") {
 		t.Errorf("got status %d, %q", code, stderr)
 	}
 	broken = false
@@ -390,7 +439,8 @@ func TestTwoBridgesAtOnce(t *testing.T) {
 	args := []string{"events", "--endpoints", s.address, "--webhook", h.URL, "--state", state, "--from", "1"}
 	p := launch(t, args...)
 	p.says(t, "posting the events")
-	if code, _, stderr := command(t, args...); code != exitFailed || !strings.Contains(stderr, state+" is in use by another bridge") {
+	if code, _, stderr := command(t, args...); code != exitFailed ||
+		!strings.Contains(stderr, state+" is in use by another bridge") {
 		t.Errorf("the second one: got status %d, %q", code, stderr)
 	}
 	s.add(2)

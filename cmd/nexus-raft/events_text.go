@@ -37,7 +37,7 @@ type keyRange struct {
 
 // newEventObject decodes what it knows. A payload that it can't read is left as it is: it
 // may be of a later release.
-func newEventObject(e client.Event) eventObject {
+func newEventObject(e nexusraft.Event) eventObject {
 	o := eventObject{
 		Sequence: e.Sequence, Time: e.Time.UTC(), Zone: e.Zone, Incarnation: e.Incarnation,
 		Topic: e.Topic, Type: e.Type,
@@ -52,18 +52,18 @@ func newEventObject(e client.Event) eventObject {
 var errUnknown = errors.New("unknown payload")
 
 // decode fills in the field that the topic has.
-func (o *eventObject) decode(e client.Event) error {
+func (o *eventObject) decode(e nexusraft.Event) error {
 	switch e.Topic {
 	case client.KeyTopic:
 		return o.decodeKey(e)
 	case client.MemberTopic:
-		m, err := e.Member()
+		m, err := client.MemberOf(e)
 		if err == nil {
 			o.Member = &m
 		}
 		return err
 	case client.LeaderTopic, client.SyncTopic, client.PeerTopic, client.HealthTopic, client.SnapshotTopic:
-		d, err := e.Detail()
+		d, err := client.DetailOf(e)
 		if err == nil {
 			o.Detail = &d
 		}
@@ -72,8 +72,8 @@ func (o *eventObject) decode(e client.Event) error {
 	return errUnknown
 }
 
-func (o *eventObject) decodeKey(e client.Event) error {
-	kv, err := e.KeyValue()
+func (o *eventObject) decodeKey(e nexusraft.Event) error {
+	kv, err := client.KeyValueOf(e)
 	if err != nil {
 		return err
 	}
@@ -98,21 +98,21 @@ func (o *eventObject) decodeKey(e client.Event) error {
 const maxBrief = 80
 
 // brief returns an event's payload for a line of text.
-func brief(e client.Event) string {
+func brief(e nexusraft.Event) string {
 	o := newEventObject(e)
 	switch {
 	case o.Pair != nil || o.Range != nil:
 		return briefKey(e)
 	case o.Member != nil:
-		return printable(fmt.Sprintf("%s %v at %s", o.Member.Role, *o.Member, o.Member.Address))
+		return nexusraft.PrintableText(fmt.Sprintf("%s %v at %s", o.Member.Role, *o.Member, o.Member.Address))
 	case o.Detail != nil:
 		return printable(briefDetail(e, *o.Detail))
 	}
 	return clipped(e.Payload)
 }
 
-func briefKey(e client.Event) string {
-	kv, err := e.KeyValue()
+func briefKey(e nexusraft.Event) string {
+	kv, err := client.KeyValueOf(e)
 	switch {
 	case err != nil:
 		return clipped(e.Payload)
@@ -124,7 +124,7 @@ func briefKey(e client.Event) string {
 	return clipped(kv.Key) + " = " + clipped(kv.Value)
 }
 
-func briefDetail(e client.Event, d client.Detail) string {
+func briefDetail(e nexusraft.Event, d client.Detail) string {
 	var parts []string
 	add := func(known bool, name string, value any) {
 		if known {

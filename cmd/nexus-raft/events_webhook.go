@@ -17,7 +17,7 @@ import (
 type bridgeFlags struct {
 	Webhook           string `help:"Post each event to this URL as JSON, instead of printing it." placeholder:"URL"`
 	WebhookSecretFile string `help:"Sign the posts with the secret in this file." placeholder:"FILE"`
-	State             string `help:"Keep in this file which events are posted, and go on after them; --from counts only while there is none." placeholder:"FILE"`
+	State             string `help:"${webhookState}" placeholder:"FILE"`
 }
 
 // secretVariable has the secret itself. There is no flag for it: command lines are seen by
@@ -36,9 +36,12 @@ func (c *eventsCommand) bridge(at *client.Subscription, log io.Writer) (*eventBr
 	if err != nil {
 		return nil, err
 	}
-	poster, err := webhook.New(webhook.Options{URL: c.Webhook, Secret: secret, OnRetry: func(err error, wait time.Duration) {
-		fmt.Fprintf(log, "%v; trying again in %v\n", err, wait.Round(10*time.Millisecond))
-	}})
+	poster, err := webhook.New(webhook.Options{
+		URL: c.Webhook, Secret: secret,
+		OnRetry: func(err error, wait time.Duration) {
+			fmt.Fprintf(log, "%v; trying again in %v\n", err, wait.Round(10*time.Millisecond))
+		},
+	})
 	if err != nil {
 		return nil, usageError{fmt.Errorf("--webhook: %w", err)}
 	}
@@ -52,7 +55,7 @@ func (c *eventsCommand) bridge(at *client.Subscription, log io.Writer) (*eventBr
 		}
 	}
 	if poster.Exposed() {
-		fmt.Fprintf(log, "warning: %s is not encrypted: whoever is on the way can read the events\n", poster.Target())
+		fmt.Fprintf(log, "warning: %s is not encrypted: others on the network can read the events\n", poster.Target())
 	}
 	from := "from now on"
 	if at.From != 0 {
@@ -76,7 +79,7 @@ func (c *eventsCommand) secret() ([]byte, error) {
 	return nil, nil
 }
 
-func (b *eventBridge) take(ctx context.Context, e client.Event) error {
+func (b *eventBridge) take(ctx context.Context, e nexusraft.Event) error {
 	var body bytes.Buffer
 	if err := printJSON(&body, newEventObject(e)); err != nil {
 		return fmt.Errorf("webhook: encode event %d: %w", e.Sequence, err)

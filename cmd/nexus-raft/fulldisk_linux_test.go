@@ -44,7 +44,8 @@ func (c *trio) fill(t *testing.T) string {
 	t.Helper()
 	value := strings.Repeat("x", 1<<20)
 	for i := range 96 {
-		status, _, stderr := command(t, "put", fmt.Sprint("large/", i), value, "--endpoints", c.endpoints(), "--timeout", "20s")
+		status, _, stderr := command(t, "put", fmt.Sprint("large/", i), value, "--endpoints", c.endpoints(), "--timeout",
+			"20s")
 		if status != exitOK {
 			return stderr
 		}
@@ -64,7 +65,8 @@ func TestFullDisk(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(disk, "n1"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if status, _, stderr := command(t, "init", "--data-dir", c.data("n1"), "--name", "n1", "--listen", c.a1); status != exitOK {
+	if status, _, stderr := command(t, "init", "--data-dir", c.data("n1"), "--name", "n1", "--listen",
+		c.a1); status != exitOK {
 		t.Fatalf("init: status %d, %s", status, stderr)
 	}
 	c.n1, c.n2, c.w1 = c.serve1(t, "--disk-reserve", "32MiB"), c.serve2(t), c.witness(t)

@@ -17,10 +17,10 @@ import (
 
 // asking are the flags of every command that asks a cluster.
 type asking struct {
-	Endpoints []string `help:"Nodes to ask, separated by commas; any that answers will do." default:"127.0.0.1:2026" placeholder:"HOST:PORT"`
+	Endpoints []string `help:"Nodes to ask, separated by commas." default:"127.0.0.1:2026" placeholder:"HOST:PORT"`
 	proof
-	Timeout time.Duration `help:"How long to try; for status, how long to wait for each node; for events, for the first answer." default:"${timeout}"`
-	JSON    bool          `help:"Print JSON, one object per line. A key or value that is not valid UTF-8 is in the field key_base64 or value_base64 instead of key or value."`
+	Timeout time.Duration `help:"${askTimeout}" default:"${timeout}"`
+	JSON    bool          `help:"${jsonPairs}"`
 }
 
 // client returns a client; o has what the flags don't say.
@@ -53,16 +53,27 @@ func (a *asking) connect(ctx context.Context, o client.Options) (*client.Client,
 // remote are the flags of every command that is about one zone.
 type remote struct {
 	asking
-	Zone nexusraft.ZoneID `help:"The zone, in hexadecimal; 1 is the root zone." default:"1" placeholder:"HEX"`
+	Zone zoneFlag `help:"The zone, by its name or its ID." default:"root" placeholder:"NAME"`
 }
 
-// connect is that of asking, for the zone.
-func (r *remote) connect(ctx context.Context, o client.Options) (*client.Client, context.Context, func(), error) {
-	if r.Zone == 0 {
-		return nil, nil, nil, usageError{errors.New("--zone 0 is no zone; 1 is the root zone")}
+// client is that of asking, for the zone, which is found first.
+func (r *remote) client(ctx context.Context, o client.Options) (*client.Client, error) {
+	if err := r.Zone.find(ctx, &r.asking); err != nil {
+		return nil, err
 	}
-	o.Zone = r.Zone
-	return r.asking.connect(ctx, o)
+	o.Zone = r.Zone.id
+	return r.asking.client(o)
+}
+
+// connect is that of asking, for the zone; the timeout is for both.
+func (r *remote) connect(ctx context.Context, o client.Options) (*client.Client, context.Context, func(), error) {
+	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
+	c, err := r.client(ctx, o)
+	if err != nil {
+		cancel()
+		return nil, nil, nil, err
+	}
+	return c, ctx, func() { cancel(); c.Close() }, nil
 }
 
 // pair is a key-value pair as JSON.
@@ -106,8 +117,9 @@ func explain(err error) error {
 		wayOut string
 	}{
 		{nexusraft.ErrUncertain, "read the key before you write it again"},
-		{nexusraft.ErrZoneNotFound, "nexus-raft status shows which zones there are"},
-		{nexusraft.ErrTooLarge, fmt.Sprintf("the limits are %d bytes for a key, and %d for key and value with their frame", kv.MaxKeyBytes, kv.MaxRequestBytes)},
+		{nexusraft.ErrZoneNotFound, "nexus-raft zone list shows which zones there are"},
+		{nexusraft.ErrTooLarge, fmt.Sprintf("the limits are %d bytes for a key, and %d for key and value with their frame",
+			kv.MaxKeyBytes, kv.MaxRequestBytes)},
 		{nexusraft.ErrDiskFull, "nothing was written; nexus-raft status shows whose disk is full"},
 	} {
 		if errors.Is(err, known.err) {
@@ -120,7 +132,8 @@ func explain(err error) error {
 type putCommand struct {
 	Key   string  `arg:"" help:"Key, 1 byte to 4 KiB."`
 	Value *string `arg:"" optional:"" help:"Value."`
-	File  string  `help:"Read the value from this file instead; - is standard input." placeholder:"FILE"`
+	File  string  `help:"Read the value from this file instead, as it is; - is standard input." placeholder:"FILE"`
+	hexFlag
 	remote
 }
 
@@ -131,20 +144,31 @@ acknowledged. If the outcome is not known, the write may have happened or may st
 Examples:
 
   nexus-raft put greeting hello --endpoints 127.0.0.1:2026,127.0.0.1:2036
-  nexus-raft put picture --file picture.png`
+  nexus-raft put picture --file picture.png
+  nexus-raft put --endpoints 127.0.0.1:2026 -- balance -5
+  nexus-raft put 6100ff 2d35 --hex`
 }
 
 func (c *putCommand) Run(ctx context.Context, s streams) error {
+	key, err := c.bytes("KEY", c.Key)
+	if err != nil {
+		return err
+	}
 	value, err := argumentOrFile("put", "VALUE", c.Value, c.File, s.in, kv.MaxRequestBytes)
 	if err != nil {
 		return err
+	}
+	if c.Value != nil {
+		if value, err = c.bytes("VALUE", *c.Value); err != nil {
+			return err
+		}
 	}
 	conn, ctx, end, err := c.connect(ctx, client.Options{})
 	if err != nil {
 		return err
 	}
 	defer end()
-	r, err := conn.Put(ctx, []byte(c.Key), value)
+	r, err := conn.Put(ctx, key, value)
 	if err != nil {
 		return explain(err)
 	}
@@ -183,6 +207,7 @@ func argumentOrFile(command, name string, argument *string, file string, in io.R
 
 type getCommand struct {
 	Key string `arg:"" help:"Key."`
+	hexFlag
 	remote
 }
 
@@ -197,26 +222,31 @@ Example:
 }
 
 func (c *getCommand) Run(ctx context.Context, s streams) error {
+	key, err := c.bytes("KEY", c.Key)
+	if err != nil {
+		return err
+	}
 	conn, ctx, end, err := c.connect(ctx, client.Options{})
 	if err != nil {
 		return err
 	}
 	defer end()
-	kv, found, err := conn.Get(ctx, []byte(c.Key))
+	kv, found, err := conn.Get(ctx, key)
 	switch {
 	case err != nil:
 		return explain(err)
 	case !found:
-		return fmt.Errorf("get: there is no key %.64q", c.Key)
+		return fmt.Errorf("get: there is no key %.64q", key)
 	case c.JSON:
 		return printJSON(s.out, newPair(kv))
 	}
-	_, err = fmt.Fprintln(s.out, printable(string(kv.Value)))
+	_, err = fmt.Fprintln(s.out, c.text(kv.Value))
 	return err
 }
 
 type delCommand struct {
 	Key string `arg:"" help:"Key."`
+	hexFlag
 	remote
 }
 
@@ -229,12 +259,16 @@ Example:
 }
 
 func (c *delCommand) Run(ctx context.Context, s streams) error {
+	key, err := c.bytes("KEY", c.Key)
+	if err != nil {
+		return err
+	}
 	conn, ctx, end, err := c.connect(ctx, client.Options{})
 	if err != nil {
 		return err
 	}
 	defer end()
-	r, err := conn.Delete(ctx, []byte(c.Key))
+	r, err := conn.Delete(ctx, key)
 	if err != nil {
 		return explain(err)
 	}
@@ -251,12 +285,14 @@ func (c *delCommand) Run(ctx context.Context, s streams) error {
 
 type listCommand struct {
 	Prefix string `arg:"" optional:"" help:"Prefix; all keys without one."`
+	hexFlag
 	remote
 }
 
 func (*listCommand) Help() string {
 	return `Prints a line for each key: key, tab, value, either as a quoted string if not all of it can be
-printed or if it begins with a quotation mark.
+printed or if it begins with a quotation mark. It reads page after page, and --timeout is for each
+of them; the pages are not one snapshot.
 
 Example:
 
@@ -264,19 +300,23 @@ Example:
 }
 
 func (c *listCommand) Run(ctx context.Context, s streams) error {
-	conn, ctx, end, err := c.connect(ctx, client.Options{})
+	prefix, err := c.bytes("PREFIX", c.Prefix)
 	if err != nil {
 		return err
 	}
-	defer end()
-	for kv, err := range conn.List(ctx, []byte(c.Prefix)) {
+	conn, err := c.client(ctx, client.Options{PageTimeout: c.Timeout})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	for kv, err := range conn.List(ctx, prefix) {
 		if err != nil {
 			return explain(err)
 		}
 		if c.JSON {
 			err = printJSON(s.out, newPair(kv))
 		} else {
-			_, err = fmt.Fprintf(s.out, "%s\t%s\n", printable(string(kv.Key)), printable(string(kv.Value)))
+			_, err = fmt.Fprintf(s.out, "%s\t%s\n", c.text(kv.Key), c.text(kv.Value))
 		}
 		if err != nil {
 			return err

@@ -88,7 +88,8 @@ func TestOrderlyStopsUnderWriters(t *testing.T) {
 	}
 	eventually(t, "writers write", beyond(50))
 	c.n1.stopsInTime(t)
-	if log := c.n2.out.String(); !strings.Contains(log, `"msg":"leader changed"`) || !regexp.MustCompile(`"msg":"leader changed"[^\n]*"self":true`).MatchString(log) {
+	if log := c.n2.out.String(); !strings.Contains(log, `"msg":"leader changed"`) ||
+		!regexp.MustCompile(`"msg":"leader changed"[^\n]*"self":true`).MatchString(log) {
 		t.Errorf("the old leader has ended and the follower does not lead; it logged\n%s", log)
 	}
 	eventually(t, "writers go on", beyond(acknowledged.Load()+50))
@@ -127,26 +128,6 @@ func TestStopWhilePeersHang(t *testing.T) {
 	c.n1.stopsInTime(t)
 }
 
-func TestSecondSignalEndsAtOnce(t *testing.T) {
-	c := newTrio(t)
-	for _, p := range []*process{c.n2, c.w1} { // so that the first one takes a while
-		if err := p.Process.Signal(syscall.SIGSTOP); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := c.n1.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	c.n1.says(t, "stopping in order")
-	if err := c.n1.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	c.n1.exits(t)
-	if status := c.n1.ProcessState.Sys().(syscall.WaitStatus); !status.Signaled() || status.Signal() != syscall.SIGTERM {
-		t.Errorf("got %v, want the end by the second signal", c.n1.ProcessState)
-	}
-}
-
 func TestStopWithoutQuorum(t *testing.T) {
 	t.Parallel()
 	c := newTrio(t)
@@ -165,7 +146,8 @@ func TestStopWhileJoining(t *testing.T) {
 	for _, kind := range []string{"serve", "witness"} {
 		dir := t.TempDir()
 		config := filepath.Join(dir, "node.yaml")
-		text := fmt.Sprintf("data-dir: %s/data\nlisten: 127.0.0.1:0\njoin:\n- 127.0.0.1:1\n- 127.0.0.1:2\njoin-timeout: 1h\n", dir)
+		text := fmt.Sprintf("data-dir: %s/data\nlisten: 127.0.0.1:0\njoin:\n- 127.0.0.1:1\n- 127.0.0.1:2\njoin-timeout: 1h\n",
+			dir)
 		if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}

@@ -35,7 +35,7 @@ type commandLine struct {
 	Init    initCommand     `cmd:"" help:"Found a cluster: make a data directory its first member. Once."`
 	Serve   serveCommand    `cmd:"" help:"Run a member."`
 	Witness program.Witness `cmd:"" help:"Run a witness, which votes and holds no data; what nexus-witness does."`
-	Demo    demoCommand     `cmd:"" help:"Kill processes of a cluster on this machine while it works, and verify that nothing is lost."`
+	Demo    demoCommand     `cmd:"" help:"Kill processes of a cluster on this machine, and verify that nothing is lost."`
 	Bench   benchCommand    `cmd:"" help:"Measure throughput and latency of a cluster, or of an etcd."`
 
 	Put  putCommand  `cmd:"" help:"Store a value at a key."`
@@ -47,13 +47,16 @@ type commandLine struct {
 	Publish publishCommand `cmd:"" help:"Append an event to a zone's events."`
 	Retain  retainCommand  `cmd:"" help:"Change how many events a zone keeps."`
 
-	Status   statusCommand   `cmd:"" set:"timeout=2s" help:"Print how a cluster is, and whether it can lose a node now."`
-	Member   memberCommand   `cmd:"" help:"List, remove, replace and promote the replicas of a zone."`
-	Token    tokenCommand    `cmd:"" help:"Make, list and revoke the tokens with which nodes join."`
-	Access   accessCommand   `cmd:"" help:"Say which clients may do what, and make their tokens and certificates."`
-	Transfer transferCommand `cmd:"" set:"timeout=30s" help:"Move a zone's leadership to another member."`
+	Zone zoneCommand `cmd:"" help:"Make, delete, list and show the zones of a cluster."`
 
-	Store storeCommand `cmd:"" help:"Look into a store's directory on this machine; back it up, restore, check, export and import it."`
+	Status    statusCommand    `cmd:"" set:"timeout=2s" help:"Print how a cluster is, and whether it can lose a node now."`
+	Member    memberCommand    `cmd:"" help:"List, remove, replace and promote the replicas of a zone."`
+	Token     tokenCommand     `cmd:"" help:"Make, list and revoke the tokens with which nodes join."`
+	Access    accessCommand    `cmd:"" help:"Give clients roles, and make their tokens and certificates."`
+	Authority authorityCommand `cmd:"" set:"timeout=20s" help:"Replace the cluster's certificate authority, step by step."`
+	Transfer  transferCommand  `cmd:"" set:"timeout=30s" help:"Move a zone's leadership to another member."`
+
+	Store storeCommand `cmd:"" help:"Inspect, back up, restore, check, export and import a store on this machine."`
 
 	Version kong.VersionFlag `env:"-" help:"Print the version and exit."`
 }
@@ -74,12 +77,12 @@ Or all of it, with outages: nexus-raft demo`
 func run(ctx context.Context, args []string, s streams) int {
 	var c commandLine
 	command, status := program.Parse(ctx, "nexus-raft", &c, args, program.Standard{In: s.in, Out: s.out, Err: s.err},
-		kong.Description(description), kong.Vars{"timeout": "5s"}, kong.Bind(s))
+		kong.Description(description), program.HelpTexts(flagHelp), kong.Vars{"timeout": "5s"}, kong.Bind(s))
 	if command == nil {
 		return status
 	}
 	if err := command.Run(); err != nil {
-		fmt.Fprintln(s.err, "nexus-raft:", err)
+		fmt.Fprintln(s.err, "nexus-raft:", program.ErrorText(err))
 		if _, ok := errors.AsType[usageError](err); ok {
 			return exitUsage
 		}

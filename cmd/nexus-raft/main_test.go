@@ -40,6 +40,16 @@ func TestExitStatuses(t *testing.T) {
 		{[]string{"put", "k"}, exitUsage, "VALUE or --file"},
 		{[]string{"put", "k", "v", "--file", "x"}, exitUsage, "VALUE or --file"},
 		{[]string{"put", "k", "--file", filepath.Join(empty, "absent")}, exitFailed, "absent"},
+		{[]string{"put", "k", "-5"}, exitUsage, "unknown flag -5; for a value that begins with a hyphen, put -- before it, " +
+			"after all flags: nexus-raft put --FLAGS -- KEY VALUE"},
+		{[]string{"put", "--endpoints", nobody, "--timeout", "100ms", "--", "k", "-5"}, exitFailed, "nothing was written"},
+		{[]string{"get", "k", "--endpoint", nobody}, exitUsage, `did you mean "--endpoints"`},
+		{[]string{"status", "-5"}, exitUsage, "unknown flag -5"},
+		{[]string{"put", "6g", "00", "--hex"}, exitUsage, `KEY "6g" is not hexadecimal`},
+		{[]string{"put", "60", "0", "--hex"}, exitUsage, `VALUE "0" is not hexadecimal`},
+		{[]string{"get", "6", "--hex"}, exitUsage, "KEY"},
+		{[]string{"del", "6", "--hex"}, exitUsage, "KEY"},
+		{[]string{"list", "6", "--hex"}, exitUsage, "PREFIX"},
 		{[]string{"serve"}, exitUsage, "--data-dir"},
 		{[]string{"init"}, exitUsage, "--data-dir"},
 		{[]string{"init", "--data-dir", ""}, exitUsage, "--data-dir is empty"},
@@ -48,7 +58,11 @@ func TestExitStatuses(t *testing.T) {
 		{[]string{"serve", "--data-dir", empty, "--name", "a\nb"}, exitUsage, "--name"},
 		{[]string{"serve", "--data-dir", empty, "--name", " a"}, exitUsage, "--name"},
 		{[]string{"serve", "--data-dir", empty, "--name", strings.Repeat("n", 65)}, exitUsage, "limit 64"},
-		{[]string{"put", "k", "v", "--endpoints", nobody + ", " + nobody, "--timeout", "100ms"}, exitFailed, "nothing was written"},
+		{
+			[]string{"put", "k", "v", "--endpoints", nobody + ", " + nobody, "--timeout", "100ms"},
+			exitFailed,
+			"nothing was written",
+		},
 		{[]string{"init", "--data-dir", empty, "--listen", "nonsense"}, exitUsage, `"nonsense" is not host:port`},
 		{[]string{"get", "k", "--endpoints", "nonsense"}, exitUsage, `"nonsense" is not host:port`},
 		{[]string{"get", "k", "--timeout", "0s"}, exitUsage, "--timeout 0s is not above 0"},
@@ -56,7 +70,29 @@ func TestExitStatuses(t *testing.T) {
 		{[]string{"put", "k", "v", "--endpoints", nobody, "--timeout", "100ms"}, exitFailed, nobody},
 		{[]string{"status", "--endpoints", nobody, "--timeout", "100ms"}, exitFailed, "no endpoint answered"},
 		{[]string{"get", "k", "--endpoints", "127.0.0.1"}, exitUsage, `"127.0.0.1" is not host:port`},
-		{[]string{"put", "k", "v", "--zone", "0"}, exitUsage, "--zone 0"},
+		{[]string{"put", "k", "v", "--zone", "0"}, exitUsage, "--zone: 0 is no zone"},
+		{[]string{"put", "k", "v", "--zone", "Orders"}, exitUsage, "--zone: no zone has such an ID"},
+		{[]string{"put", "k", "v", "--zone", ""}, exitUsage, "--zone: no zone has such an ID"},
+		{[]string{"get", "k", "--zone", strings.Repeat("z", 1<<10)}, exitUsage, "1024 bytes, limit 64"},
+		{
+			[]string{"get", "k", "--zone", "orders", "--endpoints", nobody, "--timeout", "100ms"},
+			exitFailed,
+			"zone orders: its ID is not known",
+		},
+		{[]string{"zone"}, exitUsage, "expected one of"},
+		{[]string{"zone", "create", "face"}, exitUsage, "could be a zone's ID"},
+		{[]string{"zone", "create", "all"}, exitUsage, "every zone"},
+		{[]string{"zone", "create", "root"}, exitUsage, "is the root zone's"},
+		{[]string{"zone", "create", "../x"}, exitUsage, "lower-case letter"},
+		{[]string{"zone", "create", "orders", "--machine", ""}, exitUsage, "state machine's name is empty"},
+		{[]string{"zone", "create", "orders", "--endpoints", nobody, "--timeout", "100ms"}, exitFailed, nobody},
+		{[]string{"zone", "delete", "root", "--yes"}, exitUsage, "can't be deleted"},
+		{[]string{"zone", "delete", "1", "--yes"}, exitUsage, "can't be deleted"},
+		{[]string{"zone", "delete", "orders"}, exitUsage, "with all its data: --yes"},
+		{[]string{"zone", "list", "--endpoints", nobody, "--timeout", "100ms"}, exitFailed, nobody},
+		{[]string{"zone", "show", "0"}, exitUsage, "0 is no zone"},
+		{[]string{"status", "--zone", "0"}, exitUsage, "--zone: 0 is no zone"},
+		{[]string{"events", "--zone", "0"}, exitUsage, "--zone: 0 is no zone"},
 		{[]string{"member"}, exitUsage, "expected one of"},
 		{[]string{"member", "replace", "n1"}, exitUsage, "<new>"},
 		{[]string{"member", "list", "--endpoints", nobody, "--timeout", "100ms"}, exitFailed, "no leader answers: " + nobody},
@@ -91,19 +127,25 @@ func TestExitStatuses(t *testing.T) {
 		{[]string{"bench", "--value-size", "-1"}, exitUsage, "--value-size"},
 		{[]string{"bench", "--key-space", "0"}, exitUsage, "--key-space"},
 		{[]string{"bench", "--duration", "0s"}, exitUsage, "--duration"},
-		{[]string{"bench", "--zone", "xyz"}, exitUsage, "--zone"},
+		{[]string{"bench", "--zone", "XYZ"}, exitUsage, "--zone"},
 		{[]string{"bench", "--endpoints", nobody, "--html", empty}, exitFailed, "is not a file"},
 		{[]string{"bench", "--endpoints", nobody}, exitFailed, nobody},
 	} {
 		status, stdout, stderr := command(t, tc.args...)
 		if status != tc.status || !strings.Contains(stderr, tc.says) || strings.Count(stderr, "\n") > 2 {
-			t.Errorf("%q: got status %d, stdout %q, stderr %q; want %d and %q on stderr, in a line or two", tc.args, status, stdout, stderr, tc.status, tc.says)
+			t.Errorf("%q: got status %d, stdout %q, stderr %q; want %d and %q on stderr, in a line or two", tc.args, status,
+				stdout, stderr, tc.status, tc.says)
 		}
 	}
 }
 
 func TestHelpHasAnExample(t *testing.T) {
-	for _, name := range []string{"init", "serve", "witness", "demo", "bench", "put", "get", "del", "list", "status", "member list", "member remove", "member replace", "member promote", "transfer", "access grant", "access revoke", "access list", "access token", "access revoke-token", "access cert", "access ca", "access recover"} {
+	for _, name := range []string{
+		"init", "serve", "witness", "demo", "bench", "put", "get", "del", "list", "status",
+		"zone create", "zone delete", "zone list", "zone show",
+		"member list", "member remove", "member replace", "member promote", "transfer", "access grant", "access revoke",
+		"access list", "access token", "access revoke-token", "access cert", "access ca", "access recover",
+	} {
 		status, stdout, stderr := command(t, append(strings.Fields(name), "--help")...)
 		if status != exitOK || !strings.Contains(stdout, "Example") || stderr != "" {
 			t.Errorf("%s --help: got status %d, %q, %q; want an example", name, status, stdout, stderr)

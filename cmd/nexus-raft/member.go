@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/client"
+	"github.com/nexi-lab/nexus-raft/internal/availability"
 )
 
 // memberCommand is about the replicas of a zone.
@@ -20,6 +20,8 @@ type memberCommand struct {
 	Remove  memberRemoveCommand  `cmd:"" set:"timeout=30s" help:"Take a node's replica out of the zone, for ever."`
 	Replace memberReplaceCommand `cmd:"" set:"timeout=30s" help:"Put a learner in a member's place."`
 	Promote memberPromoteCommand `cmd:"" set:"timeout=30s" help:"Make a learner one more member."`
+
+	ForgetLives memberForgetLivesCommand `cmd:"" help:"Have a stopped node accept peers that it refuses in error."`
 }
 
 // nodeArgument is what the commands say of their arguments.
@@ -56,19 +58,19 @@ func (c *memberListCommand) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	view := leadersView(zone)
+	found := availability.ByLeader(zone)
 	if !c.JSON {
-		if err := printMembers(s.out, view); err != nil {
+		if err := found.PrintMembers(s.out); err != nil {
 			return err
 		}
-		for _, r := range view.learners() {
-			fmt.Fprintln(s.out, view.prospect(r))
+		for _, r := range found.Learners() {
+			fmt.Fprintln(s.out, found.Prospect(r))
 		}
 		return nil
 	}
-	for _, r := range view.rows {
-		x := listed{Member: r.Member, Leader: view.leads(r), Active: !r.silent()}
-		if n, ok := view.lag(r); ok {
+	for _, r := range found.Replicas {
+		x := listed{Member: r.Member, Leader: found.Leads(r), Active: !r.Silent()}
+		if n, ok := found.Lag(r); ok {
 			x.Lag = &n
 		}
 		if err := printJSON(s.out, x); err != nil {
@@ -76,39 +78,6 @@ func (c *memberListCommand) Run(ctx context.Context, s streams) error {
 		}
 	}
 	return nil
-}
-
-// leadersView is a view that only the leader was asked for.
-func leadersView(zone nexusraft.ZoneStatus) zoneView {
-	answer := client.Answer{Status: nexusraft.NodeStatus{Zones: []nexusraft.ZoneStatus{zone}}}
-	return newZoneView(0, zone.Zone, []client.Answer{answer})
-}
-
-// prospect says what is to become of a learner: the advice that has to do with it.
-func (v zoneView) prospect(r row) string {
-	for _, x := range v.rows {
-		waiting := []row{r}
-		if x.Role == nexusraft.RoleMember && x.silent() && !r.silent() {
-			return v.reviveOrReplace(x, &waiting)
-		}
-	}
-	return v.learnerAdvice(r)
-}
-
-func printMembers(w io.Writer, v zoneView) error {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "NAME\tNODE\tROLE\tADDRESS\tSTATE\tLAG")
-	for _, r := range v.rows {
-		state := "active"
-		switch {
-		case v.leads(r):
-			state = "LEADER"
-		case r.silent():
-			state = "SILENT"
-		}
-		fmt.Fprintf(t, "%s\t%v\t%s\t%s\t%s\t%s\n", cmp.Or(printable(r.Name), "-"), r.Node, r.Role, r.Address, state, v.lagText(r))
-	}
-	return t.Flush()
 }
 
 type memberRemoveCommand struct {
@@ -119,9 +88,11 @@ type memberRemoveCommand struct {
 func (*memberRemoveCommand) Help() string {
 	return nodeArgument + `
 
-The node's program ends, and its directory never takes part again: to come back, it is cleared
-and joins as a new node. Refused where the zone would be left without a quorum, without its
-newest data, or with too many witnesses. Prints what is left and what the zone can lose then.
+It is taken out of all zones, of the root zone last; with --zone out of one. Then its program ends, and
+its directory never takes part again: to come back, the node joins as a
+new one, on an empty directory. The command is refused if it would leave the zone without a quorum,
+without its newest data, or with too many witnesses. It prints the replicas that are left, and what the
+zone can lose then.
 
 Example:
 
@@ -145,9 +116,10 @@ type memberReplaceCommand struct {
 func (*memberReplaceCommand) Help() string {
 	return nodeArgument + `
 
-For a member whose disk was lost: cleared and started again with its old command line, it has
-come back as a new node, a learner, and takes the place of the one it was. If both have one
-name, that name will do for both. Waits until the learner has caught up, and says so.
+This is for a member whose disk was lost. Started again on an empty directory, with its old command
+line, it has come back as a new node, a learner, and now takes the old node's place, in all zones, or
+with --zone in one. If both have the same name, give it twice. The command waits until the learner has
+caught up, and says so.
 
 Example:
 
@@ -172,7 +144,8 @@ func (*memberPromoteCommand) Help() string {
 	return nodeArgument + `
 
 A learner becomes a member by itself as long as the zone has fewer members than it is meant to
-have; this command makes it one beyond that. Waits until the learner has caught up.
+have; this command makes it one beyond that, in all zones, or with --zone in one. Waits until the
+learner has caught up.
 
 Example:
 
@@ -189,20 +162,27 @@ func (c *memberPromoteCommand) Run(ctx context.Context, s streams) error {
 
 // change makes the change that plan finds in the membership, and prints what was done and
 // what the zone is then.
-func (r *remote) change(ctx context.Context, s streams, plan func(nexusraft.Membership) (nexusraft.MembershipChange, string, error)) error {
+func (r *remote) change(
+	ctx context.Context, s streams, plan func(nexusraft.Membership) (nexusraft.MembershipChange, string, error),
+) error {
+	change, done, err := r.planned(ctx, s, plan)
+	if err != nil {
+		return err
+	}
+	if r.Zone.id == nexusraft.RootZone {
+		others, err := r.changeOthers(ctx, s, change)
+		if err != nil {
+			return howToAsk(err)
+		}
+		if others > 0 {
+			done += fmt.Sprintf(", in %d other zones as well", others)
+		}
+	}
 	conn, ctx, end, err := r.connect(ctx, client.Options{OnWait: sayWhy(s.err)})
 	if err != nil {
 		return err
 	}
 	defer end()
-	zone, err := conn.Members(ctx)
-	if err != nil {
-		return err
-	}
-	change, done, err := plan(zone.Membership)
-	if err != nil {
-		return err
-	}
 	left, err := conn.ChangeMembership(ctx, change)
 	switch {
 	case err != nil:
@@ -214,7 +194,23 @@ func (r *remote) change(ctx context.Context, s streams, plan func(nexusraft.Memb
 		}{done, left})
 	}
 	fmt.Fprintln(s.out, done)
-	return printSettled(ctx, s, conn, r.Zone)
+	return printSettled(ctx, s, conn, r.Zone.id)
+}
+
+// planned returns the change that plan finds in the membership as it is.
+func (r *remote) planned(
+	ctx context.Context, s streams, plan func(nexusraft.Membership) (nexusraft.MembershipChange, string, error),
+) (change nexusraft.MembershipChange, done string, err error) {
+	conn, ctx, end, err := r.connect(ctx, client.Options{OnWait: sayWhy(s.err)})
+	if err != nil {
+		return change, "", err
+	}
+	defer end()
+	zone, err := conn.Members(ctx)
+	if err != nil {
+		return change, "", err
+	}
+	return plan(zone.Membership)
 }
 
 // howToAsk adds to an uncertain change which command shows what has become of it.
@@ -234,30 +230,30 @@ func printSettled(ctx context.Context, s streams, conn *client.Client, zone nexu
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
 	for {
-		view, ok := viewOf(zone, conn.Survey(ctx))
-		if settled := ok && view.leader != nil && view.leader.Sync == nexusraft.InSync; !settled && ctx.Err() == nil {
+		found, ok := zoneOf(zone, conn.Survey(ctx))
+		if settled := ok && found.Leader != nil && found.Leader.Sync == nexusraft.InSync; !settled && ctx.Err() == nil {
 			sleep(ctx, 100*time.Millisecond)
 			continue
 		}
 		if !ok {
 			return nil // what was done is done
 		}
-		if err := printMembers(s.out, view); err != nil {
+		if err := found.PrintMembers(s.out); err != nil {
 			return err
 		}
-		fmt.Fprintln(s.out, strings.Join(assess(view).lines(), "\n"))
+		fmt.Fprintln(s.out, strings.Join(availability.Assess(found).Lines(), "\n"))
 		return nil
 	}
 }
 
-func viewOf(zone nexusraft.ZoneID, answers []client.Answer) (zoneView, bool) {
-	views, _ := zoneViews(answers)
-	for _, v := range views {
-		if v.zone == zone {
+func zoneOf(zone nexusraft.ZoneID, answers []client.Answer) (availability.Zone, bool) {
+	zones, _ := availability.Zones(answers)
+	for _, v := range zones {
+		if v.Zone == zone {
 			return v, true
 		}
 	}
-	return zoneView{}, false
+	return availability.Zone{}, false
 }
 
 func sleep(ctx context.Context, d time.Duration) {
@@ -272,7 +268,7 @@ func sayWhy(w io.Writer) func(error) {
 	var said string
 	var at time.Time
 	return func(reason error) {
-		text := strings.TrimPrefix(reason.Error(), "client: ")
+		text := nexusraft.PrintableText(strings.TrimPrefix(reason.Error(), "client: "))
 		if text == said || time.Since(at) < time.Second {
 			return
 		}
@@ -307,7 +303,8 @@ func findNode(m nexusraft.Membership, name string, fits func(nexusraft.Member) b
 	case 1:
 		return found[0], nil
 	case 0:
-		return nexusraft.Member{}, fmt.Errorf("no node of the zone is called %s, and no ID begins so; there are %s", printable(name), candidates(m.Members))
+		return nexusraft.Member{}, fmt.Errorf("no node of the zone has the name %s, or an ID that begins with it; there "+
+			"are %s", printable(name), candidates(m.Members))
 	}
 	return nexusraft.Member{}, fmt.Errorf("%s may mean any of %s; give its ID", printable(name), candidates(found))
 }

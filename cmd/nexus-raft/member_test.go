@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -44,12 +43,14 @@ func TestFindNode(t *testing.T) {
 		{"dddd", isMember, 5, ""}, // what it names is clear: the zone says what is wrong with it
 		{"n2", anyReplica, 0, "n2 may mean any of member n2 (aaaa222200000000), learner n2 (bbbb333300000000); give its ID"},
 		{"aaaa", isVoter, 0, "aaaa may mean any of member n1 (aaaa111100000000), member n2 (aaaa222200000000); give its ID"},
-		{"ddd", anyReplica, 0, "no node of the zone is called ddd, and no ID begins so; there are member n1 (aaaa111100000000), member n2"},
-		{"n9\x1b", anyReplica, 0, `called "n9\x1b", and`},
+		{"ddd", anyReplica, 0, "no node of the zone has the name ddd, or an ID that begins with it; there are member n1 " +
+			"(aaaa111100000000), member n2"},
+		{"n9\x1b", anyReplica, 0, `the name "n9\x1b", or`},
 		{"", anyReplica, 0, "learner node dddd555500000000"},
 	} {
 		got, err := findNode(m, tc.name, tc.fits)
-		if got.Replica != tc.want || (err == nil) != (tc.says == "") || err != nil && !strings.Contains(err.Error(), tc.says) {
+		if got.Replica != tc.want || (err == nil) != (tc.says == "") || err != nil &&
+			!strings.Contains(err.Error(), tc.says) {
 			t.Errorf("%q: got replica %d, %v; want %d, %q", tc.name, got.Replica, err, tc.want, tc.says)
 		}
 	}
@@ -63,8 +64,9 @@ func TestWaysOut(t *testing.T) {
 		want string
 	}{
 		{nexusraft.ErrUncertain, explain, "; read the key before you write it again"},
-		{nexusraft.ErrZoneNotFound, explain, "; nexus-raft status shows which zones there are"},
-		{nexusraft.ErrTooLarge, explain, "; the limits are 4096 bytes for a key, and 1572864 for key and value with their frame"},
+		{nexusraft.ErrZoneNotFound, explain, "; nexus-raft zone list shows which zones there are"},
+		{nexusraft.ErrTooLarge, explain, "; the limits are 4096 bytes for a key, and 1572864 for key and value with their " +
+			"frame"},
 		{nexusraft.ErrDiskFull, explain, "; nothing was written; nexus-raft status shows whose disk is full"},
 		{nexusraft.ErrNotLeader, explain, ""},
 		{nexusraft.ErrUncertain, howToAsk, ": nexus-raft member list"},
@@ -85,41 +87,6 @@ func TestWaitingIsToldOnceASecond(t *testing.T) {
 	}
 	if got, want := out.String(), "waiting: n3 is 9 behind\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
-	}
-}
-
-// The table of a zone that has everything that a table can show.
-func TestPrintZone(t *testing.T) {
-	s := newSituation(n1, n2, w1, reborn()).dies(1).gate(nexusraft.Degraded).behind(3, 7).behind(1, 20)
-	s.leader().SyncSince = time.Now().Add(-5 * time.Minute)
-	s.answers[0].Status.DiskBytes = 3 << 20
-	s.answers[1] = s.answers[3] // the new node serves at the address of the old one
-	s.problem(2, "its disk may be stalled")
-	views, _ := zoneViews(s.answers)
-	var out bytes.Buffer
-	if err := printZone(&out, views[0]); err != nil {
-		t.Fatal(err)
-	}
-	head, table, _ := strings.Cut(out.String(), "\n")
-	if !strings.HasPrefix(head, "zone 1 of cluster 0000000000000007: DEGRADED since ") || !strings.HasSuffix(head, " (5m0s), from index 90 on writes may be on one copy only") {
-		t.Errorf("head: got %q", head)
-	}
-	want := `NAME  NODE      ROLE     STATE     TERM  COMMIT  APPLIED  LAG  DISK   ADDRESS  HEALTH
-n1    00000000  member   LEADER    5     100     100      0    3 MiB  h1:1     healthy
-n2    00000000  member   SILENT    -     -       -        20   -      h2:1     does not answer; its address is now node 00000000
-n2    00000000  learner  follower  5     0       100      7    0 B    h2:1     healthy
-w1    00000000  witness  follower  5     0       100      0    0 B    hw:1     PROBLEM: its disk may be stalled
-`
-	if d := cmp.Diff(want, table); d != "" {
-		t.Errorf("table (-want +got):\n%s", d)
-	}
-}
-
-func TestSizes(t *testing.T) {
-	for bytes, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1 << 10: "1 KiB", 5<<20 + 1: "5 MiB", 3 << 29: "1.5 GiB"} {
-		if got := size(bytes); got != want {
-			t.Errorf("%d: got %s, want %s", bytes, got, want)
-		}
 	}
 }
 
@@ -147,7 +114,8 @@ func TestMembersByHand(t *testing.T) {
 		status, _, _ := command(t, "status", "--check", "--endpoints", c.a2)
 		return status == exitOK
 	})
-	if got := operate("status", "--check"); !strings.Contains(got, "in sync since") || !strings.Contains(got, "can lose any one of n1, n2, w1") {
+	if got := operate("status", "--check"); !strings.Contains(got, "in sync since") ||
+		!strings.Contains(got, "can lose any one of n1, n2, w1") {
 		t.Errorf("status: got\n%s", got)
 	}
 	roles := make(map[string]nexusraft.Role)
@@ -158,7 +126,10 @@ func TestMembersByHand(t *testing.T) {
 		}
 		roles[x.Name] = x.Role
 	}
-	if d := cmp.Diff(map[string]nexusraft.Role{"n1": nexusraft.RoleMember, "n2": nexusraft.RoleMember, "w1": nexusraft.RoleWitness}, roles); d != "" {
+	if d := cmp.Diff(map[string]nexusraft.Role{
+		"n1": nexusraft.RoleMember, "n2": nexusraft.RoleMember,
+		"w1": nexusraft.RoleWitness,
+	}, roles); d != "" {
 		t.Errorf("member list (-want +got):\n%s", d)
 	}
 	refused("witness", "transfer", "w1")
@@ -178,7 +149,80 @@ func TestMembersByHand(t *testing.T) {
 			t.Errorf("member remove w1: got\n%swant %q in it", got, want)
 		}
 	}
-	if status, _, stderr := command(t, "status", "--check", "--endpoints", c.a1); status != exitFailed || !strings.Contains(stderr, "can't lose any one node now: zone 1") {
+	if status, _, stderr := command(t, "status", "--check", "--endpoints", c.a1); status != exitFailed ||
+		!strings.Contains(stderr, "can't lose any one node now: zone 1") {
 		t.Errorf("status --check without a witness: got %d, %q; want a failure", status, stderr)
+	}
+}
+
+// A witness comes back and advertises an address at which nobody listens: it calls both members,
+// and neither calls it.
+func TestStatusNamesBrokenLinks(t *testing.T) {
+	t.Parallel()
+	c := newTrio(t)
+	c.w1.stop(t)
+	dead := freeAddress(t)
+	c.w1 = c.witness(t, "--advertise", dead)
+	var last string
+	want := func(member string) string {
+		return fmt.Sprintf("\nlink: w1 can call %s, but %s can't call w1: this link works one way only, which counts as cut;"+
+			" check firewalls between them, and that %s is an address of w1 that %s reaches: connect to %s:", member, member,
+			dead, member, dead)
+	}
+	eventually(t, "status names both links", func() bool {
+		_, last, _ = command(t, "status", "--endpoints", c.endpoints()+","+c.aw)
+		return strings.Contains(last, want("n1")) && strings.Contains(last, want("n2"))
+	})
+	if !strings.Contains(last, "can NOT lose n1, n2") {
+		t.Errorf("status promises too much:\n%s", last)
+	}
+	var report report
+	_, last, _ = command(t, "status", "--json", "--endpoints", c.aw)
+	if err := json.Unmarshal([]byte(last), &report); err != nil || len(report.Zones) != 1 ||
+		len(report.Zones[0].Links) != 2 {
+		t.Fatalf("got %+v, %v; want two links in\n%s", report, err, last)
+	}
+	for _, a := range report.Answers {
+		if a.Endpoint == c.aw && (len(a.Status.Peers) != 2 || !a.Status.Peers[0].OneWay() || !a.Status.Peers[1].Reached) {
+			t.Errorf("the witness says of its peers %+v", a.Status.Peers)
+		}
+	}
+	c.w1.stop(t)
+	c.w1 = c.witness(t)
+	eventually(t, "all links work", func() bool {
+		status, stdout, _ := command(t, "status", "--check", "--endpoints", c.endpoints())
+		return status == exitOK && !strings.Contains(stdout, "link:")
+	})
+}
+
+func TestNeedIn(t *testing.T) {
+	zone := nexusraft.ZoneStatus{Leader: 1}
+	for id, role := range []nexusraft.Role{
+		nexusraft.RoleMember, nexusraft.RoleMember, nexusraft.RoleWitness, nexusraft.RoleLearner,
+	} {
+		zone.Membership = zone.Membership.With(nexusraft.Member{
+			Replica: nexusraft.ReplicaID(id + 1), Node: nexusraft.NodeID(id + 1), Role: role,
+		})
+	}
+	for _, tc := range []struct {
+		what   string
+		change nexusraft.MembershipChange
+		want   need
+	}{
+		{"remove a member", nexusraft.MembershipChange{Remove: 2}, changeNeeded},
+		{"remove the leader", nexusraft.MembershipChange{Remove: 1}, transferNeeded},
+		{"remove the witness", nexusraft.MembershipChange{Remove: 3}, changeNeeded},
+		{"remove what is not there", nexusraft.MembershipChange{Remove: 9}, nothingNeeded},
+		{"replace", nexusraft.MembershipChange{Replace: 2, With: 4}, changeNeeded},
+		{"replace the leader", nexusraft.MembershipChange{Replace: 1, With: 4}, transferNeeded},
+		{"replace by what is to come", nexusraft.MembershipChange{Replace: 2, With: 9}, learnerNeeded},
+		{"replaced already", nexusraft.MembershipChange{Replace: 9, With: 2}, nothingNeeded},
+		{"promote", nexusraft.MembershipChange{Promote: 4}, changeNeeded},
+		{"promoted already", nexusraft.MembershipChange{Promote: 2}, nothingNeeded},
+		{"promote what is to come", nexusraft.MembershipChange{Promote: 9}, learnerNeeded},
+	} {
+		if got := needIn(zone, tc.change); got != tc.want {
+			t.Errorf("%s: got %v, want %v", tc.what, got, tc.want)
+		}
 	}
 }

@@ -24,14 +24,15 @@ import (
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/pki"
-	"github.com/nexi-lab/nexus-raft/internal/server"
+	"github.com/nexi-lab/nexus-raft/internal/rpc/etcd"
 	"github.com/nexi-lab/nexus-raft/kv"
 	"github.com/nexi-lab/nexus-raft/node"
 	"github.com/nexi-lab/nexus-raft/transport"
+	"github.com/nexi-lab/nexus-raft/transport/mtls"
 )
 
-// who says whom a method is for: everybody, nodes, or clients with a role.
-var who = map[string]string{
+// callersOf says which callers a method is for: all, nodes, or clients with a role.
+var callersOf = map[string]string{
 	"/grpc.health.v1.Health/Check": "all",
 	"/grpc.health.v1.Health/List":  "all",
 	"/grpc.health.v1.Health/Watch": "all",
@@ -42,12 +43,17 @@ var who = map[string]string{
 	"/nexusraft.v1.RaftTransport/InstallSnapshot": "nodes",
 	"/nexusraft.v1.RaftTransport/SnapshotOffset":  "nodes",
 	"/nexusraft.v1.Zones/Propose":                 "nodes",
-	"/nexusraft.v1.Cluster/Renew":                 "nodes",
+	"/nexusraft.v1.Cluster/Trust":                 "nodes",
+	"/nexusraft.v1.Cluster/HostZones":             "nodes",
+	// it asks for the certificate of a node itself, which may have expired
+	"/nexusraft.v1.Cluster/Renew": "all",
 
 	"/nexusraft.v1.Cluster/Status": "any read", // and nodes
 
 	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      "any read",
 	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": "any read",
+
+	"/nexusraft.v1.Zones/ListZones": "any read",
 
 	"/nexusraft.v1.Zones/Checksum":        "read",
 	"/nexusraft.v1.EventStream/Subscribe": "read",
@@ -64,9 +70,13 @@ var who = map[string]string{
 	"/nexusraft.v1.Zones/TransferLeader":   "admin",
 	"/nexusraft.v1.EventStream/Retain":     "admin",
 
+	"/nexusraft.v1.Zones/CreateZone":         "root admin",
+	"/nexusraft.v1.Zones/DeleteZone":         "root admin",
 	"/nexusraft.v1.Tokens/CreateToken":       "root admin",
 	"/nexusraft.v1.Tokens/ListTokens":        "root admin",
 	"/nexusraft.v1.Tokens/RevokeToken":       "root admin",
+	"/nexusraft.v1.Rotation/GetAuthority":    "root admin",
+	"/nexusraft.v1.Rotation/RotateAuthority": "root admin",
 	"/nexusraft.v1.Access/Grant":             "root admin",
 	"/nexusraft.v1.Access/Revoke":            "root admin",
 	"/nexusraft.v1.Access/ListAccess":        "root admin",
@@ -94,7 +104,7 @@ func serveSecurely(t *testing.T) *secureMember {
 	m.address = lis.Addr().String()
 	config := node.Config{
 		Dir: t.TempDir(), Name: "n1", Advertise: m.address, ClusterTLS: true, StateMachine: kv.StateMachine{},
-		TickInterval: 10 * time.Millisecond, ServerOptions: server.Options(), Needs: server.Needs(),
+		TickInterval: 10 * time.Millisecond, ServerOptions: etcd.Options(), Permissions: etcd.Permissions(),
 		Clock: func() time.Time { return time.Now().Add(time.Duration(m.ahead.Load())) },
 	}
 	if _, err := node.Init(config); err != nil {
@@ -108,7 +118,7 @@ func serveSecurely(t *testing.T) *secureMember {
 	go func() {
 		ended <- m.node.Run(ctx, lis, func(r grpc.ServiceRegistrar) {
 			m.server = r.(*grpc.Server)
-			etcdServices(m.node)(r)
+			etcd.Services(m.node)(r)
 		})
 	}()
 	t.Cleanup(func() {
@@ -145,7 +155,7 @@ func (m *secureMember) grant(name string, zone nexusraft.ZoneID, role nexusraft.
 	m.try(func(ctx context.Context) error { return m.node.SetRole(ctx, name, zone, role) })
 }
 
-func (m *secureMember) token(name string, life time.Duration) (text string, info node.AccessToken) {
+func (m *secureMember) token(name string, life time.Duration) (text string, info nexusraft.AccessToken) {
 	m.t.Helper()
 	m.try(func(ctx context.Context) (err error) {
 		text, info, err = m.node.CreateAccessToken(ctx, name, life)
@@ -154,7 +164,7 @@ func (m *secureMember) token(name string, life time.Duration) (text string, info
 	return text, info
 }
 
-// caller is somebody who calls: by a certificate, by a token, by both or by neither.
+// caller calls: by a certificate, by a token, by both or by neither.
 type caller struct {
 	conn      *grpc.ClientConn
 	certified bool
@@ -169,7 +179,8 @@ func (m *secureMember) as(s pki.Subject, token string) caller {
 		m.t.Fatal(err)
 	}
 	roots := m.certificate(request, pki.Subject{Client: "admin"})
-	c, err := transport.Issued(pki.Pair{Cert: roots, Key: key}, pki.Subject{Cluster: m.node.Cluster(), Client: "admin"})
+	c, err := mtls.Issued(pki.Pair{Cert: roots, Key: key}, nil,
+		pki.Subject{Cluster: m.node.Cluster(), Client: "admin"})
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -177,12 +188,13 @@ func (m *secureMember) as(s pki.Subject, token string) caller {
 		c.Own = tls.Certificate{}
 	} else {
 		s.Cluster = m.node.Cluster()
-		if c, err = transport.Issued(pki.Pair{Cert: m.certificate(request, s), Key: key}, s); err != nil {
+		if c, err = mtls.Issued(pki.Pair{Cert: m.certificate(request, s), Key: key}, nil, s); err != nil {
 			m.t.Fatal(err)
 		}
 	}
-	security := transport.NewTLS(func() (transport.Certificates, error) { return c, nil })
-	conn, err := grpc.NewClient("passthrough:///"+m.address, append(transport.DialOptions(), grpc.WithTransportCredentials(security.ClientCredentials(m.node.ID())))...)
+	security := mtls.NewTLS(func() (mtls.Certificates, error) { return c, nil })
+	conn, err := grpc.NewClient("passthrough:///"+m.address, append(transport.DialOptions(),
+		grpc.WithTransportCredentials(security.ClientCredentials(m.node.ID())))...)
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -194,13 +206,34 @@ func (m *secureMember) certificate(request []byte, s pki.Subject) (chain []byte)
 	m.t.Helper()
 	m.try(func(ctx context.Context) (err error) {
 		if s.Node != 0 {
-			chain, err = m.node.Renew(ctx, s.Node, request)
+			chain, err = m.nodeCertificate(ctx, request, s.Node)
 		} else {
-			chain, err = m.node.IssueCertificate(ctx, s.Client, request, time.Hour)
+			chain, _, err = m.node.IssueCertificate(ctx, s.Client, request, time.Hour)
 		}
 		return err
 	})
 	return chain
+}
+
+// nodeCertificate gets the certificate of a node that is in the cluster, by a join token.
+func (m *secureMember) nodeCertificate(ctx context.Context, request []byte, id nexusraft.NodeID) ([]byte, error) {
+	text, _, err := m.node.CreateToken(ctx, nexusraft.RoleMember, time.Hour, 1)
+	if err != nil {
+		return nil, err
+	}
+	token, err := pki.ParseToken(text)
+	if err != nil {
+		return nil, err
+	}
+	security := mtls.NewTLS(func() (mtls.Certificates, error) {
+		return mtls.Certificates{Pin: &token.CA}, nil
+	})
+	self := transport.Identity{Node: id, Incarnation: 1, Boot: 1, Address: "127.0.0.1:1"}
+	peers := transport.NewPeers(func() transport.Identity { return self }, transport.PeersOptions{TLS: security})
+	defer peers.Close()
+	asks := transport.RenewRequest{Node: id, CertificateRequest: request, Token: token}
+	renewal, err := peers.Renew(ctx, m.address, asks)
+	return renewal.Certificate, err
 }
 
 // call calls a method with an empty message, and returns the code of what comes back first.
@@ -237,7 +270,7 @@ func (m *secureMember) methods() map[string]bool {
 // TestEveryMethodHasANeed fails for a method that is new, or gone.
 func TestEveryMethodHasANeed(t *testing.T) {
 	got := slices.Sorted(maps.Keys(serveSecurely(t).methods()))
-	if diff := cmp.Diff(slices.Sorted(maps.Keys(who)), got); diff != "" {
+	if diff := cmp.Diff(slices.Sorted(maps.Keys(callersOf)), got); diff != "" {
 		t.Errorf("-expected +registered:\n%s", diff)
 	}
 }
@@ -246,7 +279,10 @@ func TestEveryMethodHasANeed(t *testing.T) {
 func TestWhoMayCallWhat(t *testing.T) {
 	m := serveSecurely(t)
 	const root, other = nexusraft.RootZone, nexusraft.RootZone + 1
-	for name, role := range map[string]nexusraft.AccessRole{"reader": nexusraft.AccessRead, "writer": nexusraft.AccessWrite, "boss": nexusraft.AccessAdmin} {
+	for name, role := range map[string]nexusraft.AccessRole{
+		"reader": nexusraft.AccessRead,
+		"writer": nexusraft.AccessWrite, "boss": nexusraft.AccessAdmin,
+	} {
 		m.grant(name, root, role)
 	}
 	m.grant("elsewhere", other, nexusraft.AccessAdmin)
@@ -265,7 +301,7 @@ func TestWhoMayCallWhat(t *testing.T) {
 	callers := []struct {
 		name   string
 		caller caller
-		may    []string   // whom it counts as
+		may    []string   // what it counts as
 		code   codes.Code // of what it may not
 		node   bool
 	}{
@@ -274,25 +310,43 @@ func TestWhoMayCallWhat(t *testing.T) {
 		{"a token that is none", m.as(pki.Subject{}, "nra1-x"), nil, none, false},
 		{"an expired token", m.as(pki.Subject{}, expired), nil, none, false},
 		{"a revoked token", m.as(pki.Subject{}, revoked), nil, none, false},
-		{"a token of one who was revoked", m.as(pki.Subject{}, orphan), nil, none, false},
+		{"a token of a revoked client", m.as(pki.Subject{}, orphan), nil, none, false},
 		{"a revoked token with a certificate", m.as(pki.Subject{Client: "boss"}, revoked), nil, none, false},
-		{"one who was revoked", gone, nil, denied, false},
+		{"a revoked client", gone, nil, denied, false},
 		{"a node", m.as(pki.Subject{Node: m.node.ID()}, ""), []string{"nodes"}, denied, true},
 		{"reader", m.as(pki.Subject{Client: "reader"}, ""), []string{"any read", "read"}, denied, false},
 		{"reader's token", m.as(pki.Subject{}, good("reader")), []string{"any read", "read"}, denied, false},
-		{"reader's token, boss's certificate", m.as(pki.Subject{Client: "boss"}, good("reader")), []string{"any read", "read"}, denied, false},
+		{
+			"reader's token, boss's certificate", m.as(pki.Subject{Client: "boss"}, good("reader")),
+			[]string{"any read", "read"},
+			denied, false,
+		},
 		{"reader everywhere", m.as(pki.Subject{Client: "everywhere"}, ""), []string{"any read", "read"}, denied, false},
 		{"writer", m.as(pki.Subject{Client: "writer"}, ""), []string{"any read", "read", "write"}, denied, false},
-		{"boss", m.as(pki.Subject{Client: "boss"}, ""), []string{"any read", "read", "write", "admin", "root admin"}, denied, false},
-		{"boss's token", m.as(pki.Subject{}, good("boss")), []string{"any read", "read", "write", "admin", "root admin"}, denied, false},
-		{"the founder's admin", m.as(pki.Subject{Client: "admin"}, ""), []string{"any read", "read", "write", "admin", "root admin"}, denied, false},
+		{
+			"boss", m.as(pki.Subject{Client: "boss"}, ""),
+			[]string{"any read", "read", "write", "admin", "root admin"},
+			denied,
+			false,
+		},
+		{
+			"boss's token", m.as(pki.Subject{}, good("boss")),
+			[]string{"any read", "read", "write", "admin", "root admin"},
+			denied, false,
+		},
+		{
+			"the founder's admin", m.as(pki.Subject{Client: "admin"}, ""),
+			[]string{"any read", "read", "write", "admin", "root admin"},
+			denied, false,
+		},
 		{"admin of another zone", m.as(pki.Subject{Client: "elsewhere"}, ""), []string{"any read"}, denied, false},
 	}
 	for method, streams := range m.methods() {
 		for _, c := range callers {
-			want := who[method] == "all" || slices.Contains(c.may, who[method]) || c.node && method == "/nexusraft.v1.Cluster/Status"
+			want := callersOf[method] == "all" || slices.Contains(c.may, callersOf[method]) || c.node &&
+				method == "/nexusraft.v1.Cluster/Status"
 			code := c.code
-			if who[method] == "nodes" { // where only a certificate counts
+			if callersOf[method] == "nodes" { // where only a certificate counts
 				code = map[bool]codes.Code{true: denied, false: none}[c.caller.certified]
 			}
 			got := c.caller.call(t.Context(), method, streams)
@@ -300,7 +354,8 @@ func TestWhoMayCallWhat(t *testing.T) {
 			case want && guarded:
 				t.Errorf("%s by %s: got %v %q, want it let pass", method, c.name, got.Code(), got.Message())
 			case !want && (!guarded || got.Code() != code || len(got.Details()) != 1):
-				t.Errorf("%s by %s: got %v %q with %d details, want it refused with %v and one detail", method, c.name, got.Code(), got.Message(), len(got.Details()), code)
+				t.Errorf("%s by %s: got %v %q with %d details, want it refused with %v and one detail", method, c.name, got.Code(),
+					got.Message(), len(got.Details()), code)
 			}
 		}
 	}
@@ -323,7 +378,8 @@ func TestBenchWithCredentials(t *testing.T) {
 		return writeFile(t, pki.Bundle{Pair: pki.Pair{Cert: chain, Key: key}, Roots: roots}.PEM())
 	}
 	run := func(credentials string) (int, string, string) {
-		return command(t, "bench", "--endpoints", m.address, "--credentials", credentials, "--duration", "100ms", "--key-space", "10", "--json")
+		return command(t, "bench", "--endpoints", m.address, "--credentials", credentials, "--duration", "100ms",
+			"--key-space", "10", "--json")
 	}
 	if status, stdout, stderr := run(file("admin")); status != 0 || !strings.Contains(stdout, `"operations"`) {
 		t.Errorf("as admin: got %d, %q, %q", status, stdout, stderr)
@@ -331,7 +387,8 @@ func TestBenchWithCredentials(t *testing.T) {
 	if status, _, stderr := run(file("reader")); status == 0 || !strings.Contains(stderr, "needs the role write") {
 		t.Errorf("as reader: got %d, %q; want it refused", status, stderr)
 	}
-	if status, _, stderr := run(filepath.Join(t.TempDir(), "none")); status == 0 || !strings.Contains(stderr, "--credentials") {
+	if status, _, stderr := run(filepath.Join(t.TempDir(), "none")); status == 0 ||
+		!strings.Contains(stderr, "--credentials") {
 		t.Errorf("without the file: got %d, %q", status, stderr)
 	}
 }

@@ -14,13 +14,15 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/pki"
 )
 
-// Tools that know nothing of us find the services and describe their messages, as grpcurl's list and describe do.
+// Tools that know nothing of us find the services and describe their messages, as grpcurl's list
+// and describe do.
 func TestReflection(t *testing.T) {
 	m := serveSecurely(t)
 	m.grant("reader", 0, nexusraft.AccessRead)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	stream, err := reflectionpb.NewServerReflectionClient(m.as(pki.Subject{Client: "reader"}, "").conn).ServerReflectionInfo(ctx)
+	stream, err := reflectionpb.NewServerReflectionClient(m.as(pki.Subject{Client: "reader"},
+		"").conn).ServerReflectionInfo(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,17 +38,24 @@ func TestReflection(t *testing.T) {
 		return resp
 	}
 	var services []string
-	list := ask(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{}})
+	list := ask(&reflectionpb.ServerReflectionRequest{
+		MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{},
+	})
 	for _, s := range list.GetListServicesResponse().GetService() {
 		services = append(services, s.GetName())
 	}
-	for _, want := range []string{"etcdserverpb.KV", "nexusraft.v1.Access", "nexusraft.v1.Cluster", "nexusraft.v1.EventStream", "grpc.health.v1.Health"} {
+	for _, want := range []string{
+		"etcdserverpb.KV", "nexusraft.v1.Access", "nexusraft.v1.Cluster",
+		"nexusraft.v1.EventStream", "grpc.health.v1.Health",
+	} {
 		if !slices.Contains(services, want) {
 			t.Errorf("the services %v lack %s", services, want)
 		}
 	}
 	for symbol, method := range map[string]string{"etcdserverpb.KV": "Range", "nexusraft.v1.EventStream": "Subscribe"} {
-		resp := ask(&reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_FileContainingSymbol{FileContainingSymbol: symbol}})
+		resp := ask(&reflectionpb.ServerReflectionRequest{
+			MessageRequest: &reflectionpb.ServerReflectionRequest_FileContainingSymbol{FileContainingSymbol: symbol},
+		})
 		var methods []string
 		for _, b := range resp.GetFileDescriptorResponse().GetFileDescriptorProto() {
 			file := &descriptorpb.FileDescriptorProto{}
@@ -60,7 +69,8 @@ func TestReflection(t *testing.T) {
 			}
 		}
 		if !slices.Contains(methods, method) {
-			t.Errorf("the description of %s has the methods %v, want %s among them; %v", symbol, methods, method, resp.GetErrorResponse())
+			t.Errorf("the description of %s has the methods %v, want %s among them; %v", symbol, methods, method,
+				resp.GetErrorResponse())
 		}
 	}
 }

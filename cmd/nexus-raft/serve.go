@@ -10,8 +10,9 @@ import (
 	"path/filepath"
 	"strings"
 
+	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/program"
-	"github.com/nexi-lab/nexus-raft/internal/server"
+	"github.com/nexi-lab/nexus-raft/internal/rpc/etcd"
 	"github.com/nexi-lab/nexus-raft/kv"
 	"github.com/nexi-lab/nexus-raft/node"
 	"github.com/nexi-lab/nexus-raft/storage"
@@ -21,9 +22,9 @@ import (
 // initCommand founds a cluster.
 type initCommand struct {
 	DataDir   string `help:"Directory to make; it must hold no node yet." required:"" placeholder:"DIR"`
-	Name      string `help:"What people call this node." placeholder:"NAME"`
+	Name      string `help:"Name of the node, unique in the cluster." placeholder:"NAME"`
 	Listen    string `help:"Address that the node will serve on." default:"127.0.0.1:2026" placeholder:"HOST:PORT"`
-	Advertise string `help:"Address where other nodes will reach it; by default the one it serves on." placeholder:"HOST:PORT"`
+	Advertise string `help:"Address for other nodes; by default that of --listen." placeholder:"HOST:PORT"`
 	JSON      bool   `help:"Print what was founded as JSON: cluster, node, name, credentials."`
 }
 
@@ -53,7 +54,8 @@ func (c *initCommand) Run(s streams) error {
 	}
 	admin := filepath.Join(c.DataDir, "admin.pem")
 	if err := writeSecret(admin, founded.Admin); err != nil {
-		return fmt.Errorf("the cluster is founded, but the credentials of its administrator are lost: clear %s and found it anew: %w", c.DataDir, err)
+		return fmt.Errorf("the cluster is founded, but the credentials of its administrator are lost: clear %s and found "+
+			"it anew: %w", c.DataDir, err)
 	}
 	if c.JSON {
 		return json.NewEncoder(s.out).Encode(struct {
@@ -61,7 +63,8 @@ func (c *initCommand) Run(s streams) error {
 			Credentials string `json:"credentials"`
 		}{founded, admin})
 	}
-	_, err = fmt.Fprintf(s.out, "founded cluster %v with node %v in %s\nwith TLS, the credentials of its administrator are %s: keep them secret\nstart it with: %s\n",
+	_, err = fmt.Fprintf(s.out, "founded cluster %v with node %v in %s\nwith TLS, the credentials of its administrator "+
+		"are %s: keep them secret\nstart it with: %s\n",
 		founded.Cluster, founded.Node, c.DataDir, admin, c.next())
 	return err
 }
@@ -90,9 +93,9 @@ func quoted(word string) string {
 type serveCommand struct {
 	program.Daemon `set:"listen=127.0.0.1:2026"`
 
-	DiskReserve byteSize `help:"How much of the disk stays free: below it, writes are refused and reads go on. 0 for none." default:"128MiB" placeholder:"SIZE"`
+	DiskReserve byteSize `help:"${diskReserve}" default:"128MiB" placeholder:"SIZE"`
 
-	SnapshotBandwidth byteSize `help:"How many bytes a second snapshots to other members may take, 64KiB at least; 0 for no limit." default:"0" placeholder:"SIZE"`
+	SnapshotBandwidth byteSize `help:"${snapshotBandwidth}" default:"0" placeholder:"SIZE"`
 
 	SnapshotCompression bool `help:"Compress snapshots to other members: for links that are slower than a core."`
 }
@@ -114,15 +117,20 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	}
 	return c.Serve(ctx, s.in, func(ctx context.Context, lis net.Listener) error {
 		log := c.Logger(s.err)
+		program.HeedMemoryLimit(log)
 		security, err := c.Secure(log)
 		if err != nil {
 			lis.Close()
 			return err
 		}
+		election, tick := c.Ticks()
 		n, err := node.Open(node.Config{
+			TickInterval: tick, ElectionTicks: election,
 			Dir: c.DataDir, Name: c.Name, Advertise: c.Advertise, Join: c.Join, JoinTimeout: c.JoinTimeout, TLS: security,
-			ClusterTLS: c.Encrypted, JoinToken: c.Token,
-			StateMachine: kv.StateMachine{}, Logger: log, ServerOptions: server.Options(), Needs: server.Needs(),
+			ClusterTLS: c.Encrypted, Insecure: c.Insecure, JoinToken: c.Token,
+			StateMachine: kv.StateMachine{}, Logger: log,
+			Machines:      map[string]nexusraft.StateMachine{"kv": kv.StateMachine{}},
+			ServerOptions: etcd.Options(), Permissions: etcd.Permissions(),
 			SnapshotBandwidth: int(min(c.SnapshotBandwidth, math.MaxInt32)), SnapshotCompression: c.SnapshotCompression,
 			Storage: storage.Options{DiskReserve: c.reserve()},
 		})
@@ -130,7 +138,7 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 			lis.Close()
 			return err
 		}
-		return n.Run(ctx, lis, etcdServices(n))
+		return n.Run(ctx, lis, etcd.Services(n))
 	})
 }
 

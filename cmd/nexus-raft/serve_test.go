@@ -104,11 +104,20 @@ func TestKeysByHand(t *testing.T) {
 		{ask("put", "c\xfe", "text\n"), 0, "revision 4, data copies 1\n", ""},
 		{ask("get", "a"), 0, "1\n", ""},
 		{ask("get", "b"), 0, `"\xff\x1b[31m"` + "\n", ""},
-		{ask("get", "b", "--json"), 0, `{"key":"b","value_base64":"/xtbMzFt","create_revision":3,"mod_revision":3,"version":1}` + "\n", ""},
+		{
+			ask("get", "b", "--json"), 0,
+			`{"key":"b","value_base64":"/xtbMzFt","create_revision":3,"mod_revision":3,"version":1}` + "\n", "",
+		},
 		{ask("get", "nobody"), 1, "", `nexus-raft: get: there is no key "nobody"` + "\n"},
 		{ask("list", ""), 0, "a\t1\nb\t\"\\xff\\x1b[31m\"\n\"c\\xfe\"\t\"text\\n\"\n", ""},
-		{ask("list", "a", "--json"), 0, `{"key":"a","value":"1","create_revision":2,"mod_revision":2,"version":1}` + "\n", ""},
-		{ask("list", "c", "--json"), 0, `{"key_base64":"Y/4=","value":"text\n","create_revision":4,"mod_revision":4,"version":1}` + "\n", ""},
+		{
+			ask("list", "a", "--json"), 0, `{"key":"a","value":"1","create_revision":2,"mod_revision":2,"version":1}` + "\n",
+			"",
+		},
+		{
+			ask("list", "c", "--json"), 0,
+			`{"key_base64":"Y/4=","value":"text\n","create_revision":4,"mod_revision":4,"version":1}` + "\n", "",
+		},
 		{ask("list", "z"), 0, "", ""},
 		{ask("del", "a"), 0, "deleted 1\n", ""},
 		{ask("del", "a", "--json"), 0, `{"deleted":0,"revision":5,"copies":1}` + "\n", ""},
@@ -143,7 +152,10 @@ func TestStatus(t *testing.T) {
 		t.Errorf("got %+v, want n1 at %s, healthy", leads, endpoint)
 	}
 	status, stdout, _ := command(t, "status", "--endpoints", endpoint+",127.0.0.1:1")
-	for _, want := range []string{"n1", "healthy", "LEADER", "can NOT lose n1: it is the only member", "127.0.0.1:1: no answer"} {
+	for _, want := range []string{
+		"n1", "healthy", "LEADER", "can NOT lose n1: it is the only member",
+		"127.0.0.1:1: no answer",
+	} {
 		if status != exitOK || !strings.Contains(stdout, want) {
 			t.Errorf("status: got %d and\n%s\nwant %q in it", status, stdout, want)
 		}
@@ -180,7 +192,8 @@ func TestServeStopsInOrderAndStartsAgain(t *testing.T) {
 // What init prints can be given to a shell as it is.
 func TestInitPrintsTheNextCommand(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "Bob's $HOME; data")
-	status, stdout, stderr := command(t, "init", "--data-dir", dir, "--listen", "0.0.0.0:2026", "--advertise", "n1.example:2026")
+	status, stdout, stderr := command(t, "init", "--data-dir", dir, "--listen", "0.0.0.0:2026", "--advertise",
+		"n1.example:2026")
 	_, next, ok := strings.Cut(strings.TrimSpace(stdout), "start it with: nexus-raft ")
 	if status != exitOK || !ok {
 		t.Fatalf("got status %d, %q, %q; want the next command", status, stdout, stderr)
@@ -198,7 +211,8 @@ func TestInitPrintsTheNextCommand(t *testing.T) {
 
 func TestInitRefusesADirectoryWithAnIdentity(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "n1")
-	if status, stdout, stderr := command(t, "init", "--data-dir", dir); status != exitOK || !strings.Contains(stdout, "serve --data-dir "+dir) {
+	if status, stdout, stderr := command(t, "init", "--data-dir", dir); status != exitOK ||
+		!strings.Contains(stdout, "serve --data-dir "+dir) {
 		t.Fatalf("first: got status %d, %q, %q; want the command that goes on", status, stdout, stderr)
 	}
 	status, _, stderr := command(t, "init", "--data-dir", dir)

@@ -13,7 +13,7 @@ import (
 	"github.com/nexi-lab/nexus-raft/storage"
 )
 
-// storeCommand is about a store's directory on this machine, which nobody has open.
+// storeCommand is about a store's directory on this machine, which no process has open.
 type storeCommand struct {
 	Stat    storeStatCommand    `cmd:"" help:"Print facts, and how many keys each tree has."`
 	Trees   storeTreesCommand   `cmd:"" help:"Print the names of the trees."`
@@ -23,7 +23,7 @@ type storeCommand struct {
 	Export  storeExportCommand  `cmd:"" help:"Write trees to a file that any store can import."`
 	Import  storeImportCommand  `cmd:"" help:"Read trees from a file that export wrote."`
 	Backup  storeBackupCommand  `cmd:"" help:"Copy a store to a new directory, at once."`
-	Restore storeRestoreCommand `cmd:"" help:"Make a store of a backup, after a look at every byte."`
+	Restore storeRestoreCommand `cmd:"" help:"Make a store of a backup, and verify every byte."`
 	Check   storeCheckCommand   `cmd:"" help:"Read everything and verify its checksums."`
 }
 
@@ -67,7 +67,7 @@ func (d *storeDir) find() error {
 	foreign, ok := errors.AsType[*storage.ForeignError](err)
 	switch {
 	case ok && slices.Contains(foreign.Names, witnessFile):
-		return fmt.Errorf("%s holds no store: it is a witness's, which has votes and no data", d.Dir)
+		return fmt.Errorf("%s holds no store: it is the directory of a witness, which holds no data", d.Dir)
 	case ok:
 		return fmt.Errorf("%s holds no store: it has %q", d.Dir, foreign.First)
 	case err == nil && !exists:
@@ -105,7 +105,8 @@ func (d *storeDir) with(ctx context.Context, o storage.Options, use func(*storag
 func (d *storeDir) refuseNode(store *storage.Store) error {
 	id, held, err := node.Holder(store)
 	if err == nil && held {
-		err = fmt.Errorf("%w: %s belongs to node %v, and a replica must not be changed by hand; start the node, and ask it: nexus-raft put", nexusraft.ErrRefused, d.Dir, id)
+		err = fmt.Errorf("%w: %s belongs to node %v, and a replica must not be changed by hand; start the node, and ask "+
+			"it: nexus-raft put", nexusraft.ErrRefused, d.Dir, id)
 	}
 	return err
 }
@@ -114,7 +115,8 @@ func (d *storeDir) refuseNode(store *storage.Store) error {
 func warnOfCopies(s streams, store *storage.Store) error {
 	id, held, err := node.Holder(store)
 	if err == nil && held {
-		fmt.Fprintf(s.err, "warning: this is the store of node %v: a copy is to be read, not to be started; beside the node or after it, it is fenced (invariant I5)\n", id)
+		fmt.Fprintf(s.err, "warning: this is the store of node %v: a copy is to be read, not to be started; beside the "+
+			"node or after it, it is fenced (invariant I5)\n", id)
 	}
 	return err
 }

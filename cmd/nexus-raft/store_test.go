@@ -95,12 +95,14 @@ func storeFails(t *testing.T, status int, says, stdin string, args ...string) {
 	got, stdout, stderr := tryStore(t.Context(), stdin, args...)
 	lines := strings.Count(stderr, "\n")
 	if got != status || stdout != "" || !strings.Contains(stderr, says) || lines > 2 || status == exitFailed && lines > 1 {
-		t.Errorf("store %q: got status %d, stdout %q, stderr %q; want %d, and %q in one line on stderr", args, got, stdout, stderr, status, says)
+		t.Errorf("store %q: got status %d, stdout %q, stderr %q; want %d, and %q in one line on stderr", args, got, stdout,
+			stderr, status, says)
 	}
 }
 
 func TestStorePrintsPairs(t *testing.T) {
-	dir := newStore(t, [2]string{"/a", "1"}, [2]string{"/a\x00\xff", "\xfe"}, [2]string{"/b", ""}, [2]string{"/c", "x\ty"}, [2]string{"tree/k", "in tree"}, [2]string{"tree/", "at no key"})
+	dir := newStore(t, [2]string{"/a", "1"}, [2]string{"/a\x00\xff", "\xfe"}, [2]string{"/b", ""}, [2]string{"/c", "x\ty"},
+		[2]string{"tree/k", "in tree"}, [2]string{"tree/", "at no key"})
 	for _, tc := range []struct {
 		args []string
 		want string
@@ -126,7 +128,8 @@ func TestStorePrintsPairs(t *testing.T) {
 		{[]string{"scan", dir, "--keys-only", "--start", "c", "--end", "b"}, ""},
 		{[]string{"scan", dir, "--keys-only", "--limit", "2"}, "a\n\"a\\x00\\xff\"\n"},
 		{[]string{"scan", dir, "--keys-only", "--reverse", "--limit", "1", "--json"}, `{"key":"c"}` + "\n"},
-		{[]string{"scan", dir, "--tree", "tree", "--json"}, `{"key":"","value":"at no key"}` + "\n" + `{"key":"k","value":"in tree"}` + "\n"},
+		{[]string{"scan", dir, "--tree", "tree", "--json"}, `{"key":"","value":"at no key"}` + "\n" +
+			`{"key":"k","value":"in tree"}` + "\n"},
 	} {
 		if stdout, stderr := store(t, "", tc.args...); stdout != tc.want || stderr != "" {
 			t.Errorf("store %q: got %q, and %q on stderr, want %q", tc.args[1:], stdout, stderr, tc.want)
@@ -164,7 +167,8 @@ func TestStorePuts(t *testing.T) {
 
 func TestStorePutsIntoATree(t *testing.T) {
 	dir := newStore(t, [2]string{"old/k", "v"})
-	storeFails(t, exitFailed, `there is no tree "new"; the store has the default tree, "old"`, "", "put", dir, "k", "v", "--tree", "new")
+	storeFails(t, exitFailed, `there is no tree "new"; the store has the default tree, "old"`, "", "put", dir, "k", "v",
+		"--tree", "new")
 	if got, _ := store(t, "", "trees", dir); got != "old\n" {
 		t.Errorf("after a refusal: trees %q, want old alone", got)
 	}
@@ -180,7 +184,8 @@ func TestStorePutsIntoATree(t *testing.T) {
 }
 
 func TestStoreStat(t *testing.T) {
-	dir := newStore(t, [2]string{"/a", "1"}, [2]string{"b\xc3\xa4/k", "22"}, [2]string{"b\xc3\xa4/l", "333"}, [2]string{"a/", "4"})
+	dir := newStore(t, [2]string{"/a", "1"}, [2]string{"b\xc3\xa4/k", "22"}, [2]string{"b\xc3\xa4/l", "333"},
+		[2]string{"a/", "4"})
 	openStore(t, dir).Close() // what was in the log is a table then
 	stdout, stderr := store(t, "", "stat", dir, "--json")
 	var got storeReport
@@ -190,12 +195,18 @@ func TestStoreStat(t *testing.T) {
 	if got.DiskBytes <= 0 || len(got.Levels) != 1 || got.Levels[0].Tables != 1 || got.Levels[0].Bytes <= 0 {
 		t.Errorf("got %d bytes on the disk, and levels %+v; want one that has one table", got.DiskBytes, got.Levels)
 	}
-	want := storeReport{Dir: dir, DiskBytes: got.DiskBytes, Levels: got.Levels, Trees: []treeReport{{"", 1, 2}, {"a", 1, 1}, {"bä", 2, 7}}}
+	want := storeReport{
+		Dir: dir, DiskBytes: got.DiskBytes, Levels: got.Levels,
+		Trees: []treeReport{{"", 1, 2}, {"a", 1, 1}, {"bä", 2, 7}},
+	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("-want +got:\n%s", d)
 	}
 	stdout, stderr = store(t, "", "stat", dir)
-	for _, want := range []string{"store    " + dir, "closed   in order\n", "LEVEL  TABLES  BYTES\n", "\n(default)  1     2 B\na          1     1 B\nbä         2     7 B\n"} {
+	for _, want := range []string{
+		"store    " + dir, "closed   in order\n", "LEVEL  TABLES  BYTES\n",
+		"\n(default)  1     2 B\na          1     1 B\nbä         2     7 B\n",
+	} {
 		if !strings.Contains(stdout, want) || stderr != "" {
 			t.Errorf("got %q and %q, want %q in it", stdout, stderr, want)
 		}
@@ -211,7 +222,8 @@ func TestStoreStatAfterACrash(t *testing.T) {
 	if err := s.Backup(t.Context(), copied); err != nil {
 		t.Fatal(err)
 	}
-	if got, _ := store(t, "", "stat", copied); !strings.Contains(got, "closed   NOT IN ORDER") || !strings.Contains(got, "(default)  1 ") {
+	if got, _ := store(t, "", "stat", copied); !strings.Contains(got, "closed   NOT IN ORDER") ||
+		!strings.Contains(got, "(default)  1 ") {
 		t.Errorf("the copy of an open store: got %q, want that it was not closed in order, and its key", got)
 	}
 }
@@ -274,7 +286,8 @@ func TestStoreCommandsWithoutAStore(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	launch(t, "witness", "--data-dir", wit, "--name", "w", "--listen", "127.0.0.1:0", "--join", "127.0.0.1:1", "--join-timeout", "100ms").complains(t, "nobody has answered")
+	launch(t, "witness", "--data-dir", wit, "--name", "w", "--listen", "127.0.0.1:0", "--join", "127.0.0.1:1",
+		"--join-timeout", "100ms").complains(t, "no address has answered")
 	before := contents(t, base)
 	for _, tc := range []struct{ dir, says string }{
 		{"", "is empty: name"},
@@ -282,7 +295,7 @@ func TestStoreCommandsWithoutAStore(t *testing.T) {
 		{empty, "there is no store in " + empty},
 		{file, file + " is not a directory"},
 		{foreign, `holds no store: it has "letter"`},
-		{wit, "holds no store: it is a witness's"},
+		{wit, "holds no store: it is the directory of a witness"},
 	} {
 		for name, args := range everyCommand(t, tc.dir) {
 			if name == "import" && (tc.dir == absent || tc.dir == empty) {
@@ -319,8 +332,8 @@ func TestStoreBadFlags(t *testing.T) {
 		{"DIR is empty", []string{"restore", dir, ""}},
 		{"--limit -1", []string{"scan", dir, "--limit=-1"}},
 		{"--limit", []string{"scan", dir, "--limit", "many"}},
-		{"--prefix goes without", []string{"scan", dir, "--prefix", "a", "--start", "b"}},
-		{"--prefix goes without", []string{"scan", dir, "--prefix", "a", "--end", "b"}},
+		{"--prefix can't be used with", []string{"scan", dir, "--prefix", "a", "--start", "b"}},
+		{"--prefix can't be used with", []string{"scan", dir, "--prefix", "a", "--end", "b"}},
 		{`KEY "xyz" is not hexadecimal`, []string{"get", dir, "xyz", "--hex"}},
 		{`VALUE "abc" is not hexadecimal`, []string{"put", dir, "00", "abc", "--hex"}},
 		{`--start "g" is not hexadecimal`, []string{"scan", dir, "--start", "g", "--hex"}},
@@ -331,14 +344,16 @@ func TestStoreBadFlags(t *testing.T) {
 	storeFails(t, exitFailed, `there is no key "absent" in the default tree`, "", "get", dir, "absent")
 	for _, name := range []string{"get", "scan"} {
 		args := append([]string{name}, everyCommand(t, dir)[name]...)
-		storeFails(t, exitFailed, `there is no tree "absent"; the store has the default tree`, "", append(args, "--tree", "absent")...)
+		storeFails(t, exitFailed, `there is no tree "absent"; the store has the default tree`, "",
+			append(args, "--tree", "absent")...)
 	}
 }
 
 func TestStoreNamesItsTrees(t *testing.T) {
 	dir := newStore(t, [2]string{"a/", ""}, [2]string{"b/", ""}, [2]string{"c\xc2\xa0/", ""})
 	storeFails(t, exitFailed, `the store has the default tree, "a", "b", "c\u00a0"`, "", "scan", dir, "--tree", "absent")
-	if got, want := listNames(strings.Split("abcdefghijk", "")), `, "a", "b", "c", "d", "e", "f", "g", "h" and 3 more: nexus-raft store trees`; got != want {
+	if got, want := listNames(strings.Split("abcdefghijk", "")),
+		`, "a", "b", "c", "d", "e", "f", "g", "h" and 3 more: nexus-raft store trees`; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }

@@ -1,10 +1,7 @@
 package main
 
 import (
-	"math"
 	"testing"
-
-	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
 func TestPrintable(t *testing.T) {
@@ -22,18 +19,5 @@ func TestPrintable(t *testing.T) {
 		if got := printable(tc.in); got != tc.want {
 			t.Errorf("printable(%q): got %s, want %s", tc.in, got, tc.want)
 		}
-	}
-}
-
-func TestSnapshotsText(t *testing.T) {
-	list := []nexusraft.SnapshotStatus{
-		{Peer: 0xabcdef0123456789, Sending: true, Bytes: 31 << 20},
-		{Peer: 0x1234567812345678, Bytes: math.MaxUint64},
-	}
-	if got, want := snapshotsText(list[:1]), "; snapshot to abcdef01: 31 MiB"; got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-	if got, want := snapshotsText(list[1:]), "; snapshot from 12345678: 8589934592.0 GiB"; got != want {
-		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -14,19 +14,19 @@ import (
 // tokenCommand is about join tokens.
 type tokenCommand struct {
 	Create tokenCreateCommand `cmd:"" help:"Make a token with which a node can join a cluster that speaks TLS."`
-	List   tokenListCommand   `cmd:"" help:"Print the tokens that are still good, without their secrets."`
+	List   tokenListCommand   `cmd:"" help:"Print the tokens that are still valid, without their secrets."`
 	Revoke tokenRevokeCommand `cmd:"" help:"Take a token back; nodes that have joined with it stay."`
 }
 
 type tokenCreateCommand struct {
-	remote
-	Role string        `help:"In which role nodes may join with it: member, witness or any." enum:"member,witness,any" default:"any"`
-	TTL  time.Duration `help:"How long it is good for, 720h at most." default:"1h"`
+	asking
+	Role string        `help:"${tokenRole}" enum:"member,witness" required:""`
+	TTL  time.Duration `help:"How long it is valid, 720h at most." default:"1h"`
 	Uses uint32        `help:"How many nodes may join with it, 64 at most." default:"1"`
 }
 
 func (*tokenCreateCommand) Help() string {
-	return `The token is a secret: whoever has it can join. It also tells the node which cluster to believe.
+	return `The token is a secret: its holder can join. It also tells the node which cluster to believe.
 Prints the token, and to standard error how to use it.
 
 Example:
@@ -42,9 +42,6 @@ func (c *tokenCreateCommand) Run(ctx context.Context, s streams) error {
 	}
 	defer end()
 	role := nexusraft.Role(c.Role)
-	if c.Role == "any" {
-		role = ""
-	}
 	text, info, err := conn.CreateToken(ctx, role, c.TTL, c.Uses)
 	if err != nil {
 		return err
@@ -52,7 +49,7 @@ func (c *tokenCreateCommand) Run(ctx context.Context, s streams) error {
 	if c.JSON {
 		return printJSON(s.out, struct {
 			Token string `json:"token"`
-			client.JoinToken
+			nexusraft.JoinToken
 		}{text, info})
 	}
 	if _, err := fmt.Fprintln(s.out, text); err != nil {
@@ -68,7 +65,7 @@ func (c *tokenCreateCommand) Run(ctx context.Context, s streams) error {
 }
 
 type tokenListCommand struct {
-	remote
+	asking
 }
 
 func (c *tokenListCommand) Run(ctx context.Context, s streams) error {
@@ -92,14 +89,15 @@ func (c *tokenListCommand) Run(ctx context.Context, s streams) error {
 	w := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "TOKEN\tROLE\tEXPIRES\tUSES LEFT\tUSED")
 	for _, t := range tokens {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\n", t.ID, cmp.Or(string(t.Role), "any"), t.Expires.Format(time.RFC3339), t.UsesLeft, len(t.Nodes))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\n", t.ID, cmp.Or(string(t.Role), "any"), t.Expires.Format(time.RFC3339),
+			t.UsesLeft, len(t.Nodes))
 	}
 	return w.Flush()
 }
 
 type tokenRevokeCommand struct {
 	Token string `arg:"" help:"The token's identifier, as token list prints it."`
-	remote
+	asking
 }
 
 func (c *tokenRevokeCommand) Run(ctx context.Context, _ streams) error {

@@ -16,7 +16,7 @@ type transferCommand struct {
 func (*transferCommand) Help() string {
 	return nodeArgument + `
 
-Prints who leads when it has been done. Witnesses and learners never lead.
+Prints the new leader when it leads. Witnesses and learners never lead.
 
 Example:
 

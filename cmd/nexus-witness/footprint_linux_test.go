@@ -47,7 +47,8 @@ func TestFootprint(t *testing.T) {
 	finish(t, exec.Command(member, "init", "--data-dir", d1, "--name", "n1", "--listen", n1))
 	start(t, member, "serve", "--data-dir", d1, "--listen", n1)
 	start(t, member, "serve", "--data-dir", filepath.Join(dir, "n2"), "--name", "n2", "--listen", n2, "--join", n1)
-	witness := start(t, filepath.Join(dir, "nexus-witness"), "--data-dir", filepath.Join(dir, "w"), "--name", "w", "--listen", w, "--join", n1)
+	witness := start(t, filepath.Join(dir, "nexus-witness"), "--data-dir", filepath.Join(dir, "w"), "--name", "w",
+		"--listen", w, "--join", n1)
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
 		if exec.Command(member, "status", "--check", "--endpoints", n1).Run() == nil {
 			break

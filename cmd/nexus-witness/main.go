@@ -29,7 +29,7 @@ func run(ctx context.Context, args []string, std program.Standard) int {
 		return status
 	}
 	if err := command.Run(); err != nil {
-		fmt.Fprintln(std.Err, "nexus-witness:", err)
+		fmt.Fprintln(std.Err, "nexus-witness:", program.ErrorText(err))
 		return program.ExitFailed
 	}
 	return program.ExitOK

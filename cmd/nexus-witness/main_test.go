@@ -25,7 +25,8 @@ func TestRunStatus(t *testing.T) {
 		{[]string{"--config", empty + "/none.yaml"}, 2, empty + "/none.yaml"},
 	} {
 		var out bytes.Buffer
-		if got := run(t.Context(), tc.args, program.Standard{Out: &out, Err: &out}); got != tc.status || !strings.Contains(out.String(), tc.want) {
+		if got := run(t.Context(), tc.args, program.Standard{Out: &out, Err: &out}); got != tc.status ||
+			!strings.Contains(out.String(), tc.want) {
 			t.Errorf("%q: got status %d, want %d with %q; it wrote:\n%s", tc.args, got, tc.status, tc.want, &out)
 		}
 	}

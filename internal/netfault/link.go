@@ -8,7 +8,7 @@ import (
 )
 
 // How much a link holds of what is under way: enough for a delay at a good rate, and little
-// enough that a stalled path is soon felt by who sends.
+// enough that a sender soon notices a stalled path.
 const (
 	pieceBytes = 16 << 10
 	maxPieces  = 64

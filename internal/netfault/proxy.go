@@ -151,7 +151,7 @@ func (p *Proxy) Made() int {
 }
 
 // Dial connects to the proxy, whatever the address says. While the path is stalled it has no
-// answer until ctx ends, even if the path heals meanwhile: who asks again gets one.
+// answer until ctx ends, even if the path heals meanwhile: a later Dial gets one.
 func (p *Proxy) Dial(ctx context.Context, _ string) (net.Conn, error) {
 	if now, _ := p.now(); now.stalled != 0 {
 		<-ctx.Done()
@@ -168,7 +168,7 @@ func (p *Proxy) set(change func(*path)) {
 	p.announce()
 }
 
-// announce wakes who waits for a change. The caller holds mu.
+// announce wakes the goroutines that wait for a change. The caller holds mu.
 func (p *Proxy) announce() {
 	close(p.changed)
 	p.changed = make(chan struct{})

@@ -37,7 +37,8 @@ func ParseBundle(text []byte) (Bundle, error) {
 		}
 	}
 	if _, err := Pool(b.Roots); err != nil {
-		return Bundle{}, fmt.Errorf("read the credentials: the cluster's CA (after the private key, if there is one): %w", err)
+		return Bundle{}, fmt.Errorf("read the credentials: the cluster's CA (after the private key, if there is one): %w",
+			err)
 	}
 	return b, nil
 }
@@ -67,7 +68,8 @@ func sortBlocks(text []byte) (Bundle, error) {
 			b.Key = pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes})
 			b.Cert, b.Roots = b.Roots, nil
 		default:
-			return Bundle{}, fmt.Errorf("there is a PEM block of the type %.50q; want CERTIFICATE, PRIVATE KEY or NEXUS-RAFT TOKEN", block.Type)
+			return Bundle{}, fmt.Errorf("there is a PEM block of the type %.50q; want CERTIFICATE, PRIVATE KEY or NEXUS-RAFT "+
+				"TOKEN", block.Type)
 		}
 	}
 	return b, nil

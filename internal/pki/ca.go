@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
@@ -58,17 +59,55 @@ func NewRequest() (csr, key []byte, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a key: %w", err)
 	}
+	csr, err = requestFor(private)
+	return csr, encode(typeKey, keyDER), err
+}
+
+// RequestFor makes a request for a certificate of a key, PEM, that NewRequest has made.
+func RequestFor(key []byte) (csr []byte, err error) {
+	blocks, err := decode(key)
+	if err != nil || len(blocks) != 1 || blocks[0].Type != typeKey {
+		return nil, errors.New("read a key: it is not one PEM block PRIVATE KEY")
+	}
+	private, err := x509.ParsePKCS8PrivateKey(blocks[0].Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("read a key: %w", err)
+	}
+	return requestFor(private)
+}
+
+func requestFor(private any) ([]byte, error) {
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, private)
 	if err != nil {
-		return nil, nil, fmt.Errorf("make a request for a certificate: %w", err)
+		return nil, fmt.Errorf("make a request for a certificate: %w", err)
 	}
-	return encode(typeRequest, der), encode(typeKey, keyDER), nil
+	return encode(typeRequest, der), nil
+}
+
+// KeyHash returns the SHA-256 of the public key that a request is for. A bad request is ErrRefused.
+func KeyHash(csr []byte) ([]byte, error) {
+	request, err := parseRequest(csr)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", nexusraft.ErrRefused, err)
+	}
+	sum := sha256.Sum256(request.RawSubjectPublicKeyInfo)
+	return sum[:], nil
 }
 
 // Sign gives the key of a request a certificate for s, valid from an hour before now until
 // life after it, and no longer than the CA itself. What else the request asks for is
 // ignored. The result is PEM: the certificate, then the CA's. A bad request is ErrRefused.
 func (ca Pair) Sign(csr []byte, s Subject, now time.Time, life time.Duration) ([]byte, error) {
+	return ca.sign(csr, s, []*url.URL{s.URI()}, now, life)
+}
+
+// SignNode is Sign for a node whose certificate says, too, what the node is (RoleOf): a witness, or
+// a full one by any other role.
+func (ca Pair) SignNode(csr []byte, s Subject, role nexusraft.Role, now time.Time, life time.Duration) ([]byte, error) {
+	return ca.sign(csr, s, []*url.URL{s.URI(), roleURI(role)}, now, life)
+}
+
+func (ca Pair) sign(csr []byte, s Subject, uris []*url.URL, now time.Time, life time.Duration) ([]byte, error) {
 	if err := s.validate(); err != nil {
 		return nil, err
 	}
@@ -85,7 +124,8 @@ func (ca Pair) Sign(csr []byte, s Subject, now time.Time, life time.Duration) ([
 		end = pair.Leaf.NotAfter
 	}
 	if !pair.Leaf.IsCA || !end.After(now) {
-		return nil, fmt.Errorf("sign with the CA: its certificate is no CA's, or has expired at %s", pair.Leaf.NotAfter.UTC().Format(time.RFC3339))
+		return nil, fmt.Errorf("sign with the CA: its certificate is no CA's, or has expired at %s",
+			pair.Leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
 	usage := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	if s.Node != 0 {
@@ -93,14 +133,15 @@ func (ca Pair) Sign(csr []byte, s Subject, now time.Time, life time.Duration) ([
 	}
 	template := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: s.name()},
-		URIs:                  []*url.URL{s.URI()},
+		URIs:                  uris,
 		NotBefore:             now.Add(-skew),
 		NotAfter:              end,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           usage,
 		BasicConstraintsValid: true,
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, pair.Leaf, request.PublicKey, pair.PrivateKey.(crypto.Signer))
+	der, err := x509.CreateCertificate(rand.Reader, template, pair.Leaf, request.PublicKey,
+		pair.PrivateKey.(crypto.Signer))
 	if err != nil {
 		return nil, fmt.Errorf("sign a certificate for %v: %w", s, err)
 	}

@@ -90,9 +90,37 @@ func Fingerprint(ca []byte) ([sha256.Size]byte, error) {
 	}
 	last := certs[len(certs)-1]
 	if !last.IsCA {
-		return [sha256.Size]byte{}, fmt.Errorf("take the fingerprint of a CA: the certificate of %q is no CA's", last.Subject.CommonName)
+		return [sha256.Size]byte{}, fmt.Errorf("take the fingerprint of a CA: the certificate of %q is no CA's",
+			last.Subject.CommonName)
 	}
 	return sha256.Sum256(last.Raw), nil
+}
+
+// First returns the first certificate of a PEM text, PEM; nil if there is none.
+func First(text []byte) []byte {
+	certs, err := Certificates(text)
+	if err != nil {
+		return nil
+	}
+	return encode(typeCertificate, certs[0].Raw)
+}
+
+// Last returns the last certificate of a PEM text, PEM; nil if there is none.
+func Last(text []byte) []byte {
+	certs, err := Certificates(text)
+	if err != nil {
+		return nil
+	}
+	return encode(typeCertificate, certs[len(certs)-1].Raw)
+}
+
+// Fingerprints returns the SHA-256 of the DER form of each certificate of a PEM text.
+func Fingerprints(text []byte) (sums [][sha256.Size]byte, err error) {
+	certs, err := Certificates(text)
+	for _, cert := range certs {
+		sums = append(sums, sha256.Sum256(cert.Raw))
+	}
+	return sums, err
 }
 
 // decode returns all blocks of a PEM text. What stands around blocks is passed over, but a

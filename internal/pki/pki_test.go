@@ -141,7 +141,8 @@ func TestSignRefuses(t *testing.T) {
 	if _, err := leaf.Sign(csr, node, now, time.Hour); err == nil {
 		t.Error("a node's certificate has signed another one")
 	}
-	if _, err := ca.Sign(csr, node, now.AddDate(11, 0, 0), time.Hour); err == nil || !strings.Contains(err.Error(), "expired") {
+	if _, err := ca.Sign(csr, node, now.AddDate(11, 0, 0), time.Hour); err == nil ||
+		!strings.Contains(err.Error(), "expired") {
 		t.Errorf("an expired CA: got %v, want that it has expired", err)
 	}
 }
@@ -168,10 +169,11 @@ func TestVerifyRefuses(t *testing.T) {
 		at    time.Time
 		says  string
 	}{
-		"nothing":       {nil, poolOf(t, ca), now, "no certificate"},
-		"no roots":      {chainOf(t, good), nil, now, "no CA is known"},
-		"expired":       {chainOf(t, good), poolOf(t, ca), now.Add(4 * time.Hour), "expired 3h0m0s ago; renew it"},
-		"too early":     {chainOf(t, good), poolOf(t, ca), now.Add(-2 * time.Hour), "not valid for another 1h0m0s; correct the clock"},
+		"nothing":  {nil, poolOf(t, ca), now, "no certificate"},
+		"no roots": {chainOf(t, good), nil, now, "no CA is known"},
+		"expired":  {chainOf(t, good), poolOf(t, ca), now.Add(4 * time.Hour), "expired 3h0m0s ago; renew it"},
+		"too early": {chainOf(t, good), poolOf(t, ca), now.Add(-2 * time.Hour), "not valid for another 1h0m0s; correct " +
+			"the clock"},
 		"another CA":    {chainOf(t, sign(t, twin, node, time.Hour)), poolOf(t, ca), now, "not believed here"},
 		"the CA itself": {chainOf(t, ca), poolOf(t, ca), now, "needs exactly one"},
 	} {
@@ -259,7 +261,8 @@ func TestSubjectOfRefuses(t *testing.T) {
 			}
 			cert.URIs = append(cert.URIs, u)
 		}
-		if s, err := SubjectOf(&cert); !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), "nexus-raft://CLUSTER/node/NODE") {
+		if s, err := SubjectOf(&cert); !errors.Is(err, nexusraft.ErrRefused) ||
+			!strings.Contains(err.Error(), "nexus-raft://CLUSTER/node/NODE") {
 			t.Errorf("%q: got %v, %v; want ErrRefused and the URI it needs", uris, s, err)
 		}
 	}
@@ -278,14 +281,18 @@ func TestTokens(t *testing.T) {
 	if want, _ := Fingerprint(ca.Cert); token.CA != want {
 		t.Error("the token is of another CA")
 	}
-	if shown := fmt.Sprintf("%v %+v %s %d", token, token, token, token); strings.Contains(shown, token.String()) || strings.Contains(shown, fmt.Sprintf("%x", token.Secret)) {
+	if shown := fmt.Sprintf("%v %+v %s %d", token, token, token, token); strings.Contains(shown, token.String()) ||
+		strings.Contains(shown, fmt.Sprintf("%x", token.Secret)) {
 		t.Errorf("printed: %s", shown)
 	}
 	if other, _ := NewToken(ca.Cert); other.ID == token.ID || other.Hash() == token.Hash() {
 		t.Error("two tokens are equal")
 	}
 	text := token.String()
-	for _, bad := range []string{"", "nrj1-", text[:len(text)-1], text + "a", text[1:], strings.ToUpper(text), "nrj2" + text[4:], text[:len(text)-1] + "b"} {
+	for _, bad := range []string{
+		"", "nrj1-", text[:len(text)-1], text + "a", text[1:], strings.ToUpper(text),
+		"nrj2" + text[4:], text[:len(text)-1] + "b",
+	} {
 		if _, err := ParseToken(bad); err == nil || bad != "" && strings.Contains(err.Error(), text[10:60]) {
 			t.Errorf("%q: got %v, want an error without the secret", bad, err)
 		}

@@ -16,7 +16,7 @@ const (
 	MaxClientBytes = 64
 )
 
-// Subject is whom a certificate names: a node or a client of a cluster.
+// Subject is what a certificate names: a node or a client of a cluster.
 type Subject struct {
 	Cluster nexusraft.ClusterID
 	Node    nexusraft.NodeID // 0 for a client
@@ -55,13 +55,14 @@ func ValidateClient(name string) error {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune(".-_", r)
 	})
 	if name == "" || len(name) > MaxClientBytes || odd >= 0 {
-		return fmt.Errorf("%w: the name of a client has 1 to %d letters, digits, dots, hyphens and underscores", nexusraft.ErrRefused, MaxClientBytes)
+		return fmt.Errorf("%w: the name of a client has 1 to %d letters, digits, dots, hyphens and underscores",
+			nexusraft.ErrRefused, MaxClientBytes)
 	}
 	return nil
 }
 
-// SubjectOf returns whom a certificate names. It has not been verified by that. The error
-// matches ErrRefused and says which URI the certificate needs.
+// SubjectOf returns the subject that a certificate names; it does not verify the certificate. The
+// error matches ErrRefused and says which URI the certificate needs.
 func SubjectOf(cert *x509.Certificate) (Subject, error) {
 	var found []*url.URL
 	for _, u := range cert.URIs {
@@ -70,18 +71,48 @@ func SubjectOf(cert *x509.Certificate) (Subject, error) {
 		}
 	}
 	if len(found) != 1 {
-		return Subject{}, fmt.Errorf("%w: the certificate of serial number %x has %d URIs of the form %s; it needs exactly one",
+		return Subject{}, fmt.Errorf("%w: the certificate of serial number %x has %d URIs of the form %s; it needs exactly "+
+			"one",
 			nexusraft.ErrRefused, cert.SerialNumber, len(found), wanted)
 	}
 	s, ok := parseURI(found[0])
 	if !ok {
-		return Subject{}, fmt.Errorf("%w: the certificate of serial number %x has the URI %.200q; it needs one of the form %s",
-			nexusraft.ErrRefused, cert.SerialNumber, found[0].String(), wanted)
+		return Subject{}, fmt.Errorf("%w: the certificate of serial number %x has the URI %.200q; it needs one of the "+
+			"form %s", nexusraft.ErrRefused, cert.SerialNumber, found[0].String(), wanted)
 	}
 	return s, nil
 }
 
-const wanted = "nexus-raft://CLUSTER/node/NODE (identifiers as 16 hexadecimal digits) or nexus-raft://CLUSTER/client/NAME"
+// roleScheme is that of a URI besides the subject's, in the certificate of a node. Earlier releases
+// look at no scheme but their own.
+const roleScheme = "nexus-raft-role"
+
+func roleURI(role nexusraft.Role) *url.URL {
+	if role != nexusraft.RoleWitness {
+		role = nexusraft.RoleMember
+	}
+	return &url.URL{Scheme: roleScheme, Opaque: string(role)}
+}
+
+// RoleOf returns what a certificate says that its node is: RoleMember if it is a full one, a member
+// or a learner, RoleWitness, or "" if it does not say, or not clearly. The certificate has not been
+// verified by that.
+func RoleOf(cert *x509.Certificate) (role nexusraft.Role) {
+	for _, u := range cert.URIs {
+		if u.Scheme != roleScheme {
+			continue
+		}
+		said := nexusraft.Role(u.Opaque)
+		if role != "" || said != nexusraft.RoleMember && said != nexusraft.RoleWitness {
+			return ""
+		}
+		role = said
+	}
+	return role
+}
+
+const wanted = "nexus-raft://CLUSTER/node/NODE (identifiers as 16 hexadecimal digits) or " +
+	"nexus-raft://CLUSTER/client/NAME"
 
 // parseURI takes the one spelling that URI writes.
 func parseURI(u *url.URL) (Subject, bool) {

@@ -11,9 +11,9 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
-// Verify returns whom a chain, leaf first, proves the other side of a connection to be, if
-// roots vouch for it at the time now, for the usage given. Host names play no part: who a
-// node is stands in its certificate, and where it is reached may change any time.
+// Verify returns the subject of a chain, leaf first, that the other side of a connection shows, if
+// it is valid under roots at the time now, for the usage given. Host names play no part: a
+// certificate names the node, and the node's address may change any time.
 //
 // The errors match ErrRefused and say what is wrong and the way out.
 func Verify(chain []*x509.Certificate, roots *x509.CertPool, usage x509.ExtKeyUsage, now time.Time) (Subject, error) {
@@ -45,21 +45,35 @@ func explain(s Subject, err error, now time.Time) error {
 	invalid, isInvalid := errors.AsType[x509.CertificateInvalidError](err)
 	switch {
 	case isInvalid && invalid.Reason == x509.Expired && now.After(invalid.Cert.NotAfter):
-		return fmt.Errorf("%w: %s %v expired %v ago; renew it, or correct the clock of this machine if that is wrong",
-			nexusraft.ErrRefused, whose(invalid.Cert), s, now.Sub(invalid.Cert.NotAfter).Round(time.Second))
+		return &DatesError{fmt.Sprintf("%s %v expired %v ago; renew it, or correct the clock of this machine if that is "+
+			"wrong", whose(invalid.Cert), s, now.Sub(invalid.Cert.NotAfter).Round(time.Second))}
 	case isInvalid && invalid.Reason == x509.Expired:
-		return fmt.Errorf("%w: %s %v is not valid for another %v; correct the clock of the machine that is wrong",
-			nexusraft.ErrRefused, whose(invalid.Cert), s, invalid.Cert.NotBefore.Sub(now).Round(time.Second))
+		return &DatesError{fmt.Sprintf("%s %v is not valid for another %v; correct the clock of the machine that is wrong",
+			whose(invalid.Cert), s, invalid.Cert.NotBefore.Sub(now).Round(time.Second))}
 	case isInvalid && invalid.Reason == x509.IncompatibleUsage:
-		return fmt.Errorf("%w: the certificate of %v is not for this use: it needs the extended key usage clientAuth to call, and serverAuth to be called",
+		return fmt.Errorf("%w: the certificate of %v is not for this use: it needs the extended key usage clientAuth to "+
+			"call, and serverAuth to be called",
 			nexusraft.ErrRefused, s)
 	}
 	if _, unknown := errors.AsType[x509.UnknownAuthorityError](err); unknown {
-		return fmt.Errorf("%w: the certificate of %v is signed by a CA that is not believed here; give it one of the cluster's own CA, and both sides the same CA",
+		return fmt.Errorf("%w: the certificate of %v is signed by a CA that is not believed here; give it one of the "+
+			"cluster's own CA, and both sides the same CA; "+
+			"if the cluster's own was replaced while one of them was off, that one needs a new join token (nexus-raft token "+
+			"create), a client new credentials",
 			nexusraft.ErrRefused, s)
 	}
 	return fmt.Errorf("%w: the certificate of %v: %w", nexusraft.ErrRefused, s, err)
 }
+
+// DatesError is the nexusraft.ErrRefused of a certificate that is believed at other times: it has expired, or
+// is not valid yet. The next one, or the same with a clock that was corrected, may do.
+type DatesError struct{ text string }
+
+// Error implements error.
+func (e *DatesError) Error() string { return fmt.Sprintf("%v: %s", nexusraft.ErrRefused, e.text) }
+
+// Unwrap returns nexusraft.ErrRefused.
+func (e *DatesError) Unwrap() error { return nexusraft.ErrRefused }
 
 func whose(cert *x509.Certificate) string {
 	if cert.IsCA {
@@ -79,12 +93,16 @@ func Pinned(chain []*x509.Certificate, pin [sha256.Size]byte) (*x509.CertPool, e
 			return pool, nil
 		}
 	}
-	return nil, fmt.Errorf("%w: no CA with the expected fingerprint is in the chain: this is another cluster than the one that made the join token, or somebody in between", nexusraft.ErrRefused)
+	return nil, fmt.Errorf("%w: no CA with the expected fingerprint is in the chain: this is another cluster than the "+
+		"one that made the join token, or a server in between, or the cluster's authority was replaced since: make a new "+
+		"token with: nexus-raft token create", nexusraft.ErrRefused)
 }
 
 // VerifyNode is Verify for the chain of a server, which must be a node: node of cluster, where
 // 0 stands for any.
-func VerifyNode(chain []*x509.Certificate, roots *x509.CertPool, cluster nexusraft.ClusterID, node nexusraft.NodeID, now time.Time) error {
+func VerifyNode(
+	chain []*x509.Certificate, roots *x509.CertPool, cluster nexusraft.ClusterID, node nexusraft.NodeID, now time.Time,
+) error {
 	s, err := Verify(chain, roots, x509.ExtKeyUsageServerAuth, now)
 	switch {
 	case err != nil:
@@ -94,7 +112,8 @@ func VerifyNode(chain []*x509.Certificate, roots *x509.CertPool, cluster nexusra
 	case node != 0 && s.Node != node:
 		return fmt.Errorf("%w: node mismatch: node %v was asked, but node %v answers", nexusraft.ErrRefused, node, s.Node)
 	case cluster != 0 && s.Cluster != cluster:
-		return fmt.Errorf("%w: cluster mismatch: a node of cluster %v was asked, but %v answers", nexusraft.ErrRefused, cluster, s)
+		return fmt.Errorf("%w: cluster mismatch: a node of cluster %v was asked, but %v answers", nexusraft.ErrRefused,
+			cluster, s)
 	}
 	return nil
 }

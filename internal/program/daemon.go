@@ -20,20 +20,24 @@ const stopTimeout = 4500 * time.Millisecond
 // Daemon is the flags of a node of either kind. The variable listen is the default of
 // --listen.
 type Daemon struct {
-	Config configFile `help:"YAML file with any of these flags: their names are its keys. Flags and the environment come first." placeholder:"FILE"`
+	Config configFile `help:"${config}" placeholder:"FILE"`
 
 	DataDir     string        `help:"Directory of the node's data." required:"" placeholder:"DIR"`
-	Name        string        `help:"What people call this node; must be unique in the cluster." placeholder:"NAME"`
+	Name        string        `help:"Name of the node, unique in the cluster." placeholder:"NAME"`
 	Listen      string        `help:"Address to serve on." default:"${listen}" placeholder:"HOST:PORT"`
-	Advertise   string        `help:"Address where other nodes reach this one; by default the one it serves on." placeholder:"HOST:PORT"`
-	Join        []string      `help:"Members of the cluster to join, separated by commas. Needed at the first start only." placeholder:"HOST:PORT"`
-	JoinTimeout time.Duration `help:"How long to try where nobody answers." default:"30s"`
-	LogLevel    string        `help:"How much to log: debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
-	LogFormat   string        `help:"How to log: text or json." enum:"text,json" default:"text"`
+	Advertise   string        `help:"Address for other nodes; by default that of --listen." placeholder:"HOST:PORT"`
+	Join        []string      `help:"${join}" placeholder:"HOST:PORT"`
+	JoinTimeout time.Duration `help:"${joinTimeout}" default:"30s"`
+	// ElectionTimeout is told to the nodes as the length of a tick.
+	ElectionTimeout time.Duration `help:"${electionTimeout}" default:"300ms"`
+
+	LogLevel  string `help:"How much to log: debug, info, warn or error." enum:"debug,info,warn,error" default:"info"`
+	LogFormat string `help:"How to log: text or json." enum:"text,json" default:"text"`
 
 	Security
 
-	StopWhenStdinCloses bool `hidden:"" env:"-" help:"Stop in order when standard input ends, so that no node outlives the process that started it."`
+	// StopWhenStdinCloses makes a node end with the process that started it.
+	StopWhenStdinCloses bool `hidden:"" env:"-" help:"Stop in order when standard input ends."`
 }
 
 // AfterApply is called by kong once all flags are known. It returns what is wrong with them
@@ -42,7 +46,7 @@ func (d *Daemon) AfterApply(ctx context.Context) error {
 	if err := CheckNode(d.DataDir, d.Name); err != nil {
 		return err
 	}
-	if err := d.check(ctx, d.Listen); err != nil {
+	if err := d.check(ctx, d.Listen, d.Advertise); err != nil {
 		return err
 	}
 	if err := CheckReachable(d.Listen, d.Advertise); err != nil {
@@ -56,7 +60,25 @@ func (d *Daemon) AfterApply(ctx context.Context) error {
 	if d.JoinTimeout <= 0 {
 		return fmt.Errorf("--join-timeout %v is not above 0", d.JoinTimeout)
 	}
+	if t := d.ElectionTimeout; t < minElectionTimeout || t > maxElectionTimeout {
+		return fmt.Errorf("--election-timeout %v is not within %v and %v", t, minElectionTimeout, maxElectionTimeout)
+	}
 	return nil
+}
+
+// Bounds of --election-timeout: a stall of a shared machine must not depose a leader, and minutes
+// without a leader help no one.
+const (
+	minElectionTimeout = 100 * time.Millisecond
+	maxElectionTimeout = time.Minute
+)
+
+// electionTicks is how many ticks an election timeout has.
+const electionTicks = 6
+
+// Ticks returns --election-timeout as a node counts it: so many ticks, and how long one is.
+func (d *Daemon) Ticks() (election int, tick time.Duration) {
+	return electionTicks, d.ElectionTimeout / electionTicks
 }
 
 // CheckNode returns what is wrong with --data-dir or --name.
@@ -72,7 +94,10 @@ func CheckNode(dataDir, name string) error {
 
 // Logger returns a logger to w, in the format and at the level of the flags.
 func (d *Daemon) Logger(w io.Writer) *slog.Logger {
-	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+	levels := map[string]slog.Level{
+		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn,
+		"error": slog.LevelError,
+	}
 	options := &slog.HandlerOptions{Level: levels[d.LogLevel]}
 	if d.LogFormat == "json" {
 		return slog.New(slog.NewJSONHandler(w, options))
@@ -84,7 +109,7 @@ func (d *Daemon) Logger(w io.Writer) *slog.Logger {
 // run returns. The context given to run ends with ctx, or with in if the flags say so. Soon
 // after that Serve returns, even if run does not: the process is to end then.
 //
-// From then on the process ignores SIGPIPE: a node outlives whoever reads its log.
+// From then on the process ignores SIGPIPE: a node outlives the reader of its log.
 func (d *Daemon) Serve(ctx context.Context, in io.Reader, run func(context.Context, net.Listener) error) error {
 	signal.Ignore(syscall.SIGPIPE)
 	lis, err := d.bind(ctx)
@@ -116,7 +141,8 @@ func watch(ctx context.Context, run func(context.Context) error) error {
 	case err := <-ended:
 		return err
 	case <-time.After(stopTimeout):
-		return fmt.Errorf("no orderly stop within %v, so the process ends as if it were killed: nothing acknowledged is lost, but look at the disk", stopTimeout)
+		return fmt.Errorf("no orderly stop within %v, so the process ends as if it were killed: nothing acknowledged is "+
+			"lost, but look at the disk", stopTimeout)
 	}
 }
 
@@ -126,7 +152,8 @@ func (d *Daemon) bind(ctx context.Context) (net.Listener, error) {
 	lis, err := c.Listen(ctx, "tcp", d.Listen)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("--listen %s is in use by another program; give --listen another address or stop that one: %w", d.Listen, err)
+		return nil, fmt.Errorf("--listen %s is in use by another program; give --listen another address or stop that one: %w",
+			d.Listen, err)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return nil, fmt.Errorf("--listen %s is no address of this machine: %w", d.Listen, err)
 	case err != nil:

@@ -45,7 +45,8 @@ func TestFlagsThatMakeNoSense(t *testing.T) {
 		{[]string{"--listen", "127.0.0.1:65536"}, []string{"--listen", "port"}},
 		{[]string{"--listen", "unix:/run/nexus.sock"}, []string{"--listen", "TCP"}},
 		{[]string{"--listen", "/run/nexus.sock"}, []string{"--listen", "TCP"}},
-		{[]string{"--listen", "no..host:2027"}, []string{"--listen no..host:2027", "no such host"}}, // refused without asking a server
+		// refused without asking a server
+		{[]string{"--listen", "no..host:2027"}, []string{"--listen no..host:2027", "no such host"}},
 		{[]string{"--advertise", "w.example"}, []string{"--advertise", "host:port"}},
 		{[]string{"--advertise", "0.0.0.0:2027"}, []string{"--advertise 0.0.0.0:2027", "no machine"}},
 		{[]string{"--advertise", "[::]:2027"}, []string{"--advertise", "no machine"}},
@@ -55,11 +56,14 @@ func TestFlagsThatMakeNoSense(t *testing.T) {
 		{[]string{"--join", "a.example:1, b.example:1"}, []string{"--join", `" b.example:1"`}},
 		{[]string{"--join", "0.0.0.0:1"}, []string{"--join", "no machine"}},
 		{[]string{"--join-timeout", "0s"}, []string{"--join-timeout 0s"}},
+		{[]string{"--election-timeout", "99ms"}, []string{"--election-timeout 99ms", "100ms", "1m0s"}},
+		{[]string{"--election-timeout", "61s"}, []string{"--election-timeout 1m1s", "100ms", "1m0s"}},
 		{[]string{"--log-level", "loud"}, []string{"--log-level", "loud"}},
 		{[]string{"--log-format", "xml"}, []string{"--log-format", "xml"}},
 	} {
 		_, status, stdout, stderr := parse(t, nil, append([]string{"run", "--data-dir", "d"}, tc.args...)...)
-		if want := len(tc.says) > 0; (status == ExitUsage) != want || stdout != "" || (stderr != "") != want || strings.Count(stderr, "\n") > 2 {
+		if want := len(tc.says) > 0; (status == ExitUsage) != want || stdout != "" || (stderr != "") != want ||
+			strings.Count(stderr, "\n") > 2 {
 			t.Errorf("%q: got status %d, %q, %q; want them refused: %t", tc.args, status, stdout, stderr, want)
 		}
 		for _, want := range tc.says {
@@ -77,9 +81,13 @@ func TestPortInUse(t *testing.T) {
 	}
 	defer lis.Close()
 	dir := filepath.Join(t.TempDir(), "w")
-	c := Witness{Daemon{DataDir: dir, Listen: lis.Addr().String(), Join: []string{"127.0.0.1:1"}, JoinTimeout: time.Second}}
+	c := Witness{Daemon{
+		DataDir: dir, Listen: lis.Addr().String(), Join: []string{"127.0.0.1:1"},
+		JoinTimeout: time.Second,
+	}}
 	err = c.Run(t.Context(), Standard{Err: io.Discard})
-	if err == nil || !strings.Contains(err.Error(), "--listen "+c.Listen+" is in use by another program; give --listen another address or stop that one") {
+	if err == nil || !strings.Contains(err.Error(), "--listen "+c.Listen+" is in use by another program; give --listen "+
+		"another address or stop that one") {
 		t.Errorf("got %v, want the way out", err)
 	}
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
@@ -94,7 +102,8 @@ func TestLogger(t *testing.T) {
 	l.Info("quiet")
 	l.Warn("told", "zone", 1)
 	var line map[string]any
-	if err := json.Unmarshal(out.Bytes(), &line); err != nil || line["msg"] != "told" || line["level"] != "WARN" || line["zone"] != 1.0 {
+	if err := json.Unmarshal(out.Bytes(), &line); err != nil || line["msg"] != "told" || line["level"] != "WARN" ||
+		line["zone"] != 1.0 {
 		t.Errorf("got %q, %v; want one line, the warning", &out, err)
 	}
 	out.Reset()
@@ -132,7 +141,8 @@ func TestServeGivesUpAStopThatHangs(t *testing.T) {
 			<-hang
 			return nil
 		})
-		if took := time.Since(cancelled); err == nil || !strings.Contains(err.Error(), "nothing acknowledged is lost") || took < 0 || took >= 5*time.Second {
+		if took := time.Since(cancelled); err == nil || !strings.Contains(err.Error(), "nothing acknowledged is lost") ||
+			took < 0 || took >= 5*time.Second {
 			t.Errorf("got %v, %v after the stop; want the reason within 5 s", err, took)
 		}
 	})
@@ -141,7 +151,8 @@ func TestServeGivesUpAStopThatHangs(t *testing.T) {
 func TestQuickEndIsPassedOn(t *testing.T) {
 	d := Daemon{Listen: "127.0.0.1:0"}
 	wanted := errors.New("no")
-	if err := d.Serve(t.Context(), nil, func(context.Context, net.Listener) error { return wanted }); !errors.Is(err, wanted) {
+	if err := d.Serve(t.Context(), nil, func(context.Context, net.Listener) error { return wanted }); !errors.Is(err,
+		wanted) {
 		t.Errorf("got %v, want %v", err, wanted)
 	}
 }

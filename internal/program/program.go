@@ -35,11 +35,17 @@ type Standard struct {
 	Out, Err io.Writer
 }
 
-// Signalled returns a context that ends with SIGTERM or SIGINT. The second such signal ends
-// the process at once.
+// Signalled returns a context that ends with SIGTERM or SIGINT. Once it has ended, the next
+// such signal ends the process at once.
 func Signalled() context.Context {
-	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, cancel)
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-signals
+		signal.Stop(signals) // before anything shows that the process stops
+		cancel()
+	}()
 	return ctx
 }
 
@@ -48,10 +54,13 @@ func Signalled() context.Context {
 //
 // It returns nil and the exit status if there is nothing to run: after --help or --version,
 // or, with the reason on std.Err, if the command line makes no sense.
-func Parse(ctx context.Context, name string, line any, args []string, std Standard, options ...kong.Option) (*kong.Context, int) {
+func Parse(
+	ctx context.Context, name string, line any, args []string, std Standard, options ...kong.Option,
+) (*kong.Context, int) {
 	status := -1
 	options = append([]kong.Option{
 		kong.Name(name),
+		HelpTexts(flagHelp),
 		kong.Vars{"version": Version(name)},
 		kong.Writers(std.Out, std.Err),
 		kong.Exit(func(code int) { status = code }),
@@ -71,10 +80,31 @@ func Parse(ctx context.Context, name string, line any, args []string, std Standa
 	case status >= 0:
 		return nil, status
 	case err != nil:
-		fmt.Fprintf(std.Err, "%s: %v%s\nTry %s --help.\n", name, err, fromEnvironment(err, args), commandPath(name, err))
+		fmt.Fprintf(std.Err, "%s: %s%s\nTry %s --help.\n", name, explained(err), fromEnvironment(err, args),
+			commandPath(name, err))
 		return nil, ExitUsage
 	}
 	return command, 0
+}
+
+// explained is the text of a parse error. What kong takes for an unknown flag may be meant as an
+// argument: then it says how to write that.
+func explained(err error) string {
+	text := err.Error()
+	p, ok := errors.AsType[*kong.ParseError](err)
+	if !ok || p.Context == nil || p.Context.Selected() == nil || !strings.HasPrefix(text, "unknown flag ") {
+		return text
+	}
+	command := p.Context.Selected()
+	if len(command.Positional) == 0 {
+		return text
+	}
+	var names []string
+	for _, a := range command.Positional {
+		names = append(names, strings.ToUpper(a.Name))
+	}
+	return fmt.Sprintf("%s; for a value that begins with a hyphen, put -- before it, after all flags: %s --FLAGS -- %s",
+		strings.TrimSuffix(text, `, did you mean "-h"?`), command.FullPath(), strings.Join(names, " "))
 }
 
 // fromEnvironment names the environment variable that has the value that a parse error is

@@ -30,7 +30,9 @@ type runCommand struct {
 func (*runCommand) Help() string { return "Example: none." }
 
 // parse parses a command line in an environment with these variables.
-func parse(t *testing.T, environment map[string]string, args ...string) (line testLine, status int, stdout, stderr string) {
+func parse(
+	t *testing.T, environment map[string]string, args ...string,
+) (line testLine, status int, stdout, stderr string) {
 	t.Helper()
 	for name, value := range environment {
 		t.Setenv(name, value)
@@ -54,7 +56,8 @@ func file(t *testing.T, text string) string {
 }
 
 func TestPrecedence(t *testing.T) {
-	config := file(t, "data-dir: from-file\nname: from-file\nlisten: 127.0.0.3:3\nsize: 3\njoin: [h:3, i:3]\nlog-format: json\n")
+	config := file(t, "data-dir: from-file\nname: from-file\nlisten: 127.0.0.3:3\nsize: 3\njoin: [h:3, "+
+		"i:3]\nlog-format: json\n")
 	env := map[string]string{
 		"NEXUS_RAFT_CONFIG": config, "NEXUS_RAFT_NAME": "from-env", "NEXUS_RAFT_LISTEN": "127.0.0.2:2",
 		"NEXUS_RAFT_JOIN_TIMEOUT": "2s", "NEXUS_RAFT_VERSION": "1", "NEXUS_RAFT_SHOW": "nonsense",
@@ -66,7 +69,8 @@ func TestPrecedence(t *testing.T) {
 	got := line.Run.Daemon
 	want := Daemon{
 		Config: configFile(config), DataDir: "from-file", Name: "from-flag", Listen: "127.0.0.2:2",
-		Join: []string{"h:3", "i:3"}, JoinTimeout: 2 * time.Second, LogLevel: "info", LogFormat: "json",
+		Join: []string{"h:3", "i:3"}, JoinTimeout: 2 * time.Second, ElectionTimeout: 300 * time.Millisecond, LogLevel: "info",
+		LogFormat: "json",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("flag > environment > file > default (-want +got):\n%s", d)
@@ -90,9 +94,13 @@ func TestFlagWithItsDefaultWinsOverFile(t *testing.T) {
 }
 
 func TestEnvironmentAlone(t *testing.T) {
-	env := map[string]string{"NEXUS_RAFT_DATA_DIR": "d", "NEXUS_RAFT_JOIN": "a:1,b:2", "NEXUS_RAFT_INSECURE": "true", "NEXUS_RAFT_LISTEN": "127.0.0.1:1"}
+	env := map[string]string{
+		"NEXUS_RAFT_DATA_DIR": "d", "NEXUS_RAFT_JOIN": "a:1,b:2", "NEXUS_RAFT_INSECURE": "true",
+		"NEXUS_RAFT_LISTEN": "127.0.0.1:1",
+	}
 	line, _, _, stderr := parse(t, env, "run")
-	if got := line.Run; got.DataDir != "d" || cmp.Diff(got.Join, []string{"a:1", "b:2"}) != "" || !got.Insecure || stderr != "" {
+	if got := line.Run; got.DataDir != "d" || cmp.Diff(got.Join, []string{"a:1", "b:2"}) != "" || !got.Insecure ||
+		stderr != "" {
 		t.Errorf("got %+v, %s", got, stderr)
 	}
 }
@@ -156,7 +164,8 @@ func TestBadEnvironmentIsNamed(t *testing.T) {
 	if status != ExitUsage || !strings.Contains(stderr, "(from $NEXUS_RAFT_LOG_LEVEL)") {
 		t.Errorf("a wrong word: got status %d, %q; want %d with the variable's name", status, stderr, ExitUsage)
 	}
-	_, status, _, stderr = parse(t, map[string]string{"NEXUS_RAFT_LOG_LEVEL": "info"}, "run", "--data-dir", "d", "--log-level", "loud")
+	_, status, _, stderr = parse(t, map[string]string{"NEXUS_RAFT_LOG_LEVEL": "info"}, "run", "--data-dir", "d",
+		"--log-level", "loud")
 	if status != ExitUsage || strings.Contains(stderr, "(from $NEXUS_RAFT_LOG_LEVEL)") {
 		t.Errorf("a wrong word in a flag: got status %d, %q; want %d without the variable's name", status, stderr, ExitUsage)
 	}
@@ -188,11 +197,15 @@ func TestHelpShowsDefaultsAndVariables(t *testing.T) {
 func TestVersion(t *testing.T) {
 	for _, args := range [][]string{{"--version"}, {"run", "--version"}} {
 		_, status, stdout, _ := parse(t, nil, args...)
-		if status != ExitOK || !strings.HasPrefix(stdout, "prog ") || !strings.HasSuffix(stdout, runtime.Version()+" "+runtime.GOOS+"/"+runtime.GOARCH+"\n") {
+		if status != ExitOK || !strings.HasPrefix(stdout, "prog ") ||
+			!strings.HasSuffix(stdout, runtime.Version()+" "+runtime.GOOS+"/"+runtime.GOARCH+"\n") {
 			t.Errorf("%q: got status %d, %q", args, status, stdout)
 		}
 	}
-	settings := []debug.BuildSetting{{Key: "vcs.revision", Value: "0123456789abcdef"}, {Key: "vcs.modified", Value: "true"}}
+	settings := []debug.BuildSetting{
+		{Key: "vcs.revision", Value: "0123456789abcdef"},
+		{Key: "vcs.modified", Value: "true"},
+	}
 	for _, tc := range []struct {
 		version  string
 		settings []debug.BuildSetting

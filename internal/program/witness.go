@@ -39,14 +39,18 @@ then from the file of --config, for instance:
 func (c *Witness) Run(ctx context.Context, std Standard) error {
 	return c.Serve(ctx, std.In, func(ctx context.Context, lis net.Listener) error {
 		log := c.Logger(std.Err)
+		HeedMemoryLimit(log)
 		security, err := c.Secure(log)
 		if err != nil {
 			lis.Close()
 			return err
 		}
+		election, tick := c.Ticks()
 		w, err := witness.Open(witness.Config{
+			TickInterval: tick, ElectionTicks: election,
 			Dir: c.DataDir, Name: c.Name, Advertise: c.Advertise, Join: c.Join,
-			JoinTimeout: c.JoinTimeout, TLS: security, ClusterTLS: c.Encrypted, JoinToken: c.Token, Logger: log,
+			JoinTimeout: c.JoinTimeout, TLS: security, ClusterTLS: c.Encrypted, Insecure: c.Insecure, JoinToken: c.Token,
+			Logger: log,
 		})
 		if err != nil {
 			lis.Close()

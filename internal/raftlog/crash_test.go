@@ -14,8 +14,8 @@ import (
 	"github.com/nexi-lab/nexus-raft/storage"
 )
 
-// history is what a Log was after each batch, shared between the one who writes it and the
-// one who crashes it.
+// history is what a Log was after each batch, shared between the goroutine that writes it and the
+// one that takes the crashes.
 type history struct {
 	mu      sync.Mutex
 	states  []dump // the last may be under way
@@ -110,13 +110,15 @@ func (w *writer) stage(b *storage.Batch) error {
 	case 1:
 		index := commit + 1 + w.rng.Uint64N(10)
 		hs = hardState(term+1, 0, index)
-		return w.log.InstallSnapshot(b, nexusraft.Index(index), nexusraft.Term(term+1), confState(1), w.log.Meta().Membership, "staged", hs)
+		return w.log.InstallSnapshot(b, nexusraft.Index(index), nexusraft.Term(term+1), confState(1), w.log.Meta().Membership,
+			"staged", hs)
 	case 2, 3:
 		return w.log.Compact(b, w.log.Applied())
 	}
 	more := w.entries(last+1, term)
 	to := commit + w.rng.Uint64N(last-commit+1)
-	return errors.Join(w.log.Append(b, more), w.log.SetHardState(b, hardState(term, hs.GetVote(), to)), w.log.SetApplied(b, nexusraft.Index(to)))
+	return errors.Join(w.log.Append(b, more), w.log.SetHardState(b, hardState(term, hs.GetVote(), to)),
+		w.log.SetApplied(b, nexusraft.Index(to)))
 }
 
 func (w *writer) entries(from, term uint64) []*raftpb.Entry {
@@ -231,7 +233,8 @@ func TestUncommittedBatchLeavesNothing(t *testing.T) {
 	l := founded(t, s, tree)
 	want := dumpLog(t, l)
 	b := s.NewBatch()
-	must(t, errors.Join(l.Append(b, entries(11, 5, 2)), l.SetHardState(b, hardState(2, 1, 13)), l.SetApplied(b, 12), l.Compact(b, 11)))
+	must(t, errors.Join(l.Append(b, entries(11, 5, 2)), l.SetHardState(b, hardState(2, 1, 13)), l.SetApplied(b, 12),
+		l.Compact(b, 11)))
 	b.Close()
 	if d := diff(dumpLog(t, reopen(t, tree, zone)), want); d != "" {
 		t.Errorf("(-want +got):\n%s", d)

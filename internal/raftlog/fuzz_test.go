@@ -25,7 +25,8 @@ func FuzzDecode(f *testing.F) {
 	for _, b := range [][]byte{
 		hs, encodeEntry(f, entry(13, 3, "payload")), encodeApplied(12), recordKey(1, kindMeta), entryKey(1, 13),
 		{},
-		[]byte("\x01null"), []byte(`{"replica":"1"}`), []byte("\x01" + `{"replica":"1","state_tree":"s","membership":{"removed":[]}}`),
+		[]byte("\x01null"), []byte(`{"replica":"1"}`), []byte("\x01" +
+			`{"replica":"1","state_tree":"s","membership":{"removed":[]}}`),
 	} {
 		f.Add(b)
 	}

@@ -142,7 +142,8 @@ func (d dump) equal(x dump) bool {
 	return d.Applied == x.Applied && d.Bytes == x.Bytes && equalEntries(d.Entries, x.Entries) &&
 		proto.Equal(d.HardState, x.HardState) && proto.Equal(d.Meta.ConfState, x.Meta.ConfState) &&
 		diff(d.Meta.Membership, x.Meta.Membership) == "" && d.Meta.Replica == x.Meta.Replica &&
-		d.Meta.StateTree == x.Meta.StateTree && d.Meta.Compacted == x.Meta.Compacted && d.Meta.CompactedTerm == x.Meta.CompactedTerm
+		d.Meta.StateTree == x.Meta.StateTree && d.Meta.Compacted == x.Meta.Compacted &&
+		d.Meta.CompactedTerm == x.Meta.CompactedTerm
 }
 
 func equalEntries(a, b []*raftpb.Entry) bool {

@@ -49,7 +49,8 @@ func (l *Log) valid() error {
 	case l.applied < l.meta.Compacted || l.applied > commit:
 		return fmt.Errorf("applied index %d is outside %d (compacted) to %d (commit)", l.applied, l.meta.Compacted, commit)
 	case uint64(l.outline.lastTerm()) > l.hardState.GetTerm():
-		return fmt.Errorf("entry %d is of term %d, later than the current term %d", last, l.outline.lastTerm(), l.hardState.GetTerm())
+		return fmt.Errorf("entry %d is of term %d, later than the current term %d", last, l.outline.lastTerm(),
+			l.hardState.GetTerm())
 	}
 	return nil
 }
@@ -193,35 +194,13 @@ func (l *Log) SetMembership(b *storage.Batch, cs *raftpb.ConfState, m nexusraft.
 	return l.putMeta(b, next)
 }
 
-// Compact stages the removal of the entries up to and including upTo, which is at most the
-// applied index. It does nothing when they are gone already.
-func (l *Log) Compact(b *storage.Batch, upTo nexusraft.Index) error {
-	if upTo > l.applied {
-		return l.errorf("compact up to %d, applied only up to %d", upTo, l.applied)
-	}
-	if upTo <= l.meta.Compacted {
-		return nil
-	}
-	if err := b.DeleteRange(l.tree, entryKey(l.zone, l.outline.first()), entryKey(l.zone, upTo+1)); err != nil {
-		return l.wrap("delete compacted entries", err)
-	}
-	next := l.meta
-	next.Compacted, next.CompactedTerm = upTo, l.outline.term(upTo)
-	if err := l.putMeta(b, next); err != nil {
-		return err
-	}
-	l.outline.compact(upTo)
-	l.tail.compact(upTo)
-	return nil
-}
-
 // InstallSnapshot stages the switch to the state of a snapshot, which lies in stateTree: the
 // whole log is removed, entries above the index too, and begins after it; applied and
 // commit are the index.
 //
-// The index is above the commit index so far and at most that of hs. cs is copied; the Log
-// keeps m, so its slices must not be changed from here on. Of hs, term and vote are taken: a commit index beyond
-// the snapshot's needs entries, which Append and then SetHardState stage after this.
+// The index is above the commit index so far and at most that of hs. cs is copied; the Log keeps m,
+// so its slices must not be changed from here on. Of hs, term and vote are taken: a commit index
+// beyond the snapshot's needs entries, which Append and then SetHardState stage after this.
 func (l *Log) InstallSnapshot(b *storage.Batch, index nexusraft.Index, term nexusraft.Term, cs *raftpb.ConfState,
 	m nexusraft.Membership, stateTree string, hs *raftpb.HardState,
 ) error {

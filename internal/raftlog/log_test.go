@@ -2,6 +2,7 @@ package raftlog
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -164,11 +165,48 @@ func TestEntriesAreNotAliased(t *testing.T) {
 	}
 }
 
+// TestCompactOver: the older half of a log over its bounds goes, but for what a snapshot on its way needs.
+func TestCompactOver(t *testing.T) {
+	for name, tc := range map[string]struct {
+		entries int
+		bytes   int64
+		needed  []nexusraft.Index
+		want    nexusraft.Index
+	}{
+		"within its bounds":                {entries: 20, bytes: 1 << 20, want: 10},
+		"too many entries":                 {entries: 19, bytes: 1 << 20, want: 21},
+		"too many bytes":                   {entries: 20, bytes: 19, want: 21},
+		"a snapshot is on its way":         {entries: 19, bytes: 1 << 20, needed: []nexusraft.Index{25, 14}, want: 14},
+		"four times too many all the same": {entries: 4, bytes: 1 << 20, needed: []nexusraft.Index{14}, want: 21},
+		"not all of half is applied":       {entries: 2, bytes: 1 << 20, want: 17},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, tree := newTree(t)
+			l := founded(t, s, tree)
+			applied := nexusraft.Index(30)
+			if tc.want == 17 {
+				applied = 17
+			}
+			write(t, s, func(b *storage.Batch) error {
+				return errors.Join(l.Append(b, entries(11, 20, 2)), l.SetHardState(b, hardState(2, 1, 30)),
+					l.SetApplied(b, applied))
+			})
+			write(t, s, func(b *storage.Batch) error {
+				return l.CompactOver(b, tc.entries, tc.bytes, slices.Values(tc.needed))
+			})
+			if got := l.Meta().Compacted; got != tc.want {
+				t.Errorf("compacted up to %d, want %d", got, tc.want)
+			}
+		})
+	}
+}
+
 func TestCompact(t *testing.T) {
 	s, tree := newTree(t)
 	l := founded(t, s, tree)
 	write(t, s, func(b *storage.Batch) error {
-		return errors.Join(l.Append(b, append(entries(11, 5, 2), entries(16, 5, 4)...)), l.SetHardState(b, hardState(4, 1, 18)), l.SetApplied(b, 17))
+		return errors.Join(l.Append(b, append(entries(11, 5, 2), entries(16, 5, 4)...)),
+			l.SetHardState(b, hardState(4, 1, 18)), l.SetApplied(b, 17))
 	})
 	b := s.NewBatch()
 	defer b.Close()
@@ -229,16 +267,34 @@ func TestRefusals(t *testing.T) {
 		do   func(l *Log, b *storage.Batch) error
 		want string
 	}{
-		{"append below commit", func(l *Log, b *storage.Batch) error { return l.Append(b, entries(12, 1, 3)) }, "committed up to 12"},
+		{
+			"append below commit", func(l *Log, b *storage.Batch) error { return l.Append(b, entries(12, 1, 3)) },
+			"committed up to 12",
+		},
 		{"append with a gap", func(l *Log, b *storage.Batch) error { return l.Append(b, entries(17, 1, 3)) }, "gap after 15"},
 		{"append with a hole", func(l *Log, b *storage.Batch) error {
 			return l.Append(b, []*raftpb.Entry{entry(16, 3, ""), entry(18, 3, "")})
 		}, "index 18 where 17"},
-		{"append of an older term", func(l *Log, b *storage.Batch) error { return l.Append(b, entries(16, 1, 2)) }, "after one of term 3"},
-		{"term goes back", func(l *Log, b *storage.Batch) error { return l.SetHardState(b, hardState(2, 1, 12)) }, "back from term 3"},
-		{"vote changes", func(l *Log, b *storage.Batch) error { return l.SetHardState(b, hardState(3, 2, 12)) }, "vote in term 3"},
-		{"commit goes back", func(l *Log, b *storage.Batch) error { return l.SetHardState(b, hardState(3, 1, 11)) }, "from 12 to 11"},
-		{"commit beyond the log", func(l *Log, b *storage.Batch) error { return l.SetHardState(b, hardState(3, 1, 16)) }, "up to 15"},
+		{
+			"append of an older term", func(l *Log, b *storage.Batch) error { return l.Append(b, entries(16, 1, 2)) },
+			"after one of term 3",
+		},
+		{
+			"term goes back", func(l *Log, b *storage.Batch) error { return l.SetHardState(b, hardState(2, 1, 12)) },
+			"back from term 3",
+		},
+		{
+			"vote changes", func(l *Log, b *storage.Batch) error { return l.SetHardState(b, hardState(3, 2, 12)) },
+			"vote in term 3",
+		},
+		{
+			"commit goes back", func(l *Log, b *storage.Batch) error { return l.SetHardState(b, hardState(3, 1, 11)) },
+			"from 12 to 11",
+		},
+		{
+			"commit beyond the log", func(l *Log, b *storage.Batch) error { return l.SetHardState(b, hardState(3, 1, 16)) },
+			"up to 15",
+		},
 		{"applied goes back", func(l *Log, b *storage.Batch) error { return l.SetApplied(b, 10) }, "from 11 to 10"},
 		{"applied beyond commit", func(l *Log, b *storage.Batch) error { return l.SetApplied(b, 13) }, "commit index 12"},
 		{"older snapshot", func(l *Log, b *storage.Batch) error {

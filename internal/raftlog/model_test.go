@@ -59,7 +59,9 @@ func (m *machine) rollTo(t *rapid.T, d dump) {
 	}
 }
 
-func (m *machine) install(t *rapid.T, index nexusraft.Index, term nexusraft.Term, cs *raftpb.ConfState, members nexusraft.Membership) {
+func (m *machine) install(
+	t *rapid.T, index nexusraft.Index, term nexusraft.Term, cs *raftpb.ConfState, members nexusraft.Membership,
+) {
 	must(t, m.model.ApplySnapshot(&raftpb.Snapshot{Data: members.Encode(), Metadata: &raftpb.SnapshotMetadata{
 		Index: new(uint64(index)), Term: new(uint64(term)), ConfState: cs,
 	}}))
@@ -191,7 +193,8 @@ func (m *machine) start(t *rapid.T) {
 	p := len(m.history) - 1
 	for ; !got.equal(m.history[p]); p-- {
 		if p == m.synced {
-			t.Fatalf("reopened as none of the states since the last sync; the synced one (-want +got):\n%s", diff(got, m.history[p]))
+			t.Fatalf("reopened as none of the states since the last sync; the synced one (-want +got):\n%s",
+				diff(got, m.history[p]))
 		}
 	}
 	m.history, m.synced = m.history[:p+1], p // Raft acts on what it finds: it must stay

@@ -17,7 +17,9 @@ import (
 // joiner passes 0 and an empty conf state, and nil for hs. Since there are no entries,
 // commit and applied are the compacted index. It returns ErrRefused if the tree has a
 // record of the zone already.
-func Create(b *storage.Batch, t *storage.Tree, zone nexusraft.ZoneID, m Meta, hs *raftpb.HardState, applied nexusraft.Index) error {
+func Create(
+	b *storage.Batch, t *storage.Tree, zone nexusraft.ZoneID, m Meta, hs *raftpb.HardState, applied nexusraft.Index,
+) error {
 	for _, err := range t.Scan(zoneBounds(zone)) {
 		if err != nil {
 			return fmt.Errorf("zone %v: look for an older replica: %w", zone, err)
@@ -153,8 +155,19 @@ func (ld *loader) loadEntry(index nexusraft.Index, value []byte) error {
 		return fmt.Errorf("%w: entry %d where %d follows", nexusraft.ErrCorrupt, index, want)
 	}
 	if e.GetTerm() < uint64(o.lastTerm()) {
-		return fmt.Errorf("%w: entry %d of term %d follows one of term %d", nexusraft.ErrCorrupt, index, e.GetTerm(), o.lastTerm())
+		return fmt.Errorf("%w: entry %d of term %d follows one of term %d", nexusraft.ErrCorrupt, index, e.GetTerm(),
+			o.lastTerm())
 	}
 	o.append(nexusraft.Term(e.GetTerm()), len(value))
+	return nil
+}
+
+// Drop stages that everything of a zone's replica is deleted from t, whatever is there; its state's tree is not.
+// No Log of it may be used any more.
+func Drop(b *storage.Batch, t *storage.Tree, zone nexusraft.ZoneID) error {
+	start, end := zoneBounds(zone)
+	if err := b.DeleteRange(t, start, end); err != nil {
+		return fmt.Errorf("drop zone %v: %w", zone, err)
+	}
 	return nil
 }

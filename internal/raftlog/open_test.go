@@ -70,7 +70,8 @@ func TestOpenRefusesCorruptRecords(t *testing.T) {
 				return b.Set(tree, tc.key, tc.value)
 			})
 			_, err := Open(tree, zone)
-			if !errors.Is(err, nexusraft.ErrCorrupt) || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), "zone 7") {
+			if !errors.Is(err, nexusraft.ErrCorrupt) || !strings.Contains(err.Error(), tc.want) ||
+				!strings.Contains(err.Error(), "zone 7") {
 				t.Errorf("got %v, want ErrCorrupt with %q and the zone", err, tc.want)
 			}
 			if zones, err := Zones(tree); err != nil || len(zones) != 1 {
@@ -104,7 +105,8 @@ func TestEntriesRefusesCorruptRecords(t *testing.T) {
 				return b.Set(tree, entryKey(zone, 13), tc.value)
 			})
 			_, err := l.Entries(11, 16, ^uint64(0))
-			if !errors.Is(err, nexusraft.ErrCorrupt) || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), "zone 7") {
+			if !errors.Is(err, nexusraft.ErrCorrupt) || !strings.Contains(err.Error(), tc.want) ||
+				!strings.Contains(err.Error(), "zone 7") {
 				t.Errorf("got %v, want ErrCorrupt with %q and the zone", err, tc.want)
 			}
 			if got, err := l.Entries(11, 13, ^uint64(0)); err != nil || len(got) != 2 {

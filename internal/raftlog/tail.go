@@ -16,9 +16,8 @@ const (
 // tail is a cache of a log's newest entries: a leader sends, and every replica applies,
 // what it has just written.
 //
-// It is trimmed before entries are added, not after. So the entries that were added last
-// are all there, however many they are, until more are added: that covers those that are
-// staged in a batch and not on disk yet.
+// It is trimmed before entries are added, not after. So the entries that were added last are always
+// in it, however many they are: among them all that are staged in a batch and not on disk yet.
 type tail struct {
 	entries    []*raftpb.Entry // contiguous; if there are any, the last is the log's last
 	bytes      int             // sum of their weight

@@ -28,7 +28,7 @@ func (a *admin) advise(n *node) {
 	second, third := a.s.nodes[1], a.s.witness()
 	known, ok := members.Replica(second.replica)
 	var change zone.ConfChange
-	switch promotable := n.r.Promotable(); {
+	switch promotable := zone.Promotable(n.r); {
 	case !ok:
 		learner := second.record()
 		learner.Role = nexusraft.RoleLearner
@@ -43,6 +43,6 @@ func (a *admin) advise(n *node) {
 		a.done = true
 		return
 	}
-	err := n.r.ProposeConfChange(n.nextProposal(), change)
+	err := n.group.ProposeConfChange(change, nil)
 	a.s.eventf("%s proposes %s as %s: %v", n.name, change.Set[0].Name, change.Set[0].Role, err)
 }

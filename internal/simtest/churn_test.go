@@ -103,7 +103,7 @@ func (s *sim) agreed() bool {
 	want := s.leader().r.Membership()
 	for _, m := range want.Members {
 		n := s.replica(m.Replica)
-		if n.r == nil || n.round != nil || !cmp.Equal(n.r.Membership(), want) {
+		if n.r == nil || n.turn != nil || !cmp.Equal(n.r.Membership(), want) {
 			return false
 		}
 	}
@@ -134,11 +134,11 @@ func (c *churn) transfer() {
 
 // pass has another node lead, if the zone's own rules allow it.
 func (n *node) pass(to nexusraft.NodeID) {
-	heir, err := n.r.PlanTransfer(to)
-	if err == nil && heir != n.replica {
-		err = n.r.TransferLeader(heir)
+	transferee, err := zone.PlanTransfer(n.r, to)
+	if err == nil && transferee != n.replica {
+		err = n.r.TransferLeader(transferee)
 	}
-	n.s.eventf("%s is asked to hand over to %s: %v", n.name, n.s.name(heir), err)
+	n.s.eventf("%s is asked to hand over to %s: %v", n.name, n.s.name(transferee), err)
 }
 
 // advise takes the next step towards the wish, on the leader; what is refused now is tried
@@ -164,7 +164,7 @@ func (c *churn) advise(n *node) {
 		c.plan(n, nexusraft.MembershipChange{Remove: w.old.id})
 	case w.fresh != nil && role == "":
 		m := w.fresh.record()
-		if !witness {
+		if !w.fresh.witness {
 			m.Role = nexusraft.RoleLearner
 		}
 		c.propose(n, zone.ConfChange{Set: []nexusraft.Member{m}})
@@ -192,7 +192,7 @@ func (c *churn) settle(n *node) {
 }
 
 func (c *churn) plan(n *node, change nexusraft.MembershipChange) {
-	conf, err := n.r.Plan(change)
+	conf, err := zone.Plan(n.r, change)
 	c.s.eventf("%s plans to %v: %v", n.name, change, err)
 	switch {
 	case err == nil:
@@ -203,7 +203,7 @@ func (c *churn) plan(n *node, change nexusraft.MembershipChange) {
 }
 
 func (c *churn) propose(n *node, change zone.ConfChange) {
-	err := n.r.ProposeConfChange(n.nextProposal(), change)
+	err := n.group.ProposeConfChange(change, nil)
 	c.s.eventf("%s proposes a change: %v", n.name, err)
 }
 
@@ -223,7 +223,7 @@ func membershipChaos(t *testing.T, seed uint64) *sim {
 	return s
 }
 
-// TestMembershipChaos: nothing acknowledged is lost, whoever comes and goes.
+// TestMembershipChaos: nothing acknowledged is lost, whichever nodes join and leave.
 func TestMembershipChaos(t *testing.T) {
 	granted := make(map[string]int)
 	forSeeds(t, 50, func(t *testing.T, seed uint64) {

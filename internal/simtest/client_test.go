@@ -1,13 +1,11 @@
 package simtest
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"strings"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
 // clients are closed loops: each has one operation at a time, sends it to the member that
@@ -41,7 +39,6 @@ type operation struct {
 	retryAt   int64 // when it is to be sent, 0: it is with a node
 	sent      bool  // some attempt may have had an effect
 	over      bool  // its client waits no more
-	proposal  zone.ProposalID
 }
 
 const (
@@ -118,11 +115,7 @@ func (op *operation) attempt() {
 		n.commands = append(n.commands, op)
 		return
 	}
-	context := binary.BigEndian.AppendUint64(nil, uint64(op.c.all.next()))
-	n.later(func(n *node) {
-		n.reading[string(context)] = op
-		n.r.Read(context)
-	})
+	n.later(func(n *node) { n.group.Read(reading{n, op}) })
 	op.retryAt = s.now + 10*tickSteps // a read may be asked for again
 }
 
@@ -145,7 +138,8 @@ func (op *operation) elsewhere(n *node) {
 func (op *operation) refused(n *node, err error) {
 	switch {
 	case op.over:
-	case errors.Is(err, nexusraft.ErrNotLeader), errors.Is(err, nexusraft.ErrOverloaded):
+	case errors.Is(err, nexusraft.ErrNotLeader), errors.Is(err, nexusraft.ErrOverloaded),
+		errors.Is(err, nexusraft.ErrNoQuorum):
 		op.elsewhere(n)
 	case errors.Is(err, nexusraft.ErrUncertain):
 		op.abandon()

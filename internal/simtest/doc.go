@@ -1,8 +1,8 @@
-// Package simtest runs a whole zone, two members and a witness and who takes their places, in
-// one goroutine: the real
-// step machine (internal/zone), the real log (internal/raftlog) over a store on a crashable
-// file system in memory, the real log of the witness (witness.Log) on another one, and a
-// made-up clock, network and workload. It has nothing but tests.
+// Package simtest runs a whole zone, two members and a witness and their replacements, in one
+// goroutine: the real driver with its rounds (internal/driver), the real step machine
+// (internal/zone), the real log (internal/raftlog) over a store on a crashable file system in
+// memory, the real log of the witness (witness.Log) on another one, and a made-up clock, network
+// and workload. It has nothing but tests.
 //
 //	go test ./internal/simtest                                 a hundred seeds
 //	go test ./internal/simtest -simtest.seeds=5000 -timeout 1h more of them
@@ -13,10 +13,12 @@
 //
 // # Reading the source
 //
-// sim.step (what happens in a step of time), node.progress and node.begin (how a replica
-// is driven, and where it may crash), memberDisk and witnessDisk (what a crash leaves),
-// oracle (the invariants, checked after each step), TestChaos, TestTable, churn (who comes and
-// goes, by the plans of zone.Replica.Plan), TestMembershipChaos.
+// sim.step (what happens in a step of time), node.progress (how the driver is driven), node.Stage
+// and node.Commit (where it stands still, and may crash), memberDisk and witnessDisk (what a crash
+// leaves), oracle (the invariants, checked after each step), TestChaos, TestTable, TestAvailability
+// (each set of links that can be cut, against docs/availability.md), TestLongPaths, TestSlowDisks,
+// churn (nodes that join and leave, by the plans of zone.Replica.Plan), TestMembershipChaos,
+// TestMembershipCrashes (every crash in every change).
 //
 // # What is not simulated
 //

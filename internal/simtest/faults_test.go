@@ -103,7 +103,7 @@ func (f *faults) leave(n *node) {
 	n.crash(true, f.s.between(1, 30))
 }
 
-// stop heals everything and brings back who is down.
+// stop heals everything and restarts the nodes that are down.
 func (f *faults) stop() {
 	f.on = false
 	f.s.net.heal()

@@ -36,7 +36,10 @@ func (s *sim) checkHistory() {
 		if ret == 0 {
 			ret = math.MaxInt64
 		}
-		byKey[op.key] = append(byKey[op.key], porcupine.Operation{ClientId: i, Input: op, Call: op.call, Output: op.output, Return: ret})
+		byKey[op.key] = append(byKey[op.key], porcupine.Operation{
+			ClientId: i, Input: op, Call: op.call, Output: op.output,
+			Return: ret,
+		})
 	}
 	for i := range registers {
 		key := fmt.Sprintf("r%d", i)

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/storage"
 )
 
 // machine is the state machine of the simulated zone: a few registers. A command is
@@ -33,7 +34,7 @@ func (machine) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
 }
 
 // silent makes a nexusraft.Tx of an overlay; the machine publishes nothing.
-type silent struct{ nexusraft.ReadWriter }
+type silent struct{ *storage.Overlay }
 
 // Publish implements nexusraft.Tx.
 func (silent) Publish(string, string, []byte) error { return nil }

@@ -5,10 +5,11 @@ import (
 	"log/slog"
 
 	"go.etcd.io/raft/v3"
-	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/driver"
 	"github.com/nexi-lab/nexus-raft/internal/raftlog"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
 	"github.com/nexi-lab/nexus-raft/storage"
@@ -32,6 +33,15 @@ type memberDisk struct {
 	trees    int                               // made so far, for their names
 	received map[nexusraft.Index]*storage.Tree // staging trees, by the snapshot's index
 	next     *storage.Tree                     // state, once the staged batch is committed
+
+	effects *storage.Overlay // of entries that are not staged yet, over state; nil: there are none
+	change  *change          // the last conf change among them
+}
+
+// change is what a conf change has made of the configuration.
+type change struct {
+	conf    *raftpb.ConfState
+	members nexusraft.Membership
 }
 
 func newMemberDisk(n *node, o origin) *memberDisk {
@@ -42,9 +52,9 @@ func newMemberDisk(n *node, o origin) *memberDisk {
 		Replica: n.replica, StateTree: state.Name(), Compacted: o.index, CompactedTerm: o.term,
 		ConfState: confState(o.members), Membership: o.members,
 	}
-	var hs *pb.HardState
+	var hs *raftpb.HardState
 	if o.index != 0 {
-		hs = &pb.HardState{Term: new(uint64(o.term)), Vote: new(uint64(0)), Commit: new(uint64(o.index))}
+		hs = &raftpb.HardState{Term: new(uint64(o.term)), Vote: new(uint64(0)), Commit: new(uint64(o.index))}
 	}
 	b := d.store.NewBatch()
 	defer b.Close()
@@ -55,8 +65,8 @@ func newMemberDisk(n *node, o origin) *memberDisk {
 }
 
 // confState returns raft's view of a membership without learners.
-func confState(m nexusraft.Membership) *pb.ConfState {
-	cs := &pb.ConfState{}
+func confState(m nexusraft.Membership) *raftpb.ConfState {
+	cs := &raftpb.ConfState{}
 	for _, x := range m.Members {
 		cs.Voters = append(cs.Voters, uint64(x.Replica))
 	}
@@ -65,7 +75,10 @@ func confState(m nexusraft.Membership) *pb.ConfState {
 
 func (d *memberDisk) openStore() {
 	var err error
-	d.store, err = storage.Open("data", &storage.Options{FS: d.fs, CacheBytes: 1 << 20, FlushInterval: -1, Logger: slog.New(slog.DiscardHandler)})
+	d.store, err = storage.Open("data", &storage.Options{
+		FS: d.fs, CacheBytes: 1 << 20, FlushInterval: -1,
+		Logger: slog.New(slog.DiscardHandler),
+	})
 	d.n.s.must(d.n, "open the store", err)
 	d.raft, err = d.store.Tree("raft")
 	d.n.s.must(d.n, "open the raft tree", err)
@@ -91,6 +104,7 @@ func (d *memberDisk) open() (raft.Storage, nexusraft.Index, nexusraft.Membership
 	}
 	d.dropOrphans()
 	d.received, d.next = make(map[nexusraft.Index]*storage.Tree), nil
+	d.effects, d.change = nil, nil
 	return d.log, d.log.Applied(), d.log.Meta().Membership
 }
 
@@ -106,7 +120,7 @@ func (d *memberDisk) dropOrphans() {
 }
 
 // receive puts the data of a snapshot into a staging tree, before raft hears of it.
-func (d *memberDisk) receive(s *pb.Snapshot, data []nexusraft.Pair) {
+func (d *memberDisk) receive(s *raftpb.Snapshot, data []nexusraft.Pair) {
 	t := d.newTree()
 	b := d.store.NewBatch()
 	defer b.Close()
@@ -119,7 +133,7 @@ func (d *memberDisk) receive(s *pb.Snapshot, data []nexusraft.Pair) {
 }
 
 // snapshot returns what a snapshot of this moment is, from one storage snapshot.
-func (d *memberDisk) snapshot() (*pb.Snapshot, []nexusraft.Pair) {
+func (d *memberDisk) snapshot() (*raftpb.Snapshot, []nexusraft.Pair) {
 	s, err := d.log.Snapshot()
 	d.n.s.must(d.n, "take a snapshot", err)
 	view := d.store.NewSnapshot()
@@ -132,22 +146,27 @@ func (d *memberDisk) snapshot() (*pb.Snapshot, []nexusraft.Pair) {
 	return s, data
 }
 
-func (d *memberDisk) stage(w *zone.Work) []applied {
-	if w.Empty() {
-		return nil
-	}
+func (d *memberDisk) stage(p *driver.Part) {
 	n, s := d.n, d.n.s
 	d.batch, d.next = d.store.NewBatch(), d.state
-	if w.Snapshot != nil {
-		d.install(w)
+	if w := p.Work; w != nil {
+		if w.Snapshot != nil {
+			d.install(w)
+		}
+		s.must(n, "stage entries", d.log.Append(d.batch, w.Append))
+		if w.HardState != nil {
+			s.must(n, "stage the hard state", d.log.SetHardState(d.batch, w.HardState))
+		}
 	}
-	s.must(n, "stage entries", d.log.Append(d.batch, w.Append))
-	if w.HardState != nil {
-		s.must(n, "stage the hard state", d.log.SetHardState(d.batch, w.HardState))
+	if k := len(p.Committed); k > 0 {
+		if c := d.change; c != nil {
+			s.must(n, "stage the membership", d.log.SetMembership(d.batch, c.conf, c.members))
+		}
+		s.must(n, "stage effects", d.effects.WriteTo(d.batch, d.next))
+		s.must(n, "stage the applied index", d.log.SetApplied(d.batch, p.Committed[k-1].Index))
 	}
-	out := d.apply(w.Committed)
+	d.effects, d.change = nil, nil
 	d.compact()
-	return out
 }
 
 // install stages the switch to a snapshot whose data was received before.
@@ -168,37 +187,37 @@ func (d *memberDisk) install(w *zone.Work) {
 	d.next, n.conf = tree, meta.GetConfState()
 }
 
-// apply runs committed commands, each over what the ones before have done, and stages
-// their effects with the applied index.
-func (d *memberDisk) apply(committed []zone.Committed) (out []applied) {
-	if len(committed) == 0 {
-		return nil
-	}
+// apply runs one committed entry over what the ones before it have done.
+func (d *memberDisk) apply(c *zone.Committed) (a driver.Applied) {
 	n, s := d.n, d.n.s
-	effects := storage.NewOverlay(d.next)
-	for _, c := range committed {
-		a := applied{Committed: c}
-		switch {
-		case c.Command != nil:
-			own := storage.NewOverlay(effects)
-			var err error
-			a.result, err = machine{}.Apply(silent{own}, nexusraft.Command{Index: c.Index, Time: c.Command.Time, Data: c.Command.Command})
-			s.must(n, "apply a command", err)
-			own.MergeInto(effects)
-		case c.ConfChange != nil:
-			cs, members, err := n.r.ApplyConfChange(c.ConfChange)
-			s.must(n, "apply a conf change", err)
-			s.must(n, "stage the membership", d.log.SetMembership(d.batch, cs, members))
-			n.conf = cs
-		}
-		h, err := stateHash(effects)
-		s.must(n, "hash the state", err)
-		s.oracle.applied(n, c.Index, h)
-		out = append(out, a)
+	if d.effects == nil {
+		d.effects = storage.NewOverlay(d.state)
 	}
-	s.must(n, "stage effects", effects.WriteTo(d.batch, d.next))
-	s.must(n, "stage the applied index", d.log.SetApplied(d.batch, committed[len(committed)-1].Index))
-	return out
+	switch {
+	case c.Command != nil:
+		own := storage.NewOverlay(d.effects)
+		a.Data, a.Err = machine{}.Apply(silent{own}, nexusraft.Command{
+			Index: c.Index, Time: c.Command.Time,
+			Data: c.Command.Command,
+		})
+		s.must(n, "apply a command", a.Err)
+		own.MergeInto(d.effects)
+	case c.ConfChange != nil:
+		cs, members, err := n.group.ApplyConfChange(c.ConfChange)
+		s.must(n, "apply a conf change", err)
+		d.change, n.conf = &change{cs, members}, cs
+	}
+	h, err := stateHash(d.effects)
+	s.must(n, "hash the state", err)
+	s.oracle.applied(n, c.Index, h)
+	return a
+}
+
+func (d *memberDisk) held() int {
+	if d.effects == nil {
+		return 0
+	}
+	return d.effects.Bytes()
 }
 
 // compact drops a part of the log, sometimes, but nothing above a snapshot that is on its

@@ -1,7 +1,7 @@
 package simtest
 
 import (
-	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -9,11 +9,16 @@ import (
 
 // network carries messages as bytes, so that nodes share no memory. It delays, drops,
 // doubles and reorders them, and blocks links, each direction for itself.
+//
+// A link is the way of a call, as in package transport: a node sends on streams that it has
+// opened itself, and the answer to a vote request comes back on the call that asked for it. A
+// blocked link a to b stops a's messages and the answers to a's vote requests, and nothing of b's.
 type network struct {
 	s       *sim
 	packets map[int64][]packet // by the step at which they arrive
-	blocked map[link]bool
+	blocked map[link]bool      // calls that can't be made
 
+	minDelay    int // steps; 0 is 1
 	maxDelay    int // steps; more than 1 reorders
 	dropPercent int
 	dupPercent  int
@@ -23,6 +28,7 @@ type link struct{ from, to *node }
 
 type packet struct {
 	link
+	call    link // the call that carries it
 	message []byte
 	data    []nexusraft.Pair // the state that belongs to a snapshot for a full replica
 	arrived func(ok bool)    // for a snapshot: how its transfer ended; nil otherwise
@@ -35,33 +41,42 @@ func newNetwork(s *sim) *network {
 // heal makes the network good. What is under way stays under way.
 func (w *network) heal() {
 	clear(w.blocked)
-	w.maxDelay, w.dropPercent, w.dupPercent = 2, 0, 0
+	w.minDelay, w.maxDelay, w.dropPercent, w.dupPercent = 0, 2, 0, 0
+}
+
+// callOf returns the call that carries a message: the sender's, unless it answers a vote request.
+func callOf(l link, m *raftpb.Message) link {
+	switch m.GetType() {
+	case raftpb.MsgVoteResp, raftpb.MsgPreVoteResp:
+		return link{l.to, l.from}
+	}
+	return l
 }
 
 // send takes a message. Its sender sometimes learns that it was lost, as it would from a
 // broken stream.
-func (w *network) send(l link, m *pb.Message) {
+func (w *network) send(l link, m *raftpb.Message) {
 	raw, err := proto.Marshal(m)
 	w.s.must(l.from, "marshal a message", err)
-	p := packet{link: l, message: raw}
-	if w.blocked[l] || w.s.percent(w.dropPercent) {
+	p := packet{link: l, call: callOf(l, m), message: raw}
+	if w.blocked[p.call] || w.s.percent(w.dropPercent) {
 		if w.s.percent(30) {
 			l.from.later(func(n *node) { n.r.ReportUnreachable(l.to.replica) })
 		}
 		return
 	}
-	w.put(p, w.s.between(1, w.maxDelay))
+	w.put(p, w.s.between(max(1, w.minDelay), w.maxDelay))
 	if w.s.percent(w.dupPercent) {
-		w.put(p, w.s.between(1, 10*w.maxDelay))
+		w.put(p, w.s.between(max(1, w.minDelay), 10*w.maxDelay))
 	}
 }
 
 // transfer takes a snapshot for a full replica: a message with data, slower than others,
 // whose end is reported to its sender.
-func (w *network) transfer(l link, m *pb.Message, data []nexusraft.Pair, arrived func(ok bool)) {
+func (w *network) transfer(l link, m *raftpb.Message, data []nexusraft.Pair, arrived func(ok bool)) {
 	raw, err := proto.Marshal(m)
 	w.s.must(l.from, "marshal a snapshot", err)
-	w.put(packet{link: l, message: raw, data: data, arrived: arrived}, w.s.between(2, 4*tickSteps))
+	w.put(packet{link: l, call: l, message: raw, data: data, arrived: arrived}, w.s.between(2, 4*tickSteps))
 }
 
 func (w *network) put(p packet, delay int) {
@@ -74,7 +89,7 @@ func (w *network) deliver() {
 	arriving := w.packets[w.s.now]
 	delete(w.packets, w.s.now)
 	for _, p := range arriving {
-		ok := p.to.r != nil && !w.blocked[p.link]
+		ok := p.to.r != nil && !w.blocked[p.call]
 		if p.arrived != nil {
 			ok = ok && !w.s.percent(2*w.dropPercent)
 			p.arrived(ok)

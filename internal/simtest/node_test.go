@@ -2,15 +2,18 @@ package simtest
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"iter"
 	"slices"
 
-	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/driver"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
-	"go.etcd.io/raft/v3"
 )
 
 // disk is what survives a node's crash, and how a round is written to it.
@@ -18,8 +21,13 @@ type disk interface {
 	// open reads what is there.
 	open() (log raft.Storage, applied nexusraft.Index, members nexusraft.Membership)
 
-	// stage prepares a round's write, and applies its committed entries.
-	stage(w *zone.Work) []applied
+	// apply runs one committed entry over the state, and held returns what its effects and those
+	// before it take in memory.
+	apply(c *zone.Committed) driver.Applied
+	held() int
+
+	// stage prepares the write of a part, and what it has applied.
+	stage(p *driver.Part)
 
 	// commit does the write that was staged.
 	commit(sync bool)
@@ -31,14 +39,8 @@ type disk interface {
 	close()
 }
 
-// applied is one entry that a round has applied.
-type applied struct {
-	zone.Committed
-	result []byte
-}
-
-// node drives one replica in the way of the package comment of zone, one round at a time,
-// and can crash at any point of a round.
+// node is a replica with the driver that ships, and can crash at any point of a round. It is the
+// group's owner, the driver's disk and its sender.
 type node struct {
 	s       *sim
 	name    string
@@ -47,10 +49,12 @@ type node struct {
 	witness bool
 	disk    disk
 	shadow  shadow // what the oracle believes to be on the disk
-	conf    *pb.ConfState
-	madeBy  *pb.ConfState // the configuration that the round's messages were made in
+	conf    *raftpb.ConfState
+	madeBy  *raftpb.ConfState // the configuration that the round's messages were made in
 
 	r           *zone.Replica // nil: down
+	group       *driver.Group // r's
+	driver      *driver.Driver
 	incarnation nexusraft.Incarnation
 	gone        bool  // for good
 	retired     bool  // gone, and no node of the cluster any more
@@ -60,22 +64,28 @@ type node struct {
 	calls    []func(*node)
 	commands []*operation
 	nextTick int64
-	round    *round // being written
+	turn     *turn // under way
 	crashAt  crashPoint
 
-	sequence uint64
-	waiting  map[zone.ProposalID]*operation
-	reading  map[string]*operation     // asked for an index
-	reads    []pendingRead             // have one, and wait until it is applied
-	sending  map[*node]nexusraft.Index // snapshots under way: the log above is kept
-	slowTo   int64                     // the disk answers nothing before this step
+	sending map[*node]nexusraft.Index // snapshots under way: the log above is kept
+	slowTo  int64                     // the disk answers nothing before this step
+	syncFor int                       // steps that each synced write takes at least
+
+	// crashIf, if set, is asked in each round where in it the node crashes; never: nowhere. It
+	// stays over crashes.
+	crashIf func(*zone.Work) crashPoint
 }
 
-// round is a write under way, and what leaves after it.
-type round struct {
-	work    zone.Work
-	due     int64
-	applied []applied
+// turn is one turn of the driver. It stands still while its write is under way, which takes steps of
+// time, and goes on from there; or a crash ends it there.
+type turn struct {
+	resume func() (struct{}, bool) // until the next write; false: it is over
+	end    func()                  // where it stands still
+	yield  func(struct{}) bool     // false: it is to end
+
+	part    *driver.Part     // being written; nil: none
+	due     int64            // when it is
+	applied []zone.Committed // in this round
 	commit  commitView
 }
 
@@ -83,13 +93,11 @@ type round struct {
 type commitView struct {
 	sync    nexusraft.SyncState
 	members nexusraft.Membership
-	conf    *pb.ConfState
+	conf    *raftpb.ConfState
 }
 
-type pendingRead struct {
-	op    *operation
-	index nexusraft.Index
-}
+// readTicks is for how long a read waits for a leader: longer than a client does.
+const readTicks = 2 * patienceTicks
 
 // crashPoint is where in a round a node crashes.
 type crashPoint int
@@ -116,30 +124,50 @@ func (n *node) start() {
 	log, at, members := n.disk.open()
 	n.s.oracle.reopened(n, log)
 	n.incarnation++
-	r, err := zone.New(zone.Config{
+	g, err := driver.NewGroup(driver.Config{Owner: n, ReadTicks: readTicks, Config: zone.Config{
 		Zone: zoneID, Replica: n.replica, Incarnation: n.incarnation, Witness: n.witness,
 		Storage: log, Applied: at, Membership: members,
-		MaxInflight: 16, MaxAppendBytes: 512,
-	})
+		MaxInflight: 16, MaxAppendBytes: 512, Vouched: n.s.vouched,
+		ElectionTicks: n.s.electionTicks, HoldTicks: n.s.holdTicks,
+	}})
 	n.s.must(n, "start", err)
+	n.group, n.driver = g, driver.New(n, n, cmp.Or(n.s.partBytes, 1<<20))
 	_, n.conf, err = log.InitialState()
 	n.s.must(n, "read the configuration", err)
-	n.r, n.nextTick, n.restartAt = r, n.s.now+int64(n.s.between(1, tickSteps)), 0
-	n.waiting, n.reading = make(map[zone.ProposalID]*operation), make(map[string]*operation)
+	n.r, n.nextTick, n.restartAt = g.Replica(), n.s.now+int64(n.s.between(1, tickSteps)), 0
 	n.sending = make(map[*node]nexusraft.Index)
-	n.s.eventf("%s starts, incarnation %d, term %d, log (%d, %d]", n.name, n.incarnation, n.shadow.durable.term, n.shadow.durable.compacted, n.shadow.durable.last())
+	n.s.eventf("%s starts, incarnation %d, term %d, log (%d, %d]", n.name, n.incarnation, n.shadow.durable.term,
+		n.shadow.durable.compacted, n.shadow.durable.last())
+}
+
+// vouched is what certificates say: all but the witnesses are full nodes.
+func (s *sim) vouched(id nexusraft.NodeID) bool {
+	return slices.ContainsFunc(slices.Concat(s.nodes, s.retired), func(n *node) bool { return n.id == id && !n.witness })
 }
 
 // crash stops the node; what it had not synced is lost, and kept decides about the write
 // under way.
 func (n *node) crash(kept bool, downTicks int) {
-	writing := n.round != nil && !n.round.work.Empty()
+	n.crashed(kept, downTicks)
+	n.endTurn()
+}
+
+// endTurn ends a turn that stands still.
+func (n *node) endTurn() {
+	if n.turn != nil {
+		n.turn.end()
+		n.turn = nil
+	}
+}
+
+// crashed is crash for the turn that is under way: it is to end with errCrash.
+func (n *node) crashed(kept bool, downTicks int) {
+	writing := n.turn != nil && n.turn.part != nil && !n.turn.part.Empty()
 	n.s.eventf("%s crashes, write under way %v, kept %v", n.name, writing, kept)
 	n.disk.crash(kept && writing)
 	n.shadow.crash(n, kept && writing)
-	n.r, n.round, n.crashAt = nil, nil, never
-	n.inbox, n.calls, n.commands, n.reads, n.slowTo = nil, nil, nil, nil, 0
-	n.waiting, n.reading = nil, nil
+	n.r, n.group, n.driver, n.crashAt = nil, nil, nil, never
+	n.inbox, n.calls, n.commands, n.slowTo = nil, nil, nil, 0
 	n.restartAt = n.s.now + int64(downTicks*tickSteps)
 }
 
@@ -160,11 +188,11 @@ func (n *node) run() {
 
 // progress does one thing and reports whether there may be another.
 func (n *node) progress() bool {
-	if n.round != nil {
-		if n.s.now < n.round.due {
+	if n.turn != nil {
+		if n.s.now < n.turn.due {
 			return false // a worker that is blocked in a sync is silent
 		}
-		n.finish()
+		n.goOn()
 		return true
 	}
 	if n.crashAt == betweenRounds {
@@ -172,11 +200,39 @@ func (n *node) progress() bool {
 		return false
 	}
 	n.drain()
-	if !n.r.HasWork() {
+	if !n.group.HasWork() {
 		return false
 	}
 	n.begin()
+	n.goOn()
 	return true
+}
+
+// begin starts a turn of the driver.
+func (n *node) begin() {
+	t := &turn{}
+	t.resume, t.end = iter.Pull(func(yield func(struct{}) bool) {
+		t.yield = yield
+		if _, err := n.driver.Turn([]*driver.Group{n.group}); !errors.Is(err, errCrash) {
+			n.s.must(n, "make a round of work", err)
+		}
+	})
+	n.turn = t
+}
+
+// errCrash ends the turn in which a node crashes: nothing leaves any more.
+var errCrash = errors.New("the node crashes")
+
+// goOn lets the turn do what it can.
+func (n *node) goOn() {
+	if _, more := n.turn.resume(); more {
+		return
+	}
+	n.turn = nil
+	if n.r != nil {
+		n.s.must(n, "leave the group as it should be", n.group.Valid())
+		n.s.oracle.gate(n)
+	}
 }
 
 // drain takes in all that waits, and only then a tick; missed ticks are thrown away.
@@ -193,13 +249,12 @@ func (n *node) drain() {
 	}
 	n.propose()
 	if n.s.now >= n.nextTick {
-		n.r.Tick()
+		n.group.Tick()
 		n.s.oracle.looked(n)
 		for n.nextTick <= n.s.now {
 			n.nextTick += tickSteps
 		}
 	}
-	n.serveReads()
 }
 
 func (n *node) receive(p packet) {
@@ -207,13 +262,17 @@ func (n *node) receive(p packet) {
 		p.from.fenced() // the handshake refuses it
 		return
 	}
-	m := &pb.Message{}
+	m := &raftpb.Message{}
 	n.s.must(n, "unmarshal a message", proto.Unmarshal(p.message, m))
 	if p.data != nil {
 		n.disk.(*memberDisk).receive(m.GetSnapshot(), p.data)
 	}
 	n.s.eventf("%s<-%s %s", n.name, p.from.name, describe(m))
-	if err := n.r.Step(p.from.id, m); err != nil {
+	var call driver.VoteCall
+	if typ := m.GetType(); typ == raftpb.MsgVote || typ == raftpb.MsgPreVote {
+		call = voteCall{n}
+	}
+	if err := n.group.Step(p.from.id, m, call); err != nil {
 		n.s.oracle.stepRefused(n, m, err)
 	}
 	n.s.oracle.looked(n)
@@ -223,75 +282,154 @@ func (n *node) receive(p packet) {
 func (n *node) propose() {
 	ops := n.commands
 	n.commands = nil
-	if len(ops) == 0 {
+	envelopes, calls := make([]zone.Envelope, len(ops)), make([]driver.Call, len(ops))
+	for i, op := range ops {
+		envelopes[i] = zone.Envelope{Time: n.s.now, Command: []byte(op.command)}
+		calls[i] = proposed{n, op}
+	}
+	n.group.Propose(envelopes, calls)
+}
+
+// proposed is an operation that waits for its entry at a node.
+type proposed struct {
+	n  *node
+	op *operation
+}
+
+// Answer implements driver.Call.
+func (p proposed) Answer(r nexusraft.Result, err error) {
+	n := p.n
+	if err != nil {
+		p.op.refused(n, err)
 		return
 	}
-	envelopes := make([]zone.Envelope, len(ops))
-	for i, op := range ops {
-		op.proposal = n.nextProposal()
-		envelopes[i] = zone.Envelope{Proposal: op.proposal, Time: n.s.now, Command: []byte(op.command)}
+	i := slices.IndexFunc(n.turn.applied, func(c zone.Committed) bool { return c.Index == r.Index })
+	if i < 0 {
+		n.s.fatalf("I8: %s answers %q before entry %d is applied", n.name, p.op.command, r.Index)
 	}
-	err := n.r.Propose(envelopes)
-	for _, op := range ops {
-		if err != nil {
-			op.refused(n, err)
-		} else {
-			n.waiting[op.proposal] = op
-		}
+	n.s.oracle.acknowledged(n, p.op, n.turn.applied[i], r.Copies, n.turn.commit)
+	p.op.finish(string(r.Data))
+}
+
+// Left implements driver.Call.
+func (p proposed) Left() bool { return p.op.over }
+
+// reading is an operation that waits for its read at a node.
+type reading struct {
+	n  *node
+	op *operation
+}
+
+// Serve implements driver.Read.
+func (r reading) Serve(err error) {
+	if err != nil {
+		r.op.refused(r.n, err)
+		return
+	}
+	value, _, err := r.n.disk.(*memberDisk).state.Get([]byte(r.op.key))
+	r.n.s.must(r.n, "read a register", err)
+	r.op.finish(string(value))
+}
+
+// Gone implements driver.Read.
+func (r reading) Gone() bool { return r.op.over }
+
+// voteCall is a candidate's call, which brings the answer back.
+type voteCall struct{ n *node }
+
+// Answer implements driver.VoteCall.
+func (c voteCall) Answer(a driver.VoteAnswer) {
+	if a.Response != nil {
+		c.n.send(a.Response)
 	}
 }
 
-func (n *node) nextProposal() zone.ProposalID {
-	n.sequence++
-	return zone.ProposalID{Replica: n.replica, Incarnation: n.incarnation, Sequence: n.sequence}
-}
-
-// begin does the first half of a round: all that happens before the write is on the disk.
-func (n *node) begin() {
-	w, err := n.r.Ready()
-	n.s.must(n, "make a round of work", err)
+// Began implements driver.Owner.
+func (n *node) Began(w *zone.Work) {
 	view := commitView{members: n.r.Membership(), conf: n.conf}
 	view.sync, _ = n.r.Sync()
-	n.madeBy = n.conf
-	n.s.oracle.worked(n, &w)
-	n.sendAll(w.SendNow)
-	if n.crashAt == beforeWrite {
-		n.crash(false, n.s.between(1, 30))
-		return
+	n.madeBy, n.turn.commit, n.turn.applied = n.conf, view, nil
+	n.s.oracle.worked(n, w)
+	if n.crashIf != nil {
+		n.crashAt = max(n.crashAt, n.crashIf(w))
 	}
-	n.round = &round{work: w, due: n.s.now, applied: n.disk.stage(&w), commit: view}
-	if !w.Empty() {
-		n.round.due = max(n.s.now+int64(n.s.between(0, 4)), n.slowTo)
+	for _, o := range w.Outcomes {
+		n.s.oracle.ended(o)
 	}
-	n.s.oracle.gate(n)
 }
 
-// finish does the second half.
-func (n *node) finish() {
-	rd := n.round
-	if n.crashAt == inWrite {
-		n.crash(n.s.percent(50), n.s.between(1, 30))
-		return
+// Apply implements driver.Owner.
+func (n *node) Apply(c *zone.Committed, _ bool) (driver.Applied, error) {
+	n.turn.applied = append(n.turn.applied, *c)
+	return n.disk.apply(c), nil
+}
+
+// Held implements driver.Owner.
+func (n *node) Held() int { return n.disk.held() }
+
+// Stage implements driver.Owner: the part's write begins, and takes a while.
+func (n *node) Stage(p *driver.Part) error {
+	if n.crashAt == beforeWrite {
+		n.crashed(false, n.s.between(1, 30))
+		return errCrash
 	}
-	if !rd.work.Empty() {
+	n.turn.part, n.turn.due = p, n.s.now
+	n.shadow.apply(p.Committed)
+	if !p.Empty() {
+		n.disk.stage(p)
+		n.turn.due = max(n.s.now+int64(n.s.between(0, 4)), n.slowTo)
+	}
+	if p.MustSync {
+		n.turn.due = max(n.turn.due, n.s.now+int64(n.syncFor))
+	}
+	n.s.oracle.gate(n)
+	return nil
+}
+
+// Commit implements driver.Disk.
+func (n *node) Commit(_ []*driver.Group, sync bool) error {
+	for n.s.now < n.turn.due {
+		if !n.turn.yield(struct{}{}) {
+			return errCrash
+		}
+	}
+	if n.crashAt == inWrite {
+		n.crashed(n.s.percent(50), n.s.between(1, 30))
+		return errCrash
+	}
+	if !n.turn.part.Empty() {
 		// What needs no sync sometimes gets one, from another zone of the worker.
-		sync := rd.work.MustSync || n.s.percent(20)
+		sync = sync || n.s.percent(20)
 		n.disk.commit(sync)
 		n.shadow.commit(sync)
 		n.s.oracle.written(n)
 	}
 	if n.crashAt == afterWrite {
-		n.crash(false, n.s.between(1, 30))
-		return
+		n.crashed(false, n.s.between(1, 30))
+		return errCrash
 	}
-	n.round = nil
-	n.sendAll(rd.work.AfterSync)
-	n.r.Advance()
-	n.answer(rd)
-	n.s.oracle.gate(n)
-	if n.r.Membership().IsRemoved(n.replica) {
-		n.retire("it has applied its own removal")
+	n.turn.part = nil
+	return nil
+}
+
+// Written implements driver.Owner.
+func (n *node) Written(*driver.Part) {}
+
+// Refusal implements driver.Owner.
+func (n *node) Refusal(err error) error { return err }
+
+// Failed implements driver.Owner: nothing fails but the whole node.
+func (n *node) Failed(err error) { n.s.must(n, "apply an entry", err) }
+
+// Ended implements driver.Owner.
+func (n *node) Ended() error {
+	if !n.r.Membership().IsRemoved(n.replica) {
+		return nil
 	}
+	n.s.eventf("%s is no more: it has applied its own removal", n.name)
+	n.crashed(false, 0)
+	n.gone, n.retired = true, true
+	return errCrash
 }
 
 // fenced is what a removed node hears when it calls another one, sooner or later.
@@ -310,65 +448,38 @@ func (n *node) retire(why string) {
 	n.gone, n.retired = true, true
 }
 
-// answer gives the results of a round that is over to those who wait for them.
-func (n *node) answer(rd *round) {
-	for _, a := range rd.applied {
-		if op := n.waiting[a.Waiting]; op != nil {
-			delete(n.waiting, a.Waiting)
-			n.s.oracle.acknowledged(n, op, a, rd.commit)
-			op.finish(string(a.result))
-		}
+// Send implements driver.Sender.
+func (n *node) Send(_ *driver.Group, to nexusraft.NodeID, m *raftpb.Message) {
+	if x := n.s.replica(nexusraft.ReplicaID(m.GetTo())); x == nil || x.id != to {
+		n.s.fatalf("%s: message to node %x: %v", n.name, to, m)
 	}
-	outcomes := slices.Clone(rd.work.Outcomes)
-	slices.SortFunc(outcomes, func(a, b zone.Outcome) int { return cmp.Compare(a.Proposal.Sequence, b.Proposal.Sequence) })
-	for _, o := range outcomes {
-		n.s.oracle.ended(o)
-		if op := n.waiting[o.Proposal]; op != nil {
-			delete(n.waiting, o.Proposal)
-			op.refused(n, o.Err)
-		}
-	}
-	for _, rs := range rd.work.Reads {
-		if op := n.reading[string(rs.Context)]; op != nil {
-			delete(n.reading, string(rs.Context))
-			n.reads = append(n.reads, pendingRead{op, rs.Index})
-		}
-	}
-	n.serveReads()
+	n.send(m)
 }
 
-// serveReads answers the reads whose index is applied and written.
-func (n *node) serveReads() {
-	n.reads = slices.DeleteFunc(n.reads, func(p pendingRead) bool {
-		if n.r.Applied() < p.index {
-			return false
-		}
-		value, _, err := n.disk.(*memberDisk).state.Get([]byte(p.op.key))
-		n.s.must(n, "read a register", err)
-		p.op.finish(string(value))
-		return true
-	})
+// RequestVotes implements driver.Sender.
+func (n *node) RequestVotes(_ nexusraft.NodeID, votes []driver.VoteRequest) {
+	for _, v := range votes {
+		n.send(v.Message)
+	}
 }
 
-func (n *node) sendAll(messages []*pb.Message) {
-	for _, m := range messages {
-		n.s.oracle.sent(n, m)
-		n.s.eventf("%s->%s %s", n.name, n.s.name(nexusraft.ReplicaID(m.GetTo())), describe(m))
-		to := n.s.replica(nexusraft.ReplicaID(m.GetTo()))
-		switch {
-		case to == nil || to == n:
-			n.s.fatalf("%s: message to replica %x: %v", n.name, m.GetTo(), m)
-		case m.GetType() == pb.MsgSnap && !to.witness:
-			n.sendSnapshot(to, m)
-		default:
-			n.s.net.send(link{n, to}, m)
-		}
+func (n *node) send(m *raftpb.Message) {
+	n.s.oracle.sent(n, m)
+	n.s.eventf("%s->%s %s", n.name, n.s.name(nexusraft.ReplicaID(m.GetTo())), describe(m))
+	to := n.s.replica(nexusraft.ReplicaID(m.GetTo()))
+	switch {
+	case to == nil || to == n:
+		n.s.fatalf("%s: message to replica %x: %v", n.name, m.GetTo(), m)
+	case m.GetType() == raftpb.MsgSnap && !to.witness:
+		n.sendSnapshot(to, m)
+	default:
+		n.s.net.send(link{n, to}, m)
 	}
 }
 
 // sendSnapshot sends the state as it is on the disk now, and reports how that ended. The
 // log above the snapshot is kept meanwhile.
-func (n *node) sendSnapshot(to *node, m *pb.Message) {
+func (n *node) sendSnapshot(to *node, m *raftpb.Message) {
 	snapshot, data := n.disk.(*memberDisk).snapshot()
 	m = proto.CloneOf(m)
 	m.Snapshot = snapshot
@@ -386,9 +497,9 @@ func (n *node) sendSnapshot(to *node, m *pb.Message) {
 }
 
 // describe is a message in a few words.
-func describe(m *pb.Message) string {
+func describe(m *raftpb.Message) string {
 	s := fmt.Sprintf("%v term %d", m.GetType(), m.GetTerm())
-	if m.GetType() == pb.MsgSnap {
+	if m.GetType() == raftpb.MsgSnap {
 		return s + fmt.Sprintf(" at %d", m.GetSnapshot().GetMetadata().GetIndex())
 	}
 	if m.GetIndex() != 0 || m.GetLogTerm() != 0 {

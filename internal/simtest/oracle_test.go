@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"go.etcd.io/raft/v3"
-	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/raftpb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
@@ -42,6 +42,7 @@ type entryFact struct {
 	before  nexusraft.Term // of the entry before it
 	content uint64         // hash of type and data
 	full    bool           // content is known: the entry was seen on a full replica
+	conf    bool           // it is a conf change
 }
 
 type commitFact struct {
@@ -99,10 +100,13 @@ func (o *oracle) worked(n *node, w *zone.Work) {
 
 // appended checks log matching (I7): the same index and term mean the same entry, and the
 // same entry before it.
-func (o *oracle) appended(n *node, e *pb.Entry) {
+func (o *oracle) appended(n *node, e *raftpb.Entry) {
 	id := entryID{nexusraft.Index(e.GetIndex()), nexusraft.Term(e.GetTerm())}
-	fact := entryFact{before: n.shadow.staged.at(id.index - 1), full: !n.witness || e.GetType() != pb.EntryNormal}
-	if n.witness && e.GetType() == pb.EntryNormal && len(e.GetData()) > 0 {
+	fact := entryFact{
+		before: n.shadow.staged.at(id.index - 1), full: !n.witness || e.GetType() != raftpb.EntryNormal,
+		conf: e.GetType() != raftpb.EntryNormal,
+	}
+	if n.witness && e.GetType() == raftpb.EntryNormal && len(e.GetData()) > 0 {
 		o.s.fatalf("%s was sent the payload of entry %d", n.name, id.index)
 	}
 	if fact.full {
@@ -113,7 +117,8 @@ func (o *oracle) appended(n *node, e *pb.Entry) {
 	known, ok := o.entries[id]
 	switch {
 	case ok && known.before != fact.before:
-		o.s.fatalf("I7: entry %d of term %d follows term %d on %s and term %d elsewhere", id.index, id.term, fact.before, n.name, known.before)
+		o.s.fatalf("I7: entry %d of term %d follows term %d on %s and term %d elsewhere", id.index, id.term, fact.before,
+			n.name, known.before)
 	case ok && known.full && fact.full && known.content != fact.content:
 		o.s.fatalf("I7: entry %d of term %d is another one on %s", id.index, id.term, n.name)
 	case ok && known.full:
@@ -136,7 +141,8 @@ func (o *oracle) leads(n *node, id nexusraft.ReplicaID) {
 	o.s.eventf("%s (%v) leads in term %d", n.name, id, v.term)
 	for i := max(v.compacted, firstIndex) + 1; i <= o.last; i++ {
 		if !v.holds(i, o.committed[i].term) {
-			o.s.fatalf("I1: %s leads in term %d without the committed entry %d of term %d", n.name, v.term, i, o.committed[i].term)
+			o.s.fatalf("I1: %s leads in term %d without the committed entry %d of term %d", n.name, v.term, i,
+				o.committed[i].term)
 		}
 	}
 }
@@ -150,7 +156,8 @@ func (o *oracle) commits(n *node, c zone.Committed) {
 	if c.Index <= o.last {
 		known := o.committed[c.Index]
 		if known.term != c.Term || known.proposal != fact.proposal && !n.witness {
-			o.s.fatalf("I7: %s commits entry %d of term %d (%v), others %d (%v)", n.name, c.Index, c.Term, fact.proposal, known.term, known.proposal)
+			o.s.fatalf("I7: %s commits entry %d of term %d (%v), others %d (%v)", n.name, c.Index, c.Term, fact.proposal,
+				known.term, known.proposal)
 		}
 		return
 	}
@@ -205,31 +212,35 @@ func (o *oracle) checkState(n *node) {
 
 // sent checks that a message promises only what is on the sender's disk (I3), and notes
 // what a witness is given.
-func (o *oracle) sent(n *node, m *pb.Message) {
+func (o *oracle) sent(n *node, m *raftpb.Message) {
 	v, term := n.shadow.durable, nexusraft.Term(m.GetTerm())
 	bad := func(why string) {
-		o.s.fatalf("I3: %s sends %s: %s (on its disk: term %d, vote %s, log to %d)", n.name, describe(m), why, v.term, o.s.name(v.vote), v.last())
+		o.s.fatalf("I3: %s sends %s: %s (on its disk: term %d, vote %s, log to %d)", n.name, describe(m), why, v.term,
+			o.s.name(v.vote), v.last())
 	}
 	if n.witness && fullRole(m.GetType()) {
 		o.s.fatalf("I11: the witness sends %s", describe(m))
 	}
+	if k := o.toldTooEarly(n, m); k != 0 {
+		bad(fmt.Sprintf("the conf change at %d, of whose commit it tells, is not applied there", k))
+	}
 	switch m.GetType() {
-	case pb.MsgVote, pb.MsgApp, pb.MsgHeartbeat, pb.MsgSnap:
+	case raftpb.MsgVote, raftpb.MsgApp, raftpb.MsgHeartbeat, raftpb.MsgSnap:
 		if v.term < term || v.term == term && v.vote != n.replica {
 			bad("its term and its vote for itself are not durable")
 		}
-	case pb.MsgVoteResp:
+	case raftpb.MsgVoteResp:
 		if !m.GetReject() && v.term == term && v.vote != nexusraft.ReplicaID(m.GetTo()) || v.term < term {
 			bad("the vote is not durable")
 		}
-	case pb.MsgAppResp:
+	case raftpb.MsgAppResp:
 		if v.term < term {
 			bad("the term is not durable")
 		}
 		if !m.GetReject() && v.term == term && v.last() < nexusraft.Index(m.GetIndex()) {
 			bad("the entries are not durable")
 		}
-	case pb.MsgHeartbeatResp:
+	case raftpb.MsgHeartbeatResp:
 		if v.term < term {
 			bad("the term is not durable")
 		}
@@ -239,10 +250,25 @@ func (o *oracle) sent(n *node, m *pb.Message) {
 	}
 }
 
+// toldTooEarly returns a conf change of whose commit a message tells before its sender has it
+// applied on its disk; 0 if there is none, or if the sender is itself on its way out.
+func (o *oracle) toldTooEarly(n *node, m *raftpb.Message) nexusraft.Index {
+	if m.GetType() != raftpb.MsgApp && m.GetType() != raftpb.MsgHeartbeat ||
+		!slices.Contains(n.madeBy.GetVoters(), uint64(n.replica)) {
+		return 0
+	}
+	for i := n.shadow.durable.applied + 1; i <= nexusraft.Index(m.GetCommit()); i++ {
+		if o.entries[entryID{i, n.shadow.staged.at(i)}].conf {
+			return i
+		}
+	}
+	return 0
+}
+
 // fullRole reports whether a message may only come from a full replica.
-func fullRole(t pb.MessageType) bool {
+func fullRole(t raftpb.MessageType) bool {
 	switch t {
-	case pb.MsgAppResp, pb.MsgHeartbeatResp, pb.MsgVoteResp, pb.MsgPreVoteResp:
+	case raftpb.MsgAppResp, raftpb.MsgHeartbeatResp, raftpb.MsgVoteResp, raftpb.MsgPreVoteResp:
 		return false
 	}
 	return true
@@ -250,12 +276,12 @@ func fullRole(t pb.MessageType) bool {
 
 // sentToWitness notes how far a term's leader has let the witness see, and checks that no
 // payload leaves, and nothing new once it leads no more.
-func (o *oracle) sentToWitness(n *node, m *pb.Message) {
+func (o *oracle) sentToWitness(n *node, m *raftpb.Message) {
 	end, term := nexusraft.Index(m.GetIndex()), nexusraft.Term(m.GetTerm())
 	switch m.GetType() {
-	case pb.MsgSnap:
+	case raftpb.MsgSnap:
 		end = nexusraft.Index(m.GetSnapshot().GetMetadata().GetIndex())
-	case pb.MsgApp:
+	case raftpb.MsgApp:
 		end += nexusraft.Index(len(m.GetEntries()))
 		if last := n.shadow.durable.last(); end > last {
 			o.s.fatalf("I3: %s shows a witness entries up to %d, on its own disk they end at %d", n.name, end, last)
@@ -264,14 +290,15 @@ func (o *oracle) sentToWitness(n *node, m *pb.Message) {
 		return
 	}
 	for _, e := range m.GetEntries() {
-		if e.GetType() == pb.EntryNormal && len(e.GetData()) > 0 {
+		if e.GetType() == raftpb.EntryNormal && len(e.GetData()) > 0 {
 			o.s.fatalf("hold-back: %s sends the payload of entry %d to the witness: %s", n.name, e.GetIndex(), describe(m))
 		}
 	}
 	if !slices.Contains(n.madeBy.GetVoters(), uint64(n.replica)) {
 		o.leaderGoes(n, end)
 	} else if _, self := n.r.Leader(); !self && end > o.released[term] {
-		o.s.fatalf("hold-back: %s leads no more and lets the witness see entries up to %d for the first time: %s", n.name, end, describe(m))
+		o.s.fatalf("hold-back: %s leads no more and lets the witness see entries up to %d for the first time: %s", n.name,
+			end, describe(m))
 	}
 	o.released[term] = max(o.released[term], end)
 }
@@ -285,7 +312,8 @@ func (o *oracle) leaderGoes(n *node, end nexusraft.Index) {
 			return
 		}
 	}
-	o.s.fatalf("hold-back: %s, which goes, lets the witness see entries up to %d, and no member that stays has them", n.name, end)
+	o.s.fatalf("hold-back: %s, which goes, lets the witness see entries up to %d, and no member that stays has them",
+		n.name, end)
 }
 
 // gate checks the hold-back: in sync, no witness was given an entry that the members
@@ -301,7 +329,8 @@ func (o *oracle) gate(n *node) {
 	}
 	term := n.shadow.staged.term
 	if r, ok := o.reached(n); !ok || o.released[term] > r {
-		o.s.fatalf("hold-back: %s is in sync, and a witness was given entries up to %d; the members have them up to %d (%v)", n.name, o.released[term], r, ok)
+		o.s.fatalf("hold-back: %s is in sync, and a witness was given entries up to %d; the members have them up to %d (%v)",
+			n.name, o.released[term], r, ok)
 	}
 }
 
@@ -330,7 +359,7 @@ func (o *oracle) reached(n *node) (nexusraft.Index, bool) {
 }
 
 // halves are the voters; a joint configuration has two sets of them, each with its quorum.
-func halves(cs *pb.ConfState) (out [][]nexusraft.ReplicaID) {
+func halves(cs *raftpb.ConfState) (out [][]nexusraft.ReplicaID) {
 	for _, raw := range [][]uint64{cs.GetVoters(), cs.GetVotersOutgoing()} {
 		var half []nexusraft.ReplicaID
 		for _, id := range raw {
@@ -345,7 +374,7 @@ func halves(cs *pb.ConfState) (out [][]nexusraft.ReplicaID) {
 
 // acknowledged checks, before the caller hears of it, that a write is where I1 wants it,
 // and that the caller gets the result of its own entry (I8).
-func (o *oracle) acknowledged(n *node, op *operation, a applied, view commitView) {
+func (o *oracle) acknowledged(n *node, op *operation, a zone.Committed, copies int, view commitView) {
 	if a.Command == nil || string(a.Command.Command) != op.command {
 		o.s.fatalf("I8: the caller of %q gets the result of entry %d", op.command, a.Index)
 	}
@@ -358,7 +387,7 @@ func (o *oracle) acknowledged(n *node, op *operation, a applied, view commitView
 			onDisk++
 		}
 	}
-	if copies := n.r.Copies(a.Index); copies > onDisk {
+	if copies > onDisk {
 		o.s.fatalf("%s says that entry %d is on %d copies, it is on %d", n.name, a.Index, copies, onDisk)
 	}
 	o.acked++
@@ -369,7 +398,7 @@ func (o *oracle) acknowledged(n *node, op *operation, a applied, view commitView
 
 // checkHalf holds I1 against one set of voters: a quorum of them has the entry on its disks,
 // and in sync one that is made of members.
-func (o *oracle) checkHalf(n *node, a applied, half []nexusraft.ReplicaID, sync nexusraft.SyncState) {
+func (o *oracle) checkHalf(n *node, a zone.Committed, half []nexusraft.ReplicaID, sync nexusraft.SyncState) {
 	full, witnesses := 0, 0
 	for _, id := range half {
 		x := o.s.replica(id)
@@ -383,7 +412,8 @@ func (o *oracle) checkHalf(n *node, a applied, half []nexusraft.ReplicaID, sync 
 	}
 	q := len(half)/2 + 1
 	if full+witnesses < q {
-		o.s.fatalf("I1: %s acknowledges entry %d, which %d members and %d witnesses have on their disks", n.name, a.Index, full, witnesses)
+		o.s.fatalf("I1: %s acknowledges entry %d, which %d members and %d witnesses have on their disks", n.name, a.Index,
+			full, witnesses)
 	}
 	if sync == nexusraft.InSync && full < q {
 		o.s.fatalf("I1: %s, in sync, acknowledges entry %d, which %d members have on their disks", n.name, a.Index, full)
@@ -402,6 +432,6 @@ func (o *oracle) ended(out zone.Outcome) {
 }
 
 // stepRefused fails the run: no message that a replica has sent deserves a refusal.
-func (o *oracle) stepRefused(n *node, m *pb.Message, err error) {
+func (o *oracle) stepRefused(n *node, m *raftpb.Message, err error) {
 	o.s.fatalf("I6: %s refuses %s: %v", n.name, describe(m), err)
 }

@@ -23,6 +23,7 @@ type stored struct {
 	term      nexusraft.Term
 	vote      nexusraft.ReplicaID
 	commit    nexusraft.Index
+	applied   nexusraft.Index
 	compacted nexusraft.Index
 	first     nexusraft.Term   // of compacted
 	terms     []nexusraft.Term // of the entries above compacted
@@ -53,15 +54,16 @@ func (v stored) matches(other stored) nexusraft.Index {
 }
 
 func (h *shadow) begin(o origin) {
-	h.durable = stored{term: o.term, commit: o.index, compacted: o.index, first: o.term}
+	h.durable = stored{term: o.term, commit: o.index, applied: o.index, compacted: o.index, first: o.term}
 	h.written, h.staged = h.durable, h.durable
 }
 
-// stage takes over a round's work.
+// stage takes over a round's work, but for what it applies.
 func (h *shadow) stage(w *zone.Work) {
 	v := &h.staged
 	if s := w.Snapshot.GetMetadata(); w.Snapshot != nil {
 		v.compacted, v.first, v.terms = nexusraft.Index(s.GetIndex()), nexusraft.Term(s.GetTerm()), nil
+		v.applied = v.compacted
 	}
 	for _, e := range w.Append {
 		// Clipped, because written and durable share the array.
@@ -71,7 +73,15 @@ func (h *shadow) stage(w *zone.Work) {
 		v.terms = append(v.terms, nexusraft.Term(e.GetTerm()))
 	}
 	if hs := w.HardState; hs != nil {
-		v.term, v.vote, v.commit = nexusraft.Term(hs.GetTerm()), nexusraft.ReplicaID(hs.GetVote()), nexusraft.Index(hs.GetCommit())
+		v.term, v.vote, v.commit = nexusraft.Term(hs.GetTerm()), nexusraft.ReplicaID(hs.GetVote()),
+			nexusraft.Index(hs.GetCommit())
+	}
+}
+
+// apply takes over what a part of the round has applied.
+func (h *shadow) apply(committed []zone.Committed) {
+	if k := len(committed); k > 0 {
+		h.staged.applied = committed[k-1].Index
 	}
 }
 

@@ -27,7 +27,7 @@ type sim struct {
 	rng  *rand.Rand
 	now  int64 // steps
 
-	nodes   []*node // the two members, then the witness, then who came later
+	nodes   []*node // the two members, then the witness, then nodes that joined later
 	retired []*node
 	net     *network
 	faults  *faults
@@ -36,6 +36,10 @@ type sim struct {
 	churn   *churn // nil: the zone stays as it is
 	oracle  *oracle
 	trace   trace
+
+	partBytes int // of each node: so much is applied at once; 0: as much as there is
+
+	electionTicks, holdTicks int // of each replica that starts from now on; 0: as by default
 }
 
 // newSim makes a zone and starts its nodes. A founding run begins with one member alone;
@@ -54,6 +58,7 @@ func newSim(t *testing.T, seed uint64, founding bool) *sim {
 	s.createNodes(founding)
 	t.Cleanup(func() {
 		for _, n := range slices.Concat(s.nodes, s.retired) {
+			n.endTurn()
 			n.disk.close()
 		}
 	})
@@ -193,7 +198,7 @@ func (s *sim) step() {
 	s.churn.step()
 }
 
-// sweep takes out who is retired.
+// sweep takes out the nodes that are retired.
 func (s *sim) sweep() {
 	s.nodes = slices.DeleteFunc(s.nodes, func(n *node) bool {
 		if n.retired {
@@ -229,10 +234,12 @@ func (s *sim) describe() string {
 	var b strings.Builder
 	for _, n := range s.nodes {
 		d := n.shadow.durable
-		fmt.Fprintf(&b, "  %s: up=%v durable term %d vote %s commit %d log (%d, %d]", n.name, n.r != nil, d.term, s.name(d.vote), d.commit, d.compacted, d.last())
+		fmt.Fprintf(&b, "  %s: up=%v durable term %d vote %s commit %d log (%d, %d]", n.name, n.r != nil, d.term,
+			s.name(d.vote), d.commit, d.compacted, d.last())
 		if n.r != nil {
 			st := n.r.Status()
-			fmt.Fprintf(&b, "; %s of %s, term %d, commit %d, applied %d, %q", st.State, s.name(st.Leader), st.Term, st.Commit, st.Applied, st.Sync)
+			fmt.Fprintf(&b, "; %s of %s, term %d, commit %d, applied %d, %q", st.State, s.name(st.Leader), st.Term, st.Commit,
+				st.Applied, st.Sync)
 			for _, r := range st.Replicas {
 				fmt.Fprintf(&b, " [%s %s match %d %s active=%v]", s.name(r.Replica), r.Role, r.Match, r.State, r.Active)
 			}

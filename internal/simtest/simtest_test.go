@@ -9,11 +9,13 @@ import (
 )
 
 var (
-	seedsFlag = flag.Uint64("simtest.seeds", 100, "how many seeds to run; a tenth of them with -short")
+	seedsFlag = flag.Uint64("simtest.seeds", usualSeeds, "how many seeds to run; a tenth of them with -short")
 	seedFlag  = flag.Uint64("simtest.seed", 0, "run this seed alone; 0: all")
 	fromFlag  = flag.Uint64("simtest.from", 1, "the first of the seeds")
 	traceFlag = flag.Bool("simtest.trace", false, "print what happens")
 )
+
+const usualSeeds = 100
 
 // forSeeds runs f once for each seed that the flags ask for, share percent of them.
 func forSeeds(t *testing.T, share uint64, f func(t *testing.T, seed uint64)) {
@@ -55,6 +57,7 @@ func TestRegressions(t *testing.T) {
 func chaos(t *testing.T, seed uint64) *sim {
 	s := newSim(t, seed, seed%3 == 0)
 	s.clients.add(4)
+	s.partBytes = int(seed % 4 / 3) // every fourth run writes each entry that it applies by itself
 	if seed%2 == 0 {
 		s.until("in sync for the first time", 400, s.inSync)
 	}

@@ -14,7 +14,7 @@ const (
 	roundTicks    = 3 // a write through the whole zone, and the pause of its client
 )
 
-// TestTable is the table of docs/invariants.md: who dies in which state, and what the
+// TestTable is the table of docs/invariants.md: which node dies in which state, and what the
 // zone owes to its clients then.
 func TestTable(t *testing.T) {
 	rows := []struct {
@@ -221,7 +221,7 @@ func closingLeaderDies(s *sim) {
 }
 
 // eachDies kills the leader, has it come back, and kills the new leader once in sync:
-// who came back carries the data.
+// the node that came back carries the data.
 func eachDies(s *sim) {
 	for range 3 {
 		n := s.leader()

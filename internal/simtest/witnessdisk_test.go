@@ -4,9 +4,10 @@ import (
 	"errors"
 
 	"go.etcd.io/raft/v3"
-	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/raftpb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/driver"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
 	"github.com/nexi-lab/nexus-raft/witness"
 )
@@ -34,11 +35,11 @@ func newWitnessDisk(n *node, o origin) *witnessDisk {
 	}
 	index, term := new(uint64(o.index)), new(uint64(o.term))
 	n.s.must(n, "write the beginning", d.log.Write(witness.Update{
-		Snapshot: &pb.Snapshot{
+		Snapshot: &raftpb.Snapshot{
 			Data:     o.members.Encode(),
-			Metadata: &pb.SnapshotMetadata{Index: index, Term: term, ConfState: confState(o.members)},
+			Metadata: &raftpb.SnapshotMetadata{Index: index, Term: term, ConfState: confState(o.members)},
 		},
-		HardState: &pb.HardState{Term: term, Vote: new(uint64(0)), Commit: index},
+		HardState: &raftpb.HardState{Term: term, Vote: new(uint64(0)), Commit: index},
 	}, true))
 	return d
 }
@@ -46,26 +47,34 @@ func newWitnessDisk(n *node, o origin) *witnessDisk {
 func (d *witnessDisk) open() (raft.Storage, nexusraft.Index, nexusraft.Membership) {
 	var err error
 	d.log, err = witness.OpenLog(d.fs, witnessDir, zoneID)
+	d.update = witness.Update{}
 	d.n.s.must(d.n, "open the log", err)
 	return d.log, d.log.Applied(), d.log.Membership()
 }
 
-func (d *witnessDisk) stage(w *zone.Work) []applied {
-	d.update = witness.Update{Snapshot: w.Snapshot, Append: w.Append, HardState: w.HardState}
-	for _, c := range w.Committed {
-		d.update.Applied = c.Index
-		if c.ConfChange == nil {
-			continue
-		}
-		cs, members, err := d.n.r.ApplyConfChange(c.ConfChange)
+func (d *witnessDisk) apply(c *zone.Committed) driver.Applied {
+	if c.ConfChange != nil {
+		cs, members, err := d.n.group.ApplyConfChange(c.ConfChange)
 		d.n.s.must(d.n, "apply a conf change", err)
 		d.update.ConfState, d.update.Membership = cs, &members
 	}
-	return nil
+	return driver.Applied{}
+}
+
+func (d *witnessDisk) held() int { return 0 }
+
+func (d *witnessDisk) stage(p *driver.Part) {
+	if w := p.Work; w != nil {
+		d.update.Snapshot, d.update.Append, d.update.HardState = w.Snapshot, w.Append, w.HardState
+	}
+	if k := len(p.Committed); k > 0 {
+		d.update.Applied = p.Committed[k-1].Index
+	}
 }
 
 func (d *witnessDisk) commit(sync bool) {
 	d.n.s.must(d.n, "write a round", d.log.Write(d.update, sync))
+	d.update = witness.Update{}
 }
 
 var errPower = errors.New("the power is gone")

@@ -17,8 +17,9 @@ import (
 
 // Position says where to go on, and in what.
 type Position struct {
-	Source      string                `json:"source"`                // whose events they are: what was followed
-	Next        uint64                `json:"next_sequence"`         // the first sequence that is not accepted yet; 0 for none
+	Source string `json:"source"` // whose events they are: what was followed
+	// the first sequence that is not accepted yet; 0 for none
+	Next        uint64                `json:"next_sequence"`
 	Incarnation nexusraft.Incarnation `json:"incarnation,omitempty"` // of the node whose own events they are
 }
 
@@ -37,8 +38,8 @@ type stored struct {
 	Position
 }
 
-// State is a file that keeps a position. Whoever has it open has it alone, on this
-// machine. One goroutine uses it at a time.
+// State is a file that keeps a position. It is locked while it is open: no other process on this
+// machine can open it. One goroutine uses it at a time.
 type State struct {
 	path     string
 	lock     *flock.Flock
@@ -48,19 +49,26 @@ type State struct {
 	now      func() time.Time
 }
 
-// OpenState opens the file at path, or begins one for source. It fails if another process
-// has it open, if it is of another source, or if it is no state file; it leaves such a
-// file as it is. Beside it a file with the suffix .lock is made, and stays.
+// OpenState opens the file at path, or begins one for source. It fails if another process has it
+// open, if it is of another source, or if it is no state file; it leaves such a file as it is.
+// Beside it a file with the suffix .lock is made, and stays. A symbolic link is refused.
 func OpenState(path, source string) (*State, error) {
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real // the lock is of the file, whatever it is called
+	if real, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
+		path = filepath.Join(real, filepath.Base(path)) // the lock is of the file, whatever its directory is called
+	}
+	for _, name := range []string{path, path + ".lock"} {
+		if info, err := os.Lstat(name); err == nil && !info.Mode().IsRegular() {
+			return nil, fmt.Errorf("webhook: state file: %s is a link or no file, and where it leads is not this program's to "+
+				"write; name a file of its own", name)
+		}
 	}
 	s := &State{path: path, lock: flock.New(path + ".lock"), now: time.Now, position: Position{Source: source}}
 	switch ok, err := s.lock.TryLock(); {
 	case err != nil:
 		return nil, fmt.Errorf("webhook: lock state file: %w", err)
 	case !ok:
-		return nil, fmt.Errorf("webhook: state file %s is in use by another bridge; stop that one, or give this one a file of its own", path)
+		return nil, fmt.Errorf("webhook: state file %s is in use by another bridge; stop that one, or give this one a file "+
+			"of its own", path)
 	}
 	if err := s.load(source); err != nil {
 		return nil, errors.Join(err, s.lock.Close())
@@ -128,7 +136,7 @@ func (s *State) write() error {
 	if err != nil {
 		return fmt.Errorf("webhook: encode state: %w", err)
 	}
-	next := s.path + ".new" // nobody else's: the lock is held
+	next := s.path + ".new" // ours alone: the lock is held
 	if err := writeSynced(next, append(content, '\n')); err != nil {
 		return fmt.Errorf("webhook: write state file: %w", err)
 	}
@@ -140,7 +148,10 @@ func (s *State) write() error {
 }
 
 func writeSynced(path string, content []byte) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // a crash left it, or somebody a link
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}

@@ -51,7 +51,15 @@ func TestStateIsKept(t *testing.T) {
 		after time.Duration
 		next  uint64
 		want  uint64
-	}{{time.Second, 5, 5}, {0, 6, 5}, {time.Second / 2, 7, 5}, {time.Second / 2, 8, 8}, {time.Hour, 8, 8}, {0, 9, 9}, {0, 10, 9}} {
+	}{
+		{time.Second, 5, 5},
+		{0, 6, 5},
+		{time.Second / 2, 7, 5},
+		{time.Second / 2, 8, 8},
+		{time.Hour, 8, 8},
+		{0, 9, 9},
+		{0, 10, 9},
+	} {
 		now = now.Add(step.after)
 		if err := s.Done(step.next, 3); err != nil {
 			t.Fatal(err)
@@ -72,7 +80,8 @@ func TestStateIsKept(t *testing.T) {
 func TestStateIsOneBridges(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state")
 	s := openState(t, path, "zone 1")
-	if _, err := OpenState(path, "zone 1"); err == nil || !strings.Contains(err.Error(), path+" is in use by another bridge") {
+	if _, err := OpenState(path, "zone 1"); err == nil ||
+		!strings.Contains(err.Error(), path+" is in use by another bridge") {
 		t.Errorf("the second one: got %v, want it refused", err)
 	}
 	if err := s.Close(); err != nil {
@@ -91,8 +100,11 @@ func TestWrongStateFile(t *testing.T) {
 		"later format": {`{"format":"nexus-raft webhook 2","source":"zone 1","next_sequence":5}`, "no state file"},
 		"bad number":   {`{"format":"nexus-raft webhook 1","source":"zone 1","next_sequence":-5}`, "no state file"},
 		"cut off":      {`{"format":"nexus-raft webhook 1","source":"zo`, "no state file"},
-		"other zone":   {`{"format":"nexus-raft webhook 1","source":"zone 2","next_sequence":5}`, `is of "zone 2", not of "zone 1"`},
-		"huge":         {strings.Repeat(" ", maxStateBytes) + "{}", "over 4096 bytes"},
+		"other zone": {
+			`{"format":"nexus-raft webhook 1","source":"zone 2","next_sequence":5}`,
+			`is of "zone 2", not of "zone 1"`,
+		},
+		"huge": {strings.Repeat(" ", maxStateBytes) + "{}", "over 4096 bytes"},
 	} {
 		path := filepath.Join(dir, name)
 		for range 2 {
@@ -121,7 +133,7 @@ func TestFailedWriteKeepsTheOldState(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state")
 	s := openState(t, path, "zone 1")
 	s.saved = time.Time{}
-	if err := os.Mkdir(path+".new", 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Join(path+".new", "x"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Done(5, 0); err == nil {
@@ -130,7 +142,7 @@ func TestFailedWriteKeepsTheOldState(t *testing.T) {
 	if got := onDisk(t, path); got.Next != 0 {
 		t.Errorf("got %+v on disk, want it as it was", got)
 	}
-	if err := os.Remove(path + ".new"); err != nil {
+	if err := os.RemoveAll(path + ".new"); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Close(); err != nil || onDisk(t, path).Next != 5 {
@@ -163,11 +175,42 @@ func TestReadSecret(t *testing.T) {
 			t.Fatal(err)
 		}
 		got, err := ReadSecret(path)
-		if d := cmp.Diff(tc.want, string(got)); d != "" && tc.says == "" || (err == nil) != (tc.says == "") || err != nil && !strings.Contains(err.Error(), tc.says) {
+		if d := cmp.Diff(tc.want, string(got)); d != "" && tc.says == "" || (err == nil) != (tc.says == "") || err != nil &&
+			!strings.Contains(err.Error(), tc.says) {
 			t.Errorf("%s: got %q, %v", name, got, err)
 		}
 	}
 	if _, err := ReadSecret(filepath.Join(dir, "absent")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("absent: got %v", err)
+	}
+}
+
+// A link where the state file, its lock or what is written beside it first would be leads to
+// nothing: somebody else may have made it.
+func TestStateFollowsNoLink(t *testing.T) {
+	for _, suffix := range []string{"", ".lock", ".new"} {
+		dir := t.TempDir()
+		path, target := filepath.Join(dir, "state"), filepath.Join(dir, "precious")
+		if err := os.WriteFile(target, []byte("precious"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(target, path+suffix); err != nil {
+			t.Fatal(err)
+		}
+		s, err := OpenState(path, "zone 1")
+		if (err == nil) != (suffix == ".new") {
+			t.Errorf("a link at state%s: got %v", suffix, err)
+		}
+		if err == nil {
+			if err := errors.Join(s.Done(7, 1), s.Close()); err != nil {
+				t.Error(err)
+			}
+			if got := onDisk(t, path).Next; got != 7 {
+				t.Errorf("got position %d, want 7", got)
+			}
+		}
+		if got, err := os.ReadFile(target); string(got) != "precious" || err != nil {
+			t.Errorf("a link at state%s: what it leads to is %q now, %v", suffix, got, err)
+		}
 	}
 }

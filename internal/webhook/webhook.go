@@ -1,5 +1,5 @@
-// Package webhook posts events to an HTTP endpoint, in order and at least once, and keeps
-// where it has got to in a file.
+// Package webhook posts events to an HTTP endpoint, in order and at least once, and keeps its
+// position in a file.
 //
 // # Signature
 //
@@ -7,10 +7,10 @@
 //
 //	Nexus-Raft-Signature: t=1767225600,v1=5257a869e7…
 //
-// t is when the post was made, in seconds since the Unix epoch. v1 is the hexadecimal
-// HMAC-SHA256, keyed with the secret, of t's digits, a full stop, and the body's bytes as they came. A receiver
-// computes the same, compares in constant time, and refuses a t that is minutes away from
-// its own clock, so that a post can't be replayed later. Each try is signed afresh.
+// t is when the post was made, in seconds since the Unix epoch. v1 is the hexadecimal HMAC-SHA256,
+// keyed with the secret, of t's digits, a full stop, and the body's bytes as they came. A receiver
+// computes the same, compares in constant time, and refuses a t that is minutes away from its own
+// clock, so that a post can't be replayed later. Each try is signed afresh.
 package webhook
 
 import (
@@ -59,8 +59,8 @@ type Options struct {
 	// Secret signs the posts; nil means they are not signed.
 	Secret []byte
 
-	// OnRetry, if set, is told why a post failed and how long it is waited until the
-	// next try, on the goroutine of Post.
+	// OnRetry, if set, is called with the reason why a post failed and the wait before the next
+	// try, on the goroutine of Post.
 	OnRetry func(err error, wait time.Duration)
 }
 
@@ -119,7 +119,8 @@ type RejectedError struct {
 }
 
 func (e *RejectedError) Error() string {
-	text := fmt.Sprintf("webhook: %s refuses event %d for good: status %d %s", e.Target, e.Sequence, e.Status, http.StatusText(e.Status))
+	text := fmt.Sprintf("webhook: %s refuses event %d for good: status %d %s", e.Target, e.Sequence, e.Status,
+		http.StatusText(e.Status))
 	if e.Status/100 == 3 {
 		text += "; redirects are not followed: give the URL that it leads to"
 	}
@@ -129,9 +130,9 @@ func (e *RejectedError) Error() string {
 // Post posts a JSON document about the event with this sequence, and returns once the
 // receiver has accepted it with a status of 200 to 299. It borrows the body.
 //
-// Network errors and the statuses 408, 429 and 500 to 599 are tried again until ctx ends; the error is
-// then ctx's and says what the last try came to. Any other status is a *RejectedError. If Post fails
-// the receiver may have got the event all the same.
+// Network errors and the statuses 408, 429 and 500 to 599 are tried again until ctx ends; the error
+// is then ctx's, with the error of the last try. Any other status is a *RejectedError. If Post
+// fails, the receiver may still have got the event.
 func (p *Poster) Post(ctx context.Context, sequence uint64, body []byte) error {
 	for delay := minBackoff; ; delay = min(2*delay, maxBackoff) {
 		after, err := p.try(ctx, sequence, body)
@@ -154,8 +155,8 @@ func (p *Poster) Post(ctx context.Context, sequence uint64, body []byte) error {
 	}
 }
 
-// try posts once. With the error of a failure that may pass comes how long the receiver
-// asks to be left alone.
+// try posts once. With the error of a failure that may pass it returns how long the receiver asks
+// to wait.
 func (p *Poster) try(ctx context.Context, sequence uint64, body []byte) (time.Duration, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, p.timeout, fmt.Errorf("no answer within %v", p.timeout))
 	defer cancel()
@@ -163,7 +164,8 @@ func (p *Poster) try(ctx context.Context, sequence uint64, body []byte) (time.Du
 	if err != nil {
 		return 0, err
 	}
-	resp, err := p.transport.RoundTrip(req) // unlike a http.Client it follows no redirect, and its errors do not quote the URL
+	// unlike a http.Client it follows no redirect, and its errors do not quote the URL
+	resp, err := p.transport.RoundTrip(req)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
@@ -186,7 +188,8 @@ func (p *Poster) try(ctx context.Context, sequence uint64, body []byte) (time.Du
 func (p *Poster) request(ctx context.Context, sequence uint64, body []byte) (*http.Request, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.opts.URL, bytes.NewReader(body))
 	if err != nil {
-		return nil, fmt.Errorf("webhook: event %d: the request to %s can't be made", sequence, p.Target()) // the reason would quote the URL
+		// the reason would quote the URL
+		return nil, fmt.Errorf("webhook: event %d: the request to %s can't be made", sequence, p.Target())
 	}
 	if user := p.target.User; user != nil {
 		password, _ := user.Password()

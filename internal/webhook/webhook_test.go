@@ -39,7 +39,10 @@ func receive(t *testing.T, answer func(n int, w http.ResponseWriter)) *receiver 
 			t.Errorf("read a post: %v", err)
 		}
 		h := req.Header
-		r.posts = append(r.posts, post{req.Method, h.Get(SequenceHeader), h.Get(SignatureHeader), h.Get("Content-Type"), string(body)})
+		r.posts = append(r.posts, post{
+			req.Method, h.Get(SequenceHeader), h.Get(SignatureHeader), h.Get("Content-Type"),
+			string(body),
+		})
 		answer(len(r.posts), w)
 	}))
 	t.Cleanup(r.Close)
@@ -125,7 +128,8 @@ func TestPostIsTriedAgain(t *testing.T) {
 	if err := p.Post(t.Context(), 5, []byte("b")); err != nil {
 		t.Fatal(err)
 	}
-	if len(r.posts) != 7 || len(*waits) != 6 || len(told) != 6 || !strings.Contains(told[0], "event 5: "+r.URL+": status 500 Internal Server Error") {
+	if len(r.posts) != 7 || len(*waits) != 6 || len(told) != 6 ||
+		!strings.Contains(told[0], "event 5: "+r.URL+": status 500 Internal Server Error") {
 		t.Errorf("got %d posts, waits %v, told %q", len(r.posts), *waits, told)
 	}
 	base := minBackoff
@@ -149,7 +153,8 @@ func TestWaitsAreBounded(t *testing.T) {
 		}
 	}
 	err := p.Post(ctx, 9, []byte("b"))
-	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "event 9") || !strings.Contains(err.Error(), "503") || n != 20 {
+	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "event 9") ||
+		!strings.Contains(err.Error(), "503") || n != 20 {
 		t.Errorf("got %v after %d posts, want %v with the reason", err, n, context.Canceled)
 	}
 	if last := (*waits)[19]; last < maxBackoff/2 || last > maxBackoff {
@@ -169,7 +174,8 @@ func TestPostIsRejected(t *testing.T) {
 		if !ok || *got != (RejectedError{Sequence: 5, Target: r.URL, Status: code}) || len(r.posts) != 1 || len(*waits) != 0 {
 			t.Errorf("%d: got %v after %d posts", code, err, len(r.posts))
 		}
-		if text := err.Error(); strings.Contains(text, "SECRET") || strings.Contains(text, "PATH") || strings.Contains(text, "redirect") != (code < 400) {
+		if text := err.Error(); strings.Contains(text, "SECRET") || strings.Contains(text, "PATH") ||
+			strings.Contains(text, "redirect") != (code < 400) {
 			t.Errorf("%d: got %q", code, text)
 		}
 	}
@@ -266,7 +272,8 @@ func TestNobodyListens(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	p.sleep = func(context.Context, time.Duration) { cancel() }
 	err := p.Post(ctx, 5, []byte("b"))
-	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "connection refused") || strings.Contains(err.Error(), "SECRET") || strings.Contains(err.Error(), "PATH") {
+	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "connection refused") ||
+		strings.Contains(err.Error(), "SECRET") || strings.Contains(err.Error(), "PATH") {
 		t.Errorf("got %v, want why, and nothing of the URL but the host", err)
 	}
 }
@@ -289,7 +296,8 @@ func TestURLs(t *testing.T) {
 		"http://h.example/\x7fSECRET":       {"can't be parsed", false},
 	} {
 		p, err := New(Options{URL: url})
-		if (err == nil) != (want.says == "") || err != nil && (!strings.Contains(err.Error(), want.says) || strings.Contains(err.Error(), "SECRET")) {
+		if (err == nil) != (want.says == "") || err != nil &&
+			(!strings.Contains(err.Error(), want.says) || strings.Contains(err.Error(), "SECRET")) {
 			t.Errorf("%q: got %v, want %q in it", url, err, want.says)
 		}
 		if err == nil && (p.Exposed() != want.exposed || strings.Contains(p.Target(), "SECRET")) {
@@ -300,7 +308,10 @@ func TestURLs(t *testing.T) {
 
 func TestPasswordInURL(t *testing.T) {
 	var user, password string
-	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) { user, password, _ = req.BasicAuth() }))
+	s := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+		user, password,
+			_ = req.BasicAuth()
+	}))
 	defer s.Close()
 	p, _ := newPoster(t, Options{URL: strings.Replace(s.URL, "://", "://u:p@", 1)})
 	if err := p.Post(t.Context(), 1, nil); err != nil || user != "u" || password != "p" {

@@ -36,6 +36,11 @@ var (
 		pb.AccessRole_ACCESS_ROLE_WRITE: nexusraft.AccessWrite,
 		pb.AccessRole_ACCESS_ROLE_ADMIN: nexusraft.AccessAdmin,
 	}
+	authorityPhases = enum[nexusraft.AuthorityPhase, pb.AuthorityPhase]{
+		pb.AuthorityPhase_AUTHORITY_PHASE_BELIEVED: nexusraft.AuthorityBelieved,
+		pb.AuthorityPhase_AUTHORITY_PHASE_SIGNS:    nexusraft.AuthoritySigns,
+		pb.AuthorityPhase_AUTHORITY_PHASE_ALONE:    nexusraft.AuthorityAlone,
+	}
 	raftStates = enum[nexusraft.RaftState, pb.RaftState]{
 		pb.RaftState_RAFT_STATE_FOLLOWER:      nexusraft.Follower,
 		pb.RaftState_RAFT_STATE_PRE_CANDIDATE: nexusraft.PreCandidate,
@@ -60,3 +65,13 @@ func AccessRoleToProto(r nexusraft.AccessRole) pb.AccessRole { return accessRole
 
 // AccessRoleFromProto converts what a client may do; an unknown role becomes AccessNone.
 func AccessRoleFromProto(r pb.AccessRole) nexusraft.AccessRole { return accessRoles.fromProto(r) }
+
+// AuthorityPhaseToProto converts a phase; one that is unknown becomes AUTHORITY_PHASE_UNSPECIFIED.
+func AuthorityPhaseToProto(p nexusraft.AuthorityPhase) pb.AuthorityPhase {
+	return authorityPhases.toProto(p)
+}
+
+// AuthorityPhaseFromProto converts a phase; one that is unknown becomes "".
+func AuthorityPhaseFromProto(p pb.AuthorityPhase) nexusraft.AuthorityPhase {
+	return authorityPhases.fromProto(p)
+}

@@ -1,37 +1,12 @@
 package wire
 
 import (
-	"context"
 	"errors"
 	"strings"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 )
-
-// kinds lists the sentinels in the order in which they are looked for. An error may match
-// several; the one that promises least comes first, so that an unknown outcome is never
-// reported as "nothing was written".
-var kinds = []struct {
-	kind     pb.ErrorKind
-	sentinel error
-}{
-	{pb.ErrorKind_ERROR_KIND_UNCERTAIN, nexusraft.ErrUncertain},
-	{pb.ErrorKind_ERROR_KIND_CORRUPT, nexusraft.ErrCorrupt},
-	{pb.ErrorKind_ERROR_KIND_CLOSED, nexusraft.ErrClosed},
-	{pb.ErrorKind_ERROR_KIND_DISK_FULL, nexusraft.ErrDiskFull},
-	{pb.ErrorKind_ERROR_KIND_NO_QUORUM, nexusraft.ErrNoQuorum},
-	{pb.ErrorKind_ERROR_KIND_NOT_LEADER, nexusraft.ErrNotLeader},
-	{pb.ErrorKind_ERROR_KIND_OVERLOADED, nexusraft.ErrOverloaded},
-	{pb.ErrorKind_ERROR_KIND_ZONE_NOT_FOUND, nexusraft.ErrZoneNotFound},
-	{pb.ErrorKind_ERROR_KIND_TOO_LARGE, nexusraft.ErrTooLarge},
-	{pb.ErrorKind_ERROR_KIND_FENCED, nexusraft.ErrFenced},
-	{pb.ErrorKind_ERROR_KIND_REFUSED, nexusraft.ErrRefused},
-	{pb.ErrorKind_ERROR_KIND_UNKNOWN_SESSION, nexusraft.ErrUnknownSession},
-	{pb.ErrorKind_ERROR_KIND_NOT_FOUNDED, nexusraft.ErrNotFounded},
-	{pb.ErrorKind_ERROR_KIND_GONE, nexusraft.ErrGone},
-	{pb.ErrorKind_ERROR_KIND_DENIED, nexusraft.ErrDenied},
-}
 
 // maxErrorText bounds an error's text on the wire, in bytes.
 const maxErrorText = 4 << 10
@@ -54,20 +29,18 @@ func ErrorToProto(err error) *pb.Error {
 
 // kindOf returns the kind of the first sentinel that err matches.
 func kindOf(err error) pb.ErrorKind {
-	for _, k := range kinds {
-		if errors.Is(err, k.sentinel) {
-			return k.kind
-		}
+	if row, ok := Find(err); ok {
+		return row.Kind
 	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	if isContext(err) {
 		return pb.ErrorKind_ERROR_KIND_UNCERTAIN
 	}
 	return pb.ErrorKind_ERROR_KIND_APPLICATION
 }
 
 // ErrorFromProto is the inverse of ErrorToProto: the result matches the same sentinel with
-// errors.Is and has the same text; a NotLeaderError and a GoneError are ones again. An application's error
-// matches ErrApplication, an unknown kind ErrUncertain. nil becomes nil.
+// errors.Is and has the same text; a NotLeaderError and a GoneError are ones again. An
+// application's error matches ErrApplication, an unknown kind ErrUncertain. nil becomes nil.
 func ErrorFromProto(m *pb.Error) error {
 	if m == nil {
 		return nil
@@ -85,10 +58,8 @@ func ErrorFromProto(m *pb.Error) error {
 	if m.GetKind() == pb.ErrorKind_ERROR_KIND_GONE && m.GetOldestSequence() != 0 {
 		return &nexusraft.GoneError{Asked: m.GetAskedSequence(), Oldest: m.GetOldestSequence()}
 	}
-	for _, k := range kinds {
-		if k.kind == m.GetKind() {
-			return &remoteError{text: m.GetText(), sentinel: k.sentinel}
-		}
+	if row, ok := ofKind(m.GetKind()); ok {
+		return &remoteError{text: m.GetText(), sentinel: row.Sentinel}
 	}
 	return &remoteError{text: m.GetText(), sentinel: nexusraft.ErrUncertain}
 }

@@ -2,7 +2,7 @@
 //
 // What comes from the wire is another node's word: the conversions from it never panic,
 // keep no reference to the message, and leave unknown enum values empty. They check
-// nothing else; who relies on a value checks it.
+// nothing else; a caller that relies on a value checks it.
 package wire
 
 import (
@@ -28,6 +28,11 @@ func NodeStatusToProto(s nexusraft.NodeStatus) *pb.NodeStatus {
 		DiskBytes:   s.DiskBytes,
 		DiskFree:    s.DiskFree,
 		Zones:       convert(s.Zones, ZoneStatusToProto),
+		Refused:     s.Refused,
+		Peers:       convert(s.Peers, peerToProto),
+		Minor:       s.Minor,
+
+		ClusterVersion: s.ClusterVersion,
 	}
 	if !s.CertificateUntil.IsZero() {
 		m.CertificateUntil = timestamppb.New(s.CertificateUntil)
@@ -49,6 +54,11 @@ func NodeStatusFromProto(m *pb.NodeStatus) nexusraft.NodeStatus {
 		DiskBytes:   m.GetDiskBytes(),
 		DiskFree:    m.GetDiskFree(),
 		Zones:       convert(m.GetZones(), ZoneStatusFromProto),
+		Refused:     m.GetRefused(),
+		Peers:       convert(m.GetPeers(), peerFromProto),
+		Minor:       m.GetMinor(),
+
+		ClusterVersion: m.GetClusterVersion(),
 	}
 	if t := m.GetCertificateUntil(); t.IsValid() {
 		s.CertificateUntil = t.AsTime()
@@ -56,7 +66,37 @@ func NodeStatusFromProto(m *pb.NodeStatus) nexusraft.NodeStatus {
 	return s
 }
 
-// ZoneStatusToProto converts a replica's view of its zone.
+func peerToProto(s nexusraft.PeerStatus) *pb.PeerStatus {
+	m := &pb.PeerStatus{
+		NodeId:  uint64(s.Node),
+		Address: s.Address,
+		Reached: s.Reached,
+		Since:   timestamppb.New(s.Since),
+		Error:   s.Error,
+		Heard:   s.Heard,
+	}
+	if !s.HeardAt.IsZero() {
+		m.HeardAt = timestamppb.New(s.HeardAt)
+	}
+	return m
+}
+
+func peerFromProto(m *pb.PeerStatus) nexusraft.PeerStatus {
+	s := nexusraft.PeerStatus{
+		Node:    nexusraft.NodeID(m.GetNodeId()),
+		Address: m.GetAddress(),
+		Reached: m.GetReached(),
+		Since:   m.GetSince().AsTime(),
+		Error:   m.GetError(),
+		Heard:   m.GetHeard(),
+	}
+	if t := m.GetHeardAt(); t.IsValid() {
+		s.HeardAt = t.AsTime()
+	}
+	return s
+}
+
+// ZoneStatusToProto converts a replica's status of its zone.
 func ZoneStatusToProto(s nexusraft.ZoneStatus) *pb.ZoneStatus {
 	m := &pb.ZoneStatus{
 		Zone:       uint64(s.Zone),

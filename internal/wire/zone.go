@@ -9,7 +9,8 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
-// ZoneHeader is the metadata with which a request names its zone, where its message has no room for that.
+// ZoneHeader is the metadata with which a request names its zone, where its message has no room for
+// that.
 const ZoneHeader = "nexus-zone"
 
 // ZoneOf returns the zone that a call's metadata names, the root zone if they name none.

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"testing"
 
-	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/raftpb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
@@ -21,7 +21,7 @@ func FuzzDecodeConfChange(f *testing.F) {
 	f.Add(e.GetData())
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		c, err := decodeConfChange(&pb.Entry{Type: pb.EntryConfChangeV2.Enum(), Index: new(uint64(7)), Data: data})
+		c, err := decodeConfChange(&raftpb.Entry{Type: raftpb.EntryConfChangeV2.Enum(), Index: new(uint64(7)), Data: data})
 		if err != nil && !errors.Is(err, nexusraft.ErrCorrupt) {
 			t.Errorf("%x: got %v, want ErrCorrupt", data, err)
 		}

@@ -11,11 +11,14 @@
 //	send(w.AfterSync)                    // votes and every response: never earlier (I3)
 //	r.Advance()
 //
+// Package driver does so, and nothing else: where a test of this package needs rounds, it runs the
+// driver, too. (Those tests are in package zone_test, for the driver imports this one.)
+//
 // Raft itself is go.etcd.io/raft/v3. What this package adds is what two members and a
-// witness need: the checks on inbound messages that raft leaves to its user (checks.go),
+// witness need: the checks on inbound messages that raft leaves to its user (step.go),
 // the pairing of a waiting call with its own entry (proposal.go), the membership records
-// (membership.go), the witness that never leads (witness.go), and the hold-back gate
-// that keeps every acknowledged write on both members while both are healthy (gate.go).
+// (confchange.go), the witness that never leads (witness.go), and the hold-back gate
+// that keeps every acknowledged write on both members while both are healthy (package gate).
 //
 // A Replica is for one goroutine.
 package zone

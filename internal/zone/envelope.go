@@ -9,7 +9,7 @@ import (
 
 // ProposalID names one proposal for all time: the replica that made it, the incarnation
 // it lived in, and a count within that. A counter alone would start over with each
-// process, and a waiting call would be answered by somebody else's entry (invariant I8).
+// process, and a waiting call would be answered by another proposal's entry (invariant I8).
 type ProposalID struct {
 	Replica     nexusraft.ReplicaID
 	Incarnation nexusraft.Incarnation
@@ -35,7 +35,7 @@ const (
 )
 
 // MaxCommandBytes bounds a command, so that one entry always fits one frame.
-const MaxCommandBytes = 2 << 20
+const MaxCommandBytes = nexusraft.MaxCommandBytes
 
 // Encode returns the stored form in a slice of its own.
 func (e Envelope) Encode() []byte {
@@ -62,11 +62,14 @@ func (e Envelope) kind() byte {
 func DecodeEnvelope(b []byte) (Envelope, error) {
 	switch {
 	case len(b) < envelopeHeader:
-		return Envelope{}, fmt.Errorf("%w: envelope of %d bytes, at least %d expected", nexusraft.ErrCorrupt, len(b), envelopeHeader)
+		return Envelope{}, fmt.Errorf("%w: envelope of %d bytes, at least %d expected", nexusraft.ErrCorrupt, len(b),
+			envelopeHeader)
 	case b[0] != envelopeMachine && b[0] != envelopeOwn:
-		return Envelope{}, fmt.Errorf("%w: envelope of kind %d, this release knows %d and %d", nexusraft.ErrCorrupt, b[0], envelopeMachine, envelopeOwn)
+		return Envelope{}, fmt.Errorf("%w: envelope of kind %d, this release knows %d and %d", nexusraft.ErrCorrupt, b[0],
+			envelopeMachine, envelopeOwn)
 	case len(b) > envelopeHeader+MaxCommandBytes:
-		return Envelope{}, fmt.Errorf("%w: envelope of %d bytes, at most %d expected", nexusraft.ErrCorrupt, len(b), envelopeHeader+MaxCommandBytes)
+		return Envelope{}, fmt.Errorf("%w: envelope of %d bytes, at most %d expected", nexusraft.ErrCorrupt, len(b),
+			envelopeHeader+MaxCommandBytes)
 	}
 	word := func(i int) uint64 { return binary.BigEndian.Uint64(b[1+8*i:]) }
 	return Envelope{

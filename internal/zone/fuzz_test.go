@@ -1,4 +1,4 @@
-package zone
+package zone_test
 
 import (
 	"encoding/binary"
@@ -6,10 +6,11 @@ import (
 	"reflect"
 	"testing"
 
-	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
 // What a fuzzed message is given, by the bits of the byte before it: plausible values, so
@@ -20,12 +21,14 @@ const (
 	patchFromOther
 	patchTerm
 	patchTermNext
-	thenRun  // do the rounds
-	thenTick // and tick for longer than an election timeout
+	thenRun      // do the rounds
+	thenTick     // and tick for longer than an election timeout
+	fromStranger // nobody knows the sender
 )
 
 // FuzzStep steps sequences of arbitrary messages into a follower, a leader and a witness:
-// nothing panics, and what is refused leaves the status as it was.
+// nothing panics, and what is refused leaves the status as it was. Nothing but answers of a
+// witness or a stranger counts at all (I13).
 func FuzzStep(f *testing.F) {
 	for _, tt := range refusals {
 		f.Add(byte(0), sequence(patchTo|thenRun|thenTick, tt.m))
@@ -34,7 +37,8 @@ func FuzzStep(f *testing.F) {
 	for target := range byte(3) {
 		for _, m := range plausible() {
 			f.Add(target, sequence(patchTo|patchFrom|patchTerm|thenRun, m, m))
-			f.Add(target, sequence(patchTo|patchFromOther|patchTermNext, m, from(1, 2, pb.MsgHeartbeat, nil)))
+			f.Add(target, sequence(patchTo|patchFromOther|patchTermNext, m, from(1, 2, raftpb.MsgHeartbeat, nil)))
+			f.Add(target, sequence(patchTo|fromStranger|patchTermNext|thenRun, m, m))
 		}
 		f.Add(target, sequence(patchTo|patchFrom|patchTerm, plausible()...))
 		f.Add(target, sequence(patchTo|patchFrom|patchTermNext|thenRun|thenTick, plausible()...))
@@ -47,43 +51,46 @@ func FuzzStep(f *testing.F) {
 			data = data[3:]
 			body := data[:min(size, len(data))]
 			data = data[len(body):]
-			m := &pb.Message{}
+			m := &raftpb.Message{}
 			if proto.Unmarshal(body, m) != nil {
 				continue
 			}
 			patch(m, n, flags)
-			stepFuzzed(t, n, m)
-			if flags&thenRun != 0 && !runFuzzed(t, n, flags&thenTick != 0) {
+			stepFuzzed(t, w, n, m)
+			if flags&thenRun != 0 && !runFuzzed(t, w, n, flags&thenTick != 0) {
 				return // it stopped with an error, as it should
 			}
 		}
-		runFuzzed(t, n, true)
+		runFuzzed(t, w, n, true)
 	})
 }
 
 // plausible are messages that get through the checks.
-func plausible() []*pb.Message {
-	return []*pb.Message{
-		from(1, 2, pb.MsgHeartbeat, func(m *pb.Message) { m.Commit = new(uint64(11)) }),
-		from(1, 2, pb.MsgApp, appends(11, 2, entryAt(12, 2), carrying(13, 2, proposal(1)))),
-		from(1, 2, pb.MsgApp, appends(12, 2, &pb.Entry{Type: pb.EntryConfChangeV2.Enum(), Index: new(uint64(13)), Term: new(uint64(2))})),
-		from(1, 2, pb.MsgSnap, snapshotWith(func(*pb.Snapshot) {})),
-		from(1, 2, pb.MsgVote, func(m *pb.Message) { m.Index, m.LogTerm = new(uint64(11)), new(uint64(2)) }),
-		from(1, 2, pb.MsgPreVote, func(m *pb.Message) { m.Index, m.LogTerm = new(uint64(11)), new(uint64(2)) }),
-		from(1, 2, pb.MsgVoteResp, nil),
-		from(1, 2, pb.MsgPreVoteResp, nil),
-		from(1, 2, pb.MsgTimeoutNow, nil),
-		from(1, 2, pb.MsgAppResp, func(m *pb.Message) { m.Index = new(uint64(11)) }),
-		from(1, 2, pb.MsgAppResp, func(m *pb.Message) {
+func plausible() []*raftpb.Message {
+	return []*raftpb.Message{
+		from(1, 2, raftpb.MsgHeartbeat, func(m *raftpb.Message) { m.Commit = new(uint64(11)) }),
+		from(1, 2, raftpb.MsgApp, appends(11, 2, entryAt(12, 2), commandAt(13, 2))),
+		from(1, 2, raftpb.MsgApp, appends(12, 2, &raftpb.Entry{
+			Type: raftpb.EntryConfChangeV2.Enum(), Index: new(uint64(13)),
+			Term: new(uint64(2)),
+		})),
+		from(1, 2, raftpb.MsgSnap, snapshotWith(func(*raftpb.Snapshot) {})),
+		from(1, 2, raftpb.MsgVote, func(m *raftpb.Message) { m.Index, m.LogTerm = new(uint64(11)), new(uint64(2)) }),
+		from(1, 2, raftpb.MsgPreVote, func(m *raftpb.Message) { m.Index, m.LogTerm = new(uint64(11)), new(uint64(2)) }),
+		from(1, 2, raftpb.MsgVoteResp, nil),
+		from(1, 2, raftpb.MsgPreVoteResp, nil),
+		from(1, 2, raftpb.MsgTimeoutNow, nil),
+		from(1, 2, raftpb.MsgAppResp, func(m *raftpb.Message) { m.Index = new(uint64(11)) }),
+		from(1, 2, raftpb.MsgAppResp, func(m *raftpb.Message) {
 			m.Index, m.Reject, m.RejectHint, m.LogTerm = new(uint64(11)), new(true), new(uint64(10)), new(uint64(1))
 		}),
-		from(1, 2, pb.MsgHeartbeatResp, func(m *pb.Message) { m.Context = make([]byte, 8) }),
-		from(1, 2, pb.MsgReadIndex, func(m *pb.Message) { m.Entries = []*pb.Entry{{Data: []byte("read")}} }),
-		from(1, 2, pb.MsgReadIndexResp, func(m *pb.Message) { m.Entries = []*pb.Entry{{Data: []byte("read")}} }),
+		from(1, 2, raftpb.MsgHeartbeatResp, func(m *raftpb.Message) { m.Context = make([]byte, 8) }),
+		from(1, 2, raftpb.MsgReadIndex, func(m *raftpb.Message) { m.Entries = []*raftpb.Entry{{Data: []byte("read")}} }),
+		from(1, 2, raftpb.MsgReadIndexResp, func(m *raftpb.Message) { m.Entries = []*raftpb.Entry{{Data: []byte("read")}} }),
 	}
 }
 
-func sequence(flags byte, msgs ...*pb.Message) []byte {
+func sequence(flags byte, msgs ...*raftpb.Message) []byte {
 	var out []byte
 	for _, m := range msgs {
 		body, err := proto.Marshal(m)
@@ -95,13 +102,15 @@ func sequence(flags byte, msgs ...*pb.Message) []byte {
 	return out
 }
 
-func patch(m *pb.Message, n *node, flags byte) {
+func patch(m *raftpb.Message, n *node, flags byte) {
 	others := map[uint64][2]uint64{1: {2, 3}, 2: {1, 3}, 3: {1, 2}}[n.id]
 	term := uint64(n.r.Status().Term)
 	if flags&patchTo != 0 {
 		m.To = new(n.id)
 	}
 	switch {
+	case flags&fromStranger != 0:
+		m.From = new(uint64(strangers))
 	case flags&patchFrom != 0:
 		m.From = new(others[0])
 	case flags&patchFromOther != 0:
@@ -115,11 +124,20 @@ func patch(m *pb.Message, n *node, flags byte) {
 	}
 }
 
-func stepFuzzed(t *testing.T, n *node, m *pb.Message) {
+func stepFuzzed(t *testing.T, w *world, n *node, m *raftpb.Message) {
 	t.Helper()
 	text := m.String()
-	before := n.r.Status()
-	err := n.r.Step(nodeOf(m.GetFrom()), m)
+	before, hard, work := n.r.Status(), n.r.HardState(), n.r.HasWork()
+	answersOnly := !n.r.IsFull(m) || m.GetFrom() >= strangers
+	err := w.step(n, m)
+	if answersOnly && !zone.IsAnswer(m) {
+		if !errors.Is(err, nexusraft.ErrRefused) {
+			t.Errorf("got %v, want ErrRefused for what is no answer of a witness or a stranger:\n%s", err, text)
+		}
+		if now := n.r.HardState(); !proto.Equal(now, hard) || !work && n.r.HasWork() {
+			t.Errorf("a refused message changed term, vote, commit or log from %v to %v:\n%s", hard, now, text)
+		}
+	}
 	if errors.Is(err, nexusraft.ErrRefused) && !reflect.DeepEqual(before, n.r.Status()) {
 		t.Errorf("refused with %v and still changed the status from\n%+v to\n%+v by\n%s", err, before, n.r.Status(), text)
 	}
@@ -128,27 +146,19 @@ func stepFuzzed(t *testing.T, n *node, m *pb.Message) {
 	}
 }
 
-// runFuzzed does the rounds; false: the zone had to stop.
-func runFuzzed(t *testing.T, n *node, ticks bool) bool {
+// runFuzzed has the driver do the rounds; false: the zone had to stop.
+func runFuzzed(t *testing.T, w *world, n *node, ticks bool) bool {
 	t.Helper()
-	for i := range 30 {
-		for n.r.HasWork() {
-			work, err := n.r.Ready()
-			if err == nil {
-				err = n.disk.write(work, n.r)
-			}
-			if err != nil {
-				if !errors.Is(err, nexusraft.ErrCorrupt) {
-					t.Errorf("it stopped with %v, want ErrCorrupt", err)
-				}
-				return false
-			}
-			n.r.Advance()
+	w.run(n)
+	for i := 0; i < 30 && n.r != nil && (ticks || i == 0); i++ {
+		w.tick(n)
+	}
+	w.queue = nil
+	if n.r == nil {
+		if !errors.Is(n.err, nexusraft.ErrCorrupt) {
+			t.Errorf("it stopped with %v, want ErrCorrupt", n.err)
 		}
-		if !ticks && i > 0 {
-			break
-		}
-		n.r.Tick()
+		return false
 	}
 	if s := n.r.Status(); s.Applied > s.Commit || s.Commit > s.LastIndex {
 		t.Errorf("got applied %d, commit %d, last index %d: they must not descend", s.Applied, s.Commit, s.LastIndex)

@@ -10,8 +10,8 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
-// NewLogger adapts l to raft. What raft calls information is told at debug level: it is
-// a line for every vote and every step, and the node tells what an operator needs.
+// NewLogger adapts l to raft. raft's information goes to debug level: it has a line for every vote
+// and every step, and the node logs what an operator needs.
 func NewLogger(l *slog.Logger, zone nexusraft.ZoneID) raft.Logger {
 	return logger{l.With("zone", zone)}
 }

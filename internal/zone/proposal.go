@@ -1,13 +1,13 @@
 package zone
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
 
 	"go.etcd.io/raft/v3"
-	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/raftpb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
@@ -22,11 +22,17 @@ type Outcome struct {
 //
 // A proposal is fresh from the moment raft takes it until its entry shows up in a Ready;
 // from then on it is paired with (term, index). It ends when an entry of that index is
-// applied: done if the term is the same, else its own entry can never commit. Losing the
-// leadership ends nothing: the entry may still commit.
+// applied: done if the term is the same, else its own entry can never commit.
+//
+// Losing the leadership does not end it at once: the next leader may have the entry and commit it,
+// as after every orderly transfer. But the next leader may also lack the entry and write nothing, so
+// that nothing is ever applied at that index; or this replica may be cut off. So a proposal of an
+// ended leadership waits for one more election timeout.
 type proposals struct {
 	fresh  map[ProposalID]nexusraft.Term
-	paired []pairing // ascending by index
+	paired []pairing // in the order in which they were appended
+	over   int       // ticks since some of them are of a leadership that is over
+	ended  []Outcome // for the next Ready
 }
 
 type pairing struct {
@@ -41,7 +47,7 @@ func newProposals() proposals {
 
 // observe pairs fresh proposals with the entries that a Ready appends. What is still
 // fresh afterwards was overwritten before it was stored; appends with it may have left.
-func (p *proposals) observe(entries []*pb.Entry) []Outcome {
+func (p *proposals) observe(entries []*raftpb.Entry) []Outcome {
 	if len(p.fresh) == 0 {
 		return nil
 	}
@@ -56,9 +62,29 @@ func (p *proposals) observe(entries []*pb.Entry) []Outcome {
 	for id := range p.fresh {
 		out = append(out, Outcome{id, nexusraft.ErrUncertain})
 	}
-	slices.SortFunc(out, func(a, b Outcome) int { return cmp.Compare(a.Proposal.Sequence, b.Proposal.Sequence) })
+	sort.Slice(out, func(i, j int) bool { return out[i].Proposal.Sequence < out[j].Proposal.Sequence })
 	clear(p.fresh)
 	return out
+}
+
+// tick ends the proposals whose leadership has been over for so many ticks. led is the term that
+// this replica leads in, 0 if it does not lead.
+func (p *proposals) tick(led nexusraft.Term, ticks int) {
+	over := func(x pairing) bool { return x.term != led }
+	if !slices.ContainsFunc(p.paired, over) {
+		p.over = 0
+		return
+	}
+	if p.over++; p.over < ticks {
+		return
+	}
+	p.over = 0
+	for _, x := range p.paired {
+		if over(x) {
+			p.ended = append(p.ended, Outcome{x.id, nexusraft.ErrUncertain})
+		}
+	}
+	p.paired = slices.DeleteFunc(p.paired, over)
 }
 
 // settle ends every pairing up to index, which is applied with an entry of term.
@@ -78,8 +104,7 @@ func (p *proposals) settle(index nexusraft.Index, term nexusraft.Term) (done Pro
 	return done, ok, lost
 }
 
-// skipTo ends every pairing that a snapshot at index jumps over: nobody here saw what
-// became of it.
+// skipTo ends every pairing that a snapshot at index skips: this replica did not see its outcome.
 func (p *proposals) skipTo(index nexusraft.Index) (lost []Outcome) {
 	keep := p.paired[:0]
 	for _, x := range p.paired {
@@ -94,11 +119,11 @@ func (p *proposals) skipTo(index nexusraft.Index) (lost []Outcome) {
 }
 
 // proposalOf returns the ID of the proposal behind an entry, if there is one.
-func proposalOf(e *pb.Entry) (ProposalID, bool) {
+func proposalOf(e *raftpb.Entry) (ProposalID, bool) {
 	if len(e.GetData()) == 0 {
 		return ProposalID{}, false
 	}
-	if e.GetType() != pb.EntryNormal {
+	if e.GetType() != raftpb.EntryNormal {
 		c, err := decodeConfChange(e)
 		return c.context.Proposal, err == nil
 	}
@@ -113,12 +138,12 @@ func (r *Replica) Propose(envelopes []Envelope) error {
 	if len(envelopes) == 0 {
 		return nil // raft panics on an empty proposal
 	}
-	entries := make([]*pb.Entry, len(envelopes))
+	entries := make([]*raftpb.Entry, len(envelopes))
 	for i, e := range envelopes {
 		if len(e.Command) > MaxCommandBytes {
 			return fmt.Errorf("%w: command of %d bytes, limit %d", nexusraft.ErrTooLarge, len(e.Command), MaxCommandBytes)
 		}
-		entries[i] = &pb.Entry{Type: pb.EntryNormal.Enum(), Data: e.Encode()}
+		entries[i] = &raftpb.Entry{Type: raftpb.EntryNormal.Enum(), Data: e.Encode()}
 	}
 	term, err := r.propose(entries)
 	if err != nil {
@@ -130,15 +155,15 @@ func (r *Replica) Propose(envelopes []Envelope) error {
 	return nil
 }
 
-func (r *Replica) propose(entries []*pb.Entry) (nexusraft.Term, error) {
+func (r *Replica) propose(entries []*raftpb.Entry) (nexusraft.Term, error) {
 	st := r.rn.BasicStatus()
 	if st.RaftState != raft.StateLeader {
 		return 0, nexusraft.ErrNotLeader
 	}
-	err := r.rn.Step(&pb.Message{Type: pb.MsgProp.Enum(), From: new(uint64(r.cfg.Replica)), Entries: entries})
+	err := r.rn.Step(&raftpb.Message{Type: raftpb.MsgProp.Enum(), From: new(uint64(r.cfg.Replica)), Entries: entries})
 	switch {
 	case errors.Is(err, raft.ErrProposalDropped) && st.LeadTransferee != 0:
-		return 0, nexusraft.ErrNotLeader // it will be, in a moment
+		return 0, nexusraft.ErrNotLeader // the transferee will lead in a moment
 	case errors.Is(err, raft.ErrProposalDropped):
 		return 0, nexusraft.ErrOverloaded
 	case err != nil:

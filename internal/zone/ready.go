@@ -6,10 +6,11 @@ import (
 	"slices"
 
 	"go.etcd.io/raft/v3"
-	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/raftpb"
 	"go.etcd.io/raft/v3/tracker"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/zone/gate"
 )
 
 // Work is what one round asks its driver to do, in the order of the fields' use; see the
@@ -17,18 +18,19 @@ import (
 // round is over (messages: for as long as needed), and never changed.
 type Work struct {
 	// SendNow may leave before anything is stored: a leader's heartbeats, and its appends
-	// and snapshots for full replicas, of a round that changes neither term nor vote (I3).
-	SendNow []*pb.Message
+	// and snapshots for full replicas, of a round that changes neither term nor vote, unless
+	// they tell of the commit of a conf change that this round applies (I3).
+	SendNow []*raftpb.Message
 
 	// Snapshot, if not nil, replaces the whole log and the state, before Append.
-	Snapshot *pb.Snapshot
+	Snapshot *raftpb.Snapshot
 
 	// Append are entries for the log; they replace what is at their indexes and above
 	// (I7).
-	Append []*pb.Entry
+	Append []*raftpb.Entry
 
 	// HardState, if not nil, is stored in the same atomic write (I2).
-	HardState *pb.HardState
+	HardState *raftpb.HardState
 
 	// Committed are entries to apply, in the same atomic write with their effects and
 	// the applied index (I2).
@@ -37,15 +39,15 @@ type Work struct {
 	// MustSync says that the write must be on the disk before AfterSync may leave.
 	MustSync bool
 
-	// AfterSync may leave once the write is done: vote requests, every answer, and what a
-	// witness is sent of the log (I3).
-	AfterSync []*pb.Message
+	// AfterSync may leave once the write is done: vote requests, every answer, what a witness is
+	// sent of the log, and what tells of a conf change (I3).
+	AfterSync []*raftpb.Message
 
 	// Reads are indexes from which reads may be served.
 	Reads []Read
 
 	// Outcomes are proposals of this process that end without being applied here. They
-	// are told after the write, as all results are.
+	// are reported after the write, as all results are.
 	Outcomes []Outcome
 }
 
@@ -61,10 +63,9 @@ type Committed struct {
 
 	// Exactly one of the two is set, or neither: the empty entry of a new leader.
 	Command    *Envelope
-	ConfChange *pb.Entry // for ApplyConfChange
+	ConfChange *raftpb.Entry // for ApplyConfChange
 
-	// Waiting is the proposal of this process that the entry is the end of; zero if
-	// nobody here waits for it.
+	// Waiting is the proposal of this process that the entry resolves; zero if there is none.
 	Waiting ProposalID
 }
 
@@ -75,7 +76,7 @@ type Read struct {
 	Index   nexusraft.Index
 }
 
-// HasWork reports whether Ready has something to say.
+// HasWork reports whether Ready has something to return.
 func (r *Replica) HasWork() bool { return r.lost != nil || r.unchecked || r.rn.HasReady() }
 
 // Ready returns the next round of work; Advance must follow. It returns ErrCorrupt if a
@@ -92,8 +93,9 @@ func (r *Replica) Ready() (Work, error) {
 	rd := r.rn.Ready()
 	w := Work{
 		Append: rd.Entries, MustSync: rd.MustSync,
-		Outcomes: r.proposals.observe(rd.Entries),
+		Outcomes: append(r.proposals.ended, r.proposals.observe(rd.Entries)...),
 	}
+	r.proposals.ended = nil
 	r.applyTo = r.applied
 	if err := r.noteSnapshot(rd.Snapshot, &w); err != nil {
 		return Work{}, err
@@ -104,25 +106,25 @@ func (r *Replica) Ready() (Work, error) {
 	r.reach = r.last
 	steady := r.noteHardState(rd.HardState, &w)
 	r.noteRole(rd)
-	r.route(rd.Messages, steady, &w)
+	r.route(rd, steady, &w)
 	for _, rs := range rd.ReadStates {
 		w.Reads = append(w.Reads, Read{rs.RequestCtx, nexusraft.Index(rs.Index)})
 	}
 	return w, r.noteCommitted(rd.CommittedEntries, &w)
 }
 
-// Advance ends the round: all of it is stored, and raft may count on it.
+// Advance ends the round: its writes are stored, and raft may rely on them.
 func (r *Replica) Advance() {
 	r.applied = r.applyTo
 	r.rn.Advance(raft.Ready{})
 	r.inRound = false
 	for _, s := range r.told {
-		r.ReportSnapshot(s.to, s.ok)
+		r.ReportSnapshot(s.To, s.OK)
 	}
 	r.told = r.told[:0]
 }
 
-func (r *Replica) noteSnapshot(s *pb.Snapshot, w *Work) error {
+func (r *Replica) noteSnapshot(s *raftpb.Snapshot, w *Work) error {
 	if raft.IsEmptySnap(s) {
 		return nil
 	}
@@ -137,7 +139,7 @@ func (r *Replica) noteSnapshot(s *pb.Snapshot, w *Work) error {
 }
 
 // noteHardState reports whether term and vote stay as they are.
-func (r *Replica) noteHardState(hs *pb.HardState, w *Work) (steady bool) {
+func (r *Replica) noteHardState(hs *raftpb.HardState, w *Work) (steady bool) {
 	if raft.IsEmptyHardState(hs) {
 		return true
 	}
@@ -153,18 +155,18 @@ func (r *Replica) noteRole(rd raft.Ready) {
 		r.state, r.lead = rd.RaftState, nexusraft.ReplicaID(rd.Lead)
 	}
 	if r.state != raft.StateLeader {
-		if r.gate.term != 0 {
-			r.gate.end()
+		if r.gate.Term() != 0 {
+			r.gate.End()
 		}
 		return
 	}
-	if r.gate.term == r.hard.term {
+	if r.gate.Term() == r.hard.term {
 		return
 	}
 	// A leader's term opens with an empty entry, the first of that term in any log.
 	for _, e := range rd.Entries {
 		if nexusraft.Term(e.GetTerm()) == r.hard.term {
-			r.gate.begin(r.hard.term, nexusraft.Index(e.GetIndex()))
+			r.gate.Begin(r.hard.term, nexusraft.Index(e.GetIndex()))
 			r.asked = 0
 			return
 		}
@@ -172,29 +174,31 @@ func (r *Replica) noteRole(rd raft.Ready) {
 }
 
 // mayLeaveEarly are the messages that promise nothing about the sender's disk (I3).
-func mayLeaveEarly(m *pb.Message) bool {
+func mayLeaveEarly(m *raftpb.Message) bool {
 	switch m.GetType() {
-	case pb.MsgApp, pb.MsgHeartbeat, pb.MsgSnap:
+	case raftpb.MsgApp, raftpb.MsgHeartbeat, raftpb.MsgSnap:
 		return true
 	}
 	return false
 }
 
-func (r *Replica) route(msgs []*pb.Message, steady bool, w *Work) {
-	if r.gate.term != 0 {
-		l := r.look()
-		r.gate.evaluate(l)
-		f := r.gate.filter(msgs, l, r.hard.commit, r.isWitness)
-		msgs = f.messages
-		r.told = append(r.told, f.snapshots...)
+func (r *Replica) route(rd raft.Ready, steady bool, w *Work) {
+	msgs, b := rd.Messages, r.barrier(rd.CommittedEntries)
+	if r.gate.Term() != 0 {
+		p := r.voters()
+		r.gate.Evaluate(p)
+		f := r.gate.Filter(msgs, p, r.hard.commit, r.isWitness)
+		msgs = f.Messages
+		r.told = append(r.told, f.Snapshots...)
 	} else {
-		// From a leader that was deposed in the same round: nothing decides any more how
-		// far the witness may see.
+		// From a leader that was deposed in the same round: without a gate nothing says how far
+		// the witness may see.
 		msgs = slices.DeleteFunc(msgs, r.showsWitness)
 	}
 	for _, m := range msgs {
 		r.noteAsked(m)
-		if steady && mayLeaveEarly(m) && !r.showsWitness(m) {
+		b.bound(m)
+		if steady && mayLeaveEarly(m) && !r.showsWitness(m) && !b.tells(m) {
 			w.SendNow = append(w.SendNow, m)
 		} else {
 			w.AfterSync = append(w.AfterSync, m)
@@ -202,28 +206,74 @@ func (r *Replica) route(msgs []*pb.Message, steady bool, w *Work) {
 	}
 }
 
-// showsWitness reports whether a message shows a witness a part of the log. It must be on
-// the leader's own disk by then: where the leader has the only copy, and crashes before it
-// has written what the witness has acknowledged, nobody else has the entry, and the witness
-// would refuse the leader its vote for ever. (A full follower that is ahead can lead itself.)
-func (r *Replica) showsWitness(m *pb.Message) bool {
+// barrier is what a leader's messages of one round may tell of the commit index (I3).
+//
+// A replica that learns of its removal is gone for good. If the leader crashes before it has stored
+// the change, it restarts in the old configuration, and may need the vote of the removed replica:
+// no leader could be elected any more. So no message tells of the commit of a conf change before
+// the change is on the leader's own disk: neither in the round that applies it, nor in earlier
+// rounds, if the leader applies less at once than is committed.
+type barrier struct {
+	applies nexusraft.Index // what is applied once the round is stored: the highest commit that its messages name
+	change  nexusraft.Index // the first conf change among that; 0 if there is none, or if any message may tell of it
+}
+
+// barrier returns that of the round that applies these entries. A leader that the change removes,
+// elected while its own removal was under way, is an exception: the change ends it, and the others
+// must know before that. Otherwise, one of two members would still need its vote, as it does if all
+// its messages are lost.
+func (r *Replica) barrier(committed []*raftpb.Entry) (b barrier) {
+	b.applies = r.applied
+	for _, e := range committed {
+		b.applies = nexusraft.Index(e.GetIndex())
+		if e.GetType() != raftpb.EntryNormal && b.change == 0 {
+			b.change = b.applies
+		}
+	}
+	if !slices.Contains(r.conf.GetVoters(), uint64(r.cfg.Replica)) {
+		b.change = 0
+	}
+	return b
+}
+
+// bound lowers a message's commit index to what the round applies. The next heartbeat has the rest.
+func (b barrier) bound(m *raftpb.Message) {
+	if tellsCommit(m) && nexusraft.Index(m.GetCommit()) > b.applies {
+		m.Commit = new(uint64(b.applies))
+	}
+}
+
+// tells reports whether a message must wait until the round is stored.
+func (b barrier) tells(m *raftpb.Message) bool {
+	return b.change != 0 && tellsCommit(m) && nexusraft.Index(m.GetCommit()) >= b.change
+}
+
+func tellsCommit(m *raftpb.Message) bool {
+	return m.GetType() == raftpb.MsgApp || m.GetType() == raftpb.MsgHeartbeat
+}
+
+// showsWitness reports whether a message shows a witness a part of the log. That part must be on the
+// leader's own disk first: if the leader has the only copy, and crashes before it has written what
+// the witness has acknowledged, no replica has the entry, and the witness refuses the leader its
+// vote for ever. (A full follower that is ahead can lead itself.)
+func (r *Replica) showsWitness(m *raftpb.Message) bool {
 	typ := m.GetType()
-	return (typ == pb.MsgApp || typ == pb.MsgSnap) && r.isWitness(nexusraft.ReplicaID(m.GetTo()))
+	return (typ == raftpb.MsgApp || typ == raftpb.MsgSnap) && r.isWitness(nexusraft.ReplicaID(m.GetTo()))
 }
 
 // noteAsked follows how many reads the heartbeats of this term ask to confirm.
-func (r *Replica) noteAsked(m *pb.Message) {
-	if m.GetType() == pb.MsgHeartbeat && len(m.GetContext()) == 8 {
+func (r *Replica) noteAsked(m *raftpb.Message) {
+	if m.GetType() == raftpb.MsgHeartbeat && len(m.GetContext()) == 8 {
 		r.asked = max(r.asked, binary.LittleEndian.Uint64(m.GetContext()))
 	}
 }
 
-func (r *Replica) noteCommitted(entries []*pb.Entry, w *Work) error {
+func (r *Replica) noteCommitted(entries []*raftpb.Entry, w *Work) error {
 	for _, e := range entries {
 		c := Committed{Index: nexusraft.Index(e.GetIndex()), Term: nexusraft.Term(e.GetTerm())}
 		switch {
-		case e.GetType() != pb.EntryNormal:
-			// Who restarts must know with whom: the others may be gone by then.
+		case e.GetType() != raftpb.EntryNormal:
+			// Synced: a restarted replica must know the new configuration; the others may be gone.
 			c.ConfChange, w.MustSync = e, true
 		case len(e.GetData()) > 0:
 			env, err := DecodeEnvelope(e.GetData())
@@ -253,11 +303,11 @@ func (r *Replica) isMember(id nexusraft.ReplicaID) bool {
 	return ok && m.Role == nexusraft.RoleMember
 }
 
-// look observes the zone for the gate.
-func (r *Replica) look() look {
-	l := look{
-		last: r.last, full: make(map[nexusraft.ReplicaID]voter),
-		going: !slices.Contains(r.conf.GetVoters(), uint64(r.cfg.Replica)),
+// voters returns what the gate goes by: how far each voter is.
+func (r *Replica) voters() gate.Voters {
+	p := gate.Voters{
+		Last: r.last, Full: make(map[nexusraft.ReplicaID]gate.Voter),
+		Leaving: !slices.Contains(r.conf.GetVoters(), uint64(r.cfg.Replica)),
 	}
 	for _, half := range [][]uint64{r.conf.GetVoters(), r.conf.GetVotersOutgoing()} {
 		if len(half) == 0 {
@@ -267,7 +317,7 @@ func (r *Replica) look() look {
 		for i, id := range half {
 			ids[i] = nexusraft.ReplicaID(id)
 		}
-		l.halves = append(l.halves, ids)
+		p.Halves = append(p.Halves, ids)
 	}
 	r.rn.WithProgress(func(raw uint64, _ raft.ProgressType, pr tracker.Progress) {
 		id := nexusraft.ReplicaID(raw)
@@ -275,11 +325,12 @@ func (r *Replica) look() look {
 			return
 		}
 		self := id == r.cfg.Replica
-		l.full[id] = voter{
-			match:     nexusraft.Index(pr.Match),
-			following: self || pr.State == tracker.StateReplicate && pr.RecentActive,
-			gone:      r.gate.gone[id],
+		p.Full[id] = gate.Voter{
+			Match:     nexusraft.Index(pr.Match),
+			Following: self || pr.State == tracker.StateReplicate && pr.RecentActive,
+			Silent:    !self && r.gate.Silent(id),
+			Gone:      r.gate.Gone(id),
 		}
 	})
-	return l
+	return p
 }

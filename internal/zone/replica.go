@@ -6,9 +6,10 @@ import (
 	"log/slog"
 
 	"go.etcd.io/raft/v3"
-	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/raftpb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/zone/gate"
 )
 
 // Config says what a replica is and where it starts. The zero value of each optional
@@ -23,12 +24,16 @@ type Config struct {
 	Applied    nexusraft.Index
 	Membership nexusraft.Membership // as of Applied
 
+	// Vouched reports whether a node that no record names has proved, to the driver, that it is a
+	// full one; see checkSender. nil: none has. Step calls it.
+	Vouched func(nexusraft.NodeID) bool
+
 	ElectionTicks  int // 6: silence before a member campaigns, randomised by raft up to twice that
 	HeartbeatTicks int // 1
 	HoldTicks      int // 6: how long an entry may wait for both members before the witness gets it
 
 	MaxAppendBytes      uint64 // 1 MiB: entries in one append
-	MaxCommittedBytes   uint64 // 8 MiB: entries applied in one round
+	MaxCommittedBytes   uint64 // 1 MiB: entries applied in one round, each of which may cost far more than its bytes
 	MaxUncommittedBytes uint64 // 64 MiB: beyond it proposals are refused as ErrOverloaded
 	MaxInflight         int    // 256: appends on their way to one replica
 
@@ -40,11 +45,14 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.HeartbeatTicks, 1)
 	setDefault(&c.HoldTicks, 6)
 	setDefault(&c.MaxAppendBytes, 1<<20)
-	setDefault(&c.MaxCommittedBytes, 8<<20)
+	setDefault(&c.MaxCommittedBytes, 1<<20)
 	setDefault(&c.MaxUncommittedBytes, 64<<20)
 	setDefault(&c.MaxInflight, 256)
 	if c.Logger == nil {
 		c.Logger = NewLogger(slog.New(slog.DiscardHandler), c.Zone)
+	}
+	if c.Vouched == nil {
+		c.Vouched = func(nexusraft.NodeID) bool { return false }
 	}
 	var errs []error
 	if c.Storage == nil {
@@ -54,7 +62,8 @@ func (c Config) withDefaults() (Config, error) {
 		errs = append(errs, fmt.Errorf("replica ID %v is reserved", c.Replica))
 	}
 	if c.ElectionTicks <= c.HeartbeatTicks || c.ElectionTicks > maxElectionTicks {
-		errs = append(errs, fmt.Errorf("ElectionTicks %d is not in (%d, %d]", c.ElectionTicks, c.HeartbeatTicks, maxElectionTicks))
+		errs = append(errs, fmt.Errorf("ElectionTicks %d is not in (%d, %d]", c.ElectionTicks, c.HeartbeatTicks,
+			maxElectionTicks))
 	}
 	if c.HeartbeatTicks < 1 || c.HoldTicks < 1 {
 		errs = append(errs, errors.New("HeartbeatTicks and HoldTicks are at least 1"))
@@ -77,8 +86,9 @@ type Replica struct {
 	cfg     Config
 	rn      *raft.RawNode
 	members nexusraft.Membership // as of the last applied conf change
-	conf    *pb.ConfState        // the same moment, as raft sees it
+	conf    *raftpb.ConfState    // the same moment, as raft sees it
 
+	// Between two rounds applied <= hard.commit <= last, and reach <= last; see Valid.
 	hard    hardState       // as of the last Ready
 	applied nexusraft.Index // as of the last Advance
 	last    nexusraft.Index // last index of the log as of the last Ready
@@ -87,26 +97,22 @@ type Replica struct {
 	state   raft.StateType  // as of the last Ready
 	lead    nexusraft.ReplicaID
 
-	lost      error            // why the replica must stop: its log has forgotten
-	inRound   bool             // between Ready and Advance
-	applyTo   nexusraft.Index  // applied once this round is advanced
-	unchecked bool             // the gate must be looked at though raft has nothing to say
-	told      []snapshotReport // for raft, at the next Advance
+	lost      error                 // why the replica must stop: its log has forgotten
+	inRound   bool                  // between Ready and Advance
+	applyTo   nexusraft.Index       // applied once this round is advanced
+	unchecked bool                  // the gate must be evaluated though raft has no Ready
+	told      []gate.SnapshotReport // for raft, at the next Advance
 
 	proposals proposals
-	gate      gate
+	gate      gate.Gate
 	silence   silence
+	terms     terms
 }
 
 type hardState struct {
 	term   nexusraft.Term
 	vote   nexusraft.ReplicaID
 	commit nexusraft.Index
-}
-
-type snapshotReport struct {
-	to nexusraft.ReplicaID
-	ok bool
 }
 
 // New starts a replica from what its log holds. It returns what is wrong with the
@@ -117,7 +123,8 @@ func New(c Config) (r *Replica, err error) {
 		return nil, fmt.Errorf("start replica %v of zone %v: %w", c.Replica, c.Zone, err)
 	}
 	if m, ok := c.Membership.Replica(c.Replica); ok && (m.Role == nexusraft.RoleWitness) != c.Witness {
-		return nil, fmt.Errorf("%w: replica %v of zone %v is a %s by its record", nexusraft.ErrRefused, c.Replica, c.Zone, m.Role)
+		return nil, fmt.Errorf("%w: replica %v of zone %v is a %s by its record", nexusraft.ErrRefused, c.Replica, c.Zone,
+			m.Role)
 	}
 	hs, cs, err := c.Storage.InitialState()
 	if err != nil {
@@ -132,7 +139,7 @@ func New(c Config) (r *Replica, err error) {
 		hard:    hardState{nexusraft.Term(hs.GetTerm()), nexusraft.ReplicaID(hs.GetVote()), nexusraft.Index(hs.GetCommit())},
 		applied: c.Applied, last: nexusraft.Index(last), reach: nexusraft.Index(last),
 		proposals: newProposals(),
-		gate:      newGate(c.HoldTicks, c.HeartbeatTicks),
+		gate:      gate.New(c.HoldTicks, c.HeartbeatTicks),
 	}
 	// raft answers a log it can't work with by a panic.
 	defer func() {
@@ -156,16 +163,27 @@ func New(c Config) (r *Replica, err error) {
 
 // Tick advances time by one tick.
 func (r *Replica) Tick() {
+	r.terms.tick()
 	if r.cfg.Witness {
 		r.tickWitness()
 		return
 	}
 	r.rn.Tick()
+	r.tickProposals()
 	if r.leads() {
-		r.gate.tick(r.last)
+		r.gate.Tick(r.last)
 		r.leaveJoint()
 		r.unchecked = true
 	}
+}
+
+func (r *Replica) tickProposals() {
+	var led nexusraft.Term
+	if r.leads() {
+		led = r.Term()
+	}
+	r.proposals.tick(led, r.cfg.ElectionTicks)
+	r.unchecked = r.unchecked || len(r.proposals.ended) > 0
 }
 
 // Campaign makes a member stand for election at once. A witness never does (I11).
@@ -176,9 +194,9 @@ func (r *Replica) Campaign() error {
 	return r.rn.Campaign()
 }
 
-// Read asks for the index from which a linearizable read may be served; the answer comes
-// in some Work.Reads, or never (no leader, a message lost): ask again after a while. The
-// context is copied, and must be unique in the zone: it travels to the leader and back.
+// Read asks for the index from which a linearizable read may be served. The answer comes in some
+// Work.Reads, or never (no leader, a lost message): ask again after a while. The context is copied,
+// and must be unique in the zone: it travels to the leader and back.
 func (r *Replica) Read(context []byte) {
 	if r.readsTooEarly() {
 		return
@@ -187,15 +205,21 @@ func (r *Replica) Read(context []byte) {
 }
 
 // readsTooEarly reports whether a read would be answered from a commit index that may miss
-// acknowledged writes. A restart may bring back an old one, for a commit index alone is not
-// synced; a leader's is right once an entry of its own term is committed. raft waits for
-// that, but not where the leader is the only voter.
+// acknowledged writes. A restart may bring back an old commit index, since that alone is not synced;
+// a leader's is current once an entry of its own term is committed. raft waits for that, except
+// where the leader is the only voter.
 func (r *Replica) readsTooEarly() bool {
 	st := r.rn.BasicStatus()
 	if st.RaftState != raft.StateLeader || len(r.conf.GetVoters()) > 1 {
 		return false
 	}
-	return r.gate.term != nexusraft.Term(st.GetTerm()) || nexusraft.Index(st.GetCommit()) < r.gate.opens
+	return r.gate.Term() != nexusraft.Term(st.GetTerm()) || nexusraft.Index(st.GetCommit()) < r.gate.Opens()
+}
+
+// TermApplied reports whether this replica leads and has applied an entry of its own term. Then it
+// has applied everything that was acknowledged before it led.
+func (r *Replica) TermApplied() bool {
+	return r.leads() && r.gate.Term() == r.hard.term && r.applied >= r.gate.Opens()
 }
 
 // TransferLeader asks the leader to hand over to a member. It returns ErrNotLeader, or
@@ -220,11 +244,11 @@ func (r *Replica) TransferLeader(to nexusraft.ReplicaID) error {
 // ReportUnreachable tells raft that messages to a replica may be lost.
 func (r *Replica) ReportUnreachable(to nexusraft.ReplicaID) { r.rn.ReportUnreachable(uint64(to)) }
 
-// ReportLeaving says that a replica is shutting down in order: nothing more is held back
-// for its sake until it is heard of again.
+// ReportLeaving says that a replica is shutting down in order: no append waits for it until it is
+// heard of again.
 func (r *Replica) ReportLeaving(to nexusraft.ReplicaID) {
 	if r.leads() {
-		r.gate.leaving(to)
+		r.gate.Leaving(to)
 		r.rn.ReportUnreachable(uint64(to))
 		r.unchecked = true
 	}

@@ -1,4 +1,4 @@
-package zone
+package zone_test
 
 import (
 	"errors"
@@ -8,15 +8,16 @@ import (
 	"strings"
 	"testing"
 
-	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/raftpb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
 // toWitness returns the appends and snapshots among msgs that go to replica 3.
-func toWitness(msgs []*pb.Message) []*pb.Message {
-	return slices.DeleteFunc(slices.Clone(msgs), func(m *pb.Message) bool {
-		return m.GetTo() != 3 || m.GetType() != pb.MsgApp && m.GetType() != pb.MsgSnap
+func toWitness(msgs []*raftpb.Message) []*raftpb.Message {
+	return slices.DeleteFunc(slices.Clone(msgs), func(m *raftpb.Message) bool {
+		return m.GetTo() != 3 || m.GetType() != raftpb.MsgApp && m.GetType() != raftpb.MsgSnap
 	})
 }
 
@@ -25,34 +26,31 @@ func toWitness(msgs []*pb.Message) []*pb.Message {
 func TestDeposedLeaderHoldsBack(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		depose func(*Replica)
+		depose func(*world, *node)
 	}{
-		{"by a newer leader", func(r *Replica) {
-			m := from(2, 1, pb.MsgHeartbeat, func(m *pb.Message) { m.Term = new(uint64(3)) })
-			must(r.Step(nodeOf(2), m))
+		{"by a newer leader", func(w *world, n *node) {
+			m := from(2, 1, raftpb.MsgHeartbeat, func(m *raftpb.Message) { m.Term = new(uint64(3)) })
+			must(w.step(n, m))
 		}},
-		{"by a silent quorum", func(r *Replica) {
-			for range 2 * r.cfg.ElectionTicks {
-				r.Tick()
+		{"by a silent quorum", func(w *world, n *node) {
+			for range 2 * electionTicks {
+				n.group.Tick()
 			}
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := ledZone(t)
 			n := w.nodes[1]
-			if _, err := w.propose(n, "secret"); err != nil {
+			if err := w.propose(n, "secret"); err != nil {
 				t.Fatal(err)
 			}
-			tt.depose(n.r)
-			work, err := n.r.Ready()
-			if err != nil {
-				t.Fatal(err)
-			}
+			w.queue = nil
+			tt.depose(w, n)
+			w.turn(n)
 			if s := n.r.Status(); s.State == nexusraft.Leader {
 				t.Fatal("it still leads: the test is void")
 			}
-			checkEarly(t, w, n.disk.hard, work) // what it told the member waits for the new term's sync
-			for _, m := range toWitness(slices.Concat(work.SendNow, work.AfterSync)) {
+			for _, m := range toWitness(w.queue) {
 				t.Errorf("left for the witness: %s", w.message(m))
 			}
 		})
@@ -65,7 +63,7 @@ func TestSyncOfADeposedLeader(t *testing.T) {
 	if got, _ := r.Sync(); got != nexusraft.InSync {
 		t.Fatalf("got %q at first, want in sync", got)
 	}
-	m := from(2, 1, pb.MsgHeartbeat, func(m *pb.Message) { m.Term = new(uint64(3)) })
+	m := from(2, 1, raftpb.MsgHeartbeat, func(m *raftpb.Message) { m.Term = new(uint64(3)) })
 	if err := r.Step(nodeOf(2), m); err != nil {
 		t.Fatal(err)
 	}
@@ -78,12 +76,13 @@ func TestSyncOfADeposedLeader(t *testing.T) {
 func TestTransferLeader(t *testing.T) {
 	w := ledZone(t)
 	n := w.nodes[1]
-	n.r.members = n.r.members.With(record(4, nexusraft.RoleLearner))
+	n.r.SetMembership(n.r.Membership().With(record(4, nexusraft.RoleLearner)))
 	for _, tt := range []struct {
 		to   nexusraft.ReplicaID
 		want string
 	}{{3, "a witness never leads"}, {4, "only members lead"}, {8, "has no replica"}} {
-		if err := n.r.TransferLeader(tt.to); !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), tt.want) {
+		if err := n.r.TransferLeader(tt.to); !errors.Is(err, nexusraft.ErrRefused) ||
+			!strings.Contains(err.Error(), tt.want) {
 			t.Errorf("transfer to %d: got error %v, want ErrRefused with %q", tt.to, err, tt.want)
 		}
 	}
@@ -91,7 +90,7 @@ func TestTransferLeader(t *testing.T) {
 		t.Errorf("got error %v from a follower, want ErrNotLeader", err)
 	}
 	// Nothing refused may keep raft from taking proposals.
-	if _, err := w.propose(n, "x"); err != nil {
+	if err := w.propose(n, "x"); err != nil {
 		t.Errorf("propose after refused transfers: %v", err)
 	}
 }
@@ -106,7 +105,7 @@ func TestWitnessNeverLeads(t *testing.T) {
 	for i := range 1000 {
 		n.r.Tick()
 		if i%10 == 0 {
-			m := from(uint64(1+i%20/10), 3, pb.MsgTimeoutNow, nil)
+			m := from(uint64(1+i%20/10), 3, raftpb.MsgTimeoutNow, nil)
 			if err := n.r.Step(nodeOf(m.GetFrom()), m); err != nil {
 				t.Fatal(err)
 			}
@@ -125,71 +124,30 @@ func TestWitnessNeverLeads(t *testing.T) {
 }
 
 // TestEarlyMessages: in every round of a random history SendNow is only what a leader may
-// say before its write, and never in a round that changes term or vote (I3).
+// say before its write, and never in a round that changes term or vote (I3); see world.checkEarly.
 func TestEarlyMessages(t *testing.T) {
 	w := newWorld(t, 0)
 	w.found([]uint64{1, 2}, []uint64{3})
 	for round := range 40 {
 		n := w.nodes[uint64(1+round%2)]
-		must(n.r.Campaign())
-		checkRounds(t, w)
+		must(w.campaign(n))
+		w.stabilize()
 		if id, self := n.r.Leader(); self {
 			for i := range 3 {
-				if _, err := w.propose(n, fmt.Sprint(round, i)); err != nil {
-					t.Fatal(err)
-				}
-				n.r.Tick()
-				checkRounds(t, w)
+				must(w.propose(n, fmt.Sprint(round, i)))
+				w.tick(n)
+				w.stabilize()
 			}
 			must(n.r.TransferLeader(3 - id))
-			checkRounds(t, w)
+			w.run(n)
+			w.stabilize()
 		}
 	}
 	if s := w.nodes[1].r.Status(); s.Term < 20 {
 		t.Errorf("got term %d: too few elections for the test to say anything", s.Term)
 	}
-}
-
-// checkRounds does all rounds of all replicas until nothing is in flight.
-func checkRounds(t *testing.T, w *world) {
-	t.Helper()
-	for busy := true; busy; {
-		busy = false
-		for _, n := range w.sorted() {
-			for n.r.HasWork() {
-				busy = true
-				before := n.disk.hard
-				work, err := n.r.Ready()
-				if err != nil {
-					t.Fatal(err)
-				}
-				checkEarly(t, w, before, work)
-				w.send(n, "now", work.SendNow)
-				w.finish(n, work)
-			}
-		}
-		msgs := w.queue
-		w.queue = nil
-		for _, m := range msgs {
-			if err := w.nodes[m.GetTo()].r.Step(nodeOf(m.GetFrom()), m); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-}
-
-func checkEarly(t *testing.T, w *world, before *pb.HardState, work Work) {
-	t.Helper()
-	steady := work.HardState == nil ||
-		work.HardState.GetTerm() == before.GetTerm() && work.HardState.GetVote() == before.GetVote()
-	for _, m := range work.SendNow {
-		early := m.GetType() == pb.MsgApp || m.GetType() == pb.MsgHeartbeat || m.GetType() == pb.MsgSnap
-		if !early || !steady {
-			t.Errorf("left before the write, steady %v: %s", steady, w.message(m))
-		}
-	}
-	if (len(work.Append) > 0 || !steady || work.Snapshot != nil) && !work.MustSync {
-		t.Errorf("a round that must be synced is not: %s", w.writes(work))
+	if out := w.told(); strings.Contains(out, "refuses") || !strings.Contains(out, "  now   1->2 App") {
+		t.Errorf("a message was refused, or none left early:\n%s", out)
 	}
 }
 
@@ -198,7 +156,7 @@ func TestCorruptCommand(t *testing.T) {
 	r := ledZone(t).nodes[2].r
 	e := entryAt(12, 2)
 	e.Data = []byte("no envelope")
-	m := from(1, 2, pb.MsgApp, appends(11, 2, e))
+	m := from(1, 2, raftpb.MsgApp, appends(11, 2, e))
 	m.Commit = new(uint64(12))
 	if err := r.Step(nodeOf(1), m); err != nil {
 		t.Fatal(err)
@@ -213,7 +171,7 @@ func TestCorruptCommand(t *testing.T) {
 // lower than it does by itself.
 func TestLogger(t *testing.T) {
 	var out strings.Builder
-	l := NewLogger(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelInfo})), 7)
+	l := zone.NewLogger(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelInfo})), 7)
 	l.Info("a vote")
 	l.Debugf("a %s", "step")
 	l.Warningf("odd %d", 1)
@@ -253,28 +211,34 @@ func TestReadyTwice(t *testing.T) {
 }
 
 func TestNewRefuses(t *testing.T) {
-	good := Config{Replica: 1, Storage: newDisk(&pb.ConfState{Voters: []uint64{1}}, nexusraft.Membership{}), Applied: foundedIndex}
+	good := zone.Config{
+		Replica: 1, Storage: newDisk(&raftpb.ConfState{Voters: []uint64{1}}, nexusraft.Membership{}),
+		Applied: foundedIndex,
+	}
 	for _, tt := range []struct {
 		name string
-		edit func(*Config)
+		edit func(*zone.Config)
 		want string
 	}{
-		{"no storage", func(c *Config) { c.Storage = nil }, "Storage is required"},
-		{"no replica", func(c *Config) { c.Replica = 0 }, "reserved"},
-		{"raft's identity", func(c *Config) { c.Replica = ^nexusraft.ReplicaID(0) }, "reserved"},
-		{"elections as often as heartbeats", func(c *Config) { c.ElectionTicks, c.HeartbeatTicks = 3, 3 }, "ElectionTicks"},
-		{"a huge election timeout", func(c *Config) { c.ElectionTicks = 1 << 62 }, "ElectionTicks"},
-		{"a negative hold time", func(c *Config) { c.HoldTicks = -1 }, "HoldTicks"},
-		{"a witness by its flag, a member by its record", func(c *Config) {
+		{"no storage", func(c *zone.Config) { c.Storage = nil }, "Storage is required"},
+		{"no replica", func(c *zone.Config) { c.Replica = 0 }, "reserved"},
+		{"raft's identity", func(c *zone.Config) { c.Replica = ^nexusraft.ReplicaID(0) }, "reserved"},
+		{
+			"elections as often as heartbeats", func(c *zone.Config) { c.ElectionTicks, c.HeartbeatTicks = 3, 3 },
+			"ElectionTicks",
+		},
+		{"a huge election timeout", func(c *zone.Config) { c.ElectionTicks = 1 << 62 }, "ElectionTicks"},
+		{"a negative hold time", func(c *zone.Config) { c.HoldTicks = -1 }, "HoldTicks"},
+		{"a witness by its flag, a member by its record", func(c *zone.Config) {
 			c.Witness = true
 			c.Membership = nexusraft.Membership{}.With(nexusraft.Member{Replica: 1, Node: 1, Role: nexusraft.RoleMember})
 		}, "is a member by its record"},
-		{"a log that has lost its end", func(c *Config) { c.Applied = 99 }, "corrupt"},
+		{"a log that has lost its end", func(c *zone.Config) { c.Applied = 99 }, "corrupt"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := good
 			tt.edit(&c)
-			r, err := New(c)
+			r, err := zone.New(c)
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got error %v, want one with %q", err, tt.want)
 			}
@@ -283,7 +247,7 @@ func TestNewRefuses(t *testing.T) {
 			}
 		})
 	}
-	if _, err := New(good); err != nil {
+	if _, err := zone.New(good); err != nil {
 		t.Errorf("the configuration that the others are made from: %v", err)
 	}
 }
@@ -293,7 +257,7 @@ func TestCopies(t *testing.T) {
 	w := ledZone(t)
 	n := w.nodes[1]
 	w.nodes[2].slowAppend = true
-	if _, err := w.propose(n, "x"); err != nil {
+	if err := w.propose(n, "x"); err != nil {
 		t.Fatal(err)
 	}
 	w.run(n)
@@ -313,5 +277,61 @@ func TestCopies(t *testing.T) {
 	}
 	if got := w.nodes[2].r.Copies(12); got != 1 {
 		t.Errorf("got %d copies on a follower, want its own", got)
+	}
+}
+
+// TestTermApplied: a new leader has applied what was acknowledged before it only once an entry of
+// its own term is applied; until then it can't tell what a client may still do.
+func TestTermApplied(t *testing.T) {
+	w := newWorld(t, 0)
+	w.found([]uint64{1, 2, 3}, nil)
+	n := w.nodes[1]
+	if n.r.TermApplied() {
+		t.Error("a follower: got true")
+	}
+	must(w.campaign(n))
+	for range 2 { // pre-votes, then votes
+		w.deliver(func(m *raftpb.Message) bool { return m.GetTo() != 1 })
+		w.deliver(func(m *raftpb.Message) bool { return m.GetTo() == 1 })
+	}
+	if _, self := n.r.Leader(); !self || n.r.TermApplied() {
+		t.Fatalf("elected, and nothing of its term is committed: leads %t, got %t", self, n.r.TermApplied())
+	}
+	w.stabilize()
+	if !n.r.TermApplied() {
+		t.Error("with its first entry applied: got false")
+	}
+	w.tick(n)
+	if err := n.r.Step(nodeOf(2), from(2, 1, raftpb.MsgHeartbeat,
+		func(m *raftpb.Message) { m.Term = new(uint64(9)) })); err != nil {
+		t.Fatal(err)
+	}
+	if n.r.TermApplied() {
+		t.Error("deposed: got true")
+	}
+}
+
+// TestActiveAcrossQuorumChecks: raft forgets at each check of the quorum which replicas were active;
+// a member that answers every heartbeat is active all the time.
+func TestActiveAcrossQuorumChecks(t *testing.T) {
+	w := ledZone(t)
+	n := w.nodes[1]
+	w.tick(n)
+	w.stabilize()
+	for i := range 4 * electionTicks {
+		w.tick(n) // and the answers are on their way
+		if m, ok := zone.Transferee(n.r); !ok || m.Replica != 2 {
+			t.Fatalf("after %d ticks the transferee is %v, want replica 2", i, m)
+		}
+		w.stabilize()
+	}
+	w.stop(w.nodes[2])
+	w.queue = nil
+	for range electionTicks + 1 {
+		w.tick(n)
+		w.stabilize()
+	}
+	if m, ok := zone.Transferee(n.r); ok {
+		t.Errorf("%v is dead and the transferee", m)
 	}
 }

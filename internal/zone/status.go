@@ -1,8 +1,6 @@
 package zone
 
 import (
-	"slices"
-
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/tracker"
 
@@ -40,7 +38,7 @@ func (r *Replica) Sync() (nexusraft.SyncState, nexusraft.Index) {
 	if !r.leads() {
 		return nexusraft.SyncUnknown, 0
 	}
-	return r.gate.state, r.gate.since
+	return r.gate.State()
 }
 
 // Leader returns the zone's leader as far as it is known, and whether it is this replica.
@@ -48,6 +46,9 @@ func (r *Replica) Leader() (id nexusraft.ReplicaID, self bool) {
 	st := r.rn.BasicStatus()
 	return nexusraft.ReplicaID(st.Lead), st.RaftState == raft.StateLeader
 }
+
+// Term returns the term that this replica is in.
+func (r *Replica) Term() nexusraft.Term { return nexusraft.Term(r.rn.BasicStatus().GetTerm()) }
 
 // Applied returns the index up to which entries are applied, as of the last Advance.
 func (r *Replica) Applied() nexusraft.Index { return r.applied }
@@ -70,31 +71,6 @@ func (r *Replica) Copies(index nexusraft.Index) int {
 	return n
 }
 
-// Promotable returns the learners that have caught up and that the zone's shape has room
-// for, on the leader; nil elsewhere. A replica that has come back after its disk was lost
-// finds no room while its dead predecessor is still a member: it stays a learner.
-func (r *Replica) Promotable() []nexusraft.Member {
-	room := r.members.Shape.Members - r.members.Count(nexusraft.RoleMember)
-	if !r.leads() || room <= 0 {
-		return nil
-	}
-	var out []nexusraft.Member
-	r.rn.WithProgress(func(raw uint64, typ raft.ProgressType, pr tracker.Progress) {
-		m, ok := r.members.Replica(nexusraft.ReplicaID(raw))
-		caughtUp := pr.State == tracker.StateReplicate && r.active(m.Replica) && nexusraft.Index(pr.Match) >= r.recent()
-		if ok && typ == raft.ProgressTypeLearner && m.Role == nexusraft.RoleLearner && caughtUp {
-			out = append(out, m)
-		}
-	})
-	slices.SortFunc(out, func(a, b nexusraft.Member) int {
-		if a.Replica < b.Replica {
-			return -1
-		}
-		return 1
-	})
-	return out[:min(room, len(out))]
-}
-
 func (r *Replica) role() nexusraft.Role {
 	if m, ok := r.members.Replica(r.cfg.Replica); ok {
 		return m.Role
@@ -110,7 +86,8 @@ func (r *Replica) replicas() []nexusraft.ReplicaStatus {
 	r.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
 		m, _ := r.members.Replica(nexusraft.ReplicaID(id))
 		out = append(out, nexusraft.ReplicaStatus{
-			Member: m, Match: nexusraft.Index(pr.Match), Active: r.active(nexusraft.ReplicaID(id)), State: progressStates[pr.State],
+			Member: m, Match: nexusraft.Index(pr.Match), Active: r.active(nexusraft.ReplicaID(id)),
+			State: progressStates[pr.State],
 		})
 	})
 	return out

@@ -1,4 +1,4 @@
-package zone
+package zone_test
 
 import (
 	"fmt"
@@ -7,24 +7,29 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/datadriven"
-	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/raftpb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
 // TestTranscripts plays the stories of testdata. A command is one line, the output is all
-// that happens because of it. After each command a replica does all the rounds it has work
-// for; its messages stay in flight until they are delivered. The lines of a story:
+// that happens because of it. After each command the driver does all the rounds that a replica
+// has work for; its messages stay in flight until they are delivered. The lines of a story, in the
+// order of a round:
 //
-//	now   1->2 App t2 …   left before the write of its round (I3)
-//	after 2->1 AppResp …  left after it
-//	lost  1->3 …          left, over a link that is cut
-//	wait  2->1 …          stays, for its disk has not finished the append
+//	1 is leader at term 2 …  as raft has made the round
+//	now   1->2 App t2 …      left before the write (I3)
+//	1 applies 12/2 "a"       over the state in memory
+//	1 writes …               that and all else, at once (I2)
+//	1 tells proposal 1: …    how it ended (I8)
+//	after 2->1 AppResp …     left after the write
+//	lost  1->3 …             left, over a link that is cut
+//	wait  2->1 …             stays, for its disk has not finished the append
 func TestTranscripts(t *testing.T) {
 	datadriven.Walk(t, "testdata/transcripts", func(t *testing.T, path string) {
-		s := &story{world: newWorld(t, 0)}
+		s := &story{newWorld(t, 0)}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
-			s.t = t
 			s.command(d)
 			if out := s.told(); out != "" {
 				return out
@@ -35,10 +40,7 @@ func TestTranscripts(t *testing.T) {
 }
 
 // story is a world and the commands that move it.
-type story struct {
-	*world
-	t *testing.T
-}
+type story struct{ *world }
 
 // command plays one command. The ones that name a replica have it as first argument.
 func (s *story) command(d *datadriven.TestData) {
@@ -88,7 +90,7 @@ func (s *story) nodeCommand(d *datadriven.TestData, n *node) {
 		n.r.ReportUnreachable(nexusraft.ReplicaID(s.value(d, "who")))
 		s.run(n)
 	case "read":
-		n.r.Read([]byte(d.CmdArgs[1].Key))
+		n.group.Read(reading{n, d.CmdArgs[1].Key})
 		s.run(n)
 	case "step":
 		s.cmdStep(d, n)
@@ -156,14 +158,13 @@ func (s *story) cmdPropose(d *datadriven.TestData, n *node) {
 	for _, a := range d.CmdArgs[1:] {
 		commands = append(commands, a.Key)
 	}
-	_, err := s.propose(n, commands...)
-	s.report(err)
+	_ = s.propose(n, commands...) // the calls tell
 	s.run(n)
 }
 
 // conf LEADER 4=learner 2=removed
 func (s *story) cmdConf(d *datadriven.TestData, n *node) {
-	var c ConfChange
+	var c zone.ConfChange
 	for _, a := range d.CmdArgs[1:] {
 		id := s.number(a.Key)
 		if role := nexusraft.Role(a.Vals[0]); role == "removed" {
@@ -172,7 +173,7 @@ func (s *story) cmdConf(d *datadriven.TestData, n *node) {
 			c.Set = append(c.Set, record(id, role))
 		}
 	}
-	s.report(s.change(n, c))
+	_ = s.change(n, c) // the call tells
 	s.run(n)
 }
 
@@ -180,15 +181,15 @@ func (s *story) cmdConf(d *datadriven.TestData, n *node) {
 func (s *story) cmdStep(d *datadriven.TestData, n *node) {
 	var name string
 	d.ScanArgs(s.t, "type", &name)
-	typ, ok := pb.MessageType_value[name]
+	typ, ok := raftpb.MessageType_value[name]
 	if !ok {
 		s.t.Fatalf("%s: no message type %s", d.Pos, name)
 	}
 	from := s.value(d, "from")
-	m := &pb.Message{
-		Type: pb.MessageType(typ).Enum(), From: new(from), To: new(n.id), Term: new(s.value(d, "term")),
+	m := &raftpb.Message{
+		Type: raftpb.MessageType(typ).Enum(), From: new(from), To: new(n.id), Term: new(s.value(d, "term")),
 	}
-	s.report(n.r.Step(nodeOf(from), m))
+	s.report(s.step(n, m))
 	s.run(n)
 }
 
@@ -226,23 +227,7 @@ func (s *story) cmdLog(n *node) {
 
 // gate N: the leader's gate, with R as it is now.
 func (s *story) cmdGate(n *node) {
-	g := &n.r.gate
-	if g.term == 0 {
-		s.tellf("no gate: not leading")
-		return
-	}
-	l := n.r.look()
-	reached, ok := l.reached(all)
-	r := "none"
-	if ok {
-		r = strconv.Itoa(int(reached))
-	}
-	s.tellf("%s since %d: R=%s floor=%d last=%d", g.state, g.since, r, g.floor, l.last)
-	for _, x := range s.sorted() {
-		if h := g.held[nexusraft.ReplicaID(x.id)]; h != nil && h.last > h.prev {
-			s.tellf("held for %d: (%d, %d]", x.id, h.prev, h.last)
-		}
-	}
+	s.tellf("%s", n.r.DescribeGate())
 }
 
 func (s *story) report(err error) {
@@ -262,13 +247,13 @@ func (s *story) queueWithout(id uint64) {
 }
 
 // matching reads from=, to= and type= of a command; what is not given matches everything.
-func (s *story) matching(d *datadriven.TestData) func(*pb.Message) bool {
+func (s *story) matching(d *datadriven.TestData) func(*raftpb.Message) bool {
 	var from, to uint64
 	var typ string
 	d.MaybeScanArgs(s.t, "from", &from)
 	d.MaybeScanArgs(s.t, "to", &to)
 	d.MaybeScanArgs(s.t, "type", &typ)
-	return func(m *pb.Message) bool {
+	return func(m *raftpb.Message) bool {
 		return (from == 0 || m.GetFrom() == from) && (to == 0 || m.GetTo() == to) &&
 			(typ == "" || m.GetType().String() == typ)
 	}

@@ -1,16 +1,15 @@
 package zone
 
 import (
-	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/raftpb"
 )
 
 // silence counts, on a witness, the ticks since its leader was last heard of.
 //
-// A witness never ticks its RawNode: raft would campaign. But a replica that is never
-// ticked keeps its leader's lease for ever (CheckQuorum), and would refuse every vote
-// after that leader has died. So the witness counts outside raft, and forgets its leader
-// after an election timeout of silence. This needs reads that are confirmed by a quorum:
-// raft ignores the request under lease-based reads.
+// A witness never ticks its RawNode: raft would campaign. But a replica that is never ticked honours
+// its leader's lease for ever (CheckQuorum), and would refuse every vote after that leader's death.
+// So the witness counts outside raft, and forgets its leader after an election timeout of silence.
+// This needs reads that a quorum confirms: under lease-based reads raft ignores ForgetLeader.
 type silence struct {
 	ticks int
 }
@@ -26,13 +25,12 @@ func (r *Replica) tickWitness() {
 	}
 }
 
-// witnessTakes says whether a witness steps a message at all: it is never asked to lead
-// and never asked for data (I11).
-func (r *Replica) witnessTakes(m *pb.Message) bool {
+// witnessTakes reports whether a witness steps a message: it never leads and has no data (I11).
+func (r *Replica) witnessTakes(m *raftpb.Message) bool {
 	switch m.GetType() {
-	case pb.MsgTimeoutNow, pb.MsgReadIndex, pb.MsgReadIndexResp:
+	case raftpb.MsgTimeoutNow, raftpb.MsgReadIndex, raftpb.MsgReadIndexResp:
 		return false
-	case pb.MsgApp, pb.MsgHeartbeat, pb.MsgSnap:
+	case raftpb.MsgApp, raftpb.MsgHeartbeat, raftpb.MsgSnap:
 		if m.GetTerm() >= r.rn.BasicStatus().GetTerm() {
 			r.silence.ticks = 0
 		}

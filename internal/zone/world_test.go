@@ -1,7 +1,9 @@
-package zone
+package zone_test
 
 import (
+	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -9,10 +11,12 @@ import (
 	"testing/cryptotest"
 
 	"go.etcd.io/raft/v3"
-	pb "go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/driver"
+	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
 // The log of every replica that is there from the beginning starts behind this entry.
@@ -21,45 +25,56 @@ const (
 	foundedTerm  = 1
 )
 
+// electionTicks is a replica's election timeout.
+const electionTicks = 6
+
 // disk is one replica's storage: raft's in-memory log, and beside it what a node keeps in
 // the same atomic write.
 type disk struct {
 	*raft.MemoryStorage
-	hard    *pb.HardState
-	conf    *pb.ConfState
+	hard *raftpb.HardState
+	state
+	applying state // with what the round under way has applied, which is not written yet
+}
+
+// state is how far a replica has applied its log, and what that has made of the zone.
+type state struct {
+	conf    *raftpb.ConfState
 	members nexusraft.Membership
 	applied nexusraft.Index
 }
 
-func newDisk(conf *pb.ConfState, members nexusraft.Membership) *disk {
-	d := &disk{MemoryStorage: raft.NewMemoryStorage(), conf: &pb.ConfState{}}
+func newDisk(conf *raftpb.ConfState, members nexusraft.Membership) *disk {
+	d := &disk{MemoryStorage: raft.NewMemoryStorage(), state: state{conf: &raftpb.ConfState{}}}
 	if conf == nil {
 		return d // not admitted yet
 	}
-	must(d.ApplySnapshot(&pb.Snapshot{Metadata: &pb.SnapshotMetadata{
+	must(d.ApplySnapshot(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
 		Index: new(uint64(foundedIndex)), Term: new(uint64(foundedTerm)), ConfState: conf,
 	}}))
-	d.conf, d.members, d.applied = conf, members, foundedIndex
-	d.hard = &pb.HardState{Term: new(uint64(foundedTerm)), Commit: new(uint64(foundedIndex))}
+	d.state = state{conf, members, foundedIndex}
+	d.hard = &raftpb.HardState{Term: new(uint64(foundedTerm)), Commit: new(uint64(foundedIndex))}
 	return d
 }
 
-func (d *disk) InitialState() (*pb.HardState, *pb.ConfState, error) { return d.hard, d.conf, nil }
+func (d *disk) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) {
+	return d.hard, d.conf, nil
+}
 
 // Snapshot returns metadata and the records, as a node's log does.
-func (d *disk) Snapshot() (*pb.Snapshot, error) {
+func (d *disk) Snapshot() (*raftpb.Snapshot, error) {
 	term, err := d.Term(uint64(d.applied))
 	if err != nil {
 		return nil, err
 	}
-	return &pb.Snapshot{Data: d.members.Encode(), Metadata: &pb.SnapshotMetadata{
+	return &raftpb.Snapshot{Data: d.members.Encode(), Metadata: &raftpb.SnapshotMetadata{
 		Index: new(uint64(d.applied)), Term: new(term), ConfState: d.conf,
 	}}, nil
 }
 
-// write stores a round as a node does.
-func (d *disk) write(w Work, r *Replica) error {
-	if s := w.Snapshot; s != nil {
+// write stores a part of a round, and what it has applied.
+func (d *disk) write(p *driver.Part) error {
+	if s := p.Snapshot(); s != nil {
 		members, err := nexusraft.DecodeMembership(s.GetData())
 		if err != nil {
 			return err
@@ -67,64 +82,77 @@ func (d *disk) write(w Work, r *Replica) error {
 		if err := d.ApplySnapshot(s); err != nil {
 			return err
 		}
-		d.conf, d.members = s.GetMetadata().GetConfState(), members
-		d.applied = nexusraft.Index(s.GetMetadata().GetIndex())
+		d.applying = state{s.GetMetadata().GetConfState(), members, nexusraft.Index(s.GetMetadata().GetIndex())}
 	}
-	if err := d.Append(w.Append); err != nil {
-		return err
-	}
-	if w.HardState != nil {
-		d.hard = w.HardState
-	}
-	for _, c := range w.Committed {
-		if c.ConfChange != nil {
-			conf, members, err := r.ApplyConfChange(c.ConfChange)
-			if err != nil {
-				return err
-			}
-			d.conf, d.members = conf, members
+	if w := p.Work; w != nil {
+		if err := d.Append(w.Append); err != nil {
+			return err
 		}
-		d.applied = c.Index
+		if w.HardState != nil {
+			d.hard = w.HardState
+		}
 	}
+	d.state = d.applying
 	return nil
 }
 
 // world is a zone of a few replicas and the messages between them. Everything that happens
 // is told in out, one line each.
 type world struct {
+	t     *testing.T
 	out   strings.Builder
 	nodes map[uint64]*node
-	queue []*pb.Message         // in flight, oldest first
+	queue []*raftpb.Message     // in flight, oldest first
 	cut   map[[2]uint64]bool    // links that lose everything, by sender and receiver
 	quiet bool                  // heartbeats are not told
 	data  map[[2]uint64]*string // what was proposed, by index and term
+	sent  func(*raftpb.Message) // if set, sees what leaves
 
 	hold        int    // ticks; 0: the default
 	uncommitted uint64 // bytes; 0: the default
+	committed   uint64 // applied in one round, bytes; 0: the default
 }
 
-// node is one replica and its disk.
+// node is one replica, its disk, and the driver that ships. It is the group's owner, the driver's
+// disk and its sender.
 type node struct {
+	w       *world
 	id      uint64
 	witness bool
-	r       *Replica // nil: the process is down
 	disk    *disk
 	seen    string // what was last told of its role and its gate
 
-	blocked    bool          // its sync does not return: the round stays open
-	open       *Work         // that round
-	slowAppend bool          // its disk takes appends and does not finish them; all else goes on
-	unfinished []*pb.Message // answers that wait for such an append
-	sequence   uint64
-	incarn     nexusraft.Incarnation
+	r        *zone.Replica // the group's; nil: the process is down
+	group    *driver.Group
+	driver   *driver.Driver
+	incarn   nexusraft.Incarnation
+	sequence uint64 // of the last proposal
+	err      error  // what the last turn ended with
+
+	resume func() (struct{}, bool) // a turn that stands still in its write; nil: none is under way
+	end    func()                  // ends it there
+	yield  func(struct{}) bool     // false: it is to end
+	part   *driver.Part            // to be written: the whole round, for here none is large
+	steady bool                    // the round changes neither term nor vote
+	stored bool                    // and is written
+
+	blocked    bool              // its sync does not return: the turn stands still
+	slowAppend bool              // its disk takes appends and does not finish them; all else goes on
+	unfinished []*raftpb.Message // answers that wait for such an append
 }
 
 func newWorld(t *testing.T, hold int) *world {
 	cryptotest.SetGlobalRandom(t, 1) // raft's election timeouts
-	return &world{
-		nodes: make(map[uint64]*node), cut: make(map[[2]uint64]bool),
+	w := &world{
+		t: t, nodes: make(map[uint64]*node), cut: make(map[[2]uint64]bool),
 		data: make(map[[2]uint64]*string), hold: hold,
 	}
+	t.Cleanup(func() {
+		for _, n := range w.sorted() {
+			w.stop(n)
+		}
+	})
+	return w
 }
 
 // found starts a zone of members and witnesses whose logs all begin behind the same entry.
@@ -136,34 +164,48 @@ func (w *world) found(members, witnesses []uint64) {
 	for _, id := range witnesses {
 		m = m.With(record(id, nexusraft.RoleWitness))
 	}
-	conf := &pb.ConfState{Voters: slices.Concat(members, witnesses)}
+	conf := &raftpb.ConfState{Voters: slices.Concat(members, witnesses)}
 	for _, id := range conf.Voters {
 		w.add(id, slices.Contains(witnesses, id), newDisk(conf, m))
 	}
 }
 
-func (w *world) add(id uint64, witness bool, d *disk) *node {
-	n := &node{id: id, witness: witness, disk: d}
+func (w *world) add(id uint64, witness bool, d *disk) {
+	n := &node{w: w, id: id, witness: witness, disk: d}
 	w.nodes[id] = n
 	w.start(n)
-	return n
 }
 
 func (w *world) start(n *node) {
 	n.incarn++
-	n.sequence = 0
-	r, err := New(Config{
+	n.sequence, n.stored, n.err = 0, true, nil
+	g, err := driver.NewGroup(driver.Config{Owner: n, ReadTicks: 2 * electionTicks, Config: zone.Config{
 		Zone: nexusraft.RootZone, Replica: nexusraft.ReplicaID(n.id), Incarnation: n.incarn, Witness: n.witness,
-		Storage: n.disk, Applied: n.disk.applied, Membership: n.disk.members, HoldTicks: w.hold,
-		MaxUncommittedBytes: w.uncommitted,
-	})
+		Storage: n.disk, Applied: n.disk.applied, Membership: n.disk.members,
+		ElectionTicks: electionTicks, HoldTicks: w.hold,
+		MaxUncommittedBytes: w.uncommitted, MaxCommittedBytes: w.committed, Vouched: w.vouched,
+	}})
 	must(err)
-	n.r = r
+	n.group, n.driver, n.r = g, driver.New(n, n, 1<<20), g.Replica()
 	n.seen = n.describe()
 }
 
+// strangers are the replicas, from this one on, whose nodes prove nothing.
+const strangers = 60
+
+// vouched is what certificates say: all others but the witnesses are on full nodes.
+func (w *world) vouched(id nexusraft.NodeID) bool {
+	n := w.nodes[uint64(id)-100]
+	return id > nodeOf(0) && id < nodeOf(strangers) && (n == nil || !n.witness)
+}
+
+// stop kills the process, in the middle of a turn if one stands still.
 func (w *world) stop(n *node) {
-	n.r, n.open, n.blocked, n.slowAppend, n.unfinished = nil, nil, false, false, nil
+	if n.end != nil {
+		n.end()
+	}
+	n.r, n.group, n.driver, n.resume, n.end = nil, nil, nil, nil, nil
+	n.blocked, n.slowAppend, n.unfinished = false, false, nil
 }
 
 func record(id uint64, role nexusraft.Role) nexusraft.Member {
@@ -191,82 +233,191 @@ func (w *world) told() string {
 	return s
 }
 
-// run does the rounds that a replica has work for.
+// run makes a turn, as a worker does after whatever has come in, and goes on while there is work.
 func (w *world) run(n *node) {
-	for n.r != nil && n.open == nil && n.r.HasWork() {
-		work, err := n.r.Ready()
-		if err != nil {
-			w.tellf("%d stops: %v", n.id, err)
-			w.stop(n)
-			return
-		}
-		w.remember(work)
-		w.tellState(n)
-		w.send(n, "now", work.SendNow)
-		if n.blocked && !work.Empty() {
-			w.tellf("%d is blocked in a sync: %s", n.id, w.writes(work))
-			n.open = &work
-			return
-		}
-		w.finish(n, work)
+	for busy := true; busy && n.r != nil && n.resume == nil; {
+		w.turn(n)
+		busy = n.r != nil && n.group.HasWork()
 	}
 }
 
-// finish ends a round: the write is done.
-func (w *world) finish(n *node, work Work) {
-	n.open = nil
-	if s := w.writes(work); s != "" {
-		w.tellf("%d writes %s", n.id, s)
+// turn makes one round of a replica. It stands still in its write if the sync does not return.
+func (w *world) turn(n *node) {
+	n.resume, n.end = iter.Pull(func(yield func(struct{}) bool) {
+		n.yield = yield
+		_, n.err = n.driver.Turn([]*driver.Group{n.group})
+	})
+	w.goOn(n)
+}
+
+// goOn lets a turn do what it can.
+func (w *world) goOn(n *node) {
+	if _, more := n.resume(); more {
+		return
 	}
-	must(n.disk.write(work, n.r))
-	for _, c := range work.Committed {
-		w.tellf("%d applies %s", n.id, w.committed(c, n))
+	n.resume, n.end = nil, nil
+	if n.err == nil {
+		n.err = n.group.Valid()
 	}
-	for _, o := range work.Outcomes {
-		w.tellf("%d tells proposal %d: %v", n.id, o.Proposal.Sequence, o.Err)
+	if n.err != nil {
+		w.tellf("%d stops: %v", n.id, n.err)
+		n.group.Stop(n.err)
+		w.stop(n)
 	}
-	for _, x := range work.Reads {
-		w.tellf("%d may serve read %q from %d on", n.id, x.Context, x.Index)
-	}
-	n.r.Advance()
-	w.send(n, "after", work.AfterSync)
 }
 
 // unblock lets the sync and the appends of a replica finish.
 func (w *world) unblock(n *node) {
 	n.blocked, n.slowAppend = false, false
-	if n.open != nil {
-		w.finish(n, *n.open)
+	if n.resume != nil {
+		w.goOn(n)
 	}
 	late := n.unfinished
 	n.unfinished = nil
-	w.send(n, "after", late)
+	for _, m := range late {
+		w.send(n, m)
+	}
 	w.run(n)
 }
 
-func (w *world) send(n *node, when string, msgs []*pb.Message) {
-	for _, m := range msgs {
-		if n.slowAppend && m.GetType() == pb.MsgAppResp && !m.GetReject() {
-			n.unfinished = append(n.unfinished, m)
-			w.tellf("  wait  %s", w.message(m))
-			continue
+// Began implements driver.Owner.
+func (n *node) Began(work *zone.Work) {
+	now, h := n.disk.hard, work.HardState
+	n.steady = h == nil || h.GetTerm() == now.GetTerm() && h.GetVote() == now.GetVote()
+	n.stored, n.disk.applying = false, n.disk.state
+	if !work.MustSync && !n.mayBeLost(work) {
+		n.w.t.Errorf("%d: a round asks for no sync that must be synced: %+v", n.id, work)
+	}
+	n.w.remember(work)
+	n.w.tellState(n)
+}
+
+// mayBeLost reports whether nobody relies on what a round writes: a commit index, and the effects
+// of commands, which are applied again.
+func (n *node) mayBeLost(work *zone.Work) bool {
+	change := func(c zone.Committed) bool { return c.ConfChange != nil }
+	return n.steady && work.Snapshot == nil && len(work.Append) == 0 && !slices.ContainsFunc(work.Committed, change)
+}
+
+// Apply implements driver.Owner.
+func (n *node) Apply(c *zone.Committed, _ bool) (a driver.Applied, err error) {
+	next := &n.disk.applying
+	next.applied = c.Index
+	if c.ConfChange != nil {
+		if next.conf, next.members, err = n.group.ApplyConfChange(c.ConfChange); err != nil {
+			return a, err
 		}
-		label := when
-		if w.cut[[2]uint64{m.GetFrom(), m.GetTo()}] {
-			label = "lost"
-		} else {
-			w.queue = append(w.queue, proto.Clone(m).(*pb.Message))
+	}
+	if c.Command != nil {
+		a.Data = c.Command.Command
+	}
+	n.w.tellf("%d applies %s", n.id, commits(c, next.conf))
+	return a, nil
+}
+
+// Held implements driver.Owner.
+func (n *node) Held() int { return 0 }
+
+// Stage implements driver.Owner.
+func (n *node) Stage(p *driver.Part) error {
+	n.part = p
+	return nil
+}
+
+// errKilled ends the turn in which a process is killed.
+var errKilled = errors.New("killed")
+
+// Commit implements driver.Disk.
+func (n *node) Commit(groups []*driver.Group, sync bool) error {
+	if len(groups) == 0 {
+		return nil
+	}
+	w, what := n.w, n.w.writes(n.part, sync)
+	if n.blocked && !n.part.Empty() {
+		w.tellf("%d is blocked in a sync: %s", n.id, what)
+		for n.blocked {
+			if !n.yield(struct{}{}) {
+				return errKilled
+			}
 		}
-		if !w.quiet || m.GetType() != pb.MsgHeartbeat && m.GetType() != pb.MsgHeartbeatResp {
-			w.tellf("  %-5s %s", label, w.message(m))
-		}
+	}
+	if what != "" {
+		w.tellf("%d writes %s", n.id, what)
+	}
+	if n.part.Work.MustSync && !sync {
+		w.t.Errorf("%d: a round that must be synced is not: %s", n.id, what)
+	}
+	n.stored = true
+	return n.disk.write(n.part)
+}
+
+// Written implements driver.Owner.
+func (n *node) Written(*driver.Part) {}
+
+// Refusal implements driver.Owner.
+func (n *node) Refusal(err error) error { return err }
+
+// Ended implements driver.Owner. A replica that was removed goes on, as if it did not know.
+func (n *node) Ended() error { return nil }
+
+// Failed implements driver.Owner: nothing fails but the whole node.
+func (n *node) Failed(err error) { panic(err) }
+
+// Send implements driver.Sender.
+func (n *node) Send(_ *driver.Group, to nexusraft.NodeID, m *raftpb.Message) {
+	if to != nodeOf(m.GetTo()) {
+		n.w.t.Errorf("to node %d: %s", to, n.w.message(m))
+	}
+	if n.slowAppend && m.GetType() == raftpb.MsgAppResp && !m.GetReject() {
+		n.unfinished = append(n.unfinished, m)
+		n.w.tellf("  wait  %s", n.w.message(m))
+		return
+	}
+	n.w.send(n, m)
+}
+
+// RequestVotes implements driver.Sender.
+func (n *node) RequestVotes(to nexusraft.NodeID, votes []driver.VoteRequest) {
+	for _, v := range votes {
+		n.Send(n.group, to, v.Message)
+	}
+}
+
+func (w *world) send(n *node, m *raftpb.Message) {
+	label := "after"
+	if !n.stored {
+		label = "now"
+		w.checkEarly(n, m)
+	}
+	if w.sent != nil {
+		w.sent(m)
+	}
+	if w.cut[[2]uint64{m.GetFrom(), m.GetTo()}] {
+		label = "lost"
+	} else {
+		w.queue = append(w.queue, proto.CloneOf(m))
+	}
+	if !w.quiet || m.GetType() != raftpb.MsgHeartbeat && m.GetType() != raftpb.MsgHeartbeatResp {
+		w.tellf("  %-5s %s", label, w.message(m))
+	}
+}
+
+// checkEarly: what leaves before the write promises nothing about the disk, and shows a witness
+// nothing of the log (I3).
+func (w *world) checkEarly(n *node, m *raftpb.Message) {
+	early := m.GetType() == raftpb.MsgHeartbeat
+	if to, _ := n.r.Membership().Replica(nexusraft.ReplicaID(m.GetTo())); to.Role != nexusraft.RoleWitness {
+		early = early || m.GetType() == raftpb.MsgApp || m.GetType() == raftpb.MsgSnap
+	}
+	if !early || !n.steady {
+		w.t.Errorf("left before the write, steady %v: %s", n.steady, w.message(m))
 	}
 }
 
 // deliver hands over the messages in flight that match, once; it reports whether there
 // was one.
-func (w *world) deliver(match func(*pb.Message) bool) bool {
-	var now, later []*pb.Message
+func (w *world) deliver(match func(*raftpb.Message) bool) bool {
+	var now, later []*raftpb.Message
 	for _, m := range w.queue {
 		if match(m) && w.takes(m) {
 			now = append(now, m)
@@ -280,7 +431,7 @@ func (w *world) deliver(match func(*pb.Message) bool) bool {
 		if n == nil || n.r == nil {
 			continue
 		}
-		if err := n.r.Step(nodeOf(m.GetFrom()), m); err != nil {
+		if err := w.step(n, m); err != nil {
 			w.tellf("%d refuses: %v", n.id, err)
 		}
 		w.run(n)
@@ -288,24 +439,33 @@ func (w *world) deliver(match func(*pb.Message) bool) bool {
 	return len(now) > 0
 }
 
+// step gives a message to a replica, as its sender's node.
+func (w *world) step(n *node, m *raftpb.Message) error {
+	var call driver.VoteCall
+	if typ := m.GetType(); typ == raftpb.MsgVote || typ == raftpb.MsgPreVote {
+		call = voteCall{n, m}
+	}
+	return n.group.Step(nodeOf(m.GetFrom()), m, call)
+}
+
 // takes reports whether the receiver looks at its messages: one that is blocked in a sync
 // does not.
-func (w *world) takes(m *pb.Message) bool {
+func (w *world) takes(m *raftpb.Message) bool {
 	n := w.nodes[m.GetTo()]
-	return n == nil || n.open == nil
+	return n == nil || n.resume == nil
 }
 
 // stabilize delivers until nothing is in flight.
 func (w *world) stabilize() {
-	for i := 0; w.deliver(func(*pb.Message) bool { return true }); i++ {
+	for i := 0; w.deliver(func(*raftpb.Message) bool { return true }); i++ {
 		if i > 1000 {
 			panic("the zone does not come to rest")
 		}
 	}
 }
 
-func (w *world) drop(match func(*pb.Message) bool) {
-	w.queue = slices.DeleteFunc(w.queue, func(m *pb.Message) bool {
+func (w *world) drop(match func(*raftpb.Message) bool) {
+	w.queue = slices.DeleteFunc(w.queue, func(m *raftpb.Message) bool {
 		if match(m) {
 			w.tellf("  drop  %s", w.message(m))
 		}
@@ -314,10 +474,10 @@ func (w *world) drop(match func(*pb.Message) bool) {
 }
 
 func (w *world) tick(n *node) {
-	if n.r == nil || n.open != nil {
+	if n.r == nil || n.resume != nil {
 		return
 	}
-	n.r.Tick()
+	n.group.Tick()
 	w.run(n)
 }
 
@@ -327,29 +487,98 @@ func (w *world) campaign(n *node) error {
 	return err
 }
 
-// propose hands over commands in one batch and returns their identities.
-func (w *world) propose(n *node, commands ...string) ([]ProposalID, error) {
-	var ids []ProposalID
-	var envelopes []Envelope
-	for _, c := range commands {
-		n.sequence++
-		id := ProposalID{nexusraft.ReplicaID(n.id), n.incarn, n.sequence}
-		ids = append(ids, id)
-		envelopes = append(envelopes, Envelope{Proposal: id, Command: []byte(c)})
+// propose hands over commands in one batch, and returns what refuses it.
+func (w *world) propose(n *node, commands ...string) error {
+	envelopes, calls, waiting := make([]zone.Envelope, len(commands)), make([]driver.Call, len(commands)), &call{}
+	for i, c := range commands {
+		waiting = n.call(c)
+		envelopes[i].Command, calls[i] = []byte(c), waiting
 	}
-	return ids, n.r.Propose(envelopes)
+	n.group.Propose(envelopes, calls)
+	for i, e := range envelopes {
+		if want := calls[i].(*call).sequence; e.Proposal.Sequence != want {
+			w.t.Errorf("%d: a proposal has number %d, want %d", n.id, e.Proposal.Sequence, want)
+		}
+	}
+	return waiting.err
 }
 
-func (w *world) change(n *node, c ConfChange) error {
+func (w *world) change(n *node, c zone.ConfChange) error {
+	return n.group.ProposeConfChange(c, n.call(""))
+}
+
+// call is a proposal that waits for its end.
+type call struct {
+	n        *node
+	sequence uint64
+	command  string
+	ended    bool
+	err      error
+}
+
+func (n *node) call(command string) *call {
 	n.sequence++
-	return n.r.ProposeConfChange(ProposalID{nexusraft.ReplicaID(n.id), n.incarn, n.sequence}, c)
+	return &call{n: n, sequence: n.sequence, command: command}
+}
+
+// Answer implements driver.Call.
+func (c *call) Answer(r nexusraft.Result, err error) {
+	w := c.n.w
+	if c.ended {
+		w.t.Errorf("%d: proposal %d ends twice", c.n.id, c.sequence)
+	}
+	c.ended, c.err = true, err
+	if err != nil {
+		w.tellf("%d tells proposal %d: %v", c.n.id, c.sequence, err)
+		return
+	}
+	if string(r.Data) != c.command {
+		w.t.Errorf("%d: proposal %d of %q gets the answer to %q", c.n.id, c.sequence, c.command, r.Data)
+	}
+	w.tellf("%d tells proposal %d: applied at %d on %d copies", c.n.id, c.sequence, r.Index, r.Copies)
+}
+
+// Left implements driver.Call.
+func (c *call) Left() bool { return false }
+
+// reading is a read that waits.
+type reading struct {
+	n    *node
+	name string
+}
+
+// Serve implements driver.Read.
+func (r reading) Serve(err error) {
+	if err != nil {
+		r.n.w.tellf("%d does not serve read %q: %v", r.n.id, r.name, err)
+		return
+	}
+	r.n.w.tellf("%d serves read %q at %d", r.n.id, r.name, r.n.r.Applied())
+}
+
+// Gone implements driver.Read.
+func (r reading) Gone() bool { return false }
+
+// voteCall is a candidate's call, which brings the answer back.
+type voteCall struct {
+	n       *node
+	request *raftpb.Message
+}
+
+// Answer implements driver.VoteCall.
+func (c voteCall) Answer(a driver.VoteAnswer) {
+	if a.Response == nil {
+		c.n.w.tellf("%d ignores %s: %s", c.n.id, c.n.w.message(c.request), a.Why)
+		return
+	}
+	c.n.w.send(c.n, a.Response)
 }
 
 // remember keeps what entries carry, so that a stripped one can be told from an empty one.
-func (w *world) remember(work Work) {
+func (w *world) remember(work *zone.Work) {
 	for _, e := range work.Append {
 		key := [2]uint64{e.GetIndex(), e.GetTerm()}
-		if env, err := DecodeEnvelope(e.GetData()); err == nil && w.data[key] == nil {
+		if env, err := zone.DecodeEnvelope(e.GetData()); err == nil && w.data[key] == nil {
 			w.data[key] = new(string(env.Command))
 		}
 	}
@@ -374,61 +603,61 @@ func (n *node) describe() string {
 	return out
 }
 
-func (w *world) writes(work Work) string {
+// writes is what a round stores, but for what it has applied.
+func (w *world) writes(p *driver.Part, sync bool) string {
 	var parts []string
-	if s := work.Snapshot; s != nil {
+	if s := p.Snapshot(); s != nil {
 		parts = append(parts, "snapshot "+snapshot(s))
 	}
-	if len(work.Append) > 0 {
-		parts = append(parts, w.entries(work.Append))
+	if len(p.Work.Append) > 0 {
+		parts = append(parts, w.entries(p.Work.Append))
 	}
-	if h := work.HardState; h != nil {
+	if h := p.Work.HardState; h != nil {
 		parts = append(parts, fmt.Sprintf("term=%d vote=%d commit=%d", h.GetTerm(), h.GetVote(), h.GetCommit()))
 	}
-	if work.MustSync {
+	if sync {
 		parts = append(parts, "synced")
 	}
 	return strings.Join(parts, " ")
 }
 
-func (w *world) committed(c Committed, n *node) string {
+func commits(c *zone.Committed, now *raftpb.ConfState) string {
 	out := fmt.Sprintf("%d/%d", c.Index, c.Term)
 	switch {
 	case c.ConfChange != nil:
-		out += fmt.Sprintf(" %s: %s", change(c.ConfChange), conf(n.disk.conf))
+		out += fmt.Sprintf(" %s: %s", change(c.ConfChange), conf(now))
 	case c.Command != nil:
 		out += fmt.Sprintf(" %q", c.Command.Command)
-	}
-	if c.Waiting != (ProposalID{}) {
-		out += fmt.Sprintf(", the end of proposal %d on %d copies", c.Waiting.Sequence, n.r.Copies(c.Index))
 	}
 	return out
 }
 
-func (w *world) message(m *pb.Message) string {
-	out := fmt.Sprintf("%d->%d %s t%d", m.GetFrom(), m.GetTo(), strings.TrimPrefix(m.GetType().String(), "Msg"), m.GetTerm())
+func (w *world) message(m *raftpb.Message) string {
+	out := fmt.Sprintf("%d->%d %s t%d", m.GetFrom(), m.GetTo(), strings.TrimPrefix(m.GetType().String(), "Msg"),
+		m.GetTerm())
 	switch m.GetType() {
-	case pb.MsgApp:
-		out += fmt.Sprintf(" after %d/%d commit=%d %s", m.GetIndex(), m.GetLogTerm(), m.GetCommit(), w.entries(m.GetEntries()))
-	case pb.MsgHeartbeat:
+	case raftpb.MsgApp:
+		out += fmt.Sprintf(" after %d/%d commit=%d %s", m.GetIndex(), m.GetLogTerm(), m.GetCommit(),
+			w.entries(m.GetEntries()))
+	case raftpb.MsgHeartbeat:
 		out += fmt.Sprintf(" commit=%d", m.GetCommit())
-	case pb.MsgVote, pb.MsgPreVote:
+	case raftpb.MsgVote, raftpb.MsgPreVote:
 		out += fmt.Sprintf(" last=%d/%d", m.GetIndex(), m.GetLogTerm())
-	case pb.MsgSnap:
+	case raftpb.MsgSnap:
 		out += " " + snapshot(m.GetSnapshot())
-	case pb.MsgAppResp, pb.MsgReadIndexResp:
+	case raftpb.MsgAppResp, raftpb.MsgReadIndexResp:
 		out += fmt.Sprintf(" index=%d", m.GetIndex())
 	}
 	if m.GetReject() {
 		out += " rejected"
 	}
-	if m.GetType() == pb.MsgAppResp && m.GetReject() {
+	if m.GetType() == raftpb.MsgAppResp && m.GetReject() {
 		out += fmt.Sprintf(" hint=%d/%d", m.GetRejectHint(), m.GetLogTerm())
 	}
 	return out
 }
 
-func (w *world) entries(entries []*pb.Entry) string {
+func (w *world) entries(entries []*raftpb.Entry) string {
 	parts := make([]string, len(entries))
 	for i, e := range entries {
 		parts[i] = w.entry(e)
@@ -436,10 +665,10 @@ func (w *world) entries(entries []*pb.Entry) string {
 	return "[" + strings.Join(parts, ", ") + "]"
 }
 
-func (w *world) entry(e *pb.Entry) string {
+func (w *world) entry(e *raftpb.Entry) string {
 	out := fmt.Sprintf("%d/%d", e.GetIndex(), e.GetTerm())
-	switch env, err := DecodeEnvelope(e.GetData()); {
-	case e.GetType() != pb.EntryNormal:
+	switch env, err := zone.DecodeEnvelope(e.GetData()); {
+	case e.GetType() != raftpb.EntryNormal:
 		return out + " " + change(e)
 	case err == nil:
 		return fmt.Sprintf("%s %q", out, env.Command)
@@ -452,27 +681,27 @@ func (w *world) entry(e *pb.Entry) string {
 	}
 }
 
-func change(e *pb.Entry) string {
-	c, err := decodeConfChange(e)
+func change(e *raftpb.Entry) string {
+	c, set, err := zone.DecodeConfChange(e)
 	if err != nil {
 		return "unreadable"
 	}
-	if len(c.raft.GetChanges()) == 0 {
+	if len(c.GetChanges()) == 0 {
 		return "leave joint"
 	}
 	var parts []string
-	for _, m := range c.context.Set {
+	for _, m := range set {
 		parts = append(parts, fmt.Sprintf("%d=%s", uint64(m.Replica), m.Role))
 	}
-	for _, x := range c.raft.GetChanges() {
-		if x.GetType() == pb.ConfChangeRemoveNode {
+	for _, x := range c.GetChanges() {
+		if x.GetType() == raftpb.ConfChangeRemoveNode {
 			parts = append(parts, fmt.Sprintf("%d=removed", x.GetNodeId()))
 		}
 	}
 	return "(" + strings.Join(parts, " ") + ")"
 }
 
-func conf(cs *pb.ConfState) string {
+func conf(cs *raftpb.ConfState) string {
 	out := fmt.Sprintf("voters %v", cs.GetVoters())
 	if len(cs.GetVotersOutgoing()) > 0 {
 		out += fmt.Sprintf(" outgoing %v", cs.GetVotersOutgoing())
@@ -483,8 +712,9 @@ func conf(cs *pb.ConfState) string {
 	return out
 }
 
-func snapshot(s *pb.Snapshot) string {
-	return fmt.Sprintf("%d/%d %s", s.GetMetadata().GetIndex(), s.GetMetadata().GetTerm(), conf(s.GetMetadata().GetConfState()))
+func snapshot(s *raftpb.Snapshot) string {
+	return fmt.Sprintf("%d/%d %s", s.GetMetadata().GetIndex(), s.GetMetadata().GetTerm(),
+		conf(s.GetMetadata().GetConfState()))
 }
 
 func must(err error) {

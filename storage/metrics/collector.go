@@ -11,7 +11,7 @@ import (
 
 // NewCollector returns the collector of a store's statistics, which reads them whenever it is
 // asked, from any goroutine. Once the store is closed or dead, it collects nothing. The metrics
-// don't name their store: who has several gives each of them a label, with
+// don't name their store: with several, give each of them a label by
 // prometheus.WrapRegistererWith.
 func NewCollector(s *storage.Store) prometheus.Collector { return &collector{store: s} }
 
@@ -42,27 +42,41 @@ var metrics = []metric{
 
 	counter("point_reads_total", "Keys looked up.", func(s *storage.Stats) int64 { return s.PointReads }),
 	counter("scans_total", "Ranges read.", func(s *storage.Stats) int64 { return s.Scans }),
-	gauge("cache_bytes", "Blocks in memory that were read from the disk.", func(s *storage.Stats) int64 { return s.CacheBytes }),
-	counter("cache_hits_total", "Blocks that were found in the cache.", func(s *storage.Stats) int64 { return s.CacheHits }),
+	gauge("cache_bytes", "Blocks in memory that were read from the disk.",
+		func(s *storage.Stats) int64 { return s.CacheBytes }),
+	counter("cache_hits_total", "Blocks that were found in the cache.",
+		func(s *storage.Stats) int64 { return s.CacheHits }),
 	counter("cache_misses_total", "Blocks that had to be read.", func(s *storage.Stats) int64 { return s.CacheMisses }),
 
-	counter("commits_total", "Batches committed, single writes included.", func(s *storage.Stats) int64 { return s.Commits }),
+	counter("commits_total", "Batches committed, single writes included.",
+		func(s *storage.Stats) int64 { return s.Commits }),
 	counter("writes_total", "Keys and ranges set and removed.", func(s *storage.Stats) int64 { return s.Writes }),
-	counter("written_bytes_total", "Keys and values written by callers.", func(s *storage.Stats) int64 { return s.WrittenBytes }),
-	counter("log_written_bytes_total", "Written to the disk as write-ahead log.", func(s *storage.Stats) int64 { return s.LogBytes }),
-	counter("table_written_bytes_total", "Written to the disk as tables.", func(s *storage.Stats) int64 { return s.TableBytes }),
+	counter("written_bytes_total", "Keys and values written by callers.",
+		func(s *storage.Stats) int64 { return s.WrittenBytes }),
+	counter("log_written_bytes_total", "Written to the disk as write-ahead log.",
+		func(s *storage.Stats) int64 { return s.LogBytes }),
+	counter("table_written_bytes_total", "Written to the disk as tables.",
+		func(s *storage.Stats) int64 { return s.TableBytes }),
 
-	gauge("memtable_bytes", "Memory tables, which are still to become tables on the disk.", func(s *storage.Stats) int64 { return s.MemTableBytes }),
+	gauge("memtable_bytes", "Memory tables, which are still to become tables on the disk.",
+		func(s *storage.Stats) int64 { return s.MemTableBytes }),
 	counter("flushes_total", "Flushes of memory tables.", func(s *storage.Stats) int64 { return s.Flushes }),
-	counter("flush_written_bytes_total", "Tables written by flushes.", func(s *storage.Stats) int64 { return s.FlushedBytes }),
+	counter("flush_written_bytes_total", "Tables written by flushes.",
+		func(s *storage.Stats) int64 { return s.FlushedBytes }),
 	counter("compactions_total", "Compactions.", func(s *storage.Stats) int64 { return s.Compactions }),
-	counter("compaction_written_bytes_total", "Tables written by compactions.", func(s *storage.Stats) int64 { return s.CompactedBytes }),
-	counter("compaction_read_bytes_total", "Tables read by compactions.", func(s *storage.Stats) int64 { return s.CompactionReadBytes }),
-	gauge("compactions_running", "Compactions that are running.", func(s *storage.Stats) int64 { return s.CompactionsRunning }),
-	gauge("compaction_debt_bytes", "Estimate of what is to be compacted.", func(s *storage.Stats) int64 { return s.CompactionDebt }),
+	counter("compaction_written_bytes_total", "Tables written by compactions.",
+		func(s *storage.Stats) int64 { return s.CompactedBytes }),
+	counter("compaction_read_bytes_total", "Tables read by compactions.",
+		func(s *storage.Stats) int64 { return s.CompactionReadBytes }),
+	gauge("compactions_running", "Compactions that are running.",
+		func(s *storage.Stats) int64 { return s.CompactionsRunning }),
+	gauge("compaction_debt_bytes", "Estimate of what is to be compacted.",
+		func(s *storage.Stats) int64 { return s.CompactionDebt }),
 
-	gauge("open_snapshots", "Snapshots that are open, those of transactions included.", func(s *storage.Stats) int64 { return s.OpenSnapshots }),
-	gauge("open_iterators", "Iterators over tables that are open.", func(s *storage.Stats) int64 { return s.OpenIterators }),
+	gauge("open_snapshots", "Snapshots that are open, those of transactions included.",
+		func(s *storage.Stats) int64 { return s.OpenSnapshots }),
+	gauge("open_iterators", "Iterators over tables that are open.",
+		func(s *storage.Stats) int64 { return s.OpenIterators }),
 }
 
 func recovered(s *storage.Stats) int64 {

@@ -127,14 +127,19 @@ func TestMoves(t *testing.T) {
 		t.Fatal(err)
 	}
 	after := gather(t, c)
-	for name, want := range map[string]float64{"writes_total": 1, "commits_total": 1, "point_reads_total": 1, "written_bytes_total": 8, "recovered": 0} {
+	for name, want := range map[string]float64{
+		"writes_total": 1, "commits_total": 1, "point_reads_total": 1,
+		"written_bytes_total": 8, "recovered": 0,
+	} {
 		name = "nexus_raft_storage_" + name
 		if got := number(after[name]) - number(before[name]); got != want {
 			t.Errorf("%s: got %v more, want %v", name, got, want)
 		}
 	}
 	const syncs = "nexus_raft_storage_sync_duration_seconds"
-	if got, was := after[syncs].GetHistogram(), before[syncs].GetHistogram(); got.GetSampleCount() <= was.GetSampleCount() || got.GetSampleSum() <= was.GetSampleSum() {
+	if got, was := after[syncs].GetHistogram(),
+		before[syncs].GetHistogram(); got.GetSampleCount() <= was.GetSampleCount() ||
+		got.GetSampleSum() <= was.GetSampleSum() {
 		t.Errorf("syncs: got %v, before %v", got, was)
 	}
 }

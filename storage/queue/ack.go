@@ -26,16 +26,38 @@ func (q *Queue) AckWith(b *storage.Batch, m Message, d ...storage.Durability) er
 	if err != nil {
 		return err
 	}
-	if err = b.Delete(q.tree, key(m.ID)); err == nil {
+	if err = q.remove(b, m); err == nil {
 		err = b.Commit(q.s.Syncs(d...))
 	}
 	if err != nil {
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		q.book.giveBack(lease)
-		q.dispatch()
+		q.restore(lease)
 	}
 	return q.failed("acknowledge in", err)
+}
+
+// remove puts the removal of a message into a batch.
+func (q *Queue) remove(b *storage.Batch, m Message) error {
+	err := b.Delete(q.tree, key(m.ID))
+	if err == nil && q.dead != nil {
+		err = b.Delete(q.dead.counts, key(m.ID))
+	}
+	return err
+}
+
+// restore gives back a message that was to be removed, and is not.
+func (q *Queue) restore(lease *delivery) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.book.giveBack(lease)
+	q.dispatch()
+}
+
+// leaseAgain leaves a message that was to be removed, and is not, to its lease.
+func (q *Queue) leaseAgain(lease *delivery) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.book.remember(lease)
+	q.dispatch()
 }
 
 // finish ends a lease for good.

@@ -48,8 +48,8 @@ func newBook() book {
 	}
 }
 
-// pushed notes that a message is visible. One that waits for the disk is not to be delivered before, nor
-// is what was pushed after it.
+// pushed notes that a message is visible. One that waits for the disk is not to be delivered
+// before, nor is what was pushed after it.
 func (k *book) pushed(id uint64, sync bool) {
 	k.visible = id
 	if sync {
@@ -135,6 +135,12 @@ func (k *book) giveBack(d *delivery) {
 func (k *book) forget(d *delivery) {
 	k.leases.Delete(d)
 	delete(k.delivered, d.id)
+}
+
+// remember undoes forget.
+func (k *book) remember(d *delivery) {
+	k.delivered[d.id] = d
+	k.leases.Set(d)
 }
 
 // expire ends the leases whose time is over.

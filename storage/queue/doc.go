@@ -23,11 +23,17 @@
 // Popping writes nothing: leases are in memory. After a crash, or Close, all that was not
 // acknowledged is delivered again, at once, and is counted from one.
 //
+// # Messages that are never acknowledged
+//
+// A message that ends its consumer comes first again after each restart. With Options.MaxDeliveries
+// the count of deliveries is on the disk, and outlives the process: what was delivered so often
+// goes to another queue, Options.DeadLetters. Each Pop is a write without a sync then.
+//
 // # With other writes
 //
 // PushWith commits a message in one batch with other writes: either both happen or neither
 // (an outbox). AckWith does the same for what the handling of a message writes to the same
-// store: then that is done exactly once, since who has lost the lease writes nothing.
+// store: then that is done exactly once, since a consumer that has lost its lease writes nothing.
 //
 // # Cost
 //
@@ -38,6 +44,7 @@
 //
 // # Layout
 //
-// The tree of the name that is given to Open has the messages, at their ID (8 bytes,
-// big-endian).
+// The tree of the name that is given to Open has the messages, at their ID (8 bytes, big-endian).
+// With Options.MaxDeliveries the tree with "/deliveries" behind that name has, at the same key, how
+// often a message was delivered (8 bytes, big-endian).
 package queue

@@ -39,7 +39,10 @@ func (t inBackground) Fatalf(format string, args ...any) {
 }
 
 func quiet(fs storage.FS) *storage.Options {
-	return &storage.Options{FS: fs, CacheBytes: 1 << 20, MemTableBytes: 64 << 10, FlushInterval: -1, Logger: slog.New(slog.DiscardHandler)}
+	return &storage.Options{
+		FS: fs, CacheBytes: 1 << 20, MemTableBytes: 64 << 10, FlushInterval: -1,
+		Logger: slog.New(slog.DiscardHandler),
+	}
 }
 
 func mustStore(t fataler, fs storage.FS) *storage.Store {

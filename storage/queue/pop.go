@@ -8,12 +8,12 @@ import (
 // readAhead is how many IDs are read at once.
 const readAhead = 64
 
-// Pop returns the message that is first, and leases it: nobody else gets it until Options.Redeliver has
-// passed, or it is given back by Nack. It waits for one until ctx ends, and returns
-// nexusraft.ErrClosed once the queue or the store is closed, or the store is dead. Those who wait
-// are served in the order in which they came.
+// Pop returns the first message and leases it: nobody else gets it until Options.Redeliver has
+// passed, or Nack gives it back. It waits for one until ctx ends; waiting callers are served in the
+// order in which they came. It returns nexusraft.ErrClosed once the queue or the store is closed,
+// or the store is dead.
 //
-// If the message's value can't be read, it is returned without it, beside the error
+// If a message's value can't be read, it is returned without it, beside the error
 // (nexusraft.ErrCorrupt, if it is damaged): it is leased as any other, and Ack drops it.
 func (q *Queue) Pop(ctx context.Context) (Message, error) {
 	for {
@@ -28,7 +28,7 @@ func (q *Queue) Pop(ctx context.Context) (Message, error) {
 	}
 }
 
-// TryPop is Pop for those who don't wait. It reports whether there was a message.
+// TryPop is Pop without a wait. It reports whether there was a message.
 func (q *Queue) TryPop() (Message, bool, error) {
 	for {
 		m, ok, err := q.takeNow()
@@ -42,7 +42,7 @@ func (q *Queue) TryPop() (Message, bool, error) {
 	}
 }
 
-// handed is what somebody who waits gets.
+// handed is what a waiting Pop gets.
 type handed struct {
 	m   Message
 	err error
@@ -94,8 +94,8 @@ func (q *Queue) takeNow() (Message, bool, error) {
 	return q.take()
 }
 
-// dispatch does what is due: it ends leases, and hands messages to those who wait. Whoever
-// holds mu calls it before it looks at a lease, and after it has made anything deliverable;
+// dispatch does what is due: it ends leases, and hands messages to waiting Pops. The holder
+// of mu calls it before it looks at a lease, and after it has made anything deliverable;
 // so nobody waits while there is a message. A failed read is told to all.
 func (q *Queue) dispatch() {
 	q.book.expire(time.Now())
@@ -168,9 +168,12 @@ func (q *Queue) readIDs() error {
 }
 
 // read returns a message with its value, and whether it is still there: somebody may have cleared
-// the tree.
+// the tree, or it was delivered too often.
 func (q *Queue) read(m Message) (_ Message, there bool, err error) {
 	m.Value, there, err = q.tree.Get(key(m.ID))
+	if err == nil && there && q.dead != nil {
+		return q.dead.deliver(q, m)
+	}
 	if err == nil && !there {
 		q.mu.Lock()
 		defer q.mu.Unlock()

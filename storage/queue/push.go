@@ -6,8 +6,8 @@ import (
 
 // Push appends a message and returns its ID, which is above those of all messages before it.
 // value is copied; a nil one is an empty one. d says what it waits for, as with a
-// storage.Tree: with Sync, when it returns nil, the message outlives a crash. Those who push at
-// once share syncs. Errors are those of storage.Batch.
+// storage.Tree: with Sync, when it returns nil, the message outlives a crash. Concurrent
+// pushes share syncs. Errors are those of storage.Batch.
 func (q *Queue) Push(value []byte, d ...storage.Durability) (uint64, error) {
 	b := q.s.NewBatch()
 	defer b.Close()

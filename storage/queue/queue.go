@@ -20,17 +20,26 @@ const defaultRedeliver = 30 * time.Second
 
 // Options are the choices of a Queue. The zero value of each field is its default.
 type Options struct {
-	// Redeliver is how long a message is leased to who has popped it; 30 s by default. If it
+	// Redeliver is how long a popped message is leased to its consumer; 30 s by default. If it
 	// is not acknowledged until then, it is delivered again.
 	Redeliver time.Duration
+
+	// MaxDeliveries is how often a message is delivered, crashes of the process included; a
+	// message that would be delivered once more goes to DeadLetters instead, on a full disk once there
+	// is room. It needs DeadLetters; 0, and no DeadLetters, is without end.
+	MaxDeliveries int
+
+	// DeadLetters takes, with a new ID, what was delivered too often. It is another open queue of the
+	// same store; close it after this one.
+	DeadLetters *Queue
 }
 
 // Message is a message that was popped. Its ID and Deliveries tell which lease it has, of the
-// Queue that it was popped from. Its slice belongs to whoever has popped it.
+// Queue that it was popped from. Its slice is the caller's.
 type Message struct {
 	ID         uint64
 	Value      []byte
-	Deliveries int // this one included, since the queue was opened
+	Deliveries int // this one included; since the queue was opened, or ever with Options.MaxDeliveries
 }
 
 // Queue is an open queue. Its methods may be called from any goroutine.
@@ -39,18 +48,19 @@ type Queue struct {
 	tree      *storage.Tree
 	name      string
 	redeliver time.Duration
+	dead      *deadLetters  // nil: there are none
 	done      chan struct{} // closed by Close
 
 	// writing is held, shared, by calls that write, and by Close.
 	writing sync.RWMutex
 
 	// pushing is held from the choice of an ID until the message is visible, so that both
-	// come in the same order. Whoever needs mu, too, takes it later.
+	// come in the same order. It is taken before mu.
 	pushing sync.Mutex
 
-	mu      sync.Mutex // guards what follows; nobody who holds it waits for a write
+	mu      sync.Mutex // guards what follows; it is not held during a write
 	book    book
-	waiters list.List   // of chan handed; who came first is first, see dispatch
+	waiters list.List   // of chan handed; in the order of their calls, see dispatch
 	timer   *time.Timer // nil until it is needed, see arm
 }
 
@@ -74,9 +84,14 @@ func Open(s *storage.Store, name string, o *Options) (*Queue, error) {
 	if redeliver < 0 {
 		return nil, fmt.Errorf("open queue %q: Redeliver is %v, must be positive", name, redeliver)
 	}
-	q := &Queue{s: s, name: name, redeliver: redeliver, done: make(chan struct{}), book: newBook()}
+	dead, err := newDeadLetters(s, o)
+	if err != nil {
+		return nil, fmt.Errorf("open queue %q: %w", name, err)
+	}
+	q := &Queue{s: s, name: name, redeliver: redeliver, dead: dead, done: make(chan struct{}), book: newBook()}
 	if _, open := opened.LoadOrStore(q.opening(), nil); open {
-		return nil, fmt.Errorf("%w: open queue %q: it is open already; share it, or close it first", nexusraft.ErrRefused, name)
+		return nil, fmt.Errorf("%w: open queue %q: it is open already; share it, or close it first", nexusraft.ErrRefused,
+			name)
 	}
 	if err := q.load(); err != nil {
 		opened.Delete(q.opening())
@@ -88,6 +103,9 @@ func Open(s *storage.Store, name string, o *Options) (*Queue, error) {
 // load finds out what is in the tree.
 func (q *Queue) load() (err error) {
 	if q.tree, err = q.s.Tree(q.name); err != nil {
+		return err
+	}
+	if err := q.dead.load(q); err != nil {
 		return err
 	}
 	last, ok, err := q.tree.Last()

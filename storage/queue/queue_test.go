@@ -218,7 +218,10 @@ func TestClosed(t *testing.T) {
 	_, errPop := q.Pop(t.Context())
 	_, _, errTry := q.TryPop()
 	_, errLen := q.Len()
-	for i, err := range []error{errPush, errWith, errPop, errTry, errLen, q.Ack(m), q.AckWith(b, m), q.Nack(m), q.Extend(m, time.Second)} {
+	for i, err := range []error{
+		errPush, errWith, errPop, errTry, errLen, q.Ack(m), q.AckWith(b, m), q.Nack(m),
+		q.Extend(m, time.Second),
+	} {
 		if !errors.Is(err, nexusraft.ErrClosed) {
 			t.Errorf("call %d: got error %v, want ErrClosed", i, err)
 		}

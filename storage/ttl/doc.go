@@ -5,8 +5,8 @@
 // # Guarantees
 //
 // A Set writes the pair and its deadline in one batch and reads nothing. All that decides by what
-// it reads (Touch, CompareAndSwap, Update) is a transaction: of those who do so at once,
-// none overlooks another. Readers wait for nobody. What a write waits for, what of it a
+// it reads (Touch, CompareAndSwap, Update) is a transaction: of several at once none
+// overlooks another. Readers wait for nobody. What a write waits for, what of it a
 // crash keeps, and the errors are those of package storage; a stored pair that makes no
 // sense is nexusraft.ErrCorrupt.
 //
@@ -22,20 +22,23 @@
 //
 // # Cost
 //
-// A pair takes 16 bytes more than its value, and an entry of some 16 bytes and its key in a
-// second tree. Each Set, Touch, CompareAndSwap and Update adds such an entry, which stays until the
-// deadline that was set: a pair that is written n times within its time to live has n of
-// them. Touch writes the value again, too. The space of what expired is free after the sweep
+// A pair takes 16 bytes more than its value, and an entry of some 16 bytes and its key in a second
+// tree. Each Set adds such an entry, which stays until the deadline that was set: a pair that is
+// set n times within its time to live has n of them. Touch, CompareAndSwap and Update add one only
+// where a pair gets an earlier deadline than it had; otherwise the sweep moves the one that is
+// there. Touch writes the value again, too. The space of what expired is free after the sweep
 // (Options.SweepInterval) and a compaction of the store.
 //
 // # Layout
 //
 // The tree of the name that is given to Open has the pairs; a stamp is the deadline (8 bytes,
-// nanoseconds since 1970, big-endian) and a random number (8 bytes):
+// nanoseconds since 1970, big-endian) and a random number (8 bytes), which a pair keeps while its
+// deadline moves on:
 //
 //	key -> stamp, value
 //
-// The tree with "/deadlines" behind its name has what the sweeper goes by:
+// The tree with "/deadlines" behind its name has what the sweeper goes by, for each pair one of its
+// random number, with its deadline or an earlier one:
 //
 //	stamp -> key
 package ttl

@@ -54,7 +54,8 @@ func Example_sessions() {
 	now := time.Now()
 	s := open()
 	defer s.Close()
-	sessions, err := ttl.Open(s, "sessions", &ttl.Options{Clock: func() time.Time { return now }}) // without Clock: the real time
+	// without Clock: the real time
+	sessions, err := ttl.Open(s, "sessions", &ttl.Options{Clock: func() time.Time { return now }})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -45,7 +45,10 @@ func (c *clock) now() time.Time       { return time.Unix(0, c.nanos.Load()) }
 func (c *clock) pass(d time.Duration) { c.nanos.Add(int64(d)) }
 func (c *clock) options() *Options    { return &Options{Clock: c.now, SweepInterval: time.Hour} }
 func quiet(fs storage.FS) *storage.Options {
-	return &storage.Options{FS: fs, CacheBytes: 1 << 20, MemTableBytes: 64 << 10, FlushInterval: -1, Logger: slog.New(slog.DiscardHandler)}
+	return &storage.Options{
+		FS: fs, CacheBytes: 1 << 20, MemTableBytes: 64 << 10, FlushInterval: -1,
+		Logger: slog.New(slog.DiscardHandler),
+	}
 }
 
 func mustStore(t fataler, fs storage.FS) *storage.Store {
@@ -127,15 +130,23 @@ func stored(t fataler, tree *Tree) (pairs, entries int) {
 	return pairs, entries
 }
 
-// checkEntries checks that each pair has its entry, without which it would never be swept.
+// checkEntries checks that each pair has an entry of its life that is due no later than the pair
+// expires, without which it would never be swept.
 func checkEntries(t fataler, tree *Tree) {
 	t.Helper()
+	first := make(map[string]int64) // the first deadline of each key's life
+	for p, err := range tree.deadlines.Scan(nil, nil) {
+		check(t, err)
+		life := string(p.Key[8:]) + string(p.Value)
+		if _, ok := first[life]; !ok {
+			first[life] = deadlineOf(p.Key)
+		}
+	}
 	for p, err := range tree.pairs.Scan(nil, nil) {
 		check(t, err)
-		key, ok, err := tree.deadlines.Get(p.Value[:stampBytes])
-		check(t, err)
-		if !ok || string(key) != string(p.Key) {
-			t.Fatalf("pair %q has the entry %q, %v", p.Key, key, ok)
+		due, ok := first[string(p.Value[8:stampBytes])+string(p.Key)]
+		if !ok || due > deadlineOf(p.Value) {
+			t.Fatalf("pair %q expires at %d, and has an entry: %v, due at %d", p.Key, deadlineOf(p.Value), ok, due)
 		}
 	}
 }

@@ -172,7 +172,8 @@ func TestUpdatesAreNotLost(t *testing.T) {
 			rng := rand.New(rand.NewPCG(1, uint64(caller)))
 			for range each {
 				key := []byte{'a' + byte(rng.IntN(2))}
-				_, _, err := tree.Update(key, time.Minute, func(old []byte) ([]byte, error) { return append(old, 'x'), nil }, storage.NoSync)
+				_, _, err := tree.Update(key, time.Minute, func(old []byte) ([]byte, error) { return append(old, 'x'), nil },
+					storage.NoSync)
 				check(inBackground{t}, err)
 				_, err = tree.Touch(key, time.Minute, storage.NoSync)
 				check(inBackground{t}, err)
@@ -252,7 +253,8 @@ func verifyCrash(t *testing.T, fs *storage.MemFS, now *clock, synced map[string]
 		}
 		got, ok, err := tree.Deadline([]byte(key))
 		if value(t, tree, key) != a.value || !ok || err != nil || got.UnixNano() != a.until {
-			t.Fatalf("%q was synced as %.9q until %d: got %.9q until %d, %v, %v", key, a.value, a.until, value(t, tree, key), got.UnixNano(), ok, err)
+			t.Fatalf("%q was synced as %.9q until %d: got %.9q until %d, %v, %v", key, a.value, a.until, value(t, tree, key),
+				got.UnixNano(), ok, err)
 		}
 	}
 	checkEntries(t, tree)

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -18,25 +19,9 @@ const (
 	stepBytes   = 1 << 20
 )
 
-// Sweep removes from the disk what had expired when it was called, and returns how many
-// pairs that was. It goes in small steps that wait for no sync, and between which it ends
-// with ctx. The background does the same at each Options.SweepInterval; call it where that is too late.
-//
-// The problem: what was removed is skipped key by key until a compaction takes it away, and
-// all that sweeps have ever removed is in front of what they look for. So a sweep begins
-// where the last one has ended, at t.from; and a write may become visible behind that, for its
-// clock was read before it waited for something, or was set back.
-//
-// The invariant: an entry below t.from was either handled, or its writer is about to lower
-// t.from to it (sweepFrom), or a sweep that is running will see it. A sweep raises t.from first
-// and looks then: what it doesn't find was not visible yet, so its writer finds t.from raised.
-//
-// The pair goes first, then the entry, so that a crash between leaves no pair behind for
-// ever. The pair goes only if it has still the stamp of the entry (see newStamp): who renews it
-// meanwhile wins, and the entry is of no use then.
-//
-// Rejected: a transaction for a step (pairs that are written all the time, the very ones with most
-// entries, would conflict with it for ever).
+// Sweep removes from the disk what had expired when it was called, and returns how many pairs that
+// was. It goes in small steps that wait for no sync, and between which it ends with ctx. The
+// background does the same at each Options.SweepInterval.
 func (t *Tree) Sweep(ctx context.Context) (removed int, err error) {
 	if err := t.usable(); err != nil {
 		return 0, err
@@ -72,8 +57,25 @@ func (t *Tree) sweepFrom(deadline int64) {
 	}
 }
 
-// step handles the first entries from start on. It returns how many pairs it has removed, and
-// where to go on, nil if there is nothing left; after an error that is start.
+// step handles the first entries from start on. It returns how many pairs it has removed, and where
+// to go on, nil if there is nothing left; after an error that is start.
+//
+// The problem: what was removed is skipped key by key until a compaction takes it away, and all
+// that sweeps have ever removed is in front of what they look for. So a sweep begins where the last
+// one has ended, at t.from; and a write may become visible behind that, for its clock was read
+// before it waited for something, or was set back.
+//
+// The invariant: an entry below t.from was either handled, or its writer is about to lower t.from
+// to it (sweepFrom), or a sweep that is running will see it. A sweep raises t.from first and looks
+// then: what it doesn't find was not visible yet, so its writer finds t.from raised.
+//
+// The pair goes first, then the entry, so that a crash between leaves no pair behind for ever. The
+// pair goes only if it is still of the entry's life (see newStamp) and its time is over. If it was
+// renewed, the entry of its present deadline takes the place of this one, in one batch: a pair
+// always has an entry of its life, with its deadline or an earlier one.
+//
+// Rejected: a transaction for a step (pairs that are written all the time, the very ones with most
+// entries, would conflict with it for ever).
 func (t *Tree) step(start, end []byte) (removed int, next []byte, err error) {
 	due, next, err := t.due(start, end)
 	if err == nil && len(due) > 0 {
@@ -85,23 +87,32 @@ func (t *Tree) step(start, end []byte) (removed int, next []byte, err error) {
 	return removed, next, err
 }
 
-// handle removes entries, and the pairs that they are still for.
+// handle removes entries, and the pairs that they are still for, or gives these another entry.
 func (t *Tree) handle(due []entry) (removed int, err error) {
 	b := t.s.NewBatch()
 	defer b.Close()
+	b.UseReserve() // each entry that it writes takes the place of another one
+	next := int64(math.MaxInt64)
 	var stored []byte // one buffer for all pairs
 	for _, e := range due {
-		var gone bool
-		if gone, stored, err = t.expire(e, stored); err != nil {
+		var was fate
+		if was, stored, err = t.expire(e, stored); err != nil {
 			return removed, err
 		}
-		if gone {
+		switch was {
+		case expired:
 			removed++
+		case renewed:
+			next = min(next, deadlineOf(stored))
+			if err := b.Set(t.deadlines, stored[:stampBytes], e.key); err != nil {
+				return removed, err
+			}
 		}
 		if err := b.Delete(t.deadlines, e.stamp); err != nil {
 			return removed, err
 		}
 	}
+	defer t.sweepFrom(next)
 	return removed, b.Commit(false)
 }
 
@@ -124,15 +135,31 @@ func (t *Tree) due(start, end []byte) (due []entry, next []byte, err error) {
 	return due, nil, nil
 }
 
-// expire removes the pair that an entry came with, if it is still there, and reports whether
-// it was. It uses buf, and returns what became of it.
-func (t *Tree) expire(e entry, buf []byte) (gone bool, _ []byte, err error) {
-	stored, ok, err := t.pairs.GetTo(buf[:0], e.key)
-	if err != nil || !ok || len(stored) < stampBytes || !bytes.Equal(stored[:stampBytes], e.stamp) {
-		return false, stored, err
+// fate is what an entry has found of its pair.
+type fate int
+
+const (
+	gone    fate = iota // the pair is not there, or of another life
+	expired             // it was removed
+	renewed             // it was renewed
+)
+
+// expire removes the pair that an entry came with, if its time is over. It uses buf, and
+// returns what became of it: the pair as it is, if it was renewed.
+func (t *Tree) expire(e entry, buf []byte) (fate, []byte, error) {
+	for {
+		stored, ok, err := t.pairs.GetTo(buf[:0], e.key)
+		switch {
+		case err != nil || !ok || len(stored) < stampBytes || !bytes.Equal(stored[8:stampBytes], e.stamp[8:]):
+			return gone, stored, err
+		case deadlineOf(stored) > max(deadlineOf(e.stamp), t.now()):
+			return renewed, stored, nil
+		}
+		if _, swapped, err := t.pairs.CompareAndSwap(e.key, stored, nil, storage.NoSync); err != nil || swapped {
+			return expired, stored, err
+		}
+		buf = stored // it was written meanwhile: look again
 	}
-	_, gone, err = t.pairs.CompareAndSwap(e.key, stored, nil, storage.NoSync)
-	return gone, stored, err
 }
 
 // position is where entries of a deadline begin.

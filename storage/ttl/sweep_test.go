@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/storage"
 )
 
@@ -58,7 +59,8 @@ func TestSweepInSteps(t *testing.T) {
 		clock.pass(time.Second)
 		due, next, err := tree.due(position(0), position(clock.nanos.Load()+1))
 		check(t, err)
-		if bytesOf := len(due) * c.keyBytes; len(due) > stepEntries || bytesOf > stepBytes+c.keyBytes || (next == nil) != (len(due) == c.count) {
+		if bytesOf := len(due) * c.keyBytes; len(due) > stepEntries || bytesOf > stepBytes+c.keyBytes ||
+			(next == nil) != (len(due) == c.count) {
 			t.Errorf("a step has %d entries, %d bytes, of %d", len(due), bytesOf, c.count)
 		}
 		if n := sweep(t, tree); n != c.count {
@@ -99,7 +101,8 @@ func TestSweepGoesOn(t *testing.T) {
 		t.Errorf("a late one: got %d pairs swept, want 1", n)
 	}
 	c.pass(-time.Hour)
-	if found, _, err := tree.Update([]byte("later"), time.Second, func([]byte) ([]byte, error) { return []byte{}, nil }); found != nil || err != nil {
+	if found, _, err := tree.Update([]byte("later"), time.Second,
+		func([]byte) ([]byte, error) { return []byte{}, nil }); found != nil || err != nil {
 		t.Errorf("got %q, %v", found, err)
 	}
 	c.pass(time.Hour)
@@ -159,6 +162,11 @@ func TestRenewedIsNotSwept(t *testing.T) {
 	})
 	for n := range 3000 {
 		set(t, tree, "k", "over", 1)
+		if n%3 == 0 { // a renewal that meets the sweep of the same life
+			_, err := tree.Touch([]byte("k"), 2, storage.NoSync)
+			check(t, err)
+			c.pass(1)
+		}
 		c.pass(1)
 		if n%2 == 0 {
 			set(t, tree, "k", fmt.Sprint(n), time.Minute)
@@ -175,6 +183,38 @@ func TestRenewedIsNotSwept(t *testing.T) {
 	stop.Store(true)
 	wg.Wait()
 	checkEntries(t, tree)
+	c.pass(time.Minute)
+	sweep(t, tree)
+	if pairs, entries := stored(t, tree); pairs != 0 || entries != 0 {
+		t.Errorf("got %d pairs and %d entries on the disk, want none", pairs, entries)
+	}
+}
+
+// TestRenewedHasOneEntry: what is renewed all the time takes no more space than what is set once,
+// and goes when it is renewed no more.
+func TestRenewedHasOneEntry(t *testing.T) {
+	tree, c := newTree(t)
+	set(t, tree, "k", "v", time.Minute)
+	for n := range 1000 {
+		c.pass(time.Second)
+		if ok, err := tree.Touch([]byte("k"), time.Minute, storage.NoSync); !ok || err != nil {
+			t.Fatalf("touch: got %v, %v", ok, err)
+		}
+		if n%10 == 0 {
+			sweep(t, tree)
+			checkEntries(t, tree)
+		}
+		if _, entries := stored(t, tree); entries != 1 {
+			t.Fatalf("after %d touches: %d entries, want 1", n+1, entries)
+		}
+	}
+	if ok, err := tree.Touch([]byte("k"), time.Second, storage.NoSync); !ok || err != nil {
+		t.Fatalf("touch: got %v, %v", ok, err)
+	}
+	c.pass(time.Second)
+	if n := sweep(t, tree); n != 1 {
+		t.Errorf("got %d pairs swept after a shorter time to live, want 1", n)
+	}
 	c.pass(time.Minute)
 	sweep(t, tree)
 	if pairs, entries := stored(t, tree); pairs != 0 || entries != 0 {
@@ -248,5 +288,35 @@ func TestBackgroundTellsOnce(t *testing.T) {
 			t.Errorf("logged %d times, want once:\n%s", n, &log)
 		}
 		check(t, s.Close())
+	})
+}
+
+// TestSweepOnAFullDisk: pairs that were renewed don't keep those whose time is over on a full disk.
+func TestSweepOnAFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fs := storage.NewMemFS()
+		o := quiet(fs)
+		o.DiskReserve = 1 << 20
+		fs.SetDiskFree(1 << 30)
+		s, err := storage.Open("data", o)
+		check(t, err)
+		defer func() { check(t, s.Close()) }()
+		c := newClock()
+		tree := mustOpen(t, s, c.options())
+		defer tree.Close()
+		const old = 2 * stepEntries
+		for i := range old {
+			set(t, tree, fmt.Sprintf("old%d", i), "v", 2*time.Second)
+		}
+		set(t, tree, "renewed", "v", time.Second)
+		_, err = tree.Touch([]byte("renewed"), time.Hour, storage.NoSync)
+		check(t, err)
+		fs.SetDiskFree(0)
+		time.Sleep(time.Second) // until the store looks at the disk again
+		want(t, s.Room(), nexusraft.ErrDiskFull)
+		c.pass(time.Minute)
+		if n := sweep(t, tree); n != old || value(t, tree, "renewed") != "v" {
+			t.Errorf("removed %d pairs, want %d; renewed is %q", n, old, value(t, tree, "renewed"))
+		}
 	})
 }

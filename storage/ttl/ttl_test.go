@@ -159,14 +159,18 @@ func TestUpdate(t *testing.T) {
 	if _, _, err := tree.Update(key, time.Minute, func([]byte) ([]byte, error) { return nil, own }); err != own {
 		t.Errorf("got error %v, want the caller's as it is", err)
 	}
-	if _, _, err := tree.Update(key, time.Minute, func([]byte) ([]byte, error) { return nil, storage.ErrConflict }); err != storage.ErrConflict {
+	if _, _, err := tree.Update(key, time.Minute, func([]byte) ([]byte, error) {
+		return nil,
+			storage.ErrConflict
+	}); err != storage.ErrConflict {
 		t.Errorf("got error %v, want the caller's as it is", err)
 	}
 	c.pass(time.Minute)
 	if before, after, err := tree.Update(key, time.Minute, appendX); err != nil || before != nil || string(after) != "x" {
 		t.Errorf("after its time: got %q, %q, %v, want none and x", before, after, err)
 	}
-	if _, after, err := tree.Update(key, time.Minute, func([]byte) ([]byte, error) { return nil, nil }); err != nil || after != nil || value(t, tree, "k") != "-" {
+	if _, after, err := tree.Update(key, time.Minute, func([]byte) ([]byte, error) { return nil, nil }); err != nil ||
+		after != nil || value(t, tree, "k") != "-" {
 		t.Errorf("updated to none: got %q, %v", after, err)
 	}
 }
@@ -257,7 +261,10 @@ func TestClosed(t *testing.T) {
 	_, _, errUpdate := tree.Update(key, time.Minute, func(old []byte) ([]byte, error) { return old, nil })
 	_, errLen := tree.Len()
 	_, errSweep := tree.Sweep(t.Context())
-	for i, err := range []error{errGet, errDeadline, errTouch, errSwap, errUpdate, errLen, errSweep, tree.Delete(key), tree.Set(key, nil, time.Minute)} {
+	for i, err := range []error{
+		errGet, errDeadline, errTouch, errSwap, errUpdate, errLen, errSweep, tree.Delete(key),
+		tree.Set(key, nil, time.Minute),
+	} {
 		if !errors.Is(err, nexusraft.ErrClosed) {
 			t.Errorf("call %d: got error %v, want ErrClosed", i, err)
 		}

@@ -19,7 +19,7 @@ func (t *Tree) Set(key, value []byte, ttl time.Duration, d ...storage.Durability
 	}
 	b := t.s.NewBatch()
 	defer b.Close()
-	deadline, err := t.stage(batched{b, t.pairs}, batched{b, t.deadlines}, key, value, ttl)
+	deadline, err := t.stage(batched{b, t.pairs}, batched{b, t.deadlines}, key, value, ttl, record{})
 	if err != nil {
 		return t.failed(err)
 	}
@@ -50,7 +50,9 @@ func (t *Tree) Touch(key []byte, ttl time.Duration, d ...storage.Durability) (bo
 // there is expected; nil is no value, be it that its time is over, so that it creates and removes
 // keys, too. It reports whether it did. If not, found is what was there instead, and nothing
 // was written.
-func (t *Tree) CompareAndSwap(key, expected, value []byte, ttl time.Duration, d ...storage.Durability) (found []byte, swapped bool, err error) {
+func (t *Tree) CompareAndSwap(
+	key, expected, value []byte, ttl time.Duration, d ...storage.Durability,
+) (found []byte, swapped bool, err error) {
 	err = t.change(key, ttl, d, func(old []byte) ([]byte, bool, error) {
 		found = old
 		swapped = (old == nil) == (expected == nil) && bytes.Equal(old, expected)
@@ -66,7 +68,9 @@ func (t *Tree) CompareAndSwap(key, expected, value []byte, ttl time.Duration, d 
 // While others write the key, update may be called more than once, so it should be a
 // function of its argument alone. It owns that, and keeps what it returns unchanged until
 // Update is done. It may use the store.
-func (t *Tree) Update(key []byte, ttl time.Duration, update func(old []byte) ([]byte, error), d ...storage.Durability) (before, after []byte, err error) {
+func (t *Tree) Update(
+	key []byte, ttl time.Duration, update func(old []byte) ([]byte, error), d ...storage.Durability,
+) (before, after []byte, err error) {
 	err = t.change(key, ttl, d, func(old []byte) (_ []byte, _ bool, err error) {
 		before = slices.Clone(old)
 		after, err = update(old)
@@ -96,7 +100,9 @@ func (t *Tree) change(key []byte, ttl time.Duration, d []storage.Durability, dec
 }
 
 // attempt is change, unless others have written the key before its commit.
-func (t *Tree) attempt(key []byte, ttl time.Duration, d []storage.Durability, decide decision) (conflict bool, err error) {
+func (t *Tree) attempt(
+	key []byte, ttl time.Duration, d []storage.Durability, decide decision,
+) (conflict bool, err error) {
 	tx := t.s.Begin()
 	defer tx.Close()
 	pairs := tx.Tree(t.pairs)
@@ -112,7 +118,7 @@ func (t *Tree) attempt(key []byte, ttl time.Duration, d []storage.Durability, de
 	if value == nil {
 		err = pairs.Delete(key)
 	} else {
-		deadline, err = t.stage(pairs, tx.Tree(t.deadlines), key, value, ttl)
+		deadline, err = t.stage(pairs, tx.Tree(t.deadlines), key, value, ttl, old)
 	}
 	if err != nil {
 		return false, t.failed(err)
@@ -133,12 +139,18 @@ type batched struct {
 
 func (s batched) Set(key, value []byte) error { return s.b.Set(s.t, key, value) }
 
-// stage puts a pair and its entry to what is committed together, and returns its deadline,
-// for sweepFrom.
-func (t *Tree) stage(pairs, entries setter, key, value []byte, ttl time.Duration) (int64, error) {
+// stage puts a pair, and its entry unless the one of old does, to what is committed together. It
+// returns the deadline of a new entry, for sweepFrom. Old is what lives there, if that is known.
+//
+// The entry of a pair that gets a later deadline stays: the sweep that finds it there gives the
+// pair another one. So a pair that is renewed all the time has one entry.
+func (t *Tree) stage(pairs, entries setter, key, value []byte, ttl time.Duration, old record) (int64, error) {
 	deadline, err := t.deadline(ttl)
 	if err != nil {
 		return 0, err
+	}
+	if old.value != nil && old.deadline <= deadline {
+		return math.MaxInt64, pairs.Set(key, append(stampOf(deadline, old.life, len(value)), value...))
 	}
 	stored := append(newStamp(deadline, len(value)), value...)
 	return deadline, errors.Join(pairs.Set(key, stored), entries.Set(stored[:stampBytes], key))

@@ -202,15 +202,18 @@ func (SyncState) EnumDescriptor() ([]byte, []int) {
 // JoinRequest asks for admission.
 type JoinRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who asks; its cluster is 0 unless it already belongs to one.
+	// The node that asks; its cluster is 0 unless it already belongs to one.
 	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
 	// MEMBER (admitted as a learner and promoted later) or WITNESS.
 	Role Role `protobuf:"varint,2,opt,name=role,proto3,enum=nexusraft.v1.Role" json:"role,omitempty"`
 	// PEM, at most 4 KiB: the request for a certificate; empty without TLS.
 	CertificateRequest []byte `protobuf:"bytes,3,opt,name=certificate_request,json=certificateRequest,proto3" json:"certificate_request,omitempty"`
-	// The join token's identifier, 8 bytes; empty without one.
+	// The join token's identifier, 8 bytes; empty without one. That the caller knows its secret is proved by the
+	// metadata nexus-token-proof-bin: HMAC-SHA-256, by the key SHA-256 of the secret, of 32 bytes of the TLS session's
+	// exported keying material (RFC 5705) with the label EXPORTER-nexus-raft-token and the identifier as context.
+	// The proof holds on this connection alone.
 	TokenId []byte `protobuf:"bytes,4,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
-	// The join token's secret, 16 bytes; empty without one.
+	// The join token's secret, 16 bytes: nodes before protocol version 1.3 tell it instead. Later ones never do.
 	TokenSecret   []byte `protobuf:"bytes,5,opt,name=token_secret,json=tokenSecret,proto3" json:"token_secret,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -284,7 +287,7 @@ func (x *JoinRequest) GetTokenSecret() []byte {
 // JoinResponse is the admission, or why there is none.
 type JoinResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who answers; the caller learns the cluster and the node's ID here.
+	// The node that answers; the caller learns the cluster and the node's ID here.
 	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
 	// The outcome.
 	//
@@ -389,7 +392,9 @@ type Admission struct {
 	// The zone's replicas, the new one included.
 	Membership *Membership `protobuf:"bytes,4,opt,name=membership,proto3" json:"membership,omitempty"`
 	// PEM: the node's certificate, then the cluster's CA; empty if none was asked for.
-	Certificate   []byte `protobuf:"bytes,5,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	Certificate []byte `protobuf:"bytes,5,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// The authorities that the node is to believe; absent, from an earlier release: that CA.
+	Authorities   *Authorities `protobuf:"bytes,6,opt,name=authorities,proto3" json:"authorities,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -459,18 +464,535 @@ func (x *Admission) GetCertificate() []byte {
 	return nil
 }
 
-// RenewRequest asks for a new certificate. The connection's certificate says for whom.
+func (x *Admission) GetAuthorities() *Authorities {
+	if x != nil {
+		return x.Authorities
+	}
+	return nil
+}
+
+// Authorities are those that the nodes of a cluster believe.
+type Authorities struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many steps of rotations have been taken, Authority.step: a list of more steps replaces one of fewer.
+	Step uint64 `protobuf:"varint,1,opt,name=step,proto3" json:"step,omitempty"`
+	// PEM, at most 16 KiB: their certificates, that of the one that signs for nodes first.
+	Certificates  []byte `protobuf:"bytes,2,opt,name=certificates,proto3" json:"certificates,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Authorities) Reset() {
+	*x = Authorities{}
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Authorities) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Authorities) ProtoMessage() {}
+
+func (x *Authorities) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Authorities.ProtoReflect.Descriptor instead.
+func (*Authorities) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Authorities) GetStep() uint64 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+func (x *Authorities) GetCertificates() []byte {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+// TrustRequest says which authorities to believe.
+type TrustRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node that asks.
+	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
+	// The authorities that it believes.
+	Authorities   *Authorities `protobuf:"bytes,2,opt,name=authorities,proto3" json:"authorities,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustRequest) Reset() {
+	*x = TrustRequest{}
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustRequest) ProtoMessage() {}
+
+func (x *TrustRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustRequest.ProtoReflect.Descriptor instead.
+func (*TrustRequest) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *TrustRequest) GetHello() *Hello {
+	if x != nil {
+		return x.Hello
+	}
+	return nil
+}
+
+func (x *TrustRequest) GetAuthorities() *Authorities {
+	if x != nil {
+		return x.Authorities
+	}
+	return nil
+}
+
+// TrustResponse says which authorities the node believes now, or why it does not say.
+type TrustResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node that answers.
+	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
+	// The outcome.
+	//
+	// Types that are valid to be assigned to Result:
+	//
+	//	*TrustResponse_Trust
+	//	*TrustResponse_Error
+	Result        isTrustResponse_Result `protobuf_oneof:"result"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustResponse) Reset() {
+	*x = TrustResponse{}
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustResponse) ProtoMessage() {}
+
+func (x *TrustResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustResponse.ProtoReflect.Descriptor instead.
+func (*TrustResponse) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *TrustResponse) GetHello() *Hello {
+	if x != nil {
+		return x.Hello
+	}
+	return nil
+}
+
+func (x *TrustResponse) GetResult() isTrustResponse_Result {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *TrustResponse) GetTrust() *Trust {
+	if x != nil {
+		if x, ok := x.Result.(*TrustResponse_Trust); ok {
+			return x.Trust
+		}
+	}
+	return nil
+}
+
+func (x *TrustResponse) GetError() *Error {
+	if x != nil {
+		if x, ok := x.Result.(*TrustResponse_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isTrustResponse_Result interface {
+	isTrustResponse_Result()
+}
+
+type TrustResponse_Trust struct {
+	// What it believes and shows.
+	Trust *Trust `protobuf:"bytes,2,opt,name=trust,proto3,oneof"`
+}
+
+type TrustResponse_Error struct {
+	// It does not say.
+	Error *Error `protobuf:"bytes,3,opt,name=error,proto3,oneof"`
+}
+
+func (*TrustResponse_Trust) isTrustResponse_Result() {}
+
+func (*TrustResponse_Error) isTrustResponse_Result() {}
+
+// Trust is what a node believes, so that it outlives a restart, and shows.
+type Trust struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The list that it believes, by Authorities.step.
+	Step uint64 `protobuf:"varint,1,opt,name=step,proto3" json:"step,omitempty"`
+	// SHA-256 of the authority that has signed its certificate; empty if its certificate comes from a file, or it has none.
+	Signer        []byte `protobuf:"bytes,2,opt,name=signer,proto3" json:"signer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Trust) Reset() {
+	*x = Trust{}
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Trust) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Trust) ProtoMessage() {}
+
+func (x *Trust) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Trust.ProtoReflect.Descriptor instead.
+func (*Trust) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Trust) GetStep() uint64 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+func (x *Trust) GetSigner() []byte {
+	if x != nil {
+		return x.Signer
+	}
+	return nil
+}
+
+// HostZonesRequest is the cluster's zones as of one version of the root zone's table of them, or, with a version of 0,
+// the question how much of it the witness knows.
+type HostZonesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node that tells.
+	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
+	// ZoneTable.version, or that of the last zone in created if there are more. The witness refuses one that is lower than what it knows.
+	Version uint64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// The IDs of the zones made up to that version that are there, ascending, the root zone left out: each as its
+	// distance to the one before. A zone of the witness that is not among them was deleted.
+	Live []uint64 `protobuf:"varint,3,rep,packed,name=live,proto3" json:"live,omitempty"`
+	// Those of them that were made after the version that the witness knows, by version; at most 1,000.
+	Created       []*HostedZone `protobuf:"bytes,4,rep,name=created,proto3" json:"created,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostZonesRequest) Reset() {
+	*x = HostZonesRequest{}
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostZonesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostZonesRequest) ProtoMessage() {}
+
+func (x *HostZonesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostZonesRequest.ProtoReflect.Descriptor instead.
+func (*HostZonesRequest) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *HostZonesRequest) GetHello() *Hello {
+	if x != nil {
+		return x.Hello
+	}
+	return nil
+}
+
+func (x *HostZonesRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *HostZonesRequest) GetLive() []uint64 {
+	if x != nil {
+		return x.Live
+	}
+	return nil
+}
+
+func (x *HostZonesRequest) GetCreated() []*HostedZone {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+// HostedZone is what a witness needs to know to begin as a zone's replica.
+type HostedZone struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The zone.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// ZoneRecord.version.
+	Version uint64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// The voters that the zone begins with, ascending by replica.
+	Members []*Member `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`
+	// The witness's replica. If it is none of those voters, it begins with nothing and waits for the zone's leader.
+	Replica       uint64 `protobuf:"fixed64,4,opt,name=replica,proto3" json:"replica,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostedZone) Reset() {
+	*x = HostedZone{}
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostedZone) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostedZone) ProtoMessage() {}
+
+func (x *HostedZone) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostedZone.ProtoReflect.Descriptor instead.
+func (*HostedZone) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *HostedZone) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *HostedZone) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *HostedZone) GetMembers() []*Member {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *HostedZone) GetReplica() uint64 {
+	if x != nil {
+		return x.Replica
+	}
+	return 0
+}
+
+// HostZonesResponse says how much of the table the witness knows, so that it outlives a restart, or why it does not say.
+type HostZonesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node that answers.
+	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
+	// The outcome.
+	//
+	// Types that are valid to be assigned to Result:
+	//
+	//	*HostZonesResponse_Version
+	//	*HostZonesResponse_Error
+	Result        isHostZonesResponse_Result `protobuf_oneof:"result"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostZonesResponse) Reset() {
+	*x = HostZonesResponse{}
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostZonesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostZonesResponse) ProtoMessage() {}
+
+func (x *HostZonesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostZonesResponse.ProtoReflect.Descriptor instead.
+func (*HostZonesResponse) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *HostZonesResponse) GetHello() *Hello {
+	if x != nil {
+		return x.Hello
+	}
+	return nil
+}
+
+func (x *HostZonesResponse) GetResult() isHostZonesResponse_Result {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *HostZonesResponse) GetVersion() uint64 {
+	if x != nil {
+		if x, ok := x.Result.(*HostZonesResponse_Version); ok {
+			return x.Version
+		}
+	}
+	return 0
+}
+
+func (x *HostZonesResponse) GetError() *Error {
+	if x != nil {
+		if x, ok := x.Result.(*HostZonesResponse_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isHostZonesResponse_Result interface {
+	isHostZonesResponse_Result()
+}
+
+type HostZonesResponse_Version struct {
+	// ZoneTable.version.
+	Version uint64 `protobuf:"varint,2,opt,name=version,proto3,oneof"`
+}
+
+type HostZonesResponse_Error struct {
+	// The zones were not taken over.
+	Error *Error `protobuf:"bytes,3,opt,name=error,proto3,oneof"`
+}
+
+func (*HostZonesResponse_Version) isHostZonesResponse_Result() {}
+
+func (*HostZonesResponse_Error) isHostZonesResponse_Result() {}
+
+// RenewRequest asks for a new certificate. The connection's certificate says for which node, even if it has expired; without
+// one that proves it, a join token does.
 type RenewRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// PEM, at most 4 KiB: the request for a certificate, of the same key or another one.
 	CertificateRequest []byte `protobuf:"bytes,1,opt,name=certificate_request,json=certificateRequest,proto3" json:"certificate_request,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// The identifier of a join token for the node's role, as in JoinRequest; empty without one.
+	TokenId []byte `protobuf:"bytes,2,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	// Which node renews by the token.
+	NodeId        uint64 `protobuf:"fixed64,3,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[3]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -482,7 +1004,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[3]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -495,7 +1017,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{3}
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RenewRequest) GetCertificateRequest() []byte {
@@ -503,6 +1025,20 @@ func (x *RenewRequest) GetCertificateRequest() []byte {
 		return x.CertificateRequest
 	}
 	return nil
+}
+
+func (x *RenewRequest) GetTokenId() []byte {
+	if x != nil {
+		return x.TokenId
+	}
+	return nil
+}
+
+func (x *RenewRequest) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
 }
 
 // RenewResponse is a new certificate, or why there is none.
@@ -514,14 +1050,16 @@ type RenewResponse struct {
 	//
 	//	*RenewResponse_Certificate
 	//	*RenewResponse_Error
-	Result        isRenewResponse_Result `protobuf_oneof:"result"`
+	Result isRenewResponse_Result `protobuf_oneof:"result"`
+	// The authorities that the node is to believe; absent, from an earlier release: that CA.
+	Authorities   *Authorities `protobuf:"bytes,3,opt,name=authorities,proto3" json:"authorities,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[4]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -533,7 +1071,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[4]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -546,7 +1084,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{4}
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RenewResponse) GetResult() isRenewResponse_Result {
@@ -570,6 +1108,13 @@ func (x *RenewResponse) GetError() *Error {
 		if x, ok := x.Result.(*RenewResponse_Error); ok {
 			return x.Error
 		}
+	}
+	return nil
+}
+
+func (x *RenewResponse) GetAuthorities() *Authorities {
+	if x != nil {
+		return x.Authorities
 	}
 	return nil
 }
@@ -601,7 +1146,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[5]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -613,7 +1158,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[5]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -626,7 +1171,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{5}
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 // StatusResponse is a node's status; it names the answering node.
@@ -640,7 +1185,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[6]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -652,7 +1197,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[6]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -665,7 +1210,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StatusResponse) GetStatus() *NodeStatus {
@@ -694,7 +1239,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[7]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -706,7 +1251,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[7]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -719,7 +1264,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Member) GetReplica() uint64 {
@@ -770,7 +1315,7 @@ type Shape struct {
 
 func (x *Shape) Reset() {
 	*x = Shape{}
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[8]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -782,7 +1327,7 @@ func (x *Shape) String() string {
 func (*Shape) ProtoMessage() {}
 
 func (x *Shape) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[8]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -795,7 +1340,7 @@ func (x *Shape) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shape.ProtoReflect.Descriptor instead.
 func (*Shape) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Shape) GetMembers() uint32 {
@@ -825,7 +1370,7 @@ type Tombstone struct {
 
 func (x *Tombstone) Reset() {
 	*x = Tombstone{}
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[9]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +1382,7 @@ func (x *Tombstone) String() string {
 func (*Tombstone) ProtoMessage() {}
 
 func (x *Tombstone) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[9]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +1395,7 @@ func (x *Tombstone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tombstone.ProtoReflect.Descriptor instead.
 func (*Tombstone) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Tombstone) GetReplica() uint64 {
@@ -882,7 +1427,7 @@ type Membership struct {
 
 func (x *Membership) Reset() {
 	*x = Membership{}
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[10]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -894,7 +1439,7 @@ func (x *Membership) String() string {
 func (*Membership) ProtoMessage() {}
 
 func (x *Membership) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[10]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -907,7 +1452,7 @@ func (x *Membership) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Membership.ProtoReflect.Descriptor instead.
 func (*Membership) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{10}
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Membership) GetShape() *Shape {
@@ -948,7 +1493,7 @@ type ReplicaStatus struct {
 
 func (x *ReplicaStatus) Reset() {
 	*x = ReplicaStatus{}
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[11]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -960,7 +1505,7 @@ func (x *ReplicaStatus) String() string {
 func (*ReplicaStatus) ProtoMessage() {}
 
 func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[11]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -973,7 +1518,7 @@ func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{11}
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ReplicaStatus) GetMember() *Member {
@@ -1045,7 +1590,7 @@ type ZoneStatus struct {
 
 func (x *ZoneStatus) Reset() {
 	*x = ZoneStatus{}
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[12]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1057,7 +1602,7 @@ func (x *ZoneStatus) String() string {
 func (*ZoneStatus) ProtoMessage() {}
 
 func (x *ZoneStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[12]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1070,7 +1615,7 @@ func (x *ZoneStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZoneStatus.ProtoReflect.Descriptor instead.
 func (*ZoneStatus) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{12}
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ZoneStatus) GetZone() uint64 {
@@ -1204,7 +1749,7 @@ type SnapshotStatus struct {
 
 func (x *SnapshotStatus) Reset() {
 	*x = SnapshotStatus{}
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[13]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1216,7 +1761,7 @@ func (x *SnapshotStatus) String() string {
 func (*SnapshotStatus) ProtoMessage() {}
 
 func (x *SnapshotStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[13]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1229,7 +1774,7 @@ func (x *SnapshotStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotStatus.ProtoReflect.Descriptor instead.
 func (*SnapshotStatus) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{13}
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SnapshotStatus) GetPeerNodeId() uint64 {
@@ -1267,6 +1812,106 @@ func (x *SnapshotStatus) GetSince() *timestamppb.Timestamp {
 	return nil
 }
 
+// PeerStatus is what a node knows of the link between it and another one.
+type PeerStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The other node.
+	NodeId uint64 `protobuf:"fixed64,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Where this node calls it.
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// Whether those calls succeed.
+	Reached bool `protobuf:"varint,3,opt,name=reached,proto3" json:"reached,omitempty"`
+	// When they began to succeed, or to fail.
+	Since *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	// Why they fail.
+	Error string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	// Whether it calls this node.
+	Heard bool `protobuf:"varint,6,opt,name=heard,proto3" json:"heard,omitempty"`
+	// When it was last heard of; unset: not since this node's start.
+	HeardAt       *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=heard_at,json=heardAt,proto3" json:"heard_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerStatus) Reset() {
+	*x = PeerStatus{}
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerStatus) ProtoMessage() {}
+
+func (x *PeerStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerStatus.ProtoReflect.Descriptor instead.
+func (*PeerStatus) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *PeerStatus) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *PeerStatus) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *PeerStatus) GetReached() bool {
+	if x != nil {
+		return x.Reached
+	}
+	return false
+}
+
+func (x *PeerStatus) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *PeerStatus) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *PeerStatus) GetHeard() bool {
+	if x != nil {
+		return x.Heard
+	}
+	return false
+}
+
+func (x *PeerStatus) GetHeardAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.HeardAt
+	}
+	return nil
+}
+
 // NodeStatus is what a node says of itself.
 type NodeStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1294,13 +1939,21 @@ type NodeStatus struct {
 	DiskFree int64 `protobuf:"varint,11,opt,name=disk_free,json=diskFree,proto3" json:"disk_free,omitempty"`
 	// When its certificate expires; absent without TLS.
 	CertificateUntil *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=certificate_until,json=certificateUntil,proto3" json:"certificate_until,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// How often it has refused something, by cause, since it was started; docs/budgets.md names the causes.
+	Refused map[string]uint64 `protobuf:"bytes,13,rep,name=refused,proto3" json:"refused,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// The nodes that it works together with, ascending.
+	Peers []*PeerStatus `protobuf:"bytes,14,rep,name=peers,proto3" json:"peers,omitempty"`
+	// The minor version of the protocol that it speaks; 0 from releases before version 4.
+	Minor uint32 `protobuf:"varint,15,opt,name=minor,proto3" json:"minor,omitempty"`
+	// The cluster's version as it knows it; 0 if it does not, as a witness.
+	ClusterVersion uint32 `protobuf:"varint,16,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
 	*x = NodeStatus{}
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[14]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +1965,7 @@ func (x *NodeStatus) String() string {
 func (*NodeStatus) ProtoMessage() {}
 
 func (x *NodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_cluster_proto_msgTypes[14]
+	mi := &file_nexusraft_v1_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +1978,7 @@ func (x *NodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatus.ProtoReflect.Descriptor instead.
 func (*NodeStatus) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{14}
+	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *NodeStatus) GetClusterId() uint64 {
@@ -1412,11 +2065,39 @@ func (x *NodeStatus) GetCertificateUntil() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *NodeStatus) GetRefused() map[string]uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *NodeStatus) GetPeers() []*PeerStatus {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *NodeStatus) GetMinor() uint32 {
+	if x != nil {
+		return x.Minor
+	}
+	return 0
+}
+
+func (x *NodeStatus) GetClusterVersion() uint32 {
+	if x != nil {
+		return x.ClusterVersion
+	}
+	return 0
+}
+
 var File_nexusraft_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_nexusraft_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x1anexusraft/v1/cluster.proto\x12\fnexusraft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bnexusraft/v1/identity.proto\"\xcf\x01\n" +
+	"\x1anexusraft/v1/cluster.proto\x12\fnexusraft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19nexusraft/v1/access.proto\x1a\x1bnexusraft/v1/identity.proto\"\xcf\x01\n" +
 	"\vJoinRequest\x12)\n" +
 	"\x05hello\x18\x01 \x01(\v2\x13.nexusraft.v1.HelloR\x05hello\x12&\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x12.nexusraft.v1.RoleR\x04role\x12/\n" +
@@ -1427,7 +2108,7 @@ const file_nexusraft_v1_cluster_proto_rawDesc = "" +
 	"\x05hello\x18\x01 \x01(\v2\x13.nexusraft.v1.HelloR\x05hello\x127\n" +
 	"\tadmission\x18\x02 \x01(\v2\x17.nexusraft.v1.AdmissionH\x00R\tadmission\x12+\n" +
 	"\x05error\x18\x03 \x01(\v2\x13.nexusraft.v1.ErrorH\x00R\x05errorB\b\n" +
-	"\x06result\"\xb4\x01\n" +
+	"\x06result\"\xf1\x01\n" +
 	"\tAdmission\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x06R\tclusterId\x12\x12\n" +
@@ -1436,12 +2117,46 @@ const file_nexusraft_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"membership\x18\x04 \x01(\v2\x18.nexusraft.v1.MembershipR\n" +
 	"membership\x12 \n" +
-	"\vcertificate\x18\x05 \x01(\fR\vcertificate\"?\n" +
+	"\vcertificate\x18\x05 \x01(\fR\vcertificate\x12;\n" +
+	"\vauthorities\x18\x06 \x01(\v2\x19.nexusraft.v1.AuthoritiesR\vauthorities\"E\n" +
+	"\vAuthorities\x12\x12\n" +
+	"\x04step\x18\x01 \x01(\x04R\x04step\x12\"\n" +
+	"\fcertificates\x18\x02 \x01(\fR\fcertificates\"v\n" +
+	"\fTrustRequest\x12)\n" +
+	"\x05hello\x18\x01 \x01(\v2\x13.nexusraft.v1.HelloR\x05hello\x12;\n" +
+	"\vauthorities\x18\x02 \x01(\v2\x19.nexusraft.v1.AuthoritiesR\vauthorities\"\x9e\x01\n" +
+	"\rTrustResponse\x12)\n" +
+	"\x05hello\x18\x01 \x01(\v2\x13.nexusraft.v1.HelloR\x05hello\x12+\n" +
+	"\x05trust\x18\x02 \x01(\v2\x13.nexusraft.v1.TrustH\x00R\x05trust\x12+\n" +
+	"\x05error\x18\x03 \x01(\v2\x13.nexusraft.v1.ErrorH\x00R\x05errorB\b\n" +
+	"\x06result\"3\n" +
+	"\x05Trust\x12\x12\n" +
+	"\x04step\x18\x01 \x01(\x04R\x04step\x12\x16\n" +
+	"\x06signer\x18\x02 \x01(\fR\x06signer\"\x9f\x01\n" +
+	"\x10HostZonesRequest\x12)\n" +
+	"\x05hello\x18\x01 \x01(\v2\x13.nexusraft.v1.HelloR\x05hello\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x12\n" +
+	"\x04live\x18\x03 \x03(\x04R\x04live\x122\n" +
+	"\acreated\x18\x04 \x03(\v2\x18.nexusraft.v1.HostedZoneR\acreated\"\x80\x01\n" +
+	"\n" +
+	"HostedZone\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12.\n" +
+	"\amembers\x18\x03 \x03(\v2\x14.nexusraft.v1.MemberR\amembers\x12\x18\n" +
+	"\areplica\x18\x04 \x01(\x06R\areplica\"\x91\x01\n" +
+	"\x11HostZonesResponse\x12)\n" +
+	"\x05hello\x18\x01 \x01(\v2\x13.nexusraft.v1.HelloR\x05hello\x12\x1a\n" +
+	"\aversion\x18\x02 \x01(\x04H\x00R\aversion\x12+\n" +
+	"\x05error\x18\x03 \x01(\v2\x13.nexusraft.v1.ErrorH\x00R\x05errorB\b\n" +
+	"\x06result\"s\n" +
 	"\fRenewRequest\x12/\n" +
-	"\x13certificate_request\x18\x01 \x01(\fR\x12certificateRequest\"j\n" +
+	"\x13certificate_request\x18\x01 \x01(\fR\x12certificateRequest\x12\x19\n" +
+	"\btoken_id\x18\x02 \x01(\fR\atokenId\x12\x17\n" +
+	"\anode_id\x18\x03 \x01(\x06R\x06nodeId\"\xa7\x01\n" +
 	"\rRenewResponse\x12\"\n" +
 	"\vcertificate\x18\x01 \x01(\fH\x00R\vcertificate\x12+\n" +
-	"\x05error\x18\x02 \x01(\v2\x13.nexusraft.v1.ErrorH\x00R\x05errorB\b\n" +
+	"\x05error\x18\x02 \x01(\v2\x13.nexusraft.v1.ErrorH\x00R\x05error\x12;\n" +
+	"\vauthorities\x18\x03 \x01(\v2\x19.nexusraft.v1.AuthoritiesR\vauthoritiesB\b\n" +
 	"\x06result\"\x0f\n" +
 	"\rStatusRequest\"B\n" +
 	"\x0eStatusResponse\x120\n" +
@@ -1499,7 +2214,16 @@ const file_nexusraft_v1_cluster_proto_rawDesc = "" +
 	"\asending\x18\x02 \x01(\bR\asending\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x14\n" +
 	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\x120\n" +
-	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x97\x03\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xee\x01\n" +
+	"\n" +
+	"PeerStatus\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x06R\x06nodeId\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
+	"\areached\x18\x03 \x01(\bR\areached\x120\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\x12\x14\n" +
+	"\x05heard\x18\x06 \x01(\bR\x05heard\x125\n" +
+	"\bheard_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aheardAt\"\x83\x05\n" +
 	"\n" +
 	"NodeStatus\x12\x1d\n" +
 	"\n" +
@@ -1516,7 +2240,14 @@ const file_nexusraft_v1_cluster_proto_rawDesc = "" +
 	"\x05zones\x18\n" +
 	" \x03(\v2\x18.nexusraft.v1.ZoneStatusR\x05zones\x12\x1b\n" +
 	"\tdisk_free\x18\v \x01(\x03R\bdiskFree\x12G\n" +
-	"\x11certificate_until\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x10certificateUntil*Q\n" +
+	"\x11certificate_until\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x10certificateUntil\x12?\n" +
+	"\arefused\x18\r \x03(\v2%.nexusraft.v1.NodeStatus.RefusedEntryR\arefused\x12.\n" +
+	"\x05peers\x18\x0e \x03(\v2\x18.nexusraft.v1.PeerStatusR\x05peers\x12\x14\n" +
+	"\x05minor\x18\x0f \x01(\rR\x05minor\x12'\n" +
+	"\x0fcluster_version\x18\x10 \x01(\rR\x0eclusterVersion\x1a:\n" +
+	"\fRefusedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01*Q\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vROLE_MEMBER\x10\x01\x12\x10\n" +
@@ -1532,11 +2263,14 @@ const file_nexusraft_v1_cluster_proto_rawDesc = "" +
 	"\x16SYNC_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12SYNC_STATE_IN_SYNC\x10\x01\x12\x16\n" +
 	"\x12SYNC_STATE_CLOSING\x10\x02\x12\x17\n" +
-	"\x13SYNC_STATE_DEGRADED\x10\x032\xcf\x01\n" +
-	"\aCluster\x12=\n" +
-	"\x04Join\x12\x19.nexusraft.v1.JoinRequest\x1a\x1a.nexusraft.v1.JoinResponse\x12@\n" +
-	"\x05Renew\x12\x1a.nexusraft.v1.RenewRequest\x1a\x1b.nexusraft.v1.RenewResponse\x12C\n" +
-	"\x06Status\x12\x1b.nexusraft.v1.StatusRequest\x1a\x1c.nexusraft.v1.StatusResponseB=Z;github.com/nexi-lab/nexus-raft/api/nexusraft/v1;nexusraftv1b\x06proto3"
+	"\x13SYNC_STATE_DEGRADED\x10\x032\x8b\x03\n" +
+	"\aCluster\x12E\n" +
+	"\x04Join\x12\x19.nexusraft.v1.JoinRequest\x1a\x1a.nexusraft.v1.JoinResponse\"\x06\xd2\xe8\x18\x02\b\x01\x12H\n" +
+	"\x05Renew\x12\x1a.nexusraft.v1.RenewRequest\x1a\x1b.nexusraft.v1.RenewResponse\"\x06\xd2\xe8\x18\x02\b\x01\x12H\n" +
+	"\x05Trust\x12\x1a.nexusraft.v1.TrustRequest\x1a\x1b.nexusraft.v1.TrustResponse\"\x06\xd2\xe8\x18\x02\b\x02\x12T\n" +
+	"\tHostZones\x12\x1e.nexusraft.v1.HostZonesRequest\x1a\x1f.nexusraft.v1.HostZonesResponse\"\x06\xd2\xe8\x18\x02\b\x02\x12O\n" +
+	"\x06Status\x12\x1b.nexusraft.v1.StatusRequest\x1a\x1c.nexusraft.v1.StatusResponse\"\n" +
+	"\xd2\xe8\x18\x06\b\x04\x10\x01\x18\x02B=Z;github.com/nexi-lab/nexus-raft/api/nexusraft/v1;nexusraftv1b\x06proto3"
 
 var (
 	file_nexusraft_v1_cluster_proto_rawDescOnce sync.Once
@@ -1551,7 +2285,7 @@ func file_nexusraft_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_nexusraft_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_nexusraft_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_nexusraft_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_nexusraft_v1_cluster_proto_goTypes = []any{
 	(Role)(0),                     // 0: nexusraft.v1.Role
 	(RaftState)(0),                // 1: nexusraft.v1.RaftState
@@ -1559,57 +2293,86 @@ var file_nexusraft_v1_cluster_proto_goTypes = []any{
 	(*JoinRequest)(nil),           // 3: nexusraft.v1.JoinRequest
 	(*JoinResponse)(nil),          // 4: nexusraft.v1.JoinResponse
 	(*Admission)(nil),             // 5: nexusraft.v1.Admission
-	(*RenewRequest)(nil),          // 6: nexusraft.v1.RenewRequest
-	(*RenewResponse)(nil),         // 7: nexusraft.v1.RenewResponse
-	(*StatusRequest)(nil),         // 8: nexusraft.v1.StatusRequest
-	(*StatusResponse)(nil),        // 9: nexusraft.v1.StatusResponse
-	(*Member)(nil),                // 10: nexusraft.v1.Member
-	(*Shape)(nil),                 // 11: nexusraft.v1.Shape
-	(*Tombstone)(nil),             // 12: nexusraft.v1.Tombstone
-	(*Membership)(nil),            // 13: nexusraft.v1.Membership
-	(*ReplicaStatus)(nil),         // 14: nexusraft.v1.ReplicaStatus
-	(*ZoneStatus)(nil),            // 15: nexusraft.v1.ZoneStatus
-	(*SnapshotStatus)(nil),        // 16: nexusraft.v1.SnapshotStatus
-	(*NodeStatus)(nil),            // 17: nexusraft.v1.NodeStatus
-	(*Hello)(nil),                 // 18: nexusraft.v1.Hello
-	(*Error)(nil),                 // 19: nexusraft.v1.Error
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*Authorities)(nil),           // 6: nexusraft.v1.Authorities
+	(*TrustRequest)(nil),          // 7: nexusraft.v1.TrustRequest
+	(*TrustResponse)(nil),         // 8: nexusraft.v1.TrustResponse
+	(*Trust)(nil),                 // 9: nexusraft.v1.Trust
+	(*HostZonesRequest)(nil),      // 10: nexusraft.v1.HostZonesRequest
+	(*HostedZone)(nil),            // 11: nexusraft.v1.HostedZone
+	(*HostZonesResponse)(nil),     // 12: nexusraft.v1.HostZonesResponse
+	(*RenewRequest)(nil),          // 13: nexusraft.v1.RenewRequest
+	(*RenewResponse)(nil),         // 14: nexusraft.v1.RenewResponse
+	(*StatusRequest)(nil),         // 15: nexusraft.v1.StatusRequest
+	(*StatusResponse)(nil),        // 16: nexusraft.v1.StatusResponse
+	(*Member)(nil),                // 17: nexusraft.v1.Member
+	(*Shape)(nil),                 // 18: nexusraft.v1.Shape
+	(*Tombstone)(nil),             // 19: nexusraft.v1.Tombstone
+	(*Membership)(nil),            // 20: nexusraft.v1.Membership
+	(*ReplicaStatus)(nil),         // 21: nexusraft.v1.ReplicaStatus
+	(*ZoneStatus)(nil),            // 22: nexusraft.v1.ZoneStatus
+	(*SnapshotStatus)(nil),        // 23: nexusraft.v1.SnapshotStatus
+	(*PeerStatus)(nil),            // 24: nexusraft.v1.PeerStatus
+	(*NodeStatus)(nil),            // 25: nexusraft.v1.NodeStatus
+	nil,                           // 26: nexusraft.v1.NodeStatus.RefusedEntry
+	(*Hello)(nil),                 // 27: nexusraft.v1.Hello
+	(*Error)(nil),                 // 28: nexusraft.v1.Error
+	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
 }
 var file_nexusraft_v1_cluster_proto_depIdxs = []int32{
-	18, // 0: nexusraft.v1.JoinRequest.hello:type_name -> nexusraft.v1.Hello
+	27, // 0: nexusraft.v1.JoinRequest.hello:type_name -> nexusraft.v1.Hello
 	0,  // 1: nexusraft.v1.JoinRequest.role:type_name -> nexusraft.v1.Role
-	18, // 2: nexusraft.v1.JoinResponse.hello:type_name -> nexusraft.v1.Hello
+	27, // 2: nexusraft.v1.JoinResponse.hello:type_name -> nexusraft.v1.Hello
 	5,  // 3: nexusraft.v1.JoinResponse.admission:type_name -> nexusraft.v1.Admission
-	19, // 4: nexusraft.v1.JoinResponse.error:type_name -> nexusraft.v1.Error
-	13, // 5: nexusraft.v1.Admission.membership:type_name -> nexusraft.v1.Membership
-	19, // 6: nexusraft.v1.RenewResponse.error:type_name -> nexusraft.v1.Error
-	17, // 7: nexusraft.v1.StatusResponse.status:type_name -> nexusraft.v1.NodeStatus
-	0,  // 8: nexusraft.v1.Member.role:type_name -> nexusraft.v1.Role
-	11, // 9: nexusraft.v1.Membership.shape:type_name -> nexusraft.v1.Shape
-	10, // 10: nexusraft.v1.Membership.members:type_name -> nexusraft.v1.Member
-	12, // 11: nexusraft.v1.Membership.removed:type_name -> nexusraft.v1.Tombstone
-	10, // 12: nexusraft.v1.ReplicaStatus.member:type_name -> nexusraft.v1.Member
-	0,  // 13: nexusraft.v1.ZoneStatus.role:type_name -> nexusraft.v1.Role
-	1,  // 14: nexusraft.v1.ZoneStatus.state:type_name -> nexusraft.v1.RaftState
-	2,  // 15: nexusraft.v1.ZoneStatus.sync:type_name -> nexusraft.v1.SyncState
-	20, // 16: nexusraft.v1.ZoneStatus.sync_since:type_name -> google.protobuf.Timestamp
-	13, // 17: nexusraft.v1.ZoneStatus.membership:type_name -> nexusraft.v1.Membership
-	14, // 18: nexusraft.v1.ZoneStatus.replicas:type_name -> nexusraft.v1.ReplicaStatus
-	16, // 19: nexusraft.v1.ZoneStatus.snapshots:type_name -> nexusraft.v1.SnapshotStatus
-	20, // 20: nexusraft.v1.SnapshotStatus.since:type_name -> google.protobuf.Timestamp
-	15, // 21: nexusraft.v1.NodeStatus.zones:type_name -> nexusraft.v1.ZoneStatus
-	20, // 22: nexusraft.v1.NodeStatus.certificate_until:type_name -> google.protobuf.Timestamp
-	3,  // 23: nexusraft.v1.Cluster.Join:input_type -> nexusraft.v1.JoinRequest
-	6,  // 24: nexusraft.v1.Cluster.Renew:input_type -> nexusraft.v1.RenewRequest
-	8,  // 25: nexusraft.v1.Cluster.Status:input_type -> nexusraft.v1.StatusRequest
-	4,  // 26: nexusraft.v1.Cluster.Join:output_type -> nexusraft.v1.JoinResponse
-	7,  // 27: nexusraft.v1.Cluster.Renew:output_type -> nexusraft.v1.RenewResponse
-	9,  // 28: nexusraft.v1.Cluster.Status:output_type -> nexusraft.v1.StatusResponse
-	26, // [26:29] is the sub-list for method output_type
-	23, // [23:26] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	28, // 4: nexusraft.v1.JoinResponse.error:type_name -> nexusraft.v1.Error
+	20, // 5: nexusraft.v1.Admission.membership:type_name -> nexusraft.v1.Membership
+	6,  // 6: nexusraft.v1.Admission.authorities:type_name -> nexusraft.v1.Authorities
+	27, // 7: nexusraft.v1.TrustRequest.hello:type_name -> nexusraft.v1.Hello
+	6,  // 8: nexusraft.v1.TrustRequest.authorities:type_name -> nexusraft.v1.Authorities
+	27, // 9: nexusraft.v1.TrustResponse.hello:type_name -> nexusraft.v1.Hello
+	9,  // 10: nexusraft.v1.TrustResponse.trust:type_name -> nexusraft.v1.Trust
+	28, // 11: nexusraft.v1.TrustResponse.error:type_name -> nexusraft.v1.Error
+	27, // 12: nexusraft.v1.HostZonesRequest.hello:type_name -> nexusraft.v1.Hello
+	11, // 13: nexusraft.v1.HostZonesRequest.created:type_name -> nexusraft.v1.HostedZone
+	17, // 14: nexusraft.v1.HostedZone.members:type_name -> nexusraft.v1.Member
+	27, // 15: nexusraft.v1.HostZonesResponse.hello:type_name -> nexusraft.v1.Hello
+	28, // 16: nexusraft.v1.HostZonesResponse.error:type_name -> nexusraft.v1.Error
+	28, // 17: nexusraft.v1.RenewResponse.error:type_name -> nexusraft.v1.Error
+	6,  // 18: nexusraft.v1.RenewResponse.authorities:type_name -> nexusraft.v1.Authorities
+	25, // 19: nexusraft.v1.StatusResponse.status:type_name -> nexusraft.v1.NodeStatus
+	0,  // 20: nexusraft.v1.Member.role:type_name -> nexusraft.v1.Role
+	18, // 21: nexusraft.v1.Membership.shape:type_name -> nexusraft.v1.Shape
+	17, // 22: nexusraft.v1.Membership.members:type_name -> nexusraft.v1.Member
+	19, // 23: nexusraft.v1.Membership.removed:type_name -> nexusraft.v1.Tombstone
+	17, // 24: nexusraft.v1.ReplicaStatus.member:type_name -> nexusraft.v1.Member
+	0,  // 25: nexusraft.v1.ZoneStatus.role:type_name -> nexusraft.v1.Role
+	1,  // 26: nexusraft.v1.ZoneStatus.state:type_name -> nexusraft.v1.RaftState
+	2,  // 27: nexusraft.v1.ZoneStatus.sync:type_name -> nexusraft.v1.SyncState
+	29, // 28: nexusraft.v1.ZoneStatus.sync_since:type_name -> google.protobuf.Timestamp
+	20, // 29: nexusraft.v1.ZoneStatus.membership:type_name -> nexusraft.v1.Membership
+	21, // 30: nexusraft.v1.ZoneStatus.replicas:type_name -> nexusraft.v1.ReplicaStatus
+	23, // 31: nexusraft.v1.ZoneStatus.snapshots:type_name -> nexusraft.v1.SnapshotStatus
+	29, // 32: nexusraft.v1.SnapshotStatus.since:type_name -> google.protobuf.Timestamp
+	29, // 33: nexusraft.v1.PeerStatus.since:type_name -> google.protobuf.Timestamp
+	29, // 34: nexusraft.v1.PeerStatus.heard_at:type_name -> google.protobuf.Timestamp
+	22, // 35: nexusraft.v1.NodeStatus.zones:type_name -> nexusraft.v1.ZoneStatus
+	29, // 36: nexusraft.v1.NodeStatus.certificate_until:type_name -> google.protobuf.Timestamp
+	26, // 37: nexusraft.v1.NodeStatus.refused:type_name -> nexusraft.v1.NodeStatus.RefusedEntry
+	24, // 38: nexusraft.v1.NodeStatus.peers:type_name -> nexusraft.v1.PeerStatus
+	3,  // 39: nexusraft.v1.Cluster.Join:input_type -> nexusraft.v1.JoinRequest
+	13, // 40: nexusraft.v1.Cluster.Renew:input_type -> nexusraft.v1.RenewRequest
+	7,  // 41: nexusraft.v1.Cluster.Trust:input_type -> nexusraft.v1.TrustRequest
+	10, // 42: nexusraft.v1.Cluster.HostZones:input_type -> nexusraft.v1.HostZonesRequest
+	15, // 43: nexusraft.v1.Cluster.Status:input_type -> nexusraft.v1.StatusRequest
+	4,  // 44: nexusraft.v1.Cluster.Join:output_type -> nexusraft.v1.JoinResponse
+	14, // 45: nexusraft.v1.Cluster.Renew:output_type -> nexusraft.v1.RenewResponse
+	8,  // 46: nexusraft.v1.Cluster.Trust:output_type -> nexusraft.v1.TrustResponse
+	12, // 47: nexusraft.v1.Cluster.HostZones:output_type -> nexusraft.v1.HostZonesResponse
+	16, // 48: nexusraft.v1.Cluster.Status:output_type -> nexusraft.v1.StatusResponse
+	44, // [44:49] is the sub-list for method output_type
+	39, // [39:44] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_nexusraft_v1_cluster_proto_init() }
@@ -1617,12 +2380,21 @@ func file_nexusraft_v1_cluster_proto_init() {
 	if File_nexusraft_v1_cluster_proto != nil {
 		return
 	}
+	file_nexusraft_v1_access_proto_init()
 	file_nexusraft_v1_identity_proto_init()
 	file_nexusraft_v1_cluster_proto_msgTypes[1].OneofWrappers = []any{
 		(*JoinResponse_Admission)(nil),
 		(*JoinResponse_Error)(nil),
 	}
-	file_nexusraft_v1_cluster_proto_msgTypes[4].OneofWrappers = []any{
+	file_nexusraft_v1_cluster_proto_msgTypes[5].OneofWrappers = []any{
+		(*TrustResponse_Trust)(nil),
+		(*TrustResponse_Error)(nil),
+	}
+	file_nexusraft_v1_cluster_proto_msgTypes[9].OneofWrappers = []any{
+		(*HostZonesResponse_Version)(nil),
+		(*HostZonesResponse_Error)(nil),
+	}
+	file_nexusraft_v1_cluster_proto_msgTypes[11].OneofWrappers = []any{
 		(*RenewResponse_Certificate)(nil),
 		(*RenewResponse_Error)(nil),
 	}
@@ -1632,7 +2404,7 @@ func file_nexusraft_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nexusraft_v1_cluster_proto_rawDesc), len(file_nexusraft_v1_cluster_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   15,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,9 +21,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Cluster_Join_FullMethodName   = "/nexusraft.v1.Cluster/Join"
-	Cluster_Renew_FullMethodName  = "/nexusraft.v1.Cluster/Renew"
-	Cluster_Status_FullMethodName = "/nexusraft.v1.Cluster/Status"
+	Cluster_Join_FullMethodName      = "/nexusraft.v1.Cluster/Join"
+	Cluster_Renew_FullMethodName     = "/nexusraft.v1.Cluster/Renew"
+	Cluster_Trust_FullMethodName     = "/nexusraft.v1.Cluster/Trust"
+	Cluster_HostZones_FullMethodName = "/nexusraft.v1.Cluster/HostZones"
+	Cluster_Status_FullMethodName    = "/nexusraft.v1.Cluster/Status"
 )
 
 // ClusterClient is the client API for Cluster service.
@@ -37,6 +39,11 @@ type ClusterClient interface {
 	Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*JoinResponse, error)
 	// Renew gives the calling node a new certificate in place of the one that it shows.
 	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error)
+	// Trust tells a node which authorities to believe, and asks which it believes. Full nodes call it. A witness has no other way to
+	// learn of a new authority; a full node goes by its state.
+	Trust(ctx context.Context, in *TrustRequest, opts ...grpc.CallOption) (*TrustResponse, error)
+	// HostZones tells a witness which zones there are, for it has no copy of the root zone's state. Full nodes call it.
+	HostZones(ctx context.Context, in *HostZonesRequest, opts ...grpc.CallOption) (*HostZonesResponse, error)
 	// Status is what the node says of itself; members and witnesses serve it.
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
 }
@@ -69,6 +76,26 @@ func (c *clusterClient) Renew(ctx context.Context, in *RenewRequest, opts ...grp
 	return out, nil
 }
 
+func (c *clusterClient) Trust(ctx context.Context, in *TrustRequest, opts ...grpc.CallOption) (*TrustResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TrustResponse)
+	err := c.cc.Invoke(ctx, Cluster_Trust_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) HostZones(ctx context.Context, in *HostZonesRequest, opts ...grpc.CallOption) (*HostZonesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HostZonesResponse)
+	err := c.cc.Invoke(ctx, Cluster_HostZones_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *clusterClient) Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(StatusResponse)
@@ -90,6 +117,11 @@ type ClusterServer interface {
 	Join(context.Context, *JoinRequest) (*JoinResponse, error)
 	// Renew gives the calling node a new certificate in place of the one that it shows.
 	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
+	// Trust tells a node which authorities to believe, and asks which it believes. Full nodes call it. A witness has no other way to
+	// learn of a new authority; a full node goes by its state.
+	Trust(context.Context, *TrustRequest) (*TrustResponse, error)
+	// HostZones tells a witness which zones there are, for it has no copy of the root zone's state. Full nodes call it.
+	HostZones(context.Context, *HostZonesRequest) (*HostZonesResponse, error)
 	// Status is what the node says of itself; members and witnesses serve it.
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
 	mustEmbedUnimplementedClusterServer()
@@ -107,6 +139,12 @@ func (UnimplementedClusterServer) Join(context.Context, *JoinRequest) (*JoinResp
 }
 func (UnimplementedClusterServer) Renew(context.Context, *RenewRequest) (*RenewResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Renew not implemented")
+}
+func (UnimplementedClusterServer) Trust(context.Context, *TrustRequest) (*TrustResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Trust not implemented")
+}
+func (UnimplementedClusterServer) HostZones(context.Context, *HostZonesRequest) (*HostZonesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method HostZones not implemented")
 }
 func (UnimplementedClusterServer) Status(context.Context, *StatusRequest) (*StatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Status not implemented")
@@ -168,6 +206,42 @@ func _Cluster_Renew_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_Trust_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TrustRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).Trust(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_Trust_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).Trust(ctx, req.(*TrustRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_HostZones_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HostZonesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).HostZones(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_HostZones_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).HostZones(ctx, req.(*HostZonesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Cluster_Status_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(StatusRequest)
 	if err := dec(in); err != nil {
@@ -200,6 +274,14 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Renew",
 			Handler:    _Cluster_Renew_Handler,
+		},
+		{
+			MethodName: "Trust",
+			Handler:    _Cluster_Trust_Handler,
+		},
+		{
+			MethodName: "HostZones",
+			Handler:    _Cluster_HostZones_Handler,
 		},
 		{
 			MethodName: "Status",

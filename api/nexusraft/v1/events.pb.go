@@ -112,12 +112,17 @@ func (x *SubscribeRequest) GetIncarnation() uint64 {
 type SubscribeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// In order. The first response comes at once, says that the subscription stands, and is
-	// empty unless it tells of a gap; those that only move next_sequence are empty, too.
+	// empty unless it tells of a gap; those that only move next_sequence are empty, too, and
+	// those that only say that the node is there.
 	Events []*Event `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
 	// Where to go on after these events: above all that were sent or filtered out.
 	NextSequence uint64 `protobuf:"varint,2,opt,name=next_sequence,json=nextSequence,proto3" json:"next_sequence,omitempty"`
 	// The incarnation that next_sequence is of, of the node whose own events these are; 0 for a zone's.
-	Incarnation   uint64 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Incarnation uint64 `protobuf:"varint,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// While nothing happens, an empty response comes at least so often, in milliseconds: a
+	// subscriber that hears nothing for three times as long goes on elsewhere. 0 from nodes that
+	// do not promise it.
+	IdleMillis    uint32 `protobuf:"varint,4,opt,name=idle_millis,json=idleMillis,proto3" json:"idle_millis,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -169,6 +174,13 @@ func (x *SubscribeResponse) GetNextSequence() uint64 {
 func (x *SubscribeResponse) GetIncarnation() uint64 {
 	if x != nil {
 		return x.Incarnation
+	}
+	return 0
+}
+
+func (x *SubscribeResponse) GetIdleMillis() uint32 {
+	if x != nil {
+		return x.IdleMillis
 	}
 	return 0
 }
@@ -499,7 +511,7 @@ func (*RetainResponse) Descriptor() ([]byte, []int) {
 	return file_nexusraft_v1_events_proto_rawDescGZIP(), []int{6}
 }
 
-// LeaderEvent says whom a replica takes for its zone's leader.
+// LeaderEvent says which replica this one takes for its zone's leader.
 type LeaderEvent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The leader's node; 0 if there is none that it knows.
@@ -796,17 +808,19 @@ var File_nexusraft_v1_events_proto protoreflect.FileDescriptor
 
 const file_nexusraft_v1_events_proto_rawDesc = "" +
 	"\n" +
-	"\x19nexusraft/v1/events.proto\x12\fnexusraft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9b\x01\n" +
+	"\x19nexusraft/v1/events.proto\x12\fnexusraft.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19nexusraft/v1/access.proto\"\x9b\x01\n" +
 	"\x10SubscribeRequest\x12\x12\n" +
 	"\x04zone\x18\x01 \x01(\x04R\x04zone\x12\x16\n" +
 	"\x06topics\x18\x02 \x03(\tR\x06topics\x12\x14\n" +
 	"\x05types\x18\x03 \x03(\tR\x05types\x12#\n" +
 	"\rfrom_sequence\x18\x04 \x01(\x04R\ffromSequence\x12 \n" +
-	"\vincarnation\x18\x05 \x01(\x04R\vincarnation\"\x87\x01\n" +
+	"\vincarnation\x18\x05 \x01(\x04R\vincarnation\"\xa8\x01\n" +
 	"\x11SubscribeResponse\x12+\n" +
 	"\x06events\x18\x01 \x03(\v2\x13.nexusraft.v1.EventR\x06events\x12#\n" +
 	"\rnext_sequence\x18\x02 \x01(\x04R\fnextSequence\x12 \n" +
-	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\"\xcd\x01\n" +
+	"\vincarnation\x18\x03 \x01(\x04R\vincarnation\x12\x1f\n" +
+	"\vidle_millis\x18\x04 \x01(\rR\n" +
+	"idleMillis\"\xcd\x01\n" +
 	"\x05Event\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x14\n" +
 	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x12\n" +
@@ -843,11 +857,11 @@ const file_nexusraft_v1_events_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x12\n" +
 	"\x04term\x18\x03 \x01(\x04R\x04term\x12\x18\n" +
-	"\aproblem\x18\x04 \x01(\tR\aproblem2\xea\x01\n" +
-	"\vEventStream\x12N\n" +
-	"\tSubscribe\x12\x1e.nexusraft.v1.SubscribeRequest\x1a\x1f.nexusraft.v1.SubscribeResponse0\x01\x12F\n" +
-	"\aPublish\x12\x1c.nexusraft.v1.PublishRequest\x1a\x1d.nexusraft.v1.PublishResponse\x12C\n" +
-	"\x06Retain\x12\x1b.nexusraft.v1.RetainRequest\x1a\x1c.nexusraft.v1.RetainResponseB=Z;github.com/nexi-lab/nexus-raft/api/nexusraft/v1;nexusraftv1b\x06proto3"
+	"\aproblem\x18\x04 \x01(\tR\aproblem2\x88\x02\n" +
+	"\vEventStream\x12X\n" +
+	"\tSubscribe\x12\x1e.nexusraft.v1.SubscribeRequest\x1a\x1f.nexusraft.v1.SubscribeResponse\"\b\xd2\xe8\x18\x04\b\x03\x10\x010\x01\x12P\n" +
+	"\aPublish\x12\x1c.nexusraft.v1.PublishRequest\x1a\x1d.nexusraft.v1.PublishResponse\"\b\xd2\xe8\x18\x04\b\x03\x10\x02\x12M\n" +
+	"\x06Retain\x12\x1b.nexusraft.v1.RetainRequest\x1a\x1c.nexusraft.v1.RetainResponse\"\b\xd2\xe8\x18\x04\b\x03\x10\x03B=Z;github.com/nexi-lab/nexus-raft/api/nexusraft/v1;nexusraftv1b\x06proto3"
 
 var (
 	file_nexusraft_v1_events_proto_rawDescOnce sync.Once
@@ -898,6 +912,7 @@ func file_nexusraft_v1_events_proto_init() {
 	if File_nexusraft_v1_events_proto != nil {
 		return
 	}
+	file_nexusraft_v1_access_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -137,7 +137,7 @@ func (Lane) EnumDescriptor() ([]byte, []int) {
 // RequestVoteRequest is a list of votes asked of one node.
 type RequestVoteRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who asks whom.
+	// The two nodes.
 	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
 	// At most 4096.
 	Votes         []*Vote `protobuf:"bytes,2,rep,name=votes,proto3" json:"votes,omitempty"`
@@ -301,7 +301,7 @@ func (x *Vote) GetContext() []byte {
 // RequestVoteResponse answers the votes in any order; one that is missing was ignored.
 type RequestVoteResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who answers.
+	// The node that answers.
 	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
 	// At most as many as were asked for.
 	Results       []*VoteResult `protobuf:"bytes,2,rep,name=results,proto3" json:"results,omitempty"`
@@ -563,7 +563,7 @@ type isExchangeRequest_Kind interface {
 }
 
 type ExchangeRequest_Hello struct {
-	// Who speaks to whom.
+	// The two nodes.
 	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3,oneof"`
 }
 
@@ -577,10 +577,10 @@ func (*ExchangeRequest_Hello) isExchangeRequest_Kind() {}
 func (*ExchangeRequest_Frame) isExchangeRequest_Kind() {}
 
 // EncodedRequest is an ExchangeRequest with its frame left encoded: the same bytes on the
-// wire, for who takes frames apart without copying them, and counts before it allocates.
+// wire, for a receiver that takes frames apart without copying them, and counts before it allocates.
 type EncodedRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who speaks to whom.
+	// The two nodes.
 	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
 	// A Frame, encoded.
 	Frame []byte `protobuf:"bytes,2,opt,name=frame,proto3,oneof" json:"frame,omitempty"`
@@ -756,7 +756,7 @@ func (x *Envelope) GetMessage() []byte {
 // ExchangeResponse is the callee's answer to the caller's Hello or pings.
 type ExchangeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who answers. After the handshake: the caller shall open a new stream and shake hands anew.
+	// The node that answers. After the handshake: the caller shall open a new stream and shake hands anew.
 	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
 	// The newest ping that was received; 0 in an answer to a Hello.
 	Pong          uint64 `protobuf:"varint,2,opt,name=pong,proto3" json:"pong,omitempty"`
@@ -915,7 +915,7 @@ func (*InstallSnapshotRequest_Trailer) isInstallSnapshotRequest_Kind() {}
 // SnapshotHeader says what the snapshot is of.
 type SnapshotHeader struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who sends to whom.
+	// The two nodes.
 	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
 	// The zone.
 	Zone uint64 `protobuf:"varint,2,opt,name=zone,proto3" json:"zone,omitempty"`
@@ -1162,7 +1162,7 @@ func (x *SnapshotTrailer) GetCrc32C() uint32 {
 // InstallSnapshotResponse says how it ended.
 type InstallSnapshotResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who answers.
+	// The node that answers.
 	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
 	// Unset if the snapshot was verified and handed to Raft.
 	Error         *Error `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
@@ -1263,7 +1263,7 @@ func (x *SnapshotOffsetRequest) GetHeader() *SnapshotHeader {
 // SnapshotOffsetResponse says how much of a snapshot has come.
 type SnapshotOffsetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who answers.
+	// The node that answers.
 	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
 	// Set if the handshake is refused.
 	Error *Error `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
@@ -1337,7 +1337,7 @@ var File_nexusraft_v1_raft_proto protoreflect.FileDescriptor
 
 const file_nexusraft_v1_raft_proto_rawDesc = "" +
 	"\n" +
-	"\x17nexusraft/v1/raft.proto\x12\fnexusraft.v1\x1a\x1bnexusraft/v1/identity.proto\"i\n" +
+	"\x17nexusraft/v1/raft.proto\x12\fnexusraft.v1\x1a\x19nexusraft/v1/access.proto\x1a\x1bnexusraft/v1/identity.proto\"i\n" +
 	"\x12RequestVoteRequest\x12)\n" +
 	"\x05hello\x18\x01 \x01(\v2\x13.nexusraft.v1.HelloR\x05hello\x12(\n" +
 	"\x05votes\x18\x02 \x03(\v2\x12.nexusraft.v1.VoteR\x05votes\"\xba\x01\n" +
@@ -1429,12 +1429,12 @@ const file_nexusraft_v1_raft_proto_rawDesc = "" +
 	"\x04Lane\x12\x14\n" +
 	"\x10LANE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fLANE_CONTROL\x10\x01\x12\x0f\n" +
-	"\vLANE_APPEND\x10\x022\xf1\x02\n" +
-	"\rRaftTransport\x12R\n" +
-	"\vRequestVote\x12 .nexusraft.v1.RequestVoteRequest\x1a!.nexusraft.v1.RequestVoteResponse\x12M\n" +
-	"\bExchange\x12\x1d.nexusraft.v1.ExchangeRequest\x1a\x1e.nexusraft.v1.ExchangeResponse(\x010\x01\x12`\n" +
-	"\x0fInstallSnapshot\x12$.nexusraft.v1.InstallSnapshotRequest\x1a%.nexusraft.v1.InstallSnapshotResponse(\x01\x12[\n" +
-	"\x0eSnapshotOffset\x12#.nexusraft.v1.SnapshotOffsetRequest\x1a$.nexusraft.v1.SnapshotOffsetResponseB=Z;github.com/nexi-lab/nexus-raft/api/nexusraft/v1;nexusraftv1b\x06proto3"
+	"\vLANE_APPEND\x10\x022\x91\x03\n" +
+	"\rRaftTransport\x12Z\n" +
+	"\vRequestVote\x12 .nexusraft.v1.RequestVoteRequest\x1a!.nexusraft.v1.RequestVoteResponse\"\x06\xd2\xe8\x18\x02\b\x02\x12U\n" +
+	"\bExchange\x12\x1d.nexusraft.v1.ExchangeRequest\x1a\x1e.nexusraft.v1.ExchangeResponse\"\x06\xd2\xe8\x18\x02\b\x02(\x010\x01\x12h\n" +
+	"\x0fInstallSnapshot\x12$.nexusraft.v1.InstallSnapshotRequest\x1a%.nexusraft.v1.InstallSnapshotResponse\"\x06\xd2\xe8\x18\x02\b\x02(\x01\x12c\n" +
+	"\x0eSnapshotOffset\x12#.nexusraft.v1.SnapshotOffsetRequest\x1a$.nexusraft.v1.SnapshotOffsetResponse\"\x06\xd2\xe8\x18\x02\b\x02B=Z;github.com/nexi-lab/nexus-raft/api/nexusraft/v1;nexusraftv1b\x06proto3"
 
 var (
 	file_nexusraft_v1_raft_proto_rawDescOnce sync.Once
@@ -1514,6 +1514,7 @@ func file_nexusraft_v1_raft_proto_init() {
 	if File_nexusraft_v1_raft_proto != nil {
 		return
 	}
+	file_nexusraft_v1_access_proto_init()
 	file_nexusraft_v1_identity_proto_init()
 	file_nexusraft_v1_raft_proto_msgTypes[4].OneofWrappers = []any{
 		(*ExchangeRequest_Hello)(nil),

@@ -36,11 +36,18 @@ type NodeCommand struct {
 	//	*NodeCommand_PutJoinToken
 	//	*NodeCommand_DeleteJoinToken
 	//	*NodeCommand_UseJoinToken
+	//	*NodeCommand_RotateAuthority
 	//	*NodeCommand_SetRole
 	//	*NodeCommand_DeletePrincipal
 	//	*NodeCommand_PutAccessToken
 	//	*NodeCommand_DeleteAccessToken
-	Kind          isNodeCommand_Kind `protobuf_oneof:"kind"`
+	//	*NodeCommand_RaiseClusterVersion
+	//	*NodeCommand_CreateZone
+	//	*NodeCommand_DeleteZone
+	Kind isNodeCommand_Kind `protobuf_oneof:"kind"`
+	// The name of the client that has asked for it, for the log; empty if none has. What the command does
+	// never depends on it: replicas of earlier releases don't know it.
+	Requester     string `protobuf:"bytes,30,opt,name=requester,proto3" json:"requester,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -127,6 +134,15 @@ func (x *NodeCommand) GetUseJoinToken() *UseJoinToken {
 	return nil
 }
 
+func (x *NodeCommand) GetRotateAuthority() *RotateAuthority {
+	if x != nil {
+		if x, ok := x.Kind.(*NodeCommand_RotateAuthority); ok {
+			return x.RotateAuthority
+		}
+	}
+	return nil
+}
+
 func (x *NodeCommand) GetSetRole() *SetRole {
 	if x != nil {
 		if x, ok := x.Kind.(*NodeCommand_SetRole); ok {
@@ -163,6 +179,40 @@ func (x *NodeCommand) GetDeleteAccessToken() *DeleteAccessToken {
 	return nil
 }
 
+func (x *NodeCommand) GetRaiseClusterVersion() *RaiseClusterVersion {
+	if x != nil {
+		if x, ok := x.Kind.(*NodeCommand_RaiseClusterVersion); ok {
+			return x.RaiseClusterVersion
+		}
+	}
+	return nil
+}
+
+func (x *NodeCommand) GetCreateZone() *CreateZone {
+	if x != nil {
+		if x, ok := x.Kind.(*NodeCommand_CreateZone); ok {
+			return x.CreateZone
+		}
+	}
+	return nil
+}
+
+func (x *NodeCommand) GetDeleteZone() *DeleteZone {
+	if x != nil {
+		if x, ok := x.Kind.(*NodeCommand_DeleteZone); ok {
+			return x.DeleteZone
+		}
+	}
+	return nil
+}
+
+func (x *NodeCommand) GetRequester() string {
+	if x != nil {
+		return x.Requester
+	}
+	return ""
+}
+
 type isNodeCommand_Kind interface {
 	isNodeCommand_Kind()
 }
@@ -192,6 +242,11 @@ type NodeCommand_UseJoinToken struct {
 	UseJoinToken *UseJoinToken `protobuf:"bytes,12,opt,name=use_join_token,json=useJoinToken,proto3,oneof"`
 }
 
+type NodeCommand_RotateAuthority struct {
+	// Take the next step of replacing the cluster's authority; root zone only.
+	RotateAuthority *RotateAuthority `protobuf:"bytes,13,opt,name=rotate_authority,json=rotateAuthority,proto3,oneof"`
+}
+
 type NodeCommand_SetRole struct {
 	// Change a client's role; root zone only.
 	SetRole *SetRole `protobuf:"bytes,20,opt,name=set_role,json=setRole,proto3,oneof"`
@@ -212,6 +267,21 @@ type NodeCommand_DeleteAccessToken struct {
 	DeleteAccessToken *DeleteAccessToken `protobuf:"bytes,23,opt,name=delete_access_token,json=deleteAccessToken,proto3,oneof"`
 }
 
+type NodeCommand_RaiseClusterVersion struct {
+	// Raise the cluster's version; root zone only.
+	RaiseClusterVersion *RaiseClusterVersion `protobuf:"bytes,31,opt,name=raise_cluster_version,json=raiseClusterVersion,proto3,oneof"`
+}
+
+type NodeCommand_CreateZone struct {
+	// Make a zone; root zone only.
+	CreateZone *CreateZone `protobuf:"bytes,32,opt,name=create_zone,json=createZone,proto3,oneof"`
+}
+
+type NodeCommand_DeleteZone struct {
+	// Delete a zone; root zone only.
+	DeleteZone *DeleteZone `protobuf:"bytes,33,opt,name=delete_zone,json=deleteZone,proto3,oneof"`
+}
+
 func (*NodeCommand_Publish) isNodeCommand_Kind() {}
 
 func (*NodeCommand_Retention) isNodeCommand_Kind() {}
@@ -222,6 +292,8 @@ func (*NodeCommand_DeleteJoinToken) isNodeCommand_Kind() {}
 
 func (*NodeCommand_UseJoinToken) isNodeCommand_Kind() {}
 
+func (*NodeCommand_RotateAuthority) isNodeCommand_Kind() {}
+
 func (*NodeCommand_SetRole) isNodeCommand_Kind() {}
 
 func (*NodeCommand_DeletePrincipal) isNodeCommand_Kind() {}
@@ -229,6 +301,333 @@ func (*NodeCommand_DeletePrincipal) isNodeCommand_Kind() {}
 func (*NodeCommand_PutAccessToken) isNodeCommand_Kind() {}
 
 func (*NodeCommand_DeleteAccessToken) isNodeCommand_Kind() {}
+
+func (*NodeCommand_RaiseClusterVersion) isNodeCommand_Kind() {}
+
+func (*NodeCommand_CreateZone) isNodeCommand_Kind() {}
+
+func (*NodeCommand_DeleteZone) isNodeCommand_Kind() {}
+
+// RaiseClusterVersion says that all nodes of the cluster speak a minor version of the protocol, so that from here on
+// what it brought may be used. It is never lowered.
+type RaiseClusterVersion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The minor version.
+	Minor         uint32 `protobuf:"varint,1,opt,name=minor,proto3" json:"minor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RaiseClusterVersion) Reset() {
+	*x = RaiseClusterVersion{}
+	mi := &file_nexusraft_v1_state_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RaiseClusterVersion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RaiseClusterVersion) ProtoMessage() {}
+
+func (x *RaiseClusterVersion) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_state_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RaiseClusterVersion.ProtoReflect.Descriptor instead.
+func (*RaiseClusterVersion) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *RaiseClusterVersion) GetMinor() uint32 {
+	if x != nil {
+		return x.Minor
+	}
+	return 0
+}
+
+// CreateZone makes a zone, unless there is one of its name.
+type CreateZone struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Which state machine it runs.
+	Machine string `protobuf:"bytes,2,opt,name=machine,proto3" json:"machine,omitempty"`
+	// The nodes that it begins on, ascending by node, with their roles; the replica IDs follow from the zone's ID.
+	Nodes         []*Member `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateZone) Reset() {
+	*x = CreateZone{}
+	mi := &file_nexusraft_v1_state_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateZone) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateZone) ProtoMessage() {}
+
+func (x *CreateZone) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_state_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateZone.ProtoReflect.Descriptor instead.
+func (*CreateZone) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *CreateZone) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateZone) GetMachine() string {
+	if x != nil {
+		return x.Machine
+	}
+	return ""
+}
+
+func (x *CreateZone) GetNodes() []*Member {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+// DeleteZone deletes a zone.
+type DeleteZone struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Its name.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteZone) Reset() {
+	*x = DeleteZone{}
+	mi := &file_nexusraft_v1_state_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteZone) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteZone) ProtoMessage() {}
+
+func (x *DeleteZone) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_state_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteZone.ProtoReflect.Descriptor instead.
+func (*DeleteZone) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *DeleteZone) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *DeleteZone) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// ZoneTable is a stored form: what the root zone keeps of all zones together.
+type ZoneTable struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The last ID that was given to a zone. One up to here that has no record was deleted.
+	LastId uint64 `protobuf:"varint,1,opt,name=last_id,json=lastId,proto3" json:"last_id,omitempty"`
+	// How often a zone was made or deleted.
+	Version uint64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// How many zones there are, the root zone not counted.
+	Count         uint64 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ZoneTable) Reset() {
+	*x = ZoneTable{}
+	mi := &file_nexusraft_v1_state_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ZoneTable) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ZoneTable) ProtoMessage() {}
+
+func (x *ZoneTable) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_state_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ZoneTable.ProtoReflect.Descriptor instead.
+func (*ZoneTable) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ZoneTable) GetLastId() uint64 {
+	if x != nil {
+		return x.LastId
+	}
+	return 0
+}
+
+func (x *ZoneTable) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ZoneTable) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+// ZoneRecord is a stored form: what the root zone keeps of another zone.
+type ZoneRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its ID.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Its name.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Which state machine it runs.
+	Machine string `protobuf:"bytes,3,opt,name=machine,proto3" json:"machine,omitempty"`
+	// ZoneTable.version as its creation has made it.
+	Version uint64 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
+	// When it was created, in nanoseconds since the Unix epoch, by the root zone's time.
+	CreatedNanos int64 `protobuf:"varint,5,opt,name=created_nanos,json=createdNanos,proto3" json:"created_nanos,omitempty"`
+	// The voters that it begins with, ascending by replica.
+	Members       []*Member `protobuf:"bytes,6,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ZoneRecord) Reset() {
+	*x = ZoneRecord{}
+	mi := &file_nexusraft_v1_state_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ZoneRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ZoneRecord) ProtoMessage() {}
+
+func (x *ZoneRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_state_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ZoneRecord.ProtoReflect.Descriptor instead.
+func (*ZoneRecord) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ZoneRecord) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ZoneRecord) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ZoneRecord) GetMachine() string {
+	if x != nil {
+		return x.Machine
+	}
+	return ""
+}
+
+func (x *ZoneRecord) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *ZoneRecord) GetCreatedNanos() int64 {
+	if x != nil {
+		return x.CreatedNanos
+	}
+	return 0
+}
+
+func (x *ZoneRecord) GetMembers() []*Member {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
 
 // PublishEvent appends an event that an application has made.
 type PublishEvent struct {
@@ -245,7 +644,7 @@ type PublishEvent struct {
 
 func (x *PublishEvent) Reset() {
 	*x = PublishEvent{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[1]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -257,7 +656,7 @@ func (x *PublishEvent) String() string {
 func (*PublishEvent) ProtoMessage() {}
 
 func (x *PublishEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[1]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -270,7 +669,7 @@ func (x *PublishEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishEvent.ProtoReflect.Descriptor instead.
 func (*PublishEvent) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{1}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PublishEvent) GetTopic() string {
@@ -308,7 +707,7 @@ type EventRetention struct {
 
 func (x *EventRetention) Reset() {
 	*x = EventRetention{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[2]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -320,7 +719,7 @@ func (x *EventRetention) String() string {
 func (*EventRetention) ProtoMessage() {}
 
 func (x *EventRetention) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[2]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -333,7 +732,7 @@ func (x *EventRetention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventRetention.ProtoReflect.Descriptor instead.
 func (*EventRetention) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{2}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *EventRetention) GetCount() uint64 {
@@ -356,14 +755,22 @@ type Authority struct {
 	// Its certificate, PEM.
 	Certificate []byte `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
 	// Its private key, PEM. It is on the disks of full members only.
-	Key           []byte `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Key []byte `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	// How many steps of rotations have been taken; 0 before the first one.
+	Step uint64 `protobuf:"varint,3,opt,name=step,proto3" json:"step,omitempty"`
+	// The certificate and key, PEM, of the authority that is to take its place: it is believed, too. Empty if none is.
+	NextCertificate []byte `protobuf:"bytes,4,opt,name=next_certificate,json=nextCertificate,proto3" json:"next_certificate,omitempty"`
+	// See next_certificate.
+	NextKey []byte `protobuf:"bytes,5,opt,name=next_key,json=nextKey,proto3" json:"next_key,omitempty"`
+	// The certificate, PEM, of the authority whose place it has taken, which is still believed; empty if none is.
+	FormerCertificate []byte `protobuf:"bytes,6,opt,name=former_certificate,json=formerCertificate,proto3" json:"former_certificate,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Authority) Reset() {
 	*x = Authority{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[3]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -375,7 +782,7 @@ func (x *Authority) String() string {
 func (*Authority) ProtoMessage() {}
 
 func (x *Authority) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[3]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -388,7 +795,7 @@ func (x *Authority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authority.ProtoReflect.Descriptor instead.
 func (*Authority) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{3}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Authority) GetCertificate() []byte {
@@ -405,6 +812,100 @@ func (x *Authority) GetKey() []byte {
 	return nil
 }
 
+func (x *Authority) GetStep() uint64 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+func (x *Authority) GetNextCertificate() []byte {
+	if x != nil {
+		return x.NextCertificate
+	}
+	return nil
+}
+
+func (x *Authority) GetNextKey() []byte {
+	if x != nil {
+		return x.NextKey
+	}
+	return nil
+}
+
+func (x *Authority) GetFormerCertificate() []byte {
+	if x != nil {
+		return x.FormerCertificate
+	}
+	return nil
+}
+
+// RotateAuthority takes the next step of replacing the cluster's authority, which is done in three: from the first
+// one on a new authority is believed beside the old one, from the second one on it signs, and the old one's key is
+// gone; from the third one on the old one is believed no more. The last two take all join tokens back.
+type RotateAuthority struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which step that is, counted since the founding; it is refused unless it is the one after the last.
+	Step uint64 `protobuf:"varint,1,opt,name=step,proto3" json:"step,omitempty"`
+	// PEM: the new authority's certificate, in the first of three steps; empty in the others.
+	Certificate []byte `protobuf:"bytes,2,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// PEM: its key.
+	Key           []byte `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateAuthority) Reset() {
+	*x = RotateAuthority{}
+	mi := &file_nexusraft_v1_state_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateAuthority) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateAuthority) ProtoMessage() {}
+
+func (x *RotateAuthority) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_state_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateAuthority.ProtoReflect.Descriptor instead.
+func (*RotateAuthority) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RotateAuthority) GetStep() uint64 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+func (x *RotateAuthority) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *RotateAuthority) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
 // JoinToken is a stored form: what is kept of a join token.
 type JoinToken struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -412,21 +913,24 @@ type JoinToken struct {
 	Id []byte `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// SHA-256 of its secret.
 	Hash []byte `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
-	// In which role nodes may join with it; unspecified: in any.
+	// In which role nodes may join with it; unspecified, of an earlier release: in any.
 	Role Role `protobuf:"varint,3,opt,name=role,proto3,enum=nexusraft.v1.Role" json:"role,omitempty"`
 	// Until when, in nanoseconds since the Unix epoch, by the zone's time.
 	ExpiresNanos int64 `protobuf:"varint,4,opt,name=expires_nanos,json=expiresNanos,proto3" json:"expires_nanos,omitempty"`
 	// How many nodes may join with it, at most 64.
 	Uses uint32 `protobuf:"varint,5,opt,name=uses,proto3" json:"uses,omitempty"`
 	// Those that have.
-	Nodes         []uint64 `protobuf:"fixed64,6,rep,packed,name=nodes,proto3" json:"nodes,omitempty"`
+	Nodes []uint64 `protobuf:"fixed64,6,rep,packed,name=nodes,proto3" json:"nodes,omitempty"`
+	// The keys that certificates were given for, of those whose key is known: what applied a use before protocol
+	// version 1.3 did not keep it.
+	Keys          []*TokenKey `protobuf:"bytes,7,rep,name=keys,proto3" json:"keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JoinToken) Reset() {
 	*x = JoinToken{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[4]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -438,7 +942,7 @@ func (x *JoinToken) String() string {
 func (*JoinToken) ProtoMessage() {}
 
 func (x *JoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[4]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -451,7 +955,7 @@ func (x *JoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinToken.ProtoReflect.Descriptor instead.
 func (*JoinToken) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{4}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *JoinToken) GetId() []byte {
@@ -496,6 +1000,68 @@ func (x *JoinToken) GetNodes() []uint64 {
 	return nil
 }
 
+func (x *JoinToken) GetKeys() []*TokenKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+// TokenKey is the key with which a node has used a join token.
+type TokenKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node.
+	Node uint64 `protobuf:"fixed64,1,opt,name=node,proto3" json:"node,omitempty"`
+	// SHA-256 of its public key.
+	Hash          []byte `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenKey) Reset() {
+	*x = TokenKey{}
+	mi := &file_nexusraft_v1_state_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenKey) ProtoMessage() {}
+
+func (x *TokenKey) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_state_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenKey.ProtoReflect.Descriptor instead.
+func (*TokenKey) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *TokenKey) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *TokenKey) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
 // DeleteJoinToken takes a join token back. One that is unknown is refused.
 type DeleteJoinToken struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -507,7 +1073,7 @@ type DeleteJoinToken struct {
 
 func (x *DeleteJoinToken) Reset() {
 	*x = DeleteJoinToken{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[5]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -519,7 +1085,7 @@ func (x *DeleteJoinToken) String() string {
 func (*DeleteJoinToken) ProtoMessage() {}
 
 func (x *DeleteJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[5]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -532,7 +1098,7 @@ func (x *DeleteJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJoinToken.ProtoReflect.Descriptor instead.
 func (*DeleteJoinToken) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{5}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteJoinToken) GetId() []byte {
@@ -552,14 +1118,16 @@ type UseJoinToken struct {
 	// The node.
 	Node uint64 `protobuf:"fixed64,3,opt,name=node,proto3" json:"node,omitempty"`
 	// As what it joins.
-	Role          Role `protobuf:"varint,4,opt,name=role,proto3,enum=nexusraft.v1.Role" json:"role,omitempty"`
+	Role Role `protobuf:"varint,4,opt,name=role,proto3,enum=nexusraft.v1.Role" json:"role,omitempty"`
+	// SHA-256 of the public key of its request for a certificate; empty from a leader before protocol version 1.3.
+	KeyHash       []byte `protobuf:"bytes,5,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UseJoinToken) Reset() {
 	*x = UseJoinToken{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[6]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -571,7 +1139,7 @@ func (x *UseJoinToken) String() string {
 func (*UseJoinToken) ProtoMessage() {}
 
 func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[6]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -584,7 +1152,7 @@ func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UseJoinToken.ProtoReflect.Descriptor instead.
 func (*UseJoinToken) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{6}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UseJoinToken) GetId() []byte {
@@ -615,47 +1183,97 @@ func (x *UseJoinToken) GetRole() Role {
 	return Role_ROLE_UNSPECIFIED
 }
 
+func (x *UseJoinToken) GetKeyHash() []byte {
+	if x != nil {
+		return x.KeyHash
+	}
+	return nil
+}
+
 var File_nexusraft_v1_state_proto protoreflect.FileDescriptor
 
 const file_nexusraft_v1_state_proto_rawDesc = "" +
 	"\n" +
-	"\x18nexusraft/v1/state.proto\x12\fnexusraft.v1\x1a\x19nexusraft/v1/access.proto\x1a\x1anexusraft/v1/cluster.proto\"\xf7\x04\n" +
+	"\x18nexusraft/v1/state.proto\x12\fnexusraft.v1\x1a\x19nexusraft/v1/access.proto\x1a\x1anexusraft/v1/cluster.proto\"\xb4\a\n" +
 	"\vNodeCommand\x126\n" +
 	"\apublish\x18\x01 \x01(\v2\x1a.nexusraft.v1.PublishEventH\x00R\apublish\x12<\n" +
 	"\tretention\x18\x02 \x01(\v2\x1c.nexusraft.v1.EventRetentionH\x00R\tretention\x12?\n" +
 	"\x0eput_join_token\x18\n" +
 	" \x01(\v2\x17.nexusraft.v1.JoinTokenH\x00R\fputJoinToken\x12K\n" +
 	"\x11delete_join_token\x18\v \x01(\v2\x1d.nexusraft.v1.DeleteJoinTokenH\x00R\x0fdeleteJoinToken\x12B\n" +
-	"\x0euse_join_token\x18\f \x01(\v2\x1a.nexusraft.v1.UseJoinTokenH\x00R\fuseJoinToken\x122\n" +
+	"\x0euse_join_token\x18\f \x01(\v2\x1a.nexusraft.v1.UseJoinTokenH\x00R\fuseJoinToken\x12J\n" +
+	"\x10rotate_authority\x18\r \x01(\v2\x1d.nexusraft.v1.RotateAuthorityH\x00R\x0frotateAuthority\x122\n" +
 	"\bset_role\x18\x14 \x01(\v2\x15.nexusraft.v1.SetRoleH\x00R\asetRole\x12J\n" +
 	"\x10delete_principal\x18\x15 \x01(\v2\x1d.nexusraft.v1.DeletePrincipalH\x00R\x0fdeletePrincipal\x12E\n" +
 	"\x10put_access_token\x18\x16 \x01(\v2\x19.nexusraft.v1.AccessTokenH\x00R\x0eputAccessToken\x12Q\n" +
-	"\x13delete_access_token\x18\x17 \x01(\v2\x1f.nexusraft.v1.DeleteAccessTokenH\x00R\x11deleteAccessTokenB\x06\n" +
-	"\x04kind\"R\n" +
+	"\x13delete_access_token\x18\x17 \x01(\v2\x1f.nexusraft.v1.DeleteAccessTokenH\x00R\x11deleteAccessToken\x12W\n" +
+	"\x15raise_cluster_version\x18\x1f \x01(\v2!.nexusraft.v1.RaiseClusterVersionH\x00R\x13raiseClusterVersion\x12;\n" +
+	"\vcreate_zone\x18  \x01(\v2\x18.nexusraft.v1.CreateZoneH\x00R\n" +
+	"createZone\x12;\n" +
+	"\vdelete_zone\x18! \x01(\v2\x18.nexusraft.v1.DeleteZoneH\x00R\n" +
+	"deleteZone\x12\x1c\n" +
+	"\trequester\x18\x1e \x01(\tR\trequesterB\x06\n" +
+	"\x04kind\"+\n" +
+	"\x13RaiseClusterVersion\x12\x14\n" +
+	"\x05minor\x18\x01 \x01(\rR\x05minor\"f\n" +
+	"\n" +
+	"CreateZone\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\amachine\x18\x02 \x01(\tR\amachine\x12*\n" +
+	"\x05nodes\x18\x03 \x03(\v2\x14.nexusraft.v1.MemberR\x05nodes\"0\n" +
+	"\n" +
+	"DeleteZone\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"T\n" +
+	"\tZoneTable\x12\x17\n" +
+	"\alast_id\x18\x01 \x01(\x04R\x06lastId\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\x04R\x05count\"\xb9\x01\n" +
+	"\n" +
+	"ZoneRecord\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
+	"\amachine\x18\x03 \x01(\tR\amachine\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\x04R\aversion\x12#\n" +
+	"\rcreated_nanos\x18\x05 \x01(\x03R\fcreatedNanos\x12.\n" +
+	"\amembers\x18\x06 \x03(\v2\x14.nexusraft.v1.MemberR\amembers\"R\n" +
 	"\fPublishEvent\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x18\n" +
 	"\apayload\x18\x03 \x01(\fR\apayload\"C\n" +
 	"\x0eEventRetention\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\x04R\x05count\x12\x1b\n" +
-	"\tage_nanos\x18\x02 \x01(\x03R\bageNanos\"?\n" +
+	"\tage_nanos\x18\x02 \x01(\x03R\bageNanos\"\xc8\x01\n" +
 	"\tAuthority\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x10\n" +
-	"\x03key\x18\x02 \x01(\fR\x03key\"\xa6\x01\n" +
+	"\x03key\x18\x02 \x01(\fR\x03key\x12\x12\n" +
+	"\x04step\x18\x03 \x01(\x04R\x04step\x12)\n" +
+	"\x10next_certificate\x18\x04 \x01(\fR\x0fnextCertificate\x12\x19\n" +
+	"\bnext_key\x18\x05 \x01(\fR\anextKey\x12-\n" +
+	"\x12former_certificate\x18\x06 \x01(\fR\x11formerCertificate\"Y\n" +
+	"\x0fRotateAuthority\x12\x12\n" +
+	"\x04step\x18\x01 \x01(\x04R\x04step\x12 \n" +
+	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\fR\x03key\"\xd2\x01\n" +
 	"\tJoinToken\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04hash\x18\x02 \x01(\fR\x04hash\x12&\n" +
 	"\x04role\x18\x03 \x01(\x0e2\x12.nexusraft.v1.RoleR\x04role\x12#\n" +
 	"\rexpires_nanos\x18\x04 \x01(\x03R\fexpiresNanos\x12\x12\n" +
 	"\x04uses\x18\x05 \x01(\rR\x04uses\x12\x14\n" +
-	"\x05nodes\x18\x06 \x03(\x06R\x05nodes\"!\n" +
+	"\x05nodes\x18\x06 \x03(\x06R\x05nodes\x12*\n" +
+	"\x04keys\x18\a \x03(\v2\x16.nexusraft.v1.TokenKeyR\x04keys\"2\n" +
+	"\bTokenKey\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\x06R\x04node\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\fR\x04hash\"!\n" +
 	"\x0fDeleteJoinToken\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\fR\x02id\"n\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\"\x89\x01\n" +
 	"\fUseJoinToken\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04hash\x18\x02 \x01(\fR\x04hash\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\x06R\x04node\x12&\n" +
-	"\x04role\x18\x04 \x01(\x0e2\x12.nexusraft.v1.RoleR\x04roleB=Z;github.com/nexi-lab/nexus-raft/api/nexusraft/v1;nexusraftv1b\x06proto3"
+	"\x04role\x18\x04 \x01(\x0e2\x12.nexusraft.v1.RoleR\x04role\x12\x19\n" +
+	"\bkey_hash\x18\x05 \x01(\fR\akeyHashB=Z;github.com/nexi-lab/nexus-raft/api/nexusraft/v1;nexusraftv1b\x06proto3"
 
 var (
 	file_nexusraft_v1_state_proto_rawDescOnce sync.Once
@@ -669,38 +1287,53 @@ func file_nexusraft_v1_state_proto_rawDescGZIP() []byte {
 	return file_nexusraft_v1_state_proto_rawDescData
 }
 
-var file_nexusraft_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_nexusraft_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_nexusraft_v1_state_proto_goTypes = []any{
-	(*NodeCommand)(nil),       // 0: nexusraft.v1.NodeCommand
-	(*PublishEvent)(nil),      // 1: nexusraft.v1.PublishEvent
-	(*EventRetention)(nil),    // 2: nexusraft.v1.EventRetention
-	(*Authority)(nil),         // 3: nexusraft.v1.Authority
-	(*JoinToken)(nil),         // 4: nexusraft.v1.JoinToken
-	(*DeleteJoinToken)(nil),   // 5: nexusraft.v1.DeleteJoinToken
-	(*UseJoinToken)(nil),      // 6: nexusraft.v1.UseJoinToken
-	(*SetRole)(nil),           // 7: nexusraft.v1.SetRole
-	(*DeletePrincipal)(nil),   // 8: nexusraft.v1.DeletePrincipal
-	(*AccessToken)(nil),       // 9: nexusraft.v1.AccessToken
-	(*DeleteAccessToken)(nil), // 10: nexusraft.v1.DeleteAccessToken
-	(Role)(0),                 // 11: nexusraft.v1.Role
+	(*NodeCommand)(nil),         // 0: nexusraft.v1.NodeCommand
+	(*RaiseClusterVersion)(nil), // 1: nexusraft.v1.RaiseClusterVersion
+	(*CreateZone)(nil),          // 2: nexusraft.v1.CreateZone
+	(*DeleteZone)(nil),          // 3: nexusraft.v1.DeleteZone
+	(*ZoneTable)(nil),           // 4: nexusraft.v1.ZoneTable
+	(*ZoneRecord)(nil),          // 5: nexusraft.v1.ZoneRecord
+	(*PublishEvent)(nil),        // 6: nexusraft.v1.PublishEvent
+	(*EventRetention)(nil),      // 7: nexusraft.v1.EventRetention
+	(*Authority)(nil),           // 8: nexusraft.v1.Authority
+	(*RotateAuthority)(nil),     // 9: nexusraft.v1.RotateAuthority
+	(*JoinToken)(nil),           // 10: nexusraft.v1.JoinToken
+	(*TokenKey)(nil),            // 11: nexusraft.v1.TokenKey
+	(*DeleteJoinToken)(nil),     // 12: nexusraft.v1.DeleteJoinToken
+	(*UseJoinToken)(nil),        // 13: nexusraft.v1.UseJoinToken
+	(*SetRole)(nil),             // 14: nexusraft.v1.SetRole
+	(*DeletePrincipal)(nil),     // 15: nexusraft.v1.DeletePrincipal
+	(*AccessToken)(nil),         // 16: nexusraft.v1.AccessToken
+	(*DeleteAccessToken)(nil),   // 17: nexusraft.v1.DeleteAccessToken
+	(*Member)(nil),              // 18: nexusraft.v1.Member
+	(Role)(0),                   // 19: nexusraft.v1.Role
 }
 var file_nexusraft_v1_state_proto_depIdxs = []int32{
-	1,  // 0: nexusraft.v1.NodeCommand.publish:type_name -> nexusraft.v1.PublishEvent
-	2,  // 1: nexusraft.v1.NodeCommand.retention:type_name -> nexusraft.v1.EventRetention
-	4,  // 2: nexusraft.v1.NodeCommand.put_join_token:type_name -> nexusraft.v1.JoinToken
-	5,  // 3: nexusraft.v1.NodeCommand.delete_join_token:type_name -> nexusraft.v1.DeleteJoinToken
-	6,  // 4: nexusraft.v1.NodeCommand.use_join_token:type_name -> nexusraft.v1.UseJoinToken
-	7,  // 5: nexusraft.v1.NodeCommand.set_role:type_name -> nexusraft.v1.SetRole
-	8,  // 6: nexusraft.v1.NodeCommand.delete_principal:type_name -> nexusraft.v1.DeletePrincipal
-	9,  // 7: nexusraft.v1.NodeCommand.put_access_token:type_name -> nexusraft.v1.AccessToken
-	10, // 8: nexusraft.v1.NodeCommand.delete_access_token:type_name -> nexusraft.v1.DeleteAccessToken
-	11, // 9: nexusraft.v1.JoinToken.role:type_name -> nexusraft.v1.Role
-	11, // 10: nexusraft.v1.UseJoinToken.role:type_name -> nexusraft.v1.Role
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	6,  // 0: nexusraft.v1.NodeCommand.publish:type_name -> nexusraft.v1.PublishEvent
+	7,  // 1: nexusraft.v1.NodeCommand.retention:type_name -> nexusraft.v1.EventRetention
+	10, // 2: nexusraft.v1.NodeCommand.put_join_token:type_name -> nexusraft.v1.JoinToken
+	12, // 3: nexusraft.v1.NodeCommand.delete_join_token:type_name -> nexusraft.v1.DeleteJoinToken
+	13, // 4: nexusraft.v1.NodeCommand.use_join_token:type_name -> nexusraft.v1.UseJoinToken
+	9,  // 5: nexusraft.v1.NodeCommand.rotate_authority:type_name -> nexusraft.v1.RotateAuthority
+	14, // 6: nexusraft.v1.NodeCommand.set_role:type_name -> nexusraft.v1.SetRole
+	15, // 7: nexusraft.v1.NodeCommand.delete_principal:type_name -> nexusraft.v1.DeletePrincipal
+	16, // 8: nexusraft.v1.NodeCommand.put_access_token:type_name -> nexusraft.v1.AccessToken
+	17, // 9: nexusraft.v1.NodeCommand.delete_access_token:type_name -> nexusraft.v1.DeleteAccessToken
+	1,  // 10: nexusraft.v1.NodeCommand.raise_cluster_version:type_name -> nexusraft.v1.RaiseClusterVersion
+	2,  // 11: nexusraft.v1.NodeCommand.create_zone:type_name -> nexusraft.v1.CreateZone
+	3,  // 12: nexusraft.v1.NodeCommand.delete_zone:type_name -> nexusraft.v1.DeleteZone
+	18, // 13: nexusraft.v1.CreateZone.nodes:type_name -> nexusraft.v1.Member
+	18, // 14: nexusraft.v1.ZoneRecord.members:type_name -> nexusraft.v1.Member
+	19, // 15: nexusraft.v1.JoinToken.role:type_name -> nexusraft.v1.Role
+	11, // 16: nexusraft.v1.JoinToken.keys:type_name -> nexusraft.v1.TokenKey
+	19, // 17: nexusraft.v1.UseJoinToken.role:type_name -> nexusraft.v1.Role
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_nexusraft_v1_state_proto_init() }
@@ -716,10 +1349,14 @@ func file_nexusraft_v1_state_proto_init() {
 		(*NodeCommand_PutJoinToken)(nil),
 		(*NodeCommand_DeleteJoinToken)(nil),
 		(*NodeCommand_UseJoinToken)(nil),
+		(*NodeCommand_RotateAuthority)(nil),
 		(*NodeCommand_SetRole)(nil),
 		(*NodeCommand_DeletePrincipal)(nil),
 		(*NodeCommand_PutAccessToken)(nil),
 		(*NodeCommand_DeleteAccessToken)(nil),
+		(*NodeCommand_RaiseClusterVersion)(nil),
+		(*NodeCommand_CreateZone)(nil),
+		(*NodeCommand_DeleteZone)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -727,7 +1364,7 @@ func file_nexusraft_v1_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nexusraft_v1_state_proto_rawDesc), len(file_nexusraft_v1_state_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

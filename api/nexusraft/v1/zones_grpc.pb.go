@@ -22,6 +22,9 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Zones_Propose_FullMethodName          = "/nexusraft.v1.Zones/Propose"
+	Zones_CreateZone_FullMethodName       = "/nexusraft.v1.Zones/CreateZone"
+	Zones_DeleteZone_FullMethodName       = "/nexusraft.v1.Zones/DeleteZone"
+	Zones_ListZones_FullMethodName        = "/nexusraft.v1.Zones/ListZones"
 	Zones_Checksum_FullMethodName         = "/nexusraft.v1.Zones/Checksum"
 	Zones_ChangeMembership_FullMethodName = "/nexusraft.v1.Zones/ChangeMembership"
 	Zones_TransferLeader_FullMethodName   = "/nexusraft.v1.Zones/TransferLeader"
@@ -37,6 +40,14 @@ type ZonesClient interface {
 	// leader. It is never forwarded again: a node that does not lead answers NOT_LEADER. An
 	// error of the call itself means an unknown outcome.
 	Propose(ctx context.Context, in *ProposeRequest, opts ...grpc.CallOption) (*ProposeResponse, error)
+	// CreateZone makes a zone, with a replica on each node of the cluster. Any member serves it. A zone of the same name
+	// and the same state machine is the answer if it exists; one of another state machine is REFUSED.
+	CreateZone(ctx context.Context, in *CreateZoneRequest, opts ...grpc.CallOption) (*CreateZoneResponse, error)
+	// DeleteZone deletes a zone and its data, for ever. Any member serves it.
+	DeleteZone(ctx context.Context, in *DeleteZoneRequest, opts ...grpc.CallOption) (*DeleteZoneResponse, error)
+	// ListZones lists the cluster's zones but for the root zone, by ID, as a quorum of the root zone knows them. Any
+	// member serves it.
+	ListZones(ctx context.Context, in *ListZonesRequest, opts ...grpc.CallOption) (*ListZonesResponse, error)
 	// Checksum digests the node's own copy of a zone's state, as of one applied index.
 	Checksum(ctx context.Context, in *ChecksumRequest, opts ...grpc.CallOption) (*ChecksumResponse, error)
 	// ChangeMembership makes one change of the zone's replicas, asked for by an operator, and
@@ -61,6 +72,36 @@ func (c *zonesClient) Propose(ctx context.Context, in *ProposeRequest, opts ...g
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ProposeResponse)
 	err := c.cc.Invoke(ctx, Zones_Propose_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *zonesClient) CreateZone(ctx context.Context, in *CreateZoneRequest, opts ...grpc.CallOption) (*CreateZoneResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateZoneResponse)
+	err := c.cc.Invoke(ctx, Zones_CreateZone_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *zonesClient) DeleteZone(ctx context.Context, in *DeleteZoneRequest, opts ...grpc.CallOption) (*DeleteZoneResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteZoneResponse)
+	err := c.cc.Invoke(ctx, Zones_DeleteZone_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *zonesClient) ListZones(ctx context.Context, in *ListZonesRequest, opts ...grpc.CallOption) (*ListZonesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListZonesResponse)
+	err := c.cc.Invoke(ctx, Zones_ListZones_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -107,6 +148,14 @@ type ZonesServer interface {
 	// leader. It is never forwarded again: a node that does not lead answers NOT_LEADER. An
 	// error of the call itself means an unknown outcome.
 	Propose(context.Context, *ProposeRequest) (*ProposeResponse, error)
+	// CreateZone makes a zone, with a replica on each node of the cluster. Any member serves it. A zone of the same name
+	// and the same state machine is the answer if it exists; one of another state machine is REFUSED.
+	CreateZone(context.Context, *CreateZoneRequest) (*CreateZoneResponse, error)
+	// DeleteZone deletes a zone and its data, for ever. Any member serves it.
+	DeleteZone(context.Context, *DeleteZoneRequest) (*DeleteZoneResponse, error)
+	// ListZones lists the cluster's zones but for the root zone, by ID, as a quorum of the root zone knows them. Any
+	// member serves it.
+	ListZones(context.Context, *ListZonesRequest) (*ListZonesResponse, error)
 	// Checksum digests the node's own copy of a zone's state, as of one applied index.
 	Checksum(context.Context, *ChecksumRequest) (*ChecksumResponse, error)
 	// ChangeMembership makes one change of the zone's replicas, asked for by an operator, and
@@ -129,6 +178,15 @@ type UnimplementedZonesServer struct{}
 
 func (UnimplementedZonesServer) Propose(context.Context, *ProposeRequest) (*ProposeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Propose not implemented")
+}
+func (UnimplementedZonesServer) CreateZone(context.Context, *CreateZoneRequest) (*CreateZoneResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateZone not implemented")
+}
+func (UnimplementedZonesServer) DeleteZone(context.Context, *DeleteZoneRequest) (*DeleteZoneResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteZone not implemented")
+}
+func (UnimplementedZonesServer) ListZones(context.Context, *ListZonesRequest) (*ListZonesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListZones not implemented")
 }
 func (UnimplementedZonesServer) Checksum(context.Context, *ChecksumRequest) (*ChecksumResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Checksum not implemented")
@@ -174,6 +232,60 @@ func _Zones_Propose_Handler(srv interface{}, ctx context.Context, dec func(inter
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ZonesServer).Propose(ctx, req.(*ProposeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Zones_CreateZone_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateZoneRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ZonesServer).CreateZone(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Zones_CreateZone_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ZonesServer).CreateZone(ctx, req.(*CreateZoneRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Zones_DeleteZone_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteZoneRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ZonesServer).DeleteZone(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Zones_DeleteZone_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ZonesServer).DeleteZone(ctx, req.(*DeleteZoneRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Zones_ListZones_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListZonesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ZonesServer).ListZones(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Zones_ListZones_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ZonesServer).ListZones(ctx, req.(*ListZonesRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -242,6 +354,18 @@ var Zones_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Propose",
 			Handler:    _Zones_Propose_Handler,
+		},
+		{
+			MethodName: "CreateZone",
+			Handler:    _Zones_CreateZone_Handler,
+		},
+		{
+			MethodName: "DeleteZone",
+			Handler:    _Zones_DeleteZone_Handler,
+		},
+		{
+			MethodName: "ListZones",
+			Handler:    _Zones_ListZones_Handler,
 		},
 		{
 			MethodName: "Checksum",

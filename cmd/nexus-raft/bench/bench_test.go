@@ -272,7 +272,8 @@ func TestNothingSucceeded(t *testing.T) {
 	})
 	c, _ := config(endpoint)
 	r, err := Run(t.Context(), c)
-	if r == nil || r.Operations != 0 || err == nil || !strings.Contains(err.Error(), "nothing succeeded") || !strings.Contains(err.Error(), "no leader") {
+	if r == nil || r.Operations != 0 || err == nil || !strings.Contains(err.Error(), "nothing succeeded") ||
+		!strings.Contains(err.Error(), "no leader") {
 		t.Errorf("got %+v, %v; want a result and an error that says why", r, err)
 	}
 }

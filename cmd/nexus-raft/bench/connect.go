@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -84,11 +85,12 @@ type answer struct {
 // ask connects to an endpoint and reads a key that need not exist.
 func ask(ctx context.Context, c Config, endpoint string) answer {
 	options := []grpc.DialOption{
+		grpc.WithNoProxy(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnect, MinConnectTimeout: dialTimeout}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)),
 	}
-	conn, err := grpc.NewClient("passthrough:///"+endpoint, append(options, c.Security...)...)
+	conn, err := grpc.NewClient("passthrough:///"+url.PathEscape(endpoint), append(options, c.Security...)...)
 	if err != nil {
 		return answer{err: fmt.Errorf("%s: %w", endpoint, err)}
 	}

@@ -67,7 +67,9 @@ func (f *fakeKV) Put(ctx context.Context, req *etcdserverpb.PutRequest) (*etcdse
 }
 
 // serve runs a fake on loopback.
-func serve(t *testing.T, before func(ctx context.Context, key string, put bool) error) (endpoint string, f *fakeKV, stop func()) {
+func serve(
+	t *testing.T, before func(ctx context.Context, key string, put bool) error,
+) (endpoint string, f *fakeKV, stop func()) {
 	t.Helper()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -96,7 +96,7 @@ func (x *client) put(ctx context.Context, i int) (written bool, err error) {
 	}
 	ctx, cancel := x.bounded(ctx)
 	defer cancel()
-	var to peer.Peer // whom it was sent to, if it was
+	var to peer.Peer // the server that it was sent to, if it was
 	_, err = x.kv.Put(ctx, &etcdserverpb.PutRequest{Key: key(i), Value: x.value}, grpc.Peer(&to))
 	return to.Addr != nil && !nothingWritten(err), err
 }

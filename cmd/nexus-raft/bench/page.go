@@ -75,7 +75,8 @@ values of {{.ValueSize}} bytes; {{.KeySpace}} keys; endpoints{{range .Endpoints}
 {{if .Interrupted}}<p class="note">Interrupted before its time was over.</p>{{end}}
 {{range .Absent}}<p class="note">No answer: {{.}}</p>{{end}}
 {{range .Failures}}<p class="note">Errors: {{.}}</p>{{end}}
-{{if .Uncertain}}<p class="note">{{.Uncertain}} of the failed puts may have been written all the same; none was repeated.</p>{{end}}
+{{if .Uncertain}}<p class="note">{{.Uncertain}} of the failed puts may have been written all the same;
+none was repeated.</p>{{end}}
 <table>
 <tr><th></th><th>mean</th><th>p50</th><th>p95</th><th>p99</th><th>max</th></tr>
 <tr><th>latency, ms</th>{{range .Latencies}}<td>{{printf "%.3f" .}}</td>{{end}}</tr>

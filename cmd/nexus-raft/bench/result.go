@@ -149,7 +149,8 @@ func (r *Result) Print(w io.Writer) error {
 	if r.Interrupted {
 		interrupted = ", INTERRUPTED"
 	}
-	fmt.Fprintf(t, "%s\t%d clients, values of %d bytes, %d keys, %.1f s%s\n", r.Op, r.Clients, r.ValueSize, r.KeySpace, r.Seconds, interrupted)
+	fmt.Fprintf(t, "%s\t%d clients, values of %d bytes, %d keys, %.1f s%s\n", r.Op, r.Clients, r.ValueSize, r.KeySpace,
+		r.Seconds, interrupted)
 	fmt.Fprintf(t, "operations\t%d\n", r.Operations)
 	fmt.Fprintf(t, "per second\t%.0f\n", r.PerSecond)
 	fmt.Fprintf(t, "errors\t%d\n", r.Failed)

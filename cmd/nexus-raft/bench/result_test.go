@@ -73,8 +73,10 @@ func TestPage(t *testing.T) {
 	if n := strings.Count(got, "<svg"); n != 2 {
 		t.Errorf("got %d charts, want 2", n)
 	}
-	got = strings.NewReplacer(`="http://www.w3.org/2000/svg"`, "", `="http://www.w3.org/1999/xlink"`, "").Replace(got) // names, not addresses
-	if outside := regexp.MustCompile(`(?i)https?:|//|src=|href=|url\(|@import|<script|<link`).FindAllString(got, -1); outside != nil {
+	// names, not addresses
+	got = strings.NewReplacer(`="http://www.w3.org/2000/svg"`, "", `="http://www.w3.org/1999/xlink"`, "").Replace(got)
+	if outside := regexp.MustCompile(`(?i)https?:|//|src=|href=|url\(|@import|<script|<link`).FindAllString(got,
+		-1); outside != nil {
 		t.Errorf("the page refers to what is outside of it: %q", outside)
 	}
 	onlyFile(t, path)

@@ -91,7 +91,8 @@ func (c *cluster) found(ctx context.Context) error {
 	}
 	ctx2, cancel := context.WithTimeout(ctx, foundTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx2, c.programs.node, "init", "--json", "--data-dir", u.dir, "--name", u.name, "--listen", address)
+	cmd := exec.CommandContext(ctx2, c.programs.node, "init", "--json", "--data-dir", u.dir, "--name", u.name, "--listen",
+		address)
 	cmd.Env = childEnvironment()
 	cmd.SysProcAttr = childAttributes()
 	var stderr bytes.Buffer
@@ -108,8 +109,8 @@ func (c *cluster) found(ctx context.Context) error {
 	return c.start(ctx, u)
 }
 
-// start runs a unit for the first time, at an address where nobody listens, and waits
-// until it answers. If somebody else took the address meanwhile it tries another.
+// start runs a unit for the first time, at a free address, and waits until it answers. If another
+// process took the address meanwhile, it tries another one.
 func (c *cluster) start(ctx context.Context, u *unit) error {
 	for range startAttempts {
 		address, err := freeAddress()
@@ -137,7 +138,8 @@ func (c *cluster) start(ctx context.Context, u *unit) error {
 			return u.unexpected()
 		}
 	}
-	return fmt.Errorf("start %s: each of %d addresses was taken by somebody else, last %s", u.name, startAttempts, u.address)
+	return fmt.Errorf("start %s: each of %d addresses was taken by another process, last %s", u.name, startAttempts,
+		u.address)
 }
 
 // restart runs a unit again, with the same command line.
@@ -235,7 +237,9 @@ func sizeOf(dir string) (int64, error) {
 
 // await polls until ready reports true. Its error says what was waited for, what was seen
 // last, and what the processes said.
-func (c *cluster) await(ctx context.Context, what string, timeout time.Duration, ready func(context.Context) (seen string, ok bool)) error {
+func (c *cluster) await(
+	ctx context.Context, what string, timeout time.Duration, ready func(context.Context) (seen string, ok bool),
+) error {
 	deadline := time.Now().Add(timeout)
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
@@ -266,7 +270,8 @@ func (c *cluster) answers(ctx context.Context, u *unit) (string, bool) {
 	if err != nil {
 		return err.Error(), false
 	}
-	return fmt.Sprintf("the node at %s is %q of cluster %v", u.address, s.Name, s.Cluster), s.Name == u.name && s.Cluster == c.id
+	return fmt.Sprintf("the node at %s is %q of cluster %v", u.address, s.Name, s.Cluster), s.Name == u.name &&
+		s.Cluster == c.id
 }
 
 func (c *cluster) ask(ctx context.Context, u *unit) (nexusraft.NodeStatus, error) {

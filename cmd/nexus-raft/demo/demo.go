@@ -147,7 +147,7 @@ func (d *demo) assemble(ctx context.Context) error {
 }
 
 // inSync waits until the zone is in sync.
-func (d *demo) inSync(ctx context.Context) (view, error) {
+func (d *demo) inSync(ctx context.Context) (survey, error) {
 	v, err := d.cluster.awaitInSync(ctx)
 	if err == nil {
 		d.timeline.add("in sync", "%s leads in term %d", v.leader.name, v.zones[v.leader].Term)
@@ -169,9 +169,10 @@ func (d *demo) underLoad(ctx context.Context) error {
 	defer func() { d.cluster.meanwhile = nil }()
 	err = d.outages(ctx, load)
 	if err == nil {
-		err = d.cluster.await(ctx, "every file is recorded and the time is over", d.Limit, func(context.Context) (string, bool) {
-			return "writers are under way", load.passed() >= d.Load && load.writers.complete() > 0
-		})
+		err = d.cluster.await(ctx, "every file is recorded and the time is over", d.Limit,
+			func(context.Context) (string, bool) {
+				return "writers are under way", load.passed() >= d.Load && load.writers.complete() > 0
+			})
 	}
 	if err == nil {
 		for _, u := range d.cluster.units {

@@ -4,6 +4,6 @@
 // lost.
 //
 // Reading the source: Run is the story; cluster keeps the three processes; walker and
-// writers make the load; ledger remembers what was acknowledged and judges what is found;
+// writers make the load; ledger remembers what was acknowledged and checks what is found;
 // verify asks the cluster for it.
 package demo

@@ -20,23 +20,23 @@ type history struct {
 	uncertain    []string           // values whose writing may have happened, or may happen yet
 }
 
-// A verdict is what a check comes to.
-type verdict int
+// An outcome is the result of a check.
+type outcome int
 
 const (
-	sound      verdict = iota
+	sound      outcome = iota
 	lost               // something that was acknowledged is not there
-	unexpected         // something is there that nobody can have written
+	unexpected         // the value can't have been written
 )
 
-// check judges what a member holds at the key, with nothing being written any more, and
+// check compares what a member holds at the key, once nothing is written any more, and
 // says what is wrong.
 //
 // No two values are equal, nothing is ever deleted, and versions count the writes of a
 // key. So an acknowledged write that was lost shows, even if a later one has covered it:
 // as a version that is too low, as an older value, or as a value at an older revision.
 // An uncertain write may come late; then its revision is above the acknowledged one.
-func (h history) check(kv client.KeyValue, found bool) (verdict, string) {
+func (h history) check(kv client.KeyValue, found bool) (outcome, string) {
 	value, most := string(kv.Value), int64(h.acknowledged+len(h.uncertain))
 	switch {
 	case !found && h.acknowledged > 0:
@@ -52,7 +52,7 @@ func (h history) check(kv client.KeyValue, found bool) (verdict, string) {
 	case kv.Version > most:
 		return unexpected, fmt.Sprintf("was written %d times, though at most %d writes were sent", kv.Version, most)
 	case h.acknowledged == 0:
-		return unexpected, fmt.Sprintf("holds %q, which nobody wrote", value)
+		return unexpected, fmt.Sprintf("holds %q, which was never written", value)
 	}
 	return lost, fmt.Sprintf("holds %q of revision %d, though %q was acknowledged at revision %d",
 		value, kv.ModRevision, h.value, h.revision)
@@ -75,7 +75,7 @@ type ledger struct {
 	waiting   []waiting
 }
 
-// waiting is somebody who wants to know of the first acknowledgement of a write begun
+// waiting is a caller that waits for the first acknowledgement of a write begun
 // after a moment.
 type waiting struct {
 	after time.Time
@@ -166,13 +166,13 @@ func (l *ledger) history(key string) *history {
 // A finding is a key that does not hold what it must.
 type finding struct {
 	key     string
-	verdict verdict
+	outcome outcome
 	text    string
 }
 
 func (f finding) String() string { return fmt.Sprintf("%q %s", f.key, f.text) }
 
-// compare judges a listing of everything that a member holds, with nothing being written
+// compare checks a listing of everything that a member holds, once nothing is written
 // any more. It returns what is wrong, ascending by key.
 func (l *ledger) compare(found map[string]client.KeyValue) []finding {
 	l.mu.Lock()
@@ -186,7 +186,7 @@ func (l *ledger) compare(found map[string]client.KeyValue) []finding {
 	}
 	for key := range found {
 		if l.histories[key] == nil {
-			out = append(out, finding{key, unexpected, "is there, though nobody wrote it"})
+			out = append(out, finding{key, unexpected, "is there, though it was never written"})
 		}
 	}
 	slices.SortFunc(out, func(a, b finding) int { return strings.Compare(a.key, b.key) })

@@ -12,7 +12,10 @@ import (
 )
 
 func held(value string, modified, version int) client.KeyValue {
-	return client.KeyValue{Key: []byte("k"), Value: []byte(value), ModRevision: nexusraft.Revision(modified), Version: int64(version)}
+	return client.KeyValue{
+		Key: []byte("k"), Value: []byte(value), ModRevision: nexusraft.Revision(modified),
+		Version: int64(version),
+	}
 }
 
 func TestCheck(t *testing.T) {
@@ -24,7 +27,7 @@ func TestCheck(t *testing.T) {
 		h     history
 		kv    client.KeyValue
 		found bool
-		want  verdict
+		want  outcome
 		text  string
 	}{
 		{"the acknowledged value", h, held("b", 9, 2), true, sound, ""},
@@ -42,7 +45,7 @@ func TestCheck(t *testing.T) {
 		{"nothing acknowledged, absent", onlyUncertain, client.KeyValue{}, false, sound, ""},
 		{"nothing acknowledged, one there", onlyUncertain, held("v", 3, 1), true, sound, ""},
 		{"nothing acknowledged, both there", onlyUncertain, held("u", 4, 2), true, sound, ""},
-		{"nothing acknowledged, another there", onlyUncertain, held("x", 3, 1), true, unexpected, "nobody wrote"},
+		{"nothing acknowledged, another there", onlyUncertain, held("x", 3, 1), true, unexpected, "never written"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got, text := tc.h.check(tc.kv, tc.found)
@@ -66,11 +69,11 @@ func TestLedgerCompare(t *testing.T) {
 		"stale": held("3", 4, 1),
 		"alien": held("x", 6, 1),
 	})
-	got := make(map[string]verdict)
+	got := make(map[string]outcome)
 	for _, f := range found {
-		got[f.key] = f.verdict
+		got[f.key] = f.outcome
 	}
-	want := map[string]verdict{"gone": lost, "stale": lost, "alien": unexpected}
+	want := map[string]outcome{"gone": lost, "stale": lost, "alien": unexpected}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("findings (-want +got):\n%s\n%v", d, found)
 	}

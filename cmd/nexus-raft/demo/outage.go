@@ -27,20 +27,20 @@ const (
 
 // victims returns how to choose what is killed, one after the other, from how the zone
 // stands and what was killed before.
-func (k Kill) victims() []func(c *cluster, v view, before []*unit) *unit {
-	leader := func(_ *cluster, v view, _ []*unit) *unit { return v.leader }
-	follower := func(c *cluster, v view, _ []*unit) *unit { return c.otherMember(v.leader) }
-	survivor := func(c *cluster, _ view, before []*unit) *unit { return c.otherMember(before[0]) }
-	witness := func(c *cluster, _ view, _ []*unit) *unit { return c.units[2] }
+func (k Kill) victims() []func(c *cluster, v survey, before []*unit) *unit {
+	leader := func(_ *cluster, v survey, _ []*unit) *unit { return v.leader }
+	follower := func(c *cluster, v survey, _ []*unit) *unit { return c.otherMember(v.leader) }
+	survivor := func(c *cluster, _ survey, before []*unit) *unit { return c.otherMember(before[0]) }
+	witness := func(c *cluster, _ survey, _ []*unit) *unit { return c.units[2] }
 	switch k {
 	case KillLeader:
-		return []func(*cluster, view, []*unit) *unit{leader, leader}
+		return []func(*cluster, survey, []*unit) *unit{leader, leader}
 	case KillFollower:
-		return []func(*cluster, view, []*unit) *unit{follower}
+		return []func(*cluster, survey, []*unit) *unit{follower}
 	case KillWitness:
-		return []func(*cluster, view, []*unit) *unit{witness}
+		return []func(*cluster, survey, []*unit) *unit{witness}
 	case KillEach:
-		return []func(*cluster, view, []*unit) *unit{leader, survivor, witness}
+		return []func(*cluster, survey, []*unit) *unit{leader, survivor, witness}
 	}
 	return nil
 }
@@ -99,7 +99,7 @@ func (d *demo) outages(ctx context.Context, l *load) error {
 
 // outage kills one unit, lets the writers go on without it, brings it back and waits until
 // the zone is in sync.
-func (d *demo) outage(ctx context.Context, l *load, v view, victim *unit) error {
+func (d *demo) outage(ctx context.Context, l *load, v survey, victim *unit) error {
 	leads := victim == v.leader
 	begun := time.Now()
 	victim.kill()
@@ -118,7 +118,8 @@ func (d *demo) outage(ctx context.Context, l *load, v view, victim *unit) error 
 	if err != nil {
 		return err
 	}
-	d.timeline.addAt(ack, "first acknowledgement", "of a write begun after the kill, %d ms after it", ack.Sub(begun).Milliseconds())
+	d.timeline.addAt(ack, "first acknowledgement", "of a write begun after the kill, %d ms after it",
+		ack.Sub(begun).Milliseconds())
 	if leads {
 		d.summary.failed(ack.Sub(begun))
 	}
@@ -131,11 +132,12 @@ func (d *demo) outage(ctx context.Context, l *load, v view, victim *unit) error 
 // elected waits until another member than the victim leads.
 func (d *demo) elected(ctx context.Context, victim *unit) error {
 	c := d.cluster
-	var v view
-	err := c.await(ctx, "another member leads than "+victim.name, failoverTimeout, func(ctx context.Context) (string, bool) {
-		v = c.view(ctx)
-		return v.String(), v.leader != nil && v.leader != victim
-	})
+	var v survey
+	err := c.await(ctx, "another member leads than "+victim.name, failoverTimeout,
+		func(ctx context.Context) (string, bool) {
+			v = c.survey(ctx)
+			return v.String(), v.leader != nil && v.leader != victim
+		})
 	if err == nil {
 		d.timeline.add("elected", "%s in term %d", v.leader.name, v.zones[v.leader].Term)
 	}
@@ -144,14 +146,15 @@ func (d *demo) elected(ctx context.Context, victim *unit) error {
 
 // acknowledged waits for first, and returns what it brings.
 func (d *demo) acknowledged(ctx context.Context, first <-chan time.Time) (at time.Time, err error) {
-	err = d.cluster.await(ctx, "a write begun after the kill is acknowledged", stallTimeout, func(ctx context.Context) (string, bool) {
-		select {
-		case at = <-first:
-			return "", true
-		default:
-			return d.cluster.view(ctx).String(), false
-		}
-	})
+	err = d.cluster.await(ctx, "a write begun after the kill is acknowledged", stallTimeout,
+		func(ctx context.Context) (string, bool) {
+			select {
+			case at = <-first:
+				return "", true
+			default:
+				return d.cluster.survey(ctx).String(), false
+			}
+		})
 	return at, err
 }
 

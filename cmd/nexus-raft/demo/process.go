@@ -117,7 +117,7 @@ func (p *process) unexpected() error {
 	if p.err != nil {
 		how = p.err.Error()
 	}
-	return fmt.Errorf("%s ended though nobody stopped it: %s%s", p.name, how, p.tail())
+	return fmt.Errorf("%s ended without being stopped: %s%s", p.name, how, p.tail())
 }
 
 // ended reports whether it has.

@@ -107,7 +107,7 @@ func TestUnexpectedEndShowsTheLog(t *testing.T) {
 	ctx, died := context.WithCancelCause(t.Context())
 	p.watch(died)
 	got := context.Cause(ctx)
-	if got == nil || !strings.Contains(got.Error(), "helper ended though nobody stopped it: exit status 3") ||
+	if got == nil || !strings.Contains(got.Error(), "helper ended without being stopped: exit status 3") ||
 		!strings.HasSuffix(got.Error(), "line 99") || len(got.Error()) > 2*tailBytes {
 		t.Errorf("got %v, want the exit status and the end of the log", got)
 	}
@@ -168,14 +168,18 @@ func TestChildDoesNotOutliveAKilledParent(t *testing.T) {
 
 func TestAwaitSaysWhatItWaitedFor(t *testing.T) {
 	c := &cluster{}
-	err := c.await(t.Context(), "it rains", 30*time.Millisecond, func(context.Context) (string, bool) { return "blue sky", false })
+	err := c.await(t.Context(), "it rains", 30*time.Millisecond,
+		func(context.Context) (string, bool) { return "blue sky", false })
 	if err == nil || !strings.Contains(err.Error(), "until it rains") || !strings.Contains(err.Error(), "blue sky") {
 		t.Errorf("got %v, want what was waited for and what was seen", err)
 	}
 	died := errors.New("n1 died")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(died)
-	if err := c.await(ctx, "it rains", time.Minute, func(context.Context) (string, bool) { return "", false }); !errors.Is(err, died) {
+	if err := c.await(ctx, "it rains", time.Minute, func(context.Context) (string, bool) {
+		return "",
+			false
+	}); !errors.Is(err, died) {
 		t.Errorf("got %v, want %v", err, died)
 	}
 }

@@ -23,10 +23,11 @@ type Summary struct {
 	Uncertain    int `json:"uncertain"`    // writes whose outcome their writer never learnt
 	Refused      int `json:"refused"`      // writes that certainly did not happen
 	Lost         int `json:"lost"`         // records of which an acknowledged write is gone
-	Unexpected   int `json:"unexpected"`   // records that nobody can have written as they are
+	Unexpected   int `json:"unexpected"`   // records that can't have been written as they are
 
-	FailoverMS   *int64  `json:"failover_ms"`  // the longest of all; null if no leader was killed
-	FailoversMS  []int64 `json:"failovers_ms"` // from the SIGKILL of a leader to the first acknowledgement of a write begun after it
+	FailoverMS *int64 `json:"failover_ms"` // the longest of all; null if no leader was killed
+	// from the SIGKILL of a leader to the first acknowledgement of a write begun after it
+	FailoversMS  []int64 `json:"failovers_ms"`
 	LongestGapMS int64   `json:"longest_gap_ms"`
 
 	WrittenOnTwoCopies int `json:"written_on_two_copies"` // writes that were on both members when acknowledged
@@ -60,7 +61,8 @@ func (s *Summary) faultless() error {
 	if s.Lost == 0 && s.Unexpected == 0 && s.StateChecksumsEqual {
 		return nil
 	}
-	return fmt.Errorf("the verification failed: %d records lost, %d unexpected, state checksums equal: %t", s.Lost, s.Unexpected, s.StateChecksumsEqual)
+	return fmt.Errorf("the verification failed: %d records lost, %d unexpected, state checksums equal: %t", s.Lost,
+		s.Unexpected, s.StateChecksumsEqual)
 }
 
 // Print writes the summary for people.
@@ -69,10 +71,12 @@ func (s *Summary) Print(w io.Writer) {
 		fmt.Fprintf(w, "  %-22s %s\n", name, fmt.Sprintf(format, args...))
 	}
 	fmt.Fprintln(w, "\nSummary")
-	row("acknowledged", "%d writes of %d files in %.1f s (%d complete rounds, %d writers)", s.Acknowledged, s.Files, s.Seconds, s.Rounds, s.Writers)
+	row("acknowledged", "%d writes of %d files in %.1f s (%d complete rounds, %d writers)", s.Acknowledged, s.Files,
+		s.Seconds, s.Rounds, s.Writers)
 	row("lost", "%d", s.Lost)
 	row("unexpected", "%d", s.Unexpected)
-	row("uncertain", "%d writes whose outcome was not learnt, %d certainly not written; all written again", s.Uncertain, s.Refused)
+	row("uncertain", "%d writes whose outcome was not learnt, %d certainly not written; all written again", s.Uncertain,
+		s.Refused)
 	row("failover", "%s", s.failover())
 	row("longest gap", "%d ms between two acknowledgements", s.LongestGapMS)
 	row("durable on", "two copies: %d writes, one copy: %d", s.WrittenOnTwoCopies, s.WrittenOnOneCopy)

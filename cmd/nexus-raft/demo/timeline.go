@@ -71,7 +71,8 @@ func (t *timeline) progress(passed time.Duration, sum counts, rounds int64) {
 	if since < time.Second {
 		return
 	}
-	fmt.Fprintf(t.out, "%8.3f s  %-22s %d acknowledged (%.0f per second), %d files, round %d\n", now.Sub(t.began).Seconds(), "writing",
+	fmt.Fprintf(t.out, "%8.3f s  %-22s %d acknowledged (%.0f per second), %d files, round %d\n",
+		now.Sub(t.began).Seconds(), "writing",
 		sum.acknowledged, float64(sum.acknowledged-t.lastSum)/since.Seconds(), sum.records, rounds+1)
 	t.lastLine, t.lastSum = now, sum.acknowledged
 }

@@ -22,7 +22,7 @@ const (
 // and notes in s what is not as it must be. Its error means that it could not ask.
 func verify(ctx context.Context, c *cluster, l *ledger, w *walker, s *Summary, t *timeline) error {
 	listings := make(map[string]map[string]client.KeyValue)
-	bad := make(map[string]verdict)
+	bad := make(map[string]outcome)
 	for _, u := range c.members() {
 		held, err := listing(ctx, u)
 		if err != nil {
@@ -33,7 +33,7 @@ func verify(ctx context.Context, c *cluster, l *ledger, w *walker, s *Summary, t
 		for _, f := range found {
 			s.Findings = append(s.Findings, u.name+": "+f.String())
 			if bad[f.key] != lost {
-				bad[f.key] = f.verdict
+				bad[f.key] = f.outcome
 			}
 		}
 		t.add("verified", "%d records through %s, linearizably: %d not as they must be", len(held), u.name, len(found))
@@ -73,28 +73,31 @@ func listing(ctx context.Context, u *unit) (map[string]client.KeyValue, error) {
 // compareStates asks the members for checksums of their states until both are of the same
 // applied index, and compares these.
 func compareStates(ctx context.Context, c *cluster, s *Summary, t *timeline) error {
-	var sums []client.Checksum
-	err := c.await(ctx, "both members report a checksum of the same applied index", checksumTimeout, func(ctx context.Context) (string, bool) {
-		sums = sums[:0]
-		for _, u := range c.members() {
-			sum, err := c.checksum(ctx, u)
-			if err != nil {
-				return err.Error(), false
+	var sums []nexusraft.Checksum
+	err := c.await(ctx, "both members report a checksum of the same applied index", checksumTimeout,
+		func(ctx context.Context) (string, bool) {
+			sums = sums[:0]
+			for _, u := range c.members() {
+				sum, err := c.checksum(ctx, u)
+				if err != nil {
+					return err.Error(), false
+				}
+				sums = append(sums, sum)
 			}
-			sums = append(sums, sum)
-		}
-		return fmt.Sprintf("%s is at %d, %s at %d", c.units[0].name, sums[0].Applied, c.units[1].name, sums[1].Applied),
-			sums[0].Applied == sums[1].Applied
-	})
+			return fmt.Sprintf("%s is at %d, %s at %d", c.units[0].name, sums[0].Applied, c.units[1].name, sums[1].Applied),
+				sums[0].Applied == sums[1].Applied
+		})
 	if err != nil {
 		return err
 	}
 	a, b := sums[0], sums[1]
-	s.StateChecksumsEqual = bytes.Equal(a.Sum, b.Sum) && len(a.Sum) > 0 && a.Pairs == b.Pairs && a.Bytes == b.Bytes && a.Revision == b.Revision
+	s.StateChecksumsEqual = bytes.Equal(a.Sum, b.Sum) && len(a.Sum) > 0 && a.Pairs == b.Pairs && a.Bytes == b.Bytes &&
+		a.Revision == b.Revision
 	s.StateApplied = uint64(a.Applied)
 	if !s.StateChecksumsEqual {
-		s.Findings = append(s.Findings, fmt.Sprintf("states differ at index %d: %x of %d pairs and %d bytes, %x of %d pairs and %d bytes",
-			a.Applied, a.Sum, a.Pairs, a.Bytes, b.Sum, b.Pairs, b.Bytes))
+		s.Findings = append(s.Findings,
+			fmt.Sprintf("states differ at index %d: %x of %d pairs and %d bytes, %x of %d pairs and %d bytes",
+				a.Applied, a.Sum, a.Pairs, a.Bytes, b.Sum, b.Pairs, b.Bytes))
 		t.add("states differ", "at index %d", a.Applied)
 		return nil
 	}
@@ -103,7 +106,7 @@ func compareStates(ctx context.Context, c *cluster, s *Summary, t *timeline) err
 	return nil
 }
 
-func (c *cluster) checksum(ctx context.Context, u *unit) (client.Checksum, error) {
+func (c *cluster) checksum(ctx context.Context, u *unit) (nexusraft.Checksum, error) {
 	ctx, cancel := context.WithTimeout(ctx, checksumTimeout)
 	defer cancel()
 	return c.asker.Checksum(ctx, u.address, nexusraft.RootZone)
@@ -112,7 +115,9 @@ func (c *cluster) checksum(ctx context.Context, u *unit) (client.Checksum, error
 // restore turns each member's records back into a listing of the directory and compares it
 // with a fresh walk. What differs has changed since it was recorded: that the records are
 // those that were written is verified already.
-func restore(ctx context.Context, c *cluster, listings map[string]map[string]client.KeyValue, w *walker, s *Summary, t *timeline) error {
+func restore(
+	ctx context.Context, c *cluster, listings map[string]map[string]client.KeyValue, w *walker, s *Summary, t *timeline,
+) error {
 	now, err := w.fresh(ctx)
 	if err != nil {
 		return err
@@ -120,7 +125,8 @@ func restore(ctx context.Context, c *cluster, listings map[string]map[string]cli
 	for _, u := range c.members() {
 		same, changed := changes(listings[u.name], now)
 		s.Changed = append(s.Changed, changed...)
-		t.add("restored", "the listing from %s: %d files as they are in the directory, %d changed meanwhile", u.name, same, len(changed))
+		t.add("restored", "the listing from %s: %d files as they are in the directory, %d changed meanwhile", u.name, same,
+			len(changed))
 	}
 	slices.Sort(s.Changed)
 	s.Changed = slices.Compact(s.Changed)

@@ -83,7 +83,8 @@ func TestOpenDirRefusals(t *testing.T) {
 		{filepath.Join(dir, "sub"), "holds no file"},
 		{filepath.Join(dir, "file"), "not a directory"},
 	} {
-		if w, err := openDir(tc.dir); err == nil || !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), tc.dir) {
+		if w, err := openDir(tc.dir); err == nil || !strings.Contains(err.Error(), tc.want) ||
+			!strings.Contains(err.Error(), tc.dir) {
 			t.Errorf("openDir(%s): got %v, %v, want an error with %q that names it", tc.dir, w, err, tc.want)
 		}
 	}

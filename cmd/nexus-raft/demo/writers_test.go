@@ -127,7 +127,7 @@ func TestLostWritesAreFoundThoughCovered(t *testing.T) {
 		t.Fatal(err)
 	}
 	found := w.ledger.compare(m.held)
-	if len(found) != 1 || found[0].verdict != lost {
+	if len(found) != 1 || found[0].outcome != lost {
 		t.Errorf("findings: got %v, want one lost write", found)
 	}
 }

@@ -1,0 +1,36 @@
+package main
+
+// flagHelp are the help texts that are too long for the line of their flag.
+var flagHelp = map[string]string{
+	"askTimeout": "How long to try; for status, how long to wait for each node; for events, for the first answer.",
+	"credentials": "File that proves the client's name and says which cluster to trust: a certificate, its key " +
+		"and the cluster's CA, or the CA and an access token.",
+	"accessTokenFile": "File that holds an access token, instead of the certificate or token in the credentials, " +
+		"which need only the cluster's CA then. $NEXUS_RAFT_ACCESS_TOKEN may hold the token itself.",
+	"jsonPairs": "Print JSON, one object per line. A key or value that is not valid UTF-8 is in the field " +
+		"key_base64 or value_base64 instead of key or value.",
+
+	"revokeZone": "Take only the role in this zone, given by its name or its ID, or the one for all zones; without " +
+		"it, all roles and tokens.",
+	"zoneName": "Its name: a lower-case letter, then lower-case letters, digits, dots, dashes and underscores, 64 at " +
+		"most; nothing that could be an ID, which is hexadecimal.",
+	"certOut": "New file for --credentials, which only its owner can read: the certificate, its key and the " +
+		"cluster's CA.",
+	"tokenOut": "New file for --credentials, which only its owner can read: the token and the CA of --credentials.",
+	"tokenRole": "Role in which nodes may join with it, or in which a node of the cluster may get a new " +
+		"certificate: member or witness.",
+	"without": "Nodes not to wait for, separated by commas. They are left behind, and need a new join token " +
+		"(--token-file) to come back.",
+
+	"benchOp":        "What to measure: put, or get, which writes its keys first.",
+	"benchEndpoints": "Members to ask, separated by commas; one connection each, with the clients spread over them.",
+	"demoKill": "What to kill with SIGKILL while writers run: leader (and then the new leader), follower, " +
+		"witness, each (one after the other) or none.",
+	"demoDataDir":  "Where the three processes keep their data, empty or absent; by default a temporary directory.",
+	"exportTree":   "Only the tree of this name, \"\" for the default tree; may be repeated. By default all trees.",
+	"webhookState": "Keep the position in this file, and go on from it; --from counts only while there is no such file.",
+
+	"diskReserve": "How much of the disk stays free: below it, writes are refused and reads go on. 0 for none.",
+	"snapshotBandwidth": "How many bytes a second snapshots to other members may take, at least 64KiB; 0 for no " +
+		"limit.",
+}

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/storage"
+)
+
+// The program's play, in a new directory.
+func TestLocks(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	if err := run(t.TempDir(), &out); err != nil {
+		t.Fatal(err)
+	}
+	want := `ann has the lock; she writes: <nil>
+bob has to wait; ann falls silent for an hour
+bob has the lock, with a higher token: true
+bob writes: <nil>
+ann believes that she has the lock, and writes: an older token than one that has written
+bob has released the lock; the ledger has: by bob
+`
+	if d := cmp.Diff(want, out.String()); d != "" {
+		t.Errorf("want (-), got (+):\n%s", d)
+	}
+}
+
+// nothing is an empty state.
+type nothing struct{}
+
+func (nothing) Get([]byte) ([]byte, bool, error) { return nil, false, nil }
+
+func (nothing) Scan(_, _ []byte) iter.Seq2[nexusraft.Pair, error] {
+	return func(func(nexusraft.Pair, error) bool) {}
+}
+
+func (n nothing) ScanReverse(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
+	return n.Scan(start, end)
+}
+
+// replica is a zone's state in memory, to which commands are applied as a node does.
+type replica struct{ state *storage.Overlay }
+
+func newReplica() replica { return replica{storage.NewOverlay(nothing{})} }
+
+func (r replica) apply(sm nexusraft.StateMachine, cmd nexusraft.Command) ([]byte, error) {
+	effects := &tx{Overlay: storage.NewOverlay(r.state)}
+	answer, err := sm.Apply(effects, cmd)
+	if effects.calls > maxCalls {
+		err = fmt.Errorf("a command made %d calls, the limit is %d", effects.calls, maxCalls)
+	}
+	if err == nil {
+		effects.MergeInto(r.state)
+	}
+	return answer, err
+}
+
+// dump is the whole state as text.
+func (r replica) dump() (all []string) {
+	for p := range r.state.Scan(nil, nil) {
+		all = append(all, hex.EncodeToString(p.Key)+" "+hex.EncodeToString(p.Value))
+	}
+	return all
+}
+
+// maxCalls is how much of the state a command may read and write: calls, with the steps of scans. A
+// grant reads the lock and drops the old grant, finds two that have ended and drops them, and is
+// stored.
+const maxCalls = 11
+
+// tx counts what a command does.
+type tx struct {
+	*storage.Overlay
+	calls int
+}
+
+func (t *tx) Get(key []byte) ([]byte, bool, error) { t.calls++; return t.Overlay.Get(key) }
+func (t *tx) Set(key, value []byte) error          { t.calls++; return t.Overlay.Set(key, value) }
+func (t *tx) Delete(key []byte) error              { t.calls++; return t.Overlay.Delete(key) }
+func (*tx) Publish(_, _ string, _ []byte) error    { return nil }
+
+func (t *tx) Scan(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
+	return func(yield func(nexusraft.Pair, error) bool) {
+		for p, err := range t.Overlay.Scan(start, end) {
+			if t.calls++; !yield(p, err) {
+				return
+			}
+		}
+	}
+}
+
+// Random commands: a lock is held by the grant that has not ended, of which there is one; tokens
+// ascend; two replicas have the same state; and grants that have ended do not pile up.
+func TestLocksAreAMapOfGrants(t *testing.T) {
+	t.Parallel()
+	names := rapid.SampledFrom([]string{"a", "b", "c", "d"})
+	leases := rapid.SampledFrom([]time.Duration{
+		0, minLease, 3 * time.Millisecond, 9 * time.Millisecond, maxLease, maxLease + 1, -1,
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		a, b := newReplica(), newReplica()
+		grants := make(map[string]Grant) // the newest of each lock that was not released
+		tokens := []uint64{0}
+		now, index := time.Unix(1, 0), uint64(0)
+		for range rapid.IntRange(1, 80).Draw(t, "commands") {
+			name, lease := names.Draw(t, "name"), leases.Draw(t, "lease")
+			token := rapid.SampledFrom(tokens).Draw(t, "token")
+			index += rapid.Uint64Range(1, 3).Draw(t, "entries")
+			now = now.Add(rapid.SampledFrom([]time.Duration{0, 0, time.Millisecond, 2 * time.Millisecond}).Draw(t, "time"))
+
+			old, ok := grants[name]
+			lasts, valid := ok && now.Before(old.End), lease >= minLease && lease <= maxLease
+			var command []byte
+			var accepted bool
+			var want Grant
+			op := rapid.SampledFrom([]byte("aaannr")).Draw(t, "op")
+			switch op {
+			case opAcquire:
+				command, accepted = Acquire(name, "owner", lease), valid && !lasts
+				want = Grant{Token: index, End: now.Add(lease)}
+			case opRenew:
+				command, accepted = Renew(name, token, lease), valid && lasts && old.Token == token
+				want = Grant{Token: token, End: now.Add(lease)}
+			case opRelease:
+				command, accepted = Release(name, token), true
+				if ok && old.Token == token {
+					delete(grants, name)
+				}
+			}
+			before := a.dump()
+			cmd := nexusraft.Command{Index: nexusraft.Index(index), Time: now.UnixNano(), Data: command}
+			answer, err := a.apply(service{}, cmd)
+			other, otherErr := b.apply(service{}, cmd)
+			switch {
+			case !bytes.Equal(answer, other) || fmt.Sprint(err) != fmt.Sprint(otherErr):
+				t.Fatalf("replicas answer %x, %v and %x, %v", answer, err, other, otherErr)
+			case err != nil && !errors.Is(err, nexusraft.ErrRefused):
+				t.Fatal(err)
+			case (err == nil) != accepted:
+				t.Fatalf("%q at %v: got %v, want accepted: %v (grant %v)", command, now, err, accepted, old)
+			case err != nil && cmp.Diff(before, a.dump()) != "":
+				t.Fatalf("%q was refused, and changed the state", command)
+			}
+			if d := cmp.Diff(a.dump(), b.dump()); d != "" {
+				t.Fatalf("replicas differ:\n%s", d)
+			}
+			if accepted && op != opRelease {
+				got, err := ParseGrant(answer)
+				if d := cmp.Diff(want, got); d != "" || err != nil {
+					t.Fatalf("%v, want (-), got (+):\n%s", err, d)
+				}
+				grants[name], tokens = got, append(tokens, got.Token)
+			}
+			for name, g := range grants {
+				owner, got, err := Holder(a.state, name)
+				forgotten := owner == "" && !now.Before(g.End)
+				if err != nil || !forgotten && (owner != "owner" || got != g) {
+					t.Fatalf("the holder of %s is %q, %v, %v, want %v", name, owner, got, err, g)
+				}
+			}
+			if got, most := len(a.dump()), 2*len(grants); got > most || got%2 != 0 {
+				t.Fatalf("%d keys, want two for each of %d grants at most", got, len(grants))
+			}
+		}
+	})
+}
+
+// Locks that nobody uses again are forgotten: a thousand that were held at once, by as many later
+// grants.
+func TestLocksAreForgotten(t *testing.T) {
+	t.Parallel()
+	r := newReplica()
+	for i := range 2_000 {
+		now := time.Duration(max(0, i-999)) * time.Minute
+		cmd := nexusraft.Command{
+			Index: nexusraft.Index(i + 1), Time: int64(now), Data: Acquire(fmt.Sprint("job ", i), "owner", time.Second),
+		}
+		if _, err := r.apply(service{}, cmd); err != nil {
+			t.Fatal(err)
+		}
+		if i == 999 {
+			if got := len(r.dump()); got != 2*1_000 {
+				t.Fatalf("%d keys of 1,000 locks", got)
+			}
+		}
+	}
+	if got := len(r.dump()); got > 2*2 {
+		t.Errorf("%d keys are left, of which one lock is held", got)
+	}
+}
+
+// What is refused says what to do, and leaves nothing behind.
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	r := newReplica()
+	long := strings.Repeat("x", maxNameBytes+1)
+	for i, command := range [][]byte{
+		nil,
+		{opAcquire},
+		{opRenew, 1},
+		{opRelease},
+		{'?', 1},
+		Acquire("a", "b", time.Second)[:13],
+		Acquire("", "b", time.Second), Acquire("a", "", time.Second), Acquire(long, "b", time.Second),
+		Acquire("a", long, time.Second), Acquire("a", "b", 0), Acquire("a", "b", maxLease+1),
+		Renew("a", 1, time.Second), Renew("", 1, time.Second), Renew(long, 1, time.Second), Release("", 1), Release(long, 1),
+	} {
+		cmd := nexusraft.Command{Index: nexusraft.Index(i + 1), Time: 1, Data: command}
+		if _, err := r.apply(service{}, cmd); !errors.Is(err, nexusraft.ErrRefused) {
+			t.Errorf("%.40q: got %v, want a refusal", command, err)
+		}
+	}
+	if d := r.dump(); len(d) != 0 {
+		t.Errorf("refusals left %q", d)
+	}
+}

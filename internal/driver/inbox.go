@@ -1,0 +1,158 @@
+package driver
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// Bounds limit what waits for a worker.
+type Bounds struct {
+	Messages     int // more are dropped: raft sends again
+	MessageBytes int // the same
+	Calls        int // more get ErrOverloaded
+}
+
+// Inbound is a peer's raft message on its way to its group.
+type Inbound struct {
+	Zone    nexusraft.ZoneID
+	From    nexusraft.NodeID
+	Message *raftpb.Message
+	Bytes   int      // of the message in memory, about
+	Vote    VoteCall // waits for the answer to a vote request; nil with any other message
+}
+
+// ignore answers a vote request that no group takes.
+func (m *Inbound) ignore(err error) {
+	if m.Vote != nil {
+		m.Vote.Answer(VoteAnswer{Why: err.Error()})
+	}
+}
+
+// Inbox is the only way to a worker. Its methods may be called from many goroutines, and none but
+// Ask blocks.
+type Inbox struct {
+	wake   chan struct{} // has room for one: there is something to do
+	bounds Bounds
+
+	mu     sync.Mutex // guards what follows
+	closed bool
+	bytes  int // of waiting.messages
+	waiting
+}
+
+// waiting is what is in an inbox at one moment.
+type waiting struct {
+	messages []Inbound
+	calls    []func(error)
+}
+
+func newInbox(b Bounds) *Inbox { return &Inbox{wake: make(chan struct{}, 1), bounds: b} }
+
+// Put reports how many of the messages, in their order, found room. The slice is not kept.
+func (b *Inbox) Put(ms []Inbound) (taken int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, m := range ms {
+		if b.closed || len(b.messages) >= b.bounds.Messages || b.bytes+m.Bytes > b.bounds.MessageBytes {
+			break
+		}
+		b.messages = append(b.messages, m)
+		b.bytes += m.Bytes
+		taken++
+	}
+	b.Wake()
+	return taken
+}
+
+// Call has the worker run f with nil or, if the worker ends before, with why: once, and once more with why
+// if f itself panics. After an error, ErrOverloaded or ErrClosed, it never runs.
+func (b *Inbox) Call(f func(error)) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return nexusraft.ErrClosed
+	}
+	if len(b.calls) >= b.bounds.Calls {
+		return nexusraft.ErrOverloaded
+	}
+	b.calls = append(b.calls, f)
+	b.Wake()
+	return nil
+}
+
+// Post is Call for what must not get lost, such as the end of a snapshot: it has no bound, so each
+// kind has one where it begins. f does not run once the worker has ended.
+func (b *Inbox) Post(f func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return
+	}
+	b.calls = append(b.calls, func(err error) {
+		if err == nil {
+			f()
+		}
+	})
+	b.Wake()
+}
+
+// Ask has the worker run f, which gets Call's error, and returns its result. The error is Call's, or
+// the context's cause: f may run all the same then.
+func Ask[T any](ctx context.Context, b *Inbox, f func(error) T) (value T, err error) {
+	done := make(chan T, 1)
+	if err := b.Call(func(err error) { done <- f(err) }); err != nil {
+		return value, err
+	}
+	select {
+	case value = <-done:
+		return value, nil
+	case <-ctx.Done():
+		return value, context.Cause(ctx)
+	}
+}
+
+// StatusTimeout is how long a node's status waits for its worker, and NoAnswer what it says then.
+const (
+	StatusTimeout = time.Second
+	NoAnswer      = "the worker has not answered for 1s: the disk may be stalled"
+)
+
+// Wake makes the worker look whether there is something to do.
+func (b *Inbox) Wake() {
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Woken returns the channel by which the worker hears of Wake. It is for a test that drives a worker
+// by hand.
+func (b *Inbox) Woken() <-chan struct{} { return b.wake }
+
+// Closed reports whether the worker has ended.
+func (b *Inbox) Closed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.closed
+}
+
+// Close refuses everything from now on.
+func (b *Inbox) Close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+}
+
+// take empties the inbox.
+func (b *Inbox) take() waiting {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	w := b.waiting
+	b.waiting, b.bytes = waiting{}, 0
+	return w
+}

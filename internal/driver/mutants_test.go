@@ -1,0 +1,223 @@
+package driver
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// mutant is a mistake, planted by a textual replacement, and a test that fails then.
+type mutant struct {
+	bug      string
+	file     string // of the module
+	old, new string // old is there once
+	dir      string // of the test
+	test     string // one or several, each of which fails; of a package that plays seeds in short form
+}
+
+// mutants are told of in docs/robustness.md, in the same order. mutants_run_test.go plants them.
+var mutants = []mutant{
+	{
+		"Answers, and all else that has to wait for the write, leave before it.",
+		"internal/driver/group.go", "\td.send(g, work.SendNow)\n", "\td.send(g, work.SendNow)\n\td.send(g, work.AfterSync)\n",
+		"internal/simtest", "TestChaos",
+	},
+	{
+		"Votes alone are answered before the write.",
+		"internal/driver/group.go", "\td.send(g, work.SendNow)\n", `	d.send(g, work.SendNow)
+	for _, m := range work.AfterSync {
+		if m.GetType() == raftpb.MsgVoteResp {
+			g.answerVote(m)
+		}
+	}
+`, "internal/simtest", "TestChaos",
+	},
+	{
+		"Votes are asked for before the candidate's own is on its disk.",
+		"internal/driver/driver.go", "\td.whole = d.whole[:0]\n", `	d.whole = d.whole[:0]
+	for _, g := range d.writing {
+		for _, m := range g.round.work.AfterSync {
+			if m.GetType() == raftpb.MsgVote {
+				d.send(g, []*raftpb.Message{m})
+			}
+		}
+	}
+	d.requestVotes()
+`, "internal/simtest", "TestChaos",
+	},
+	{
+		"Rounds are written and not synced.",
+		"internal/driver/driver.go", "d.disk.Commit(written, sync)", "d.disk.Commit(written, sync && false)",
+		"internal/simtest", "TestChaos",
+	},
+	{
+		"A write of several groups is synced if the last one of them must be.",
+		"internal/driver/driver.go", "sync = sync || g.round.part.MustSync", "sync = g.round.part.MustSync",
+		"internal/driver", "TestSyncOfAnyGroup",
+	},
+	{
+		"After a write that failed the round goes on.",
+		"internal/driver/driver.go", "\tif err := d.disk.Commit(written, sync); err != nil {\n\t\treturn nil, err\n\t}\n",
+		"\t_ = d.disk.Commit(written, sync)\n",
+		"internal/driver", "TestNothingLeavesAfterAFailedWrite",
+	},
+	{
+		"A proposal is answered before its entry's effects are written.",
+		"internal/driver/group.go", "\t\tdata += len(a.Data)\n", `		data += len(a.Data)
+		if call := g.proposals.take(c.Waiting.Sequence); call != nil {
+			call.Answer(nexusraft.Result{Data: a.Data, Index: c.Index}, a.Err)
+		}
+`, "internal/driver", "TestProposalIsAnsweredAfterItsWrite",
+	},
+	{
+		"The call that has waited for longest gets the answer of any proposal.",
+		"internal/driver/proposals.go", "\treturn len(p.calls) - 1 - int(back)\n", "\treturn p.begin\n",
+		"internal/driver", "TestPendingIsAMap",
+	},
+	{
+		"The applied index is stored apart from what was applied.",
+		"internal/driver/group.go", "\tr.part.Committed = r.work.Committed[first:r.applied]\n",
+		"\tr.part.Committed = r.work.Committed[first:max(first, r.applied-1)]\n",
+		"internal/simtest", "TestChaos",
+	},
+	{
+		"A round that is written in parts ends after the first one.",
+		"internal/driver/group.go", "return r.begun && r.applied == len(r.work.Committed)", "return r.begun",
+		"internal/simtest", "TestChaos",
+	},
+	{
+		"A conf change in a later part of its round is not synced.",
+		"internal/driver/group.go", "r.part.MustSync = r.part.MustSync || c.ConfChange != nil", "_ = c.ConfChange",
+		"node", "TestConfChangeInALaterPart",
+	},
+	{
+		"What a group has applied is written though its state machine has failed.",
+		"internal/driver/driver.go", "\t\t\tg.owner.Failed(failure.Err)\n",
+		"\t\t\t_ = g.owner.Stage(&g.round.part)\n\t\t\tg.owner.Failed(failure.Err)\n",
+		"internal/driver", "TestGroupFailsAlone",
+	},
+	{
+		"A vote is answered from the slot of another term's request.",
+		"internal/driver/votes.go", "if i < 0 || !g.votes[i].answeredBy(m) {", "if i < 0 {",
+		"internal/driver", "TestAnswerToAnotherTermsVote",
+	},
+	{
+		"A pre-vote and a vote of one candidate share a slot.",
+		"internal/driver/votes.go", "g.votes[i].from == from && g.votes[i].pre == pre", "g.votes[i].from == from",
+		"internal/driver", "TestPreVoteAndVoteInOneTurn",
+	},
+	{
+		"Of a batch that raft refuses only the first call is answered.",
+		"internal/driver/proposals.go", "\tfor _, e := range envelopes {\n\t\tif call",
+		"\tfor _, e := range envelopes[:1] {\n\t\tif call",
+		"internal/driver", "TestRefusedBatch",
+	},
+	{
+		"A request for a vote that raft refuses takes the place of another one.",
+		"internal/driver/group.go", "\tif err := g.replica.Step(from, m); err != nil {\n", `	if call != nil {
+		g.await(m, call)
+	}
+	if err := g.replica.Step(from, m); err != nil {
+`, "internal/driver", "TestRefusedVoteTakesNoPlace",
+	},
+	{
+		"Any read's answer serves the reads that wait.",
+		"internal/driver/reads.go", "\tif i < 0 {\n\t\treturn\n\t}\n", "\tif i < 0 {\n\t\ti = len(r.asked) - 1\n\t}\n",
+		"node", "TestReadsWaitForTheirOwnIndex",
+	},
+	{
+		"An answer serves reads that came after its question.",
+		"internal/driver/reads.go", "\tfor _, q := range r.asked[:i+1] {\n", `	i = len(r.asked) - 1
+	for _, q := range r.asked[:i+1] {
+`, "internal/driver", "TestAnswerIsNotForLaterReads",
+	},
+	{
+		"Reads are served before their index is applied.",
+		"internal/driver/reads.go", "\t\tif x.index > applied {\n", "\t\tif x.index > applied+1<<20 {\n",
+		"internal/driver", "TestReadWaitsForItsIndex",
+	},
+	{
+		"Messages that were taken out of the inbox go on being counted in it.",
+		"internal/driver/inbox.go", "\tb.waiting, b.bytes = waiting{}, 0\n", "\tb.waiting = waiting{}\n",
+		"internal/driver", "TestInboxCountsWhatItHolds",
+	},
+	{
+		"A member's write is not synced.",
+		"node/worker.go", "w.batch.Commit(sync)", "w.batch.Commit(sync && false)",
+		"node", "TestAnswersLeaveAfterTheSync|TestVotesLeaveAfterTheSync",
+	},
+	{
+		"A witness's write is not synced.",
+		"witness/group.go", "g.log.Write(g.update, sync)", "g.log.Write(g.update, sync && false)",
+		"witness", "TestAnswersLeaveAfterTheSync",
+	},
+	{
+		"The log above a snapshot that is on its way is compacted.",
+		"internal/raftlog/compact.go", "\t\t\tupTo = min(upTo, index)\n", "\t\t\t_ = index\n",
+		"node", "TestLogAboveASnapshotStays",
+	},
+	{
+		"A witness is shown entries before they are on the leader's disk.",
+		"internal/zone/ready.go", "mayLeaveEarly(m) && !r.showsWitness(m) &&", "mayLeaveEarly(m) &&",
+		"node", "TestCandidateAsksAfterTheSync",
+	},
+	{
+		"What tells of the commit of a conf change leaves before the write.",
+		"internal/zone/ready.go", "&& !b.tells(m) {", "{",
+		"internal/simtest", "TestLeaderCrashesAsItRemoves",
+	},
+	{
+		"A deposed leader's messages renew the lease of the one that a witness follows.",
+		"internal/zone/witness.go", "\t\tif m.GetTerm() >= r.rn.BasicStatus().GetTerm() {\n", "\t\tif m.GetTerm() > 0 {\n",
+		"witness", "TestDeposedLeaderRenewsNoLease",
+	},
+}
+
+const page = "docs/robustness.md"
+
+// TestMutantsAreTold: the page has each mutant, and what is to be replaced is there.
+func TestMutantsAreTold(t *testing.T) {
+	told := section(t)
+	var want []string
+	for _, m := range mutants {
+		source, err := os.ReadFile(filepath.Join("../..", m.file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(string(source), m.old); n != 1 {
+			t.Errorf("%s: what is to be replaced is %d times in %s", m.bug, n, m.file)
+		}
+		want = append(want, m.row())
+	}
+	if got := strings.Join(want, "\n"); got != told {
+		t.Errorf("%s tells\n%s\nwant\n%s", page, told, got)
+	}
+}
+
+func (m mutant) row() string {
+	dir, base := filepath.Split(m.file)
+	return "| " + m.bug + " | `" + strings.TrimSuffix(dir, "/") + "` (" + base + ") | `" + m.dir + "`: `" +
+		strings.ReplaceAll(m.test, "|", "`, `") + "` |"
+}
+
+// section returns the rows of the page's table.
+func section(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("../..", page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, ok := strings.Cut(string(text), "\n## Mutants of the driver\n")
+	if !ok {
+		t.Fatalf("%s has no section of the driver's mutants", page)
+	}
+	after, _, _ = strings.Cut(after, "\n## ")
+	var rows []string
+	for line := range strings.Lines(after) {
+		if strings.HasPrefix(line, "| ") && !strings.HasPrefix(line, "| bug ") {
+			rows = append(rows, strings.TrimSpace(line))
+		}
+	}
+	return strings.Join(rows, "\n")
+}

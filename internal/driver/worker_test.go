@@ -1,0 +1,105 @@
+package driver
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// What was taken out of an inbox takes no room in it any more: or it would be full for good.
+func TestInboxCountsWhatItHolds(t *testing.T) {
+	b := newInbox(Bounds{Messages: 2, MessageBytes: 10, Calls: 1})
+	for range 3 {
+		if n := b.Put([]Inbound{{Bytes: 10}, {Bytes: 1}}); n != 1 {
+			t.Fatalf("%d messages were taken, want 1", n)
+		}
+		if err := b.Call(func(error) {}); err != nil {
+			t.Fatalf("an empty inbox refuses a call: %v", err)
+		}
+		if err := b.Call(func(error) {}); !errors.Is(err, nexusraft.ErrOverloaded) {
+			t.Fatalf("a full inbox answers a call %v, want ErrOverloaded", err)
+		}
+		b.take()
+	}
+	if n := b.Put(make([]Inbound, 3)); n != 2 {
+		t.Errorf("%d messages were taken, want 2", n)
+	}
+}
+
+// A worker that has ended takes nothing in.
+func TestClosedInbox(t *testing.T) {
+	b := newInbox(Bounds{Messages: 1, Calls: 1})
+	b.Close()
+	b.Post(func() { t.Error("a posted function runs") })
+	if n, err := b.Put(make([]Inbound, 1)), b.Call(func(error) {}); n != 0 || !errors.Is(err, nexusraft.ErrClosed) {
+		t.Errorf("%d messages were taken, a call gets %v", n, err)
+	}
+	for _, call := range b.take().calls {
+		call(nil)
+	}
+}
+
+// emptyHost has no zones. What it is asked to do it notes.
+type emptyHost struct {
+	did     []string
+	turnErr error
+}
+
+var errNoGroup = errors.New("no such zone")
+
+func (h *emptyHost) Group(nexusraft.ZoneID) (*Group, error) { return nil, errNoGroup }
+func (h *emptyHost) Room() bool                             { h.did = append(h.did, "room"); return true }
+func (h *emptyHost) Propose()                               { h.did = append(h.did, "propose") }
+func (h *emptyHost) Tick()                                  { h.did = append(h.did, "tick") }
+func (h *emptyHost) Turn() (bool, error)                    { h.did = append(h.did, "turn"); return false, h.turnErr }
+func (h *emptyHost) Stop(error)                             { h.did = append(h.did, "stop") }
+
+// What came in during a stall is stepped before time goes on; an error of the round ends the worker,
+// and all that waits is answered.
+func TestWorkerStepsBeforeItTicks(t *testing.T) {
+	h := &emptyHost{turnErr: errors.New("the disk fails")}
+	w := NewWorker(h, Bounds{Messages: 1, Calls: 2}, slog.New(slog.DiscardHandler))
+	var left error
+	var why string
+	err := errors.Join(
+		w.Inbox().Call(func(error) { h.did = append(h.did, "call") }),
+		w.Inbox().Call(func(error) { _ = w.Inbox().Call(func(err error) { left = err }) }),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Inbox().Put([]Inbound{{Zone: 1, Message: &raftpb.Message{}, Vote: answerTo(func(a VoteAnswer) { why = a.Why })}})
+	ticks := make(chan time.Time, 1)
+	ticks <- time.Time{}
+	if err := w.Run(ticks, nil); !errors.Is(err, h.turnErr) {
+		t.Errorf("the worker ended with %v", err)
+	}
+	if got := strings.Join(h.did, " "); got != "room call propose tick turn stop" {
+		t.Errorf("the worker did: %s", got)
+	}
+	if !errors.Is(left, nexusraft.ErrClosed) || !errors.Is(left, h.turnErr) {
+		t.Errorf("a call that was left got %v", left)
+	}
+	if why != errNoGroup.Error() {
+		t.Errorf("the vote request of a zone that is not here was ignored because of %q", why)
+	}
+}
+
+// A peer whose messages are refused does not fill the log.
+func TestRefusalsDoNotFloodTheLog(t *testing.T) {
+	var log bytes.Buffer
+	w := NewWorker(&emptyHost{}, Bounds{}, slog.New(slog.NewTextHandler(&log, nil)))
+	for range 1000 {
+		w.refused(&Inbound{From: 7, Message: &raftpb.Message{}}, nexusraft.ErrRefused)
+	}
+	if lines := strings.Count(log.String(), "\n"); lines < 1 || lines > 100 {
+		t.Errorf("the log has %d lines for 1000 messages, want a few", lines)
+	}
+}

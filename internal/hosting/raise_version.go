@@ -1,0 +1,77 @@
+package hosting
+
+import (
+	"context"
+	"fmt"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/system"
+)
+
+// requireVersion raises the cluster's version to the one that zones need, unless it has that: each node of
+// the root zone has to have said that it speaks it. Until the first zone is wanted the version stays, and
+// an earlier program may be put back.
+func (s *Registry) requireVersion(ctx context.Context, members nexusraft.Membership) error {
+	now, err := s.version()
+	if err != nil || now >= system.ZonesVersion {
+		return err
+	}
+	for _, m := range members.Members {
+		switch minor, heard := s.o.Speaks(m.Node); {
+		case !heard:
+			return fmt.Errorf("%w: the first zone of a cluster that an earlier release has founded needs each node to say once "+
+				"that its release knows of zones, and %v has not been heard of since this node was started: start it, or "+
+				"remove it", nexusraft.ErrRefused, m)
+		case minor < system.ZonesVersion:
+			return fmt.Errorf("%w: zones need version %d of the protocol on all nodes, and %v speaks version %d: install the "+
+				"newest release on it", nexusraft.ErrRefused, system.ZonesVersion, m, minor)
+		}
+	}
+	_, err = s.o.Zone.Command(ctx, &pb.NodeCommand{Kind: &pb.NodeCommand_RaiseClusterVersion{
+		RaiseClusterVersion: &pb.RaiseClusterVersion{Minor: system.ZonesVersion},
+	}})
+	if err != nil {
+		return fmt.Errorf("raise the cluster's version: %w", err)
+	}
+	s.o.Logger.Info("cluster version raised", "version", system.ZonesVersion)
+	return nil
+}
+
+// version is the cluster's, as this node knows it.
+func (s *Registry) version() (now uint32, err error) {
+	err = s.o.Zone.ReadLocal(func(r nexusraft.Reader) (err error) {
+		now, err = system.ClusterVersion(r)
+		return err
+	})
+	return now, err
+}
+
+// tendVersion warns of nodes that came to speak less than the cluster has.
+func (s *Registry) tendVersion() {
+	now, err := s.version()
+	if err != nil || now < system.ZonesVersion { // the zone is closing; or the cluster is of all releases
+		return
+	}
+	if members, err := s.o.Zone.Members(); err == nil {
+		s.warnOfOlder(members, now)
+	}
+}
+
+// warnOfOlder tells the log of nodes that speak less than the cluster has, once each: an earlier program was
+// put back there. It goes on while it meets nothing new, and stops where it does, with a reason.
+func (s *Registry) warnOfOlder(members nexusraft.Membership, now uint32) {
+	older := make(map[nexusraft.NodeID]uint32)
+	for _, m := range members.Members {
+		minor, heard := s.o.Speaks(m.Node)
+		if !heard || minor >= now {
+			continue
+		}
+		older[m.Node] = minor
+		if known, told := s.older[m.Node]; !told || known != minor {
+			s.o.Logger.Warn("a node speaks a lower version than the cluster has: install the newest release on it",
+				"peer", m.Node, "addr", m.Address, "minor", minor, "version", now)
+		}
+	}
+	s.older = older
+}

@@ -1,0 +1,181 @@
+// Package propose is the queue in which proposals wait for the worker of their zone: commands and conf
+// changes, each with the call that waits for its answer.
+package propose
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/zone"
+)
+
+// Call is a command or a conf change on its way through the worker, and the call that waits for it.
+// The caller may give up while it is still queued: then it is not appended. Its fields are set before
+// it is put into a Queue.
+type Call struct {
+	Zone    nexusraft.ZoneID
+	Request nexusraft.RequestID
+	Own     bool // the command is a NodeCommand
+	Command []byte
+	Conf    *zone.ConfChange // instead of Command
+
+	Requester *nexusraft.Requester // the client that asks; nil if none does
+
+	Settled func() // if not nil, run by the worker with the answer
+
+	stage atomic.Int32          // queued until one of worker and caller moves it
+	done  chan answer           // has room for the one answer
+	queue atomic.Pointer[Queue] // whose bounds it counts for; nil before Put, and once it has ended
+}
+
+// The stages of a Call.
+const (
+	queued  int32 = iota
+	taken         // by the worker: it may be appended
+	givenUp       // by the caller, before it was taken
+	left          // by the caller, after that: nobody waits for the answer
+)
+
+type answer struct {
+	result nexusraft.Result
+	err    error
+}
+
+// New returns a call of a zone.
+func New(z nexusraft.ZoneID) *Call { return &Call{Zone: z, done: make(chan answer, 1)} }
+
+// Answer implements driver.Call.
+func (p *Call) Answer(r nexusraft.Result, err error) {
+	p.release()
+	p.done <- answer{r, err}
+	if p.Settled != nil {
+		p.Settled()
+	}
+}
+
+// Take reports whether the worker may go on with it, which then ends by Answer: no longer if the caller
+// has given up.
+func (p *Call) Take() bool {
+	ok := p.stage.CompareAndSwap(queued, taken)
+	if !ok {
+		p.release()
+	}
+	return ok
+}
+
+// release has the call count no more.
+func (p *Call) release() {
+	if q := p.queue.Swap(nil); q != nil {
+		q.released(p)
+	}
+}
+
+// Left implements driver.Call.
+func (p *Call) Left() bool { return p.stage.Load() == left }
+
+// Wait returns the answer, or what is known when the context ends first.
+func (p *Call) Wait(ctx context.Context) (nexusraft.Result, error) {
+	select {
+	case a := <-p.done:
+		return a.result, a.err
+	case <-ctx.Done():
+	}
+	if p.stage.CompareAndSwap(queued, givenUp) {
+		return nexusraft.Result{}, fmt.Errorf("gave up before anything was written: %w", context.Cause(ctx))
+	}
+	select {
+	case a := <-p.done: // both at once: the answer is worth more
+		return a.result, a.err
+	default:
+		p.stage.Store(left)
+		return nexusraft.Result{}, fmt.Errorf("%w: %w", nexusraft.ErrUncertain, context.Cause(ctx))
+	}
+}
+
+// Bounds of the calls that are on their way, from Put to their answer, of all zones together; one zone
+// takes half of each at most, so that a flood of one leaves room for the others. Beyond them calls get
+// ErrOverloaded, before anything is appended.
+const (
+	maxCalls = 64 << 10
+	maxBytes = 128 << 20 // of their commands
+)
+
+// Queue has the calls that wait for a worker, which takes all at once: those of one zone become few
+// messages to raft. It may be used from many goroutines. The zero value is ready.
+type Queue struct {
+	mu      sync.Mutex // guards what follows
+	closed  bool
+	waiting []*Call
+	all     load // of the calls on their way, those that were taken too
+	zones   map[nexusraft.ZoneID]load
+}
+
+// load is how many calls are on their way, and the bytes of their commands.
+type load struct{ calls, bytes int }
+
+func (l load) plus(calls, bytes int) load { return load{l.calls + calls, l.bytes + bytes} }
+
+// Put takes a call in; the worker must be woken then.
+func (q *Queue) Put(p *Call) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	all, zone := q.all.plus(1, len(p.Command)), q.zones[p.Zone].plus(1, len(p.Command))
+	switch {
+	case q.closed:
+		return nexusraft.ErrClosed
+	case all.calls > maxCalls || all.bytes > maxBytes:
+		return fmt.Errorf("%w: %d commands of %d bytes are on their way on this node", nexusraft.ErrOverloaded, q.all.calls,
+			q.all.bytes)
+	case zone.calls > maxCalls/2 || zone.bytes > maxBytes/2:
+		return fmt.Errorf("%w: %d commands of %d bytes are on their way in zone %v", nexusraft.ErrOverloaded,
+			zone.calls-1, zone.bytes-len(p.Command), p.Zone)
+	}
+	if q.zones == nil {
+		q.zones = make(map[nexusraft.ZoneID]load)
+	}
+	q.all, q.zones[p.Zone] = all, zone
+	q.waiting = append(q.waiting, p)
+	p.queue.Store(q)
+	return nil
+}
+
+// released counts a call no more.
+func (q *Queue) released(p *Call) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.all = q.all.plus(-1, -len(p.Command))
+	if zone := q.zones[p.Zone].plus(-1, -len(p.Command)); zone.calls > 0 {
+		q.zones[p.Zone] = zone
+	} else {
+		delete(q.zones, p.Zone)
+	}
+}
+
+// Take empties the queue. Each of the calls ends by Call.Take or Call.Answer.
+func (q *Queue) Take() []*Call {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	ps := q.waiting
+	q.waiting = nil
+	return ps
+}
+
+// Close is Take, and refuses every call from now on.
+func (q *Queue) Close() []*Call {
+	q.mu.Lock()
+	q.closed = true
+	q.mu.Unlock()
+	return q.Take()
+}
+
+// Refuse answers calls that have not been given to a zone.
+func Refuse(ps []*Call, err error) {
+	for _, p := range ps {
+		if p.Take() {
+			p.Answer(nexusraft.Result{}, err)
+		}
+	}
+}

@@ -1,0 +1,98 @@
+package raftwire
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"golang.org/x/time/rate"
+	"google.golang.org/protobuf/proto"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/driver"
+	"github.com/nexi-lab/nexus-raft/transport"
+)
+
+// Receiver hands what peers send to a worker. It has the methods of a transport.PeerHandler that are
+// raft's, which may be called from many goroutines.
+type Receiver struct {
+	inbox     *driver.Inbox
+	logger    *slog.Logger
+	snapshots bool
+
+	refusals rate.Sometimes // in the log
+}
+
+// NewReceiver returns the receiver of a worker's messages. snapshots says that a MsgSnap is good by
+// itself, as it is for a witness; a member's comes with the state, by a call of its own.
+func NewReceiver(b *driver.Inbox, logger *slog.Logger, snapshots bool) *Receiver {
+	return &Receiver{inbox: b, logger: logger, snapshots: snapshots, refusals: driver.BadMessages()}
+}
+
+// Receive decodes messages and hands them over. It does not wait.
+func (r *Receiver) Receive(from nexusraft.NodeID, msgs []transport.Message) {
+	in := make([]driver.Inbound, 0, len(msgs))
+	for _, m := range msgs {
+		message := &raftpb.Message{}
+		if err := proto.Unmarshal(m.Data, message); err != nil {
+			r.refusals.Do(func() {
+				r.logger.Warn("peer sent a message that can't be read", "zone", m.Zone, "peer", from, "err", err)
+			})
+			continue
+		}
+		if typ := message.GetType(); !r.streamed(typ) {
+			r.refusals.Do(func() {
+				r.logger.Warn("peer sent a message the wrong way", "zone", m.Zone, "peer", from, "type", typ)
+			})
+			continue
+		}
+		in = append(in, driver.Inbound{Zone: m.Zone, From: from, Message: message, Bytes: len(m.Data)})
+	}
+	if taken := r.inbox.Put(in); taken < len(in) && !r.inbox.Closed() {
+		r.refusals.Do(func() {
+			r.logger.Warn("inbox full, raft messages dropped", "peer", from, "count", len(in)-taken)
+		})
+	}
+}
+
+// streamed reports whether messages of a type come by a stream.
+func (r *Receiver) streamed(typ raftpb.MessageType) bool {
+	switch typ {
+	case raftpb.MsgVote, raftpb.MsgPreVote: // they are calls
+		return false
+	case raftpb.MsgSnap:
+		return r.snapshots
+	}
+	return true
+}
+
+// RequestVote waits until the rounds that answer the requests are on the disk. A request that finds
+// no room, or whose round is not written before ctx ends, has no result, which counts as ignored. The
+// error is ErrClosed, once the worker has ended and has decided none of them.
+func (r *Receiver) RequestVote(
+	ctx context.Context, from nexusraft.NodeID, votes []transport.Vote,
+) ([]transport.VoteResult, error) {
+	calls, in := make([]*Waiter, len(votes)), make([]driver.Inbound, len(votes))
+	for i, v := range votes {
+		calls[i] = NewWaiter(v)
+		in[i] = driver.Inbound{
+			Zone: v.Zone, From: from, Message: calls[i].Message(), Bytes: len(v.Context), Vote: calls[i],
+		}
+	}
+	taken := r.inbox.Put(in)
+	results := make([]transport.VoteResult, 0, taken)
+	for _, call := range calls[:taken] {
+		select {
+		case result := <-call.Done():
+			results = append(results, result)
+		case <-ctx.Done():
+			return results, nil
+		}
+	}
+	decided := func(v transport.VoteResult) bool { return v.Outcome != transport.VoteIgnored }
+	if r.inbox.Closed() && !slices.ContainsFunc(results, decided) {
+		return nil, nexusraft.ErrClosed
+	}
+	return results, nil
+}

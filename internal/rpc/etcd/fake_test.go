@@ -1,0 +1,180 @@
+package etcd
+
+import (
+	"context"
+	"iter"
+	"maps"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/kv"
+)
+
+// state is a zone's state in a map.
+type state map[string][]byte
+
+func (s state) Get(key []byte) ([]byte, bool, error) {
+	v, ok := s[string(key)]
+	return v, ok, nil
+}
+
+func (s state) Scan(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
+	return func(yield func(nexusraft.Pair, error) bool) {
+		for _, k := range slices.Sorted(maps.Keys(s)) {
+			in := k >= string(start) && (end == nil || k < string(end))
+			if in && !yield(nexusraft.Pair{Key: []byte(k), Value: s[k]}, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (s state) ScanReverse(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
+	return func(yield func(nexusraft.Pair, error) bool) {
+		for _, k := range slices.Backward(slices.Sorted(maps.Keys(s))) {
+			in := k >= string(start) && (end == nil || k < string(end))
+			if in && !yield(nexusraft.Pair{Key: []byte(k), Value: s[k]}, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (s state) Set(key, value []byte) error {
+	s[string(key)] = slices.Clone(value)
+	return nil
+}
+
+func (s state) Delete(key []byte) error {
+	delete(s, string(key))
+	return nil
+}
+
+func (s state) DeleteRange(start, end []byte) error {
+	maps.DeleteFunc(s, func(k string, _ []byte) bool { return k >= string(start) && (end == nil || k < string(end)) })
+	return nil
+}
+
+// fakeZone is one replica that commits at once. Err, if set, is what every call comes to.
+type fakeZone struct {
+	mu          sync.Mutex
+	state       state
+	err         error
+	data        []byte // instead of what the state machine answers
+	proposals   int
+	reads       int
+	local       int
+	lastTimeout time.Duration
+}
+
+// Publish implements nexusraft.Tx: nobody looks at events here.
+func (state) Publish(string, string, []byte) error { return nil }
+
+func newZone() *fakeZone { return &fakeZone{state: make(state)} }
+
+func (z *fakeZone) note(ctx context.Context) error {
+	deadline, _ := ctx.Deadline()
+	z.lastTimeout = time.Until(deadline)
+	return z.err
+}
+
+func (z *fakeZone) ProposeOnce(ctx context.Context, _ nexusraft.RequestID, command []byte) (nexusraft.Result, error) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.proposals++
+	if err := z.note(ctx); err != nil {
+		return nexusraft.Result{}, err
+	}
+	data, err := kv.StateMachine{}.Apply(z.state, nexusraft.Command{Data: command})
+	if z.data != nil {
+		data = z.data
+	}
+	return nexusraft.Result{Data: data, Index: 9, Copies: 2}, err
+}
+
+func (z *fakeZone) Read(ctx context.Context, fn func(nexusraft.Reader) error) error {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.reads++
+	if err := z.note(ctx); err != nil {
+		return err
+	}
+	return fn(z.state)
+}
+
+func (z *fakeZone) ReadLocal(ctx context.Context, fn func(nexusraft.Reader) error) error {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.local++
+	if err := z.note(ctx); err != nil {
+		return err
+	}
+	return fn(z.state)
+}
+
+func (z *fakeZone) Term() nexusraft.Term { return 7 }
+
+type fakeZones map[nexusraft.ZoneID]Zone
+
+func (f fakeZones) Zone(id nexusraft.ZoneID) (Zone, error) {
+	if z, ok := f[id]; ok {
+		return z, nil
+	}
+	return nil, nexusraft.ErrZoneNotFound
+}
+
+// fakeNode says of itself what it is told.
+type fakeNode struct {
+	status nexusraft.NodeStatus
+	room   error
+}
+
+func (n fakeNode) Status(context.Context) (nexusraft.NodeStatus, error) { return n.status, nil }
+
+func (n fakeNode) Room() error { return n.room }
+
+// serve runs the services on a loopback socket and returns a connection to them.
+func serve(t *testing.T, zones Zones) *grpc.ClientConn {
+	t.Helper()
+	return serveNode(t, zones, fakeNode{})
+}
+
+func serveNode(t *testing.T, zones Zones, node Node) *grpc.ClientConn {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := grpc.NewServer(append([]grpc.ServerOption{grpc.MaxSendMsgSize(1 << 20)}, Options()...)...)
+	NewKV(zones, func() Identity { return Identity{Cluster: 0xC1, Node: 0xD1} }).Register(s)
+	NewOperator(zones, node).Register(s)
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(l) }()
+	conn, err := grpc.NewClient("passthrough:///"+l.Addr().String(),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(2*kv.MaxRangeBytes)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		conn.Close()
+		s.Stop()
+		if err := <-done; err != nil {
+			t.Errorf("serve: %v", err)
+		}
+	})
+	return conn
+}
+
+func dialKV(t *testing.T, z *fakeZone) etcdserverpb.KVClient {
+	t.Helper()
+	return etcdserverpb.NewKVClient(serve(t, fakeZones{nexusraft.RootZone: z}))
+}

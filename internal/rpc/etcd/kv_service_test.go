@@ -1,0 +1,197 @@
+package etcd
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/kv"
+)
+
+func header(revision int64) *etcdserverpb.ResponseHeader {
+	return &etcdserverpb.ResponseHeader{ClusterId: 0xC1, MemberId: 0xD1, RaftTerm: 7, Revision: revision}
+}
+
+func TestPutRangeDelete(t *testing.T) {
+	client := dialKV(t, newZone())
+	var md metadata.MD
+	put, err := client.Put(t.Context(), &etcdserverpb.PutRequest{Key: []byte("a"), Value: []byte("1")}, grpc.Header(&md))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(&etcdserverpb.PutResponse{Header: header(2)}, put, protocmp.Transform()); diff != "" {
+		t.Errorf("put (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"2"}, md.Get("nexus-copies")); diff != "" {
+		t.Errorf("copies of the put (-want +got):\n%s", diff)
+	}
+	a := &mvccpb.KeyValue{Key: []byte("a"), Value: []byte("1"), CreateRevision: 2, ModRevision: 2, Version: 1}
+	got, err := client.Range(t.Context(), &etcdserverpb.RangeRequest{Key: []byte("a")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &etcdserverpb.RangeResponse{Header: header(2), Kvs: []*mvccpb.KeyValue{a}, Count: 1}
+	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
+		t.Errorf("range (-want +got):\n%s", diff)
+	}
+	del, err := client.DeleteRange(t.Context(), &etcdserverpb.DeleteRangeRequest{Key: []byte("a"), PrevKv: true},
+		grpc.Header(&md))
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantDel := &etcdserverpb.DeleteRangeResponse{Header: header(3), Deleted: 1, PrevKvs: []*mvccpb.KeyValue{a}}
+	if diff := cmp.Diff(wantDel, del, protocmp.Transform()); diff != "" {
+		t.Errorf("delete (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"2"}, md.Get("nexus-copies")); diff != "" {
+		t.Errorf("copies of the delete (-want +got):\n%s", diff)
+	}
+}
+
+func TestSerializableReadsAreLocal(t *testing.T) {
+	z := newZone()
+	client := dialKV(t, z)
+	for _, serializable := range []bool{true, false} {
+		req := &etcdserverpb.RangeRequest{Key: []byte("a"), Serializable: serializable}
+		if _, err := client.Range(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if z.local != 1 || z.reads != 1 {
+		t.Errorf("got %d local and %d linearizable reads, want 1 and 1", z.local, z.reads)
+	}
+}
+
+func TestZoneOfTheRequest(t *testing.T) {
+	root, other := newZone(), newZone()
+	client := etcdserverpb.NewKVClient(serve(t, fakeZones{nexusraft.RootZone: root, 0xab: other}))
+	tests := []struct {
+		zones []string
+		want  codes.Code
+	}{
+		{nil, codes.OK},
+		{[]string{"ab"}, codes.OK},
+		{[]string{"00000000000000ab"}, codes.OK},
+		{[]string{"99"}, codes.NotFound},
+		{[]string{"0"}, codes.NotFound},
+		{[]string{"root"}, codes.InvalidArgument},
+		{[]string{""}, codes.InvalidArgument},
+		{[]string{"1", "ab"}, codes.InvalidArgument},
+	}
+	for _, test := range tests {
+		ctx := t.Context()
+		for _, z := range test.zones {
+			ctx = metadata.AppendToOutgoingContext(ctx, "nexus-zone", z)
+		}
+		_, putErr := client.Put(ctx, &etcdserverpb.PutRequest{Key: []byte("a")})
+		_, rangeErr := client.Range(ctx, &etcdserverpb.RangeRequest{Key: []byte("a")})
+		if got := [...]codes.Code{status.Code(putErr), status.Code(rangeErr)}; got != [...]codes.Code{test.want, test.want} {
+			t.Errorf("zones %q: got %v, want %v twice", test.zones, got, test.want)
+		}
+	}
+	if root.proposals != 1 || other.proposals != 2 {
+		t.Errorf("got %d proposals to the root zone and %d to the other, want 1 and 2", root.proposals, other.proposals)
+	}
+}
+
+func TestDeadlines(t *testing.T) {
+	z := newZone()
+	client := dialKV(t, z)
+	call := map[string]func(context.Context) error{
+		"put": func(ctx context.Context) error {
+			_, err := client.Put(ctx, &etcdserverpb.PutRequest{Key: []byte("a")})
+			return err
+		},
+		"range": func(ctx context.Context) error {
+			_, err := client.Range(ctx, &etcdserverpb.RangeRequest{Key: []byte("a")})
+			return err
+		},
+	}
+	const most = 10 * time.Second
+	for name, do := range call {
+		if err := do(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if z.lastTimeout <= 0 || z.lastTimeout > most {
+			t.Errorf("%s without deadline: the zone got %v, want at most %v", name, z.lastTimeout, most)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if err := do(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if z.lastTimeout <= most || z.lastTimeout > time.Hour {
+			t.Errorf("%s with an hour: the zone got %v", name, z.lastTimeout)
+		}
+	}
+}
+
+func TestTheLargestAnswerPasses(t *testing.T) {
+	z := newZone()
+	client := dialKV(t, z)
+	value := make([]byte, 1<<20)
+	put := func(key byte) {
+		t.Helper()
+		command, err := kv.EncodePut(&etcdserverpb.PutRequest{Key: []byte{key}, Value: value})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := (kv.StateMachine{}).Apply(z.state, nexusraft.Command{Data: command}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for key := range byte(kv.MaxRangeBytes/len(value) - 1) {
+		put(key)
+	}
+	all := &etcdserverpb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}
+	resp, err := client.Range(t.Context(), all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := len(resp.Kvs), kv.MaxRangeBytes/len(value)-1; got != want {
+		t.Errorf("got %d pairs, want %d", got, want)
+	}
+	put(200)
+	_, err = client.Range(t.Context(), all)
+	if st := status.Convert(err); st.Code() != codes.InvalidArgument || !strings.Contains(st.Message(), "limit") {
+		t.Errorf("over the limit: got %v %q, want %v and a way out", st.Code(), st.Message(), codes.InvalidArgument)
+	}
+}
+
+func TestWhatIsNotOffered(t *testing.T) {
+	conn := serve(t, fakeZones{nexusraft.RootZone: newZone()})
+	client := etcdserverpb.NewKVClient(conn)
+	_, txnErr := client.Txn(t.Context(), &etcdserverpb.TxnRequest{})
+	_, compactErr := client.Compact(t.Context(), &etcdserverpb.CompactionRequest{})
+	_, defragErr := etcdserverpb.NewMaintenanceClient(conn).Defragment(t.Context(), &etcdserverpb.DefragmentRequest{})
+	_, disarmErr := etcdserverpb.NewMaintenanceClient(conn).Alarm(t.Context(),
+		&etcdserverpb.AlarmRequest{Action: etcdserverpb.AlarmRequest_DEACTIVATE})
+	_, removeErr := etcdserverpb.NewClusterClient(conn).MemberRemove(t.Context(), &etcdserverpb.MemberRemoveRequest{ID: 1})
+	_, leaseErr := etcdserverpb.NewLeaseClient(conn).LeaseGrant(t.Context(), &etcdserverpb.LeaseGrantRequest{})
+	stream, err := client.RangeStream(t.Context(), &etcdserverpb.RangeRequest{Key: []byte("a")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, streamErr := stream.Recv()
+	for method, err := range map[string]error{
+		"KV/Txn": txnErr, "KV/Compact": compactErr, "KV/RangeStream": streamErr, "Lease/LeaseGrant": leaseErr,
+		"Maintenance/Defragment": defragErr, "Maintenance/Alarm with action DEACTIVATE": disarmErr,
+		"Cluster/MemberRemove": removeErr,
+	} {
+		st := status.Convert(err)
+		if st.Code() != codes.Unimplemented || !strings.Contains(st.Message(), method+" is not offered yet") {
+			t.Errorf("%s: got %v %q", method, st.Code(), st.Message())
+		}
+	}
+}

@@ -1,0 +1,41 @@
+package etcd
+
+import (
+	"fmt"
+
+	"google.golang.org/grpc"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/authz/policy"
+	"github.com/nexi-lab/nexus-raft/kv"
+	"github.com/nexi-lab/nexus-raft/node"
+)
+
+// Permissions returns what the services ask of their callers: it is for Config.Permissions of the
+// node that serves them. The map is the caller's.
+func Permissions() map[string]nexusraft.Permission { return policy.OfEtcd() }
+
+// Services returns a function that registers all services of this package, for node.Node.Run.
+// internal/authz/policy says which callers may call them.
+func Services(n *node.Node) func(grpc.ServiceRegistrar) {
+	identity := func() Identity { return Identity{Cluster: n.Cluster(), Node: n.ID()} }
+	return func(r grpc.ServiceRegistrar) {
+		NewKV(zones{n}, identity).Register(r)
+		NewOperator(zones{n}, n).Register(r)
+	}
+}
+
+// zones are a node's, as the key-value service needs them.
+type zones struct{ node *node.Node }
+
+func (z zones) Zone(id nexusraft.ZoneID) (Zone, error) {
+	found, err := z.node.Zone(id)
+	if err != nil {
+		return nil, err // not found: an interface that holds a nil *node.Zone is not nil
+	}
+	if _, ok := found.Machine().(kv.StateMachine); !ok {
+		return nil, fmt.Errorf("%w: zone %v runs another state machine than the key-value store: etcd's API can't serve it",
+			nexusraft.ErrRefused, id)
+	}
+	return found, nil
+}

@@ -1,0 +1,133 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/budget"
+	"github.com/nexi-lab/nexus-raft/internal/wire"
+)
+
+// fakeKeeper notes what it is asked, and answers with err if that is set.
+type fakeKeeper struct {
+	asked []string
+	err   error
+	held  func() int64
+	most  int64 // what was held at most while a list was made
+}
+
+var orders = nexusraft.ZoneInfo{ID: 2, Name: "orders", Machine: "kv", Created: time.Unix(7, 8).UTC()}
+
+func (k *fakeKeeper) note(ctx context.Context, format string, args ...any) {
+	if _, bounded := ctx.Deadline(); !bounded {
+		format += ", without a deadline"
+	}
+	k.asked = append(k.asked, fmt.Sprintf(format, args...))
+}
+
+func (k *fakeKeeper) Create(ctx context.Context, name, machine string) (nexusraft.ZoneInfo, error) {
+	k.note(ctx, "create %s %s", name, machine)
+	return orders, k.err
+}
+
+func (k *fakeKeeper) Delete(ctx context.Context, id nexusraft.ZoneID, name string) error {
+	k.note(ctx, "delete %v %s", id, name)
+	return k.err
+}
+
+func (k *fakeKeeper) List(
+	ctx context.Context, after nexusraft.ZoneID, name string,
+) ([]nexusraft.ZoneInfo, bool, error) {
+	k.note(ctx, "list %v %q", after, name)
+	if k.held != nil {
+		k.most = max(k.most, k.held())
+	}
+	return []nexusraft.ZoneInfo{orders}, true, k.err
+}
+
+func TestZonesOfAKeeper(t *testing.T) {
+	k := &fakeKeeper{}
+	s := NewZones(nil, k)
+	made, err := s.CreateZone(t.Context(), &pb.CreateZoneRequest{Name: "orders", Machine: "kv"})
+	if diff := cmp.Diff(orders, wire.ZoneInfoFromProto(made.GetZone())); err != nil || diff != "" {
+		t.Errorf("create: %v (-want +got):\n%s", err, diff)
+	}
+	if gone, err := s.DeleteZone(t.Context(), &pb.DeleteZoneRequest{Zone: 2, Name: "orders"}); err != nil ||
+		gone.GetError() != nil {
+		t.Errorf("delete: got %v, %v", gone, err)
+	}
+	list, err := s.ListZones(t.Context(), &pb.ListZonesRequest{After: 1, Name: "orders"})
+	if zones := list.GetZones(); err != nil || !zones.GetMore() || len(zones.GetZones()) != 1 ||
+		wire.ZoneInfoFromProto(zones.GetZones()[0]) != orders {
+		t.Errorf("list: got %v, %v", list, err)
+	}
+	if want := []string{"create orders kv", "delete 2 orders", `list 1 "orders"`}; !slices.Equal(k.asked, want) {
+		t.Errorf("the keeper was asked %q, want %q", k.asked, want)
+	}
+}
+
+// Errors travel in the answers. One that nobody knows leaves open whether a zone was made or deleted.
+func TestErrorsOfAKeeper(t *testing.T) {
+	for _, tc := range []struct{ err, change, list error }{
+		{fmt.Errorf("%w: no", nexusraft.ErrRefused), nexusraft.ErrRefused, nexusraft.ErrRefused},
+		{nexusraft.ErrNoQuorum, nexusraft.ErrNoQuorum, nexusraft.ErrNoQuorum},
+		{context.DeadlineExceeded, nexusraft.ErrUncertain, nexusraft.ErrUncertain},
+		{errors.New("odd"), nexusraft.ErrUncertain, wire.ErrApplication},
+	} {
+		s := NewZones(nil, &fakeKeeper{err: tc.err})
+		made, err := s.CreateZone(t.Context(), &pb.CreateZoneRequest{})
+		if got := wire.ErrorFromProto(made.GetError()); err != nil || !errors.Is(got, tc.change) {
+			t.Errorf("create with %v: got %v, %v; want %v", tc.err, got, err, tc.change)
+		}
+		gone, err := s.DeleteZone(t.Context(), &pb.DeleteZoneRequest{})
+		if got := wire.ErrorFromProto(gone.GetError()); err != nil || !errors.Is(got, tc.change) {
+			t.Errorf("delete with %v: got %v, %v; want %v", tc.err, got, err, tc.change)
+		}
+		list, err := s.ListZones(t.Context(), &pb.ListZonesRequest{})
+		if got := wire.ErrorFromProto(list.GetError()); err != nil || !errors.Is(got, tc.list) {
+			t.Errorf("list with %v: got %v, %v; want %v", tc.err, got, err, tc.list)
+		}
+	}
+}
+
+func TestZonesWithoutAKeeper(t *testing.T) {
+	s := NewZones(nil, nil)
+	_, create := s.CreateZone(t.Context(), &pb.CreateZoneRequest{})
+	_, remove := s.DeleteZone(t.Context(), &pb.DeleteZoneRequest{})
+	_, list := s.ListZones(t.Context(), &pb.ListZonesRequest{})
+	for _, err := range []error{create, remove, list} {
+		if status.Code(err) != codes.Unimplemented {
+			t.Errorf("got %v, want Unimplemented", err)
+		}
+	}
+}
+
+// A page of zones reserves before it is made, as the other lists do; one zone by its name does not.
+func TestPagesOfZonesReserve(t *testing.T) {
+	for share, want := range map[int64]codes.Code{
+		budget.ListBytes:     codes.OK,
+		budget.ListBytes - 1: codes.ResourceExhausted,
+	} {
+		a := budget.NewBytes(share, share, time.Millisecond, new(budget.Counters)).NewAnswer("p")
+		ctx := budget.WithAnswer(t.Context(), a)
+		k := &fakeKeeper{held: a.Held}
+		s := NewZones(nil, k)
+		if _, err := s.ListZones(ctx, &pb.ListZonesRequest{Name: "orders"}); err != nil || k.most != 0 {
+			t.Errorf("a share of %d: by its name: got %v, holding %d", share, err, k.most)
+		}
+		_, err := s.ListZones(ctx, &pb.ListZonesRequest{})
+		if status.Code(err) != want || a.Held() > 1<<10 || err == nil && k.most != budget.ListBytes {
+			t.Errorf("a share of %d: got %v, holding %d and then %d; want %v", share, err, k.most, a.Held(), want)
+		}
+	}
+}

@@ -1,0 +1,66 @@
+package node
+
+import (
+	"context"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/authority"
+	"github.com/nexi-lab/nexus-raft/internal/driver"
+	"github.com/nexi-lab/nexus-raft/transport"
+)
+
+func (n *Node) newAuthority() *authority.Service {
+	return authority.New(authority.Options{
+		Zone: rootZone{n}, Peering: n.peering,
+		AskTrust: func(
+			ctx context.Context, node nexusraft.NodeID, a transport.CABundle,
+		) (transport.Trust, error) {
+			return n.peers.Trust(ctx, node, a)
+		},
+		Changed:      func() <-chan struct{} { return n.access.NextChange() },
+		TickInterval: n.config.TickInterval, Clock: n.config.Clock, Logger: n.logger,
+	})
+}
+
+// rootZone is the node's authority.RootZone and hosting.Root.
+type rootZone struct{ node *Node }
+
+func (z rootZone) Propose(ctx context.Context, c *pb.NodeCommand) error {
+	_, err := z.node.proposeSystem(ctx, nexusraft.RootZone, c)
+	return err
+}
+
+// Command implements hosting.Root.
+func (z rootZone) Command(ctx context.Context, c *pb.NodeCommand) ([]byte, error) {
+	return z.node.proposeSystem(ctx, nexusraft.RootZone, c)
+}
+
+// Leads implements hosting.Root.
+func (z rootZone) Leads() bool {
+	ctx, cancel := context.WithTimeout(context.Background(), driver.StatusTimeout)
+	defer cancel()
+	leads, err := ask(ctx, z.node, nexusraft.RootZone, func(g *group) (bool, error) {
+		return g.replica.TermApplied(), nil
+	})
+	return err == nil && leads
+}
+
+func (z rootZone) Read(ctx context.Context, fn func(nexusraft.Reader) error) error {
+	return z.node.readSystem(ctx, nexusraft.RootZone, fn)
+}
+
+func (z rootZone) ReadLocal(fn func(nexusraft.Reader) error) error {
+	return z.node.readSystemLocal(nexusraft.RootZone, fn)
+}
+
+func (z rootZone) Confirm(ctx context.Context) error { return z.node.confirm(ctx, nexusraft.RootZone) }
+
+func (z rootZone) Members() (nexusraft.Membership, error) {
+	p, err := z.node.view(nexusraft.RootZone)
+	return p.members, err
+}
+
+func (z rootZone) MayJoin(ctx context.Context, r transport.JoinRequest) (refusal, err error) {
+	return z.node.changer(nexusraft.RootZone).MayJoin(ctx, joiner(r))
+}

@@ -1,0 +1,145 @@
+package node_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// registers is what concurrent callers ask of a zone's keys, and what they get.
+type registers struct {
+	c     *cluster
+	begin time.Time
+
+	mu      sync.Mutex // guards history
+	history []porcupine.Operation
+	reads   int // of them that were answered
+}
+
+// access is a read of a key, or a write that returns what was there.
+type access struct{ key, write string }
+
+// answer is what an access returned; unknown if nothing was heard of it.
+type answer struct {
+	value   string
+	unknown bool
+}
+
+var registerModel = porcupine.Model{
+	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
+		byKey := make(map[string][]porcupine.Operation)
+		for _, op := range history {
+			key := op.Input.(access).key
+			byKey[key] = append(byKey[key], op)
+		}
+		var out [][]porcupine.Operation
+		for _, ops := range byKey {
+			out = append(out, ops)
+		}
+		return out
+	},
+	Init: func() any { return "" },
+	Step: func(state, input, output any) (bool, any) {
+		in, out := input.(access), output.(answer)
+		next := state
+		if in.write != "" {
+			next = in.write
+		}
+		return out.unknown || out.value == state, next
+	},
+	DescribeOperation: func(input, output any) string { return fmt.Sprintf("%+v -> %+v", input, output) },
+}
+
+func (r *registers) add(client int, in access, out answer, called time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	op := porcupine.Operation{
+		ClientId: client, Input: in, Call: int64(called), Output: out,
+		Return: int64(time.Since(r.begin)),
+	}
+	switch {
+	case in.write == "" && out.unknown:
+		return // a read without an answer is as if it had not been
+	case out.unknown:
+		op.Return = math.MaxInt64 // it may still happen
+	case in.write == "":
+		r.reads++
+	}
+	r.history = append(r.history, op)
+}
+
+// write proposes through a member until ctx ends.
+func (r *registers) write(ctx context.Context, client int, m *member) {
+	for i := 0; ctx.Err() == nil; i++ {
+		in := access{fmt.Sprint("k", rand.IntN(2)), fmt.Sprintf("%d.%d", client, i)}
+		called := time.Since(r.begin)
+		result, err := m.try(r.c.t.Context(), time.Second, in.key, in.write)
+		if err == nil || errors.Is(err, nexusraft.ErrUncertain) {
+			r.add(client, in, answer{string(result.Data), err != nil}, called)
+		}
+	}
+}
+
+// read reads through a member until ctx ends.
+func (r *registers) read(ctx context.Context, client int, m *member) {
+	for ctx.Err() == nil {
+		in := access{key: fmt.Sprint("k", rand.IntN(2))}
+		var out answer
+		called := time.Since(r.begin)
+		within, cancel := context.WithTimeout(ctx, 2*time.Second)
+		err := m.zone().Read(within, func(x nexusraft.Reader) error {
+			value, _, err := x.Get([]byte(in.key))
+			out.value = string(value)
+			return err
+		})
+		cancel()
+		out.unknown = err != nil
+		r.add(client, in, out, called)
+	}
+}
+
+// TestReadsAreLinearizable reads by the follower and by the leader of a zone that is written to,
+// while paths are long and change their length, so that answers come late and in the wrong order.
+func TestReadsAreLinearizable(t *testing.T) {
+	c := newCluster(t, nil)
+	paths := c.paths()
+	c.redial()
+	leader := c.awaitSync()
+	follower := c.other(leader)
+	r := &registers{c: c, begin: time.Now()}
+	ctx, cancel := context.WithCancel(t.Context())
+	var callers sync.WaitGroup
+	for i := range 2 {
+		callers.Go(func() { r.write(ctx, i, leader) })
+		callers.Go(func() { r.read(ctx, 2+i, follower) })
+		callers.Go(func() { r.read(ctx, 4+i, follower) })
+	}
+	callers.Go(func() { r.read(ctx, 6, leader) })
+	eventually(t, "reads", func() error {
+		for _, p := range paths {
+			p.Delay(rand.N(20 * time.Millisecond))
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.reads < 400 {
+			return fmt.Errorf("%d reads", r.reads)
+		}
+		return nil
+	})
+	cancel()
+	callers.Wait()
+	result := porcupine.CheckOperationsTimeout(registerModel, r.history, 20*time.Second)
+	if result != porcupine.Ok {
+		t.Errorf("%d operations, %d reads among them, are not linearizable: %v", len(r.history), r.reads, result)
+	}
+	t.Logf("%d operations, %d reads among them", len(r.history), r.reads)
+}

@@ -1,0 +1,230 @@
+package witness
+
+import (
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/driver"
+	"github.com/nexi-lab/nexus-raft/internal/zone"
+	"github.com/nexi-lab/nexus-raft/transport"
+)
+
+// outbox is a raftwire.Network that keeps what is sent.
+type outbox struct {
+	t    *testing.T
+	sent []*raftpb.Message
+}
+
+func (o *outbox) RequestVote(nexusraft.NodeID, []transport.Vote, func([]transport.VoteResult, error)) {
+	o.t.Error("a witness asks for votes")
+}
+
+func (o *outbox) Send(_ nexusraft.NodeID, _ transport.Class, x transport.Message) {
+	m := &raftpb.Message{}
+	must(proto.Unmarshal(x.Data, m))
+	o.sent = append(o.sent, m)
+}
+
+// zoneGroups are groups of zones which the witness founds, on a worker that the test drives.
+func zoneGroups(t *testing.T, f FS, zones ...nexusraft.ZoneID) (*worker, *outbox) {
+	t.Helper()
+	x := newTable(0x30)
+	for range slices.Max(zones) {
+		x.create(true)
+	}
+	c := Config{ElectionTicks: 6, Logger: slog.New(slog.DiscardHandler)}
+	w, out := newWorker(c.Logger), &outbox{t: t}
+	errRemoved := func(z nexusraft.ZoneID) error { return errors.Join(nexusraft.ErrFenced, errors.New("removed")) }
+	var groups []*group
+	for _, z := range zones {
+		r, err := newRecord(identityRecord{Node: 0x30, Cluster: 1}, x.zones[z])
+		must(err)
+		logs, err := createLogs(f, "d", []record{r})
+		must(err)
+		g, err := newGroup(logs[0], 1, c, out, func(nexusraft.Membership) {}, nil, errRemoved)
+		must(err)
+		groups = append(groups, g)
+	}
+	w.host(groups)
+	turnOf(t, w)
+	return w, out
+}
+
+func turnOf(t *testing.T, w *worker) {
+	t.Helper()
+	if busy, err := w.Turn(); busy || err != nil {
+		t.Fatalf("turn: got %t, %v", busy, err)
+	}
+}
+
+func heartbeat(z nexusraft.ZoneID, term uint64) *raftpb.Message {
+	return &raftpb.Message{
+		Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(replicaIn(z, 1))), To: new(uint64(replicaIn(z, 3))),
+		Term: new(term),
+	}
+}
+
+// TestRoundsAskTheZonesThatWereTouched: a round costs nothing for the zones that nothing has come for.
+func TestRoundsAskTheZonesThatWereTouched(t *testing.T) {
+	w, out := zoneGroups(t, NewMemFS(), 2, 3, 4, 5)
+	ready := func() (zones []nexusraft.ZoneID) {
+		for _, g := range w.ready {
+			zones = append(zones, g.id)
+		}
+		return zones
+	}
+	if got := ready(); len(got) != 0 {
+		t.Errorf("after a round: %v", got)
+	}
+	for range 2 {
+		for _, z := range []nexusraft.ZoneID{4, 2} {
+			g, err := w.Group(z)
+			must(err)
+			must(g.Step(0x10, heartbeat(z, 3), nil))
+		}
+	}
+	if got := ready(); !slices.Equal(got, []nexusraft.ZoneID{4, 2}) {
+		t.Errorf("after messages for zones 4 and 2: %v", got)
+	}
+	w.Tick()
+	turnOf(t, w)
+	if len(ready()) != 0 || len(out.sent) != 4 || w.zones[2].log.record.Term != 3 || w.zones[3].log.record.Term != 1 {
+		t.Errorf("after the round: %v, %d answers", ready(), len(out.sent))
+	}
+	w.Tick()
+	if got := ready(); len(got) != 0 {
+		t.Errorf("after a tick in which nothing happens: %v", got)
+	}
+}
+
+// TestRemovedFromOneZone: a witness that is removed from a zone other than the root zone takes no part in
+// it any more, before and after a restart, and goes on with the others.
+func TestRemovedFromOneZone(t *testing.T) {
+	f := NewMemFS()
+	w, out := zoneGroups(t, f, 2, 3)
+	g, err := w.Group(2)
+	must(err)
+	removal := (&raftpb.ConfChangeV2{Changes: []*raftpb.ConfChangeSingle{{
+		Type: raftpb.ConfChangeRemoveNode.Enum(), NodeId: new(uint64(replicaIn(2, 3))),
+	}}})
+	data, err := proto.Marshal(removal)
+	must(err)
+	m := heartbeat(2, 2)
+	m.Type, m.Index, m.LogTerm = raftpb.MsgApp.Enum(), new(uint64(zone.FoundingIndex)), new(uint64(zone.FoundingTerm))
+	m.Commit = new(uint64(zone.FoundingIndex) + 1)
+	m.Entries = []*raftpb.Entry{{
+		Type: raftpb.EntryConfChangeV2.Enum(), Term: new(uint64(2)), Index: new(uint64(zone.FoundingIndex) + 1), Data: data,
+	}}
+	must(g.Step(0x10, m, nil))
+	turnOf(t, w)
+	if len(out.sent) != 1 || out.sent[0].GetType() != raftpb.MsgAppResp || out.sent[0].GetReject() {
+		t.Errorf("the leader that removes it got %v", out.sent)
+	}
+	if !w.zones[2].log.Membership().IsRemoved(replicaIn(2, 3)) {
+		t.Fatalf("the removal is not applied: %+v", w.zones[2].log.Membership())
+	}
+	log, err := OpenLog(f.CrashClone(nil, 0), "d", 2)
+	must(err)
+	if got := log.Applied(); got < zone.FoundingIndex {
+		t.Errorf("on the disk the log is applied up to %d", got)
+	}
+	check := func(w *worker) {
+		t.Helper()
+		if _, err := w.Group(2); !errors.Is(err, nexusraft.ErrFenced) {
+			t.Errorf("zone 2: got %v, want ErrFenced", err)
+		}
+		for range 20 {
+			w.Tick()
+			turnOf(t, w)
+		}
+		if _, err := w.Group(3); err != nil || len(w.status().zones) != 2 {
+			t.Errorf("zone 3: %v, of %d zones", err, len(w.status().zones))
+		}
+	}
+	check(w)
+	again := newWorker(slog.New(slog.DiscardHandler))
+	var groups []*group
+	for _, z := range []nexusraft.ZoneID{2, 3} {
+		g, err := newGroup(w.zones[z].log, 2, Config{ElectionTicks: 6, Logger: slog.New(slog.DiscardHandler)}, out,
+			func(nexusraft.Membership) {}, nil, func(nexusraft.ZoneID) error { return nexusraft.ErrFenced })
+		must(err)
+		groups = append(groups, g)
+	}
+	again.host(groups)
+	turnOf(t, again)
+	check(again)
+	again.drop([]nexusraft.ZoneID{2, 7})
+	if _, err := again.Group(2); err == nil || errors.Is(err, nexusraft.ErrFenced) || len(again.zones) != 1 {
+		t.Errorf("zone 2, deleted: got %v", err)
+	}
+}
+
+// TestDroppedZoneAnswersItsVotes: a vote request that waits when its zone is deleted is answered, and the
+// rounds after that ask the zone no more.
+func TestDroppedZoneAnswersItsVotes(t *testing.T) {
+	w, _ := zoneGroups(t, NewMemFS(), 2)
+	g, err := w.Group(2)
+	must(err)
+	var answers []string
+	must(g.Step(0x10, &raftpb.Message{
+		Type: raftpb.MsgVote.Enum(), From: new(uint64(replicaIn(2, 1))), To: new(uint64(replicaIn(2, 3))),
+		Term: new(uint64(4)), Index: new(uint64(20)), LogTerm: new(uint64(3)),
+	}, answerFunc(func(a driver.VoteAnswer) { answers = append(answers, a.Why) })))
+	w.drop([]nexusraft.ZoneID{2})
+	turnOf(t, w)
+	if len(answers) != 1 || !strings.Contains(answers[0], "was deleted") {
+		t.Errorf("it was answered %q", answers)
+	}
+}
+
+type answerFunc func(driver.VoteAnswer)
+
+func (f answerFunc) Answer(a driver.VoteAnswer) { f(a) }
+
+func TestZoneListIsKept(t *testing.T) {
+	for _, want := range []zoneList{nil, {2}, {2, 3, 4, 300, 1 << 40, ^nexusraft.ZoneID(0)}} {
+		b, err := json.Marshal(want)
+		must(err)
+		var got zoneList
+		if err := json.Unmarshal(b, &got); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: got %v, %v, want %v", b, got, err, want)
+		}
+	}
+	all := make(zoneList, nexusraft.MaxZones)
+	for i := range all {
+		all[i] = nexusraft.ZoneID(7 * (i + 1))
+	}
+	if b, err := json.Marshal(all); err != nil || len(b) > 140_000 {
+		t.Errorf("all zones take %d bytes, %v", len(b), err)
+	}
+	for _, bad := range []string{`"AA=="`, `"gA=="`, `"x"`, `7`, `"////////////////AQ=="`} {
+		var got zoneList
+		if err := json.Unmarshal([]byte(bad), &got); err == nil {
+			t.Errorf("%s: read as %v", bad, got)
+		}
+	}
+}
+
+// TestMemFSRemove: a removal may be taken back by a crash until its directory is synced.
+func TestMemFSRemove(t *testing.T) {
+	f := NewMemFS()
+	_, err := createSlots(f, "d", "x", []byte("1"))
+	must(err)
+	must(removeSlots(f, "d", "x"))
+	if len(f.contents()) != 0 || len(f.CrashClone(nil, 0).contents()) != 2 {
+		t.Errorf("removed: %d files, after a crash %d", len(f.contents()), len(f.CrashClone(nil, 0).contents()))
+	}
+	must(f.SyncDir("d"))
+	if n := len(f.CrashClone(nil, 0).contents()); n != 0 {
+		t.Errorf("removed and synced: after a crash %d files", n)
+	}
+	must(removeSlots(f, "d", "x")) // nothing is there
+}
