@@ -197,26 +197,48 @@ func TestRevokedThroughAMemberThatIsBehind(t *testing.T) {
 	})
 	events := follow(t.Context(), t, reader)
 
+	// On a slow machine the follower may come to lead, which it must not here: it is behind only as long
+	// as it follows. So what fails for another reason is tried again, led by the other one.
+	led := func(what string, call func() error) {
+		t.Helper()
+		eventually(t, what, func() error {
+			err := call()
+			if st := leader.status(); err != nil && st.Leader != st.Replica {
+				_, transferred := follower.zone().TransferLeader(t.Context(), leader.node.ID())
+				err = errors.Join(err, transferred)
+			}
+			return err
+		})
+	}
 	follower.setFree(1000)
 	for _, name := range []string{"writer", "boss", "reader"} {
-		eventually(t, "revoke "+name, func() error { return leader.node.RevokeAccess(t.Context(), name) })
+		led("revoke "+name, func() error { return leader.node.RevokeAccess(t.Context(), name) })
 	}
 	secret := []byte("made after the revocation")
-	eventually(t, "publish a secret", func() error {
+	led("publish a secret", func() error {
 		_, err := leader.zone().Publish(t.Context(), "app/secret", "t", secret)
 		return err
 	})
-	refused := func(what string, err error) {
+	refused := func(what string, call func() error) {
 		t.Helper()
+		var err error
+		led(what, func() error {
+			if err = call(); status.Code(err) == codes.Unavailable || status.Code(err) == codes.ResourceExhausted {
+				return err
+			}
+			return nil
+		})
 		if status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "taken from") &&
 			!strings.Contains(err.Error(), "revoked") {
 			t.Errorf("%s: got %v, want PermissionDenied, and why", what, err)
 		}
 	}
-	refused("publish with a certificate", publish(t.Context(), writer))
-	refused("publish with a token", publish(withToken(t.Context(), text), reader))
-	_, err := pb.NewEventStreamClient(boss).Retain(t.Context(), &pb.RetainRequest{Zone: 1, Count: 7})
-	refused("retain", err)
+	refused("publish with a certificate", func() error { return publish(t.Context(), writer) })
+	refused("publish with a token", func() error { return publish(withToken(t.Context(), text), reader) })
+	refused("retain", func() error {
+		_, err := pb.NewEventStreamClient(boss).Retain(t.Context(), &pb.RetainRequest{Zone: 1, Count: 7})
+		return err
+	})
 	for what, do := range map[string]func(context.Context) error{
 		"grant": func(ctx context.Context) error { return follower.node.SetRole(ctx, "friend", 0, nexusraft.AccessAdmin) },
 		"make a token": func(ctx context.Context) error {
@@ -230,9 +252,15 @@ func TestRevokedThroughAMemberThatIsBehind(t *testing.T) {
 	} {
 		var got error
 		a.set(func(ctx context.Context) error { got = do(ctx); return nil })
-		if err := boss.Invoke(t.Context(), appMethod, &pb.StatusRequest{}, &pb.StatusResponse{}); err != nil {
-			t.Fatal(err)
-		}
+		led(what, func() error {
+			if err := boss.Invoke(t.Context(), appMethod, &pb.StatusRequest{}, &pb.StatusResponse{}); err != nil {
+				t.Fatal(err)
+			}
+			if errors.Is(got, nexusraft.ErrDenied) {
+				return nil
+			}
+			return got
+		})
 		if !errors.Is(got, nexusraft.ErrDenied) || errors.Is(got, nexusraft.ErrUncertain) {
 			t.Errorf("%s: got %v, want ErrDenied", what, got)
 		}
@@ -240,9 +268,12 @@ func TestRevokedThroughAMemberThatIsBehind(t *testing.T) {
 	a.set(func(ctx context.Context) error { // what it can't confirm it does not answer
 		return follower.zone().Read(ctx, func(nexusraft.Reader) error { return nil })
 	})
-	if err := boss.Invoke(t.Context(), appMethod, &pb.StatusRequest{}, &pb.StatusResponse{}); err == nil {
-		t.Error("a linearizable read by a member that is behind: got an answer")
-	}
+	led("a linearizable read by a member that is behind", func() error {
+		if err := boss.Invoke(t.Context(), appMethod, &pb.StatusRequest{}, &pb.StatusResponse{}); err == nil {
+			return errors.New("got an answer")
+		}
+		return nil
+	})
 
 	follower.setFree(roomy)
 	var last error
