@@ -62,8 +62,8 @@ func (z rootZone) ReadLocal(fn func(nexusraft.Reader) error) error {
 func (z rootZone) Confirm(ctx context.Context) error { return z.node.confirm(ctx, nexusraft.RootZone) }
 
 func (z rootZone) Members() (nexusraft.Membership, error) {
-	p, err := z.node.view(nexusraft.RootZone)
-	return p.members, err
+	k, err := z.node.replicas.View(nexusraft.RootZone)
+	return k.Members, err
 }
 
 func (z rootZone) MayJoin(ctx context.Context, r transport.JoinRequest) (refusal, err error) {

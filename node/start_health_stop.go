@@ -174,7 +174,7 @@ func (n *Node) handOver() {
 	defer cancel()
 	var all sync.WaitGroup
 	places := make(chan struct{}, handOvers)
-	for _, id := range n.zones() {
+	for _, id := range n.replicas.Zones() {
 		places <- struct{}{}
 		all.Go(func() {
 			n.changer(id).HandOver(ctx)

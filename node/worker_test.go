@@ -21,6 +21,7 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/driver"
 	"github.com/nexi-lab/nexus-raft/internal/propose"
 	"github.com/nexi-lab/nexus-raft/internal/raftwire"
+	"github.com/nexi-lab/nexus-raft/internal/replicas"
 	"github.com/nexi-lab/nexus-raft/internal/snapshot"
 	"github.com/nexi-lab/nexus-raft/storage"
 	"github.com/nexi-lab/nexus-raft/transport"
@@ -391,7 +392,7 @@ func TestZonesBeforeReady(t *testing.T) {
 func TestHandOverEndsForEveryZone(t *testing.T) {
 	n := idleNode(t, false) // whose worker does nothing, so that no zone is ever handed over
 	for id := range nexusraft.ZoneID(3) {
-		n.publish(id+1, published{})
+		n.replicas.Publish(id+1, replicas.Known{})
 	}
 	ended := make(chan struct{})
 	go func() {
