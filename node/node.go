@@ -24,6 +24,7 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/hosting"
 	"github.com/nexi-lab/nexus-raft/internal/peering"
 	"github.com/nexi-lab/nexus-raft/internal/replicas"
+	"github.com/nexi-lab/nexus-raft/internal/serving"
 	"github.com/nexi-lab/nexus-raft/internal/snapshot"
 	"github.com/nexi-lab/nexus-raft/internal/watchdog"
 	"github.com/nexi-lab/nexus-raft/storage"
@@ -229,39 +230,39 @@ func (n *Node) Run(ctx context.Context, lis net.Listener, register func(grpc.Ser
 	n.peering.ListenOn(lis.Addr())
 	r := n.start(lis, register)
 	err = n.serve(ctx, r)
-	if !isStuck(err) {
-		if ended := r.stop(); ended != nil && !errors.Is(err, ended) {
+	if !serving.IsStuck(err) {
+		if ended := r.Stop(); ended != nil && !errors.Is(err, ended) {
 			err = errors.Join(err, ended)
 		}
 	}
-	if isStuck(err) {
+	if serving.IsStuck(err) {
 		return err // nothing can be waited for; the process is to end
 	}
 	return errors.Join(err, n.close())
 }
 
 // serve joins if need be, opens the zones and waits for the end.
-func (n *Node) serve(ctx context.Context, r *running) error {
+func (n *Node) serve(ctx context.Context, r *serving.Running) error {
 	if err := n.openZones(ctx, r); err != nil {
 		if ctx.Err() != nil { // stopped while it joined
 			return nil
 		}
 		return err
 	}
-	r.serving()
+	r.Ready()
 	who := n.self()
 	n.logger.Info("ready", "node", who.Node, "name", who.Name, "addr", who.Address, "cluster", who.Cluster)
 	close(n.ready)
 	tending, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r.tended = n.tend(tending)
+	r.Tended = n.tend(tending)
 	select {
 	case <-ctx.Done():
 		n.logger.Info("stopping in order")
 		n.handOver()
 		n.forwards.Drain(forwardTimeout)
 		return nil
-	case err := <-r.failed:
+	case err := <-r.Failed():
 		return err
 	case err := <-n.fatal:
 		return err
@@ -279,9 +280,9 @@ func (n *Node) tend(ctx context.Context) (wait func()) {
 	}
 }
 
-func (n *Node) openZones(ctx context.Context, r *running) error {
+func (n *Node) openZones(ctx context.Context, r *serving.Running) error {
 	if n.self().Cluster == 0 {
-		if err := n.joinWhile(ctx, r); err != nil {
+		if err := n.joinWhile(ctx, r.Failed()); err != nil {
 			return err
 		}
 	}
@@ -298,14 +299,14 @@ func (n *Node) openZones(ctx context.Context, r *running) error {
 	return <-done
 }
 
-// joinWhile joins while what Run has started goes on.
-func (n *Node) joinWhile(ctx context.Context, r *running) error {
+// joinWhile joins while what Run has started goes on, which fails by broken.
+func (n *Node) joinWhile(ctx context.Context, broken <-chan error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var failed error
 	var watching sync.WaitGroup
 	watching.Go(func() {
 		select {
-		case failed = <-r.failed:
+		case failed = <-broken:
 			cancel(failed)
 		case failed = <-n.fatal:
 			cancel(failed)

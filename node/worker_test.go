@@ -406,50 +406,6 @@ func TestHandOverEndsForEveryZone(t *testing.T) {
 	}
 }
 
-// A node that is told to stop while its disk hangs still ends: the watchdog sees to it.
-func TestStopWithAStuckWorker(t *testing.T) {
-	n := idleNode(t, false)
-	lis := listenLoopback(t)
-	n.peering.ListenOn(lis.Addr())
-	r := n.start(lis, nil)
-	inside, release := make(chan struct{}), make(chan struct{})
-	err := n.worker.inbox.Call(func(error) { close(inside); <-release })
-	if err != nil {
-		t.Fatal(err)
-	}
-	<-inside
-	r.tended = func() { t.Error("stop waits for what may be in the sync that hangs") }
-	stopped := make(chan error, 1)
-	go func() { stopped <- r.stop() }()
-	<-r.stops
-	stuck := errStuck{errors.New("the disk hangs")}
-	r.failed <- stuck
-	select {
-	case err := <-stopped:
-		if !errors.Is(err, stuck) {
-			t.Errorf("stop returned %v, want the watchdog's error", err)
-		}
-	case <-time.After(5 * time.Second):
-		t.Error("stop waits for ever for a worker that hangs")
-	}
-	close(release)
-	<-r.worker
-	r.finish()
-}
-
-// A failure while the node stops is its end, not an orderly stop.
-func TestStopTellsTheWorkersError(t *testing.T) {
-	n := idleNode(t, false)
-	lis := listenLoopback(t)
-	n.peering.ListenOn(lis.Addr())
-	r := n.start(lis, nil)
-	n.worker.inbox.Post(func() { panic("raft: out of range") })
-	<-r.worker
-	if err := r.stop(); !errors.Is(err, nexusraft.ErrCorrupt) {
-		t.Errorf("stop returned %v, want the worker's error", err)
-	}
-}
-
 // A peer's record is synced, and a disk that hangs in that must not hang the worker, which
 // asks for addresses: nobody would see a sync of its own that does not end.
 func TestPeersRecordDoesNotHoldTheWorker(t *testing.T) {
@@ -524,18 +480,18 @@ func TestFailureAtTheEndOfTheJoin(t *testing.T) {
 		}
 	}()
 	broken := errors.New("the listener is broken")
-	r := &running{failed: make(chan error)}
+	failed := make(chan error)
 	n, err := Open(Config{
 		Dir: "data", StateMachine: nothing{}, Storage: storage.Options{FS: storage.NewMemFS()},
 		TickInterval: TestTick / 2, Join: []string{lis.Addr().String()},
-		Logger: slog.New(admittedLog{slog.NewTextHandler(t.Output(), nil), func() { r.failed <- broken }}),
+		Logger: slog.New(admittedLog{slog.NewTextHandler(t.Output(), nil), func() { failed <- broken }}),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer n.Close()
 	n.peering.ListenOn(listenLoopback(t).Addr()) // as Run does
-	if err := n.joinWhile(ctx, r); !errors.Is(err, broken) {
+	if err := n.joinWhile(ctx, failed); !errors.Is(err, broken) {
 		t.Errorf("the join ended with %v, want %v", err, broken)
 	}
 }
