@@ -88,6 +88,11 @@ var rules = map[string]struct {
 		[]string{"", "internal/authz", "internal/zone"},
 		"changes of a zone, planned and awaited, over a zone that it is given: no node, no wire",
 	},
+	"internal/serving": {nil, "a server beside a worker: it knows neither zones nor peers"},
+	"internal/replicas": {
+		[]string{"", "internal/events", "storage"},
+		"what a node's goroutines may know of its replicas without its worker: no worker, no node",
+	},
 	"internal/propose":  {[]string{"", "internal/zone"}, "calls that wait, and their answers: it proposes nothing"},
 	"internal/forward":  {[]string{""}, "a count of calls, and when they end: it makes none"},
 	"internal/watchdog": {nil, "the age of a sync: it knows no store, and stops nothing by itself"},
@@ -127,7 +132,8 @@ var rules = map[string]struct {
 		"internal/apply",
 		"", "internal/authority", "internal/authz", "internal/budget", "internal/datadir", "internal/events",
 		"api/nexusraft/v1", "storage", "transport", "transport/mtls", "internal/zone", "internal/driver",
-		"internal/raftlog", "internal/peering", "internal/pki", "internal/rpc", "internal/snapshot",
+		"internal/raftlog", "internal/peering", "internal/pki", "internal/replicas", "internal/rpc",
+		"internal/serving", "internal/snapshot",
 		"internal/system", "internal/raftwire", "internal/wire",
 	}, "the stem: it joins the leaves"},
 	"client": {

@@ -26,7 +26,9 @@ import (
 // grant gives a role through m, whoever leads.
 func (m *member) grant(name string, role nexusraft.AccessRole) {
 	m.t.Helper()
-	eventually(m.t, "grant", func() error { return m.node.SetRole(m.t.Context(), name, nexusraft.RootZone, role) })
+	eventually(m.t, "grant", func() error {
+		return m.node.Credentials().SetRole(m.t.Context(), name, nexusraft.RootZone, role)
+	})
 }
 
 // client connects to m as a client with a certificate.
@@ -38,7 +40,7 @@ func (m *member) client(name string) *grpc.ClientConn {
 	}
 	var chain []byte
 	eventually(m.t, "issue a certificate", func() (err error) {
-		chain, _, err = m.node.IssueCertificate(m.t.Context(), name, request, time.Hour)
+		chain, _, err = m.node.Credentials().IssueCertificate(m.t.Context(), name, request, time.Hour)
 		return err
 	})
 	c, err := mtls.Issued(pki.Pair{Cert: chain, Key: key}, nil, pki.Subject{Cluster: m.node.Cluster(), Client: name})
@@ -55,7 +57,7 @@ func withToken(ctx context.Context, text string) context.Context {
 func (m *member) accessToken(name string, life time.Duration) (text string, info nexusraft.AccessToken) {
 	m.t.Helper()
 	eventually(m.t, "create an access token", func() (err error) {
-		text, info, err = m.node.CreateAccessToken(m.t.Context(), name, life)
+		text, info, err = m.node.Credentials().CreateAccessToken(m.t.Context(), name, life)
 		return err
 	})
 	return text, info
@@ -117,15 +119,15 @@ func TestIdleStreamEndsWithItsRight(t *testing.T) {
 		code   codes.Code
 	}{
 		{"its role was taken back", follow(t.Context(), t, m.client("revoked")), func() error {
-			return m.node.SetRole(t.Context(), "revoked", nexusraft.RootZone, nexusraft.AccessNone)
+			return m.node.Credentials().SetRole(t.Context(), "revoked", nexusraft.RootZone, nexusraft.AccessNone)
 		}, codes.PermissionDenied},
 		{
 			"its name was revoked", follow(t.Context(), t, m.client("deleted")),
-			func() error { return m.node.RevokeAccess(t.Context(), "deleted") }, codes.PermissionDenied,
+			func() error { return m.node.Credentials().RevokeAccess(t.Context(), "deleted") }, codes.PermissionDenied,
 		},
 		{
 			"its token was revoked", follow(withToken(t.Context(), text), t, admin),
-			func() error { return m.node.RevokeAccessToken(t.Context(), info.ID) }, codes.Unauthenticated,
+			func() error { return m.node.Credentials().RevokeAccessToken(t.Context(), info.ID) }, codes.Unauthenticated,
 		},
 		{
 			"its token has expired", follow(withToken(t.Context(), brief), t, admin), func() error { return nil },
@@ -169,7 +171,7 @@ func TestAccessThroughAnotherMember(t *testing.T) {
 	if err := sum(); err != nil {
 		t.Errorf("by a reader: %v", err)
 	}
-	if err := founder.node.RevokeAccess(t.Context(), "reader"); err != nil {
+	if err := founder.node.Credentials().RevokeAccess(t.Context(), "reader"); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "hear of it", func() error {
@@ -178,7 +180,7 @@ func TestAccessThroughAnotherMember(t *testing.T) {
 		}
 		return nil
 	})
-	list, err := second.node.Access(t.Context())
+	list, err := second.node.Credentials().Access(t.Context())
 	all := nexusraft.ZoneRole{Zone: nexusraft.EveryZone, Role: nexusraft.AccessAdmin}
 	if err != nil || len(list) != 1 || list[0].Name != "admin" || list[0].Roles[0] != all {
 		t.Errorf("got %+v, %v; want admin alone", list, err)
@@ -313,7 +315,7 @@ func TestIssueCertificateIsRefused(t *testing.T) {
 	} {
 		err := errors.New("none")
 		eventually(t, what, func() error {
-			_, _, err = m.node.IssueCertificate(t.Context(), x.name, x.request, x.life)
+			_, _, err = m.node.Credentials().IssueCertificate(t.Context(), x.name, x.request, x.life)
 			if errors.Is(err, nexusraft.ErrNoQuorum) || errors.Is(err, nexusraft.ErrNotLeader) {
 				return err
 			}
@@ -328,11 +330,12 @@ func TestIssueCertificateIsRefused(t *testing.T) {
 	m.config.TLS = own // from files
 	m = start(t, m.config)
 	m.zone()
-	if _, _, err := m.node.IssueCertificate(t.Context(), "admin", request, time.Hour); !errors.Is(err,
+	if _, _, err := m.node.Credentials().IssueCertificate(t.Context(), "admin", request, time.Hour); !errors.Is(err,
 		nexusraft.ErrRefused) || !strings.Contains(err.Error(), "come from files") {
 		t.Errorf("with certificates from files: got %v, want ErrRefused", err)
 	}
-	if _, _, err := m.node.CreateAccessToken(t.Context(), "admin", 0); !errors.Is(err, nexusraft.ErrRefused) {
+	_, _, err = m.node.Credentials().CreateAccessToken(t.Context(), "admin", 0)
+	if !errors.Is(err, nexusraft.ErrRefused) {
 		t.Errorf("a token for no time: got %v", err)
 	}
 }

@@ -163,7 +163,7 @@ func TestAuthorityIsReplaced(t *testing.T) {
 			t.Errorf("%s, before the last step: %v", name, err)
 		}
 	}
-	if tokens, err := n1.node.Tokens(t.Context()); err != nil || len(tokens) != 0 {
+	if tokens, err := n1.node.Credentials().Tokens(t.Context()); err != nil || len(tokens) != 0 {
 		t.Errorf("got %d join tokens, %v, want that they were taken back", len(tokens), err)
 	}
 	all = rotate(t, n1, nexusraft.AuthorityAlone)

@@ -32,7 +32,7 @@ func (z *Zone) AwaitWhole(ctx context.Context) error {
 	for {
 		changed := z.node.events.Changed() // before the zone is looked at, so that nothing falls in between
 		missing := z.missing(ctx)
-		if missing == nil || z.node.stopped(z.id) {
+		if missing == nil || z.node.replicas.Stopped(z.id) {
 			return missing
 		}
 		if err := waiting.next(ctx, changed); err != nil {

@@ -213,7 +213,9 @@ func (w *callersWorld) fill() {
 	w.member.grant("reader", nexusraft.AccessRead)
 	w.member.grant("writer", nexusraft.AccessWrite)
 	w.member.grant("revoked", nexusraft.AccessAdmin)
-	eventually(w.t, "revoke a client", func() error { return w.member.node.RevokeAccess(w.t.Context(), "revoked") })
+	eventually(w.t, "revoke a client", func() error {
+		return w.member.node.Credentials().RevokeAccess(w.t.Context(), "revoked")
+	})
 }
 
 // connect gives each caller its certificate.

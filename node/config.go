@@ -61,7 +61,7 @@ type Config struct {
 	// ClusterTLS, without TLS, encrypts with certificates of the cluster's own authority. A node
 	// gets its own when it joins, for JoinToken, and renews it by itself.
 	ClusterTLS bool
-	JoinToken  string // what Node.CreateToken has returned: a secret
+	JoinToken  string // what Credentials.CreateToken has returned: a secret
 
 	// Insecure allows a directory that has been served with TLS to be served without. Otherwise it
 	// goes on with ClusterTLS, or Open returns ErrRefused where the certificates came from files.

@@ -21,7 +21,7 @@
 // # Access
 //
 // Where a node speaks TLS, a client has the roles that its name has in the root zone, per zone or
-// for all (SetRole, CreateAccessToken, IssueCertificate). Each gRPC method needs one: those of a
-// program's own services say which in Config.Permissions, and those that don't are refused. A node goes
-// by the state as it has it: one that is behind, or cut off from the others, goes by what it knows.
+// for all (Node.Credentials). Each gRPC method needs one: those of a program's own services say which in
+// Config.Permissions, and those that don't are refused. A node goes by the state as it has it: one that
+// is behind, or cut off from the others, goes by what it knows.
 package node

@@ -83,11 +83,11 @@ type eventSource struct{ node *Node }
 
 // Changed implements events.Source.
 func (z eventSource) Changed(id nexusraft.ZoneID) (<-chan struct{}, error) {
-	p, err := z.node.view(id)
+	p, err := z.node.replicas.View(id)
 	if err != nil {
 		return nil, err
 	}
-	changed := p.events.Wait()
+	changed := p.Events.Wait()
 	if z.node.worker.inbox.Closed() { // looked at last, since the worker notifies when it has closed it
 		return nil, nexusraft.ErrClosed
 	}

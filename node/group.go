@@ -17,6 +17,7 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/events"
 	"github.com/nexi-lab/nexus-raft/internal/propose"
 	"github.com/nexi-lab/nexus-raft/internal/raftlog"
+	"github.com/nexi-lab/nexus-raft/internal/replicas"
 	"github.com/nexi-lab/nexus-raft/internal/snapshot"
 	"github.com/nexi-lab/nexus-raft/internal/system"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
@@ -116,13 +117,15 @@ func openGroup(w *worker, id nexusraft.ZoneID, machine nexusraft.StateMachine) (
 	}
 	g.replica = g.group.Replica()
 	g.term.Store(log.HardState().GetTerm())
-	w.node.publish(id, g.published())
+	w.node.replicas.Publish(id, g.published())
 	return g, nil
 }
 
 // published is what others may know of the zone as it is now.
-func (g *group) published() published {
-	return published{machine: g.machine, state: g.state, members: g.replica.Membership(), term: &g.term, events: &g.events}
+func (g *group) published() replicas.Known {
+	return replicas.Known{
+		Machine: g.machine, State: g.state, Members: g.replica.Membership(), Term: &g.term, Events: &g.events,
+	}
 }
 
 // propose hands what was waiting to raft, conf changes first: raft may panic over one, and what
@@ -340,7 +343,7 @@ func (g *group) stageConfChange(b *storage.Batch, c confApplied) error {
 	if err := g.log.SetMembership(b, c.conf, c.after); err != nil {
 		return err
 	}
-	g.w.node.publish(g.id, g.published())
+	g.w.node.replicas.Publish(g.id, g.published())
 	for _, m := range c.after.Members {
 		g.logger.Info("replica", "index", c.entry.GetIndex(), "replica", m.Replica, "peer", m.Node, "role", m.Role, "addr",
 			m.Address)

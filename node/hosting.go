@@ -12,6 +12,7 @@ import (
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/internal/events"
 	"github.com/nexi-lab/nexus-raft/internal/raftlog"
+	"github.com/nexi-lab/nexus-raft/internal/replicas"
 	"github.com/nexi-lab/nexus-raft/internal/system"
 	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
@@ -61,7 +62,7 @@ func (w *worker) compareZones() error {
 	h := &w.hosting
 	h.compare, h.deleted, h.seen = false, nil, nexusraft.RootZone
 	return w.node.readSystemLocal(nexusraft.RootZone, func(r nexusraft.Reader) error {
-		for _, id := range w.node.zones() {
+		for _, id := range w.node.replicas.Zones() {
 			if id == nexusraft.RootZone {
 				continue
 			}
@@ -88,7 +89,8 @@ func (w *worker) dropZones() error {
 			g.stop(fmt.Errorf("%w: zone %v was deleted", nexusraft.ErrZoneNotFound, id))
 		}
 		w.node.forwards.Tick(id, 0, 1) // ends the calls: no tick of the zone comes any more that would
-		if w.node.withdraw(id) {
+		if w.node.replicas.Withdraw(id) {
+			w.node.zonesChanged.Notify()
 			w.node.logger.Info("zone deleted", "zone", id)
 		}
 		if err := w.node.dir.DropZone(w.batch, id); err != nil {
@@ -113,7 +115,7 @@ func (w *worker) makeZones() (looked int, err error) {
 	}
 	var fresh []*pb.ZoneRecord
 	for _, z := range records {
-		if w.node.has(nexusraft.ZoneID(z.GetId())) {
+		if w.node.replicas.Has(nexusraft.ZoneID(z.GetId())) {
 			continue
 		}
 		if err := w.stageZone(z); err != nil {
@@ -204,11 +206,10 @@ func (w *worker) unopened(z *pb.ZoneRecord, err error) {
 	if log, err := raftlog.Open(w.node.dir.Raft, id); err == nil {
 		members = log.Meta().Membership // as it was when the zone last ran here
 	}
-	w.node.publish(id, published{
-		members: members,
-		term:    new(atomic.Uint64), events: new(events.Notifier),
+	w.node.replicas.Publish(id, replicas.Known{
+		Members: members, Term: new(atomic.Uint64), Events: new(events.Notifier),
 	})
-	w.node.zoneFailed(id, err)
+	w.node.replicas.Fail(id, err)
 }
 
 // openAll opens the root zone, and then by its records the other zones that there are replicas of here.
@@ -250,33 +251,6 @@ func (w *worker) openAll() error {
 
 // machines are the names of the state machines that zones may run here.
 func (n *Node) machines() []string { return slices.Sorted(maps.Keys(n.config.Machines)) }
-
-// has reports whether this node has a replica of a zone, though it may not run.
-func (n *Node) has(id nexusraft.ZoneID) bool {
-	n.stateMu.RLock()
-	defer n.stateMu.RUnlock()
-	_, ok := n.states[id]
-	return ok
-}
-
-// withdraw makes a zone unknown to readers, and reports whether it was known.
-func (n *Node) withdraw(id nexusraft.ZoneID) bool {
-	n.stateMu.Lock()
-	defer n.stateMu.Unlock()
-	p, ok := n.states[id]
-	if !ok {
-		return false
-	}
-	delete(n.states, id)
-	for _, m := range p.members.Members {
-		if !n.isPeer(m.Node) {
-			n.peering.Removed(m.Node)
-		}
-	}
-	p.events.Notify()
-	n.zonesChanged.Notify()
-	return true
-}
 
 // ZoneSpec says what a zone is to be.
 type ZoneSpec struct {

@@ -125,8 +125,9 @@ func (n *Node) checkHosted(t *testing.T) {
 		t.Fatal(err)
 	}
 	hosted := slices.Sorted(maps.Keys(n.worker.zones))
-	if !slices.Equal(hosted, want) || !slices.Equal(onDisk, want) || !slices.Equal(n.zones(), want) {
-		t.Errorf("the records have zones %v; hosted are %v, on the disk %v, known %v", want, hosted, onDisk, n.zones())
+	if !slices.Equal(hosted, want) || !slices.Equal(onDisk, want) || !slices.Equal(n.replicas.Zones(), want) {
+		t.Errorf("the records have zones %v; hosted are %v, on the disk %v, known %v", want, hosted, onDisk,
+			n.replicas.Zones())
 	}
 	trees := make(map[string]bool)
 	for _, id := range onDisk {

@@ -48,7 +48,7 @@ func TestHostWithoutTheRootZone(t *testing.T) {
 	if more, err := n.worker.Turn(); more || err != nil {
 		t.Errorf("got %v, %v, want no more work and no error", more, err)
 	}
-	if n.has(2) {
+	if n.replicas.Has(2) {
 		t.Error("a zone was made by records that can't be read")
 	}
 }
@@ -79,8 +79,8 @@ func TestHostOnAFullDisk(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if n.has(2) || len(h.deleted) > 0 {
-				t.Errorf("zone made: %v; %d left to drop", n.has(2), len(h.deleted))
+			if n.replicas.Has(2) || len(h.deleted) > 0 {
+				t.Errorf("zone made: %v; %d left to drop", n.replicas.Has(2), len(h.deleted))
 			}
 			disk.SetDiskFree(1 << 40)
 			eventuallyRoom(t, n, true)
@@ -88,7 +88,7 @@ func TestHostOnAFullDisk(t *testing.T) {
 			if _, err := n.worker.Turn(); err != nil {
 				t.Fatal(err)
 			}
-			if !n.has(2) {
+			if !n.replicas.Has(2) {
 				t.Error("the zone is not made with room again")
 			}
 		})

@@ -76,7 +76,7 @@ func arrivedFor(t *testing.T, n *Node, g *group, peer nexusraft.ReplicaID) (*raf
 func checkGone(t *testing.T, n *Node, g *group) {
 	t.Helper()
 	n.checkHosted(t)
-	if n.has(2) || n.worker.zones[2] != nil || n.worker.group(2) != nil {
+	if n.replicas.Has(2) || n.worker.zones[2] != nil || n.worker.group(2) != nil {
 		t.Error("the zone is known after it was deleted")
 	}
 	if _, err := n.Zone(2); !errors.Is(err, nexusraft.ErrZoneNotFound) {
@@ -219,8 +219,9 @@ func TestFullDiskMakesNoZone(t *testing.T) {
 			t.Fatal(err)
 		}
 		now := len(n.worker.zones) - 1
-		if n.has(last) || left-now > maxHosted {
-			t.Fatalf("a turn with a full disk has made the last zone: %t; of %d zones %d are left", n.has(last), left, now)
+		if n.replicas.Has(last) || left-now > maxHosted {
+			t.Fatalf("a turn with a full disk has made the last zone: %t; of %d zones %d are left",
+				n.replicas.Has(last), left, now)
 		}
 		left = now
 	}
@@ -234,7 +235,7 @@ func TestFullDiskMakesNoZone(t *testing.T) {
 	}
 	n.turnWith(t) // which finds that there is room
 	n.checkHosted(t)
-	if !n.has(last) {
+	if !n.replicas.Has(last) {
 		t.Error("with room again the zone is not made")
 	}
 }
@@ -287,8 +288,9 @@ func TestRootSnapshotJumpsOverZones(t *testing.T) {
 		want := append([]nexusraft.ZoneID{nexusraft.RootZone}, n.zoneState(t)...)
 		for id := range nexusraft.ZoneID(300) {
 			g := n.worker.zones[id]
-			if has := slices.Contains(want, id); (g != nil) != has || n.has(id) != has {
-				t.Errorf("after the snapshot at %d: zone %v is hosted %t, known %t, want %t", index, id, g != nil, n.has(id), has)
+			if has := slices.Contains(want, id); (g != nil) != has || n.replicas.Has(id) != has {
+				t.Errorf("after the snapshot at %d: zone %v is hosted %t, known %t, want %t", index, id, g != nil,
+					n.replicas.Has(id), has)
 			}
 		}
 		names, err := n.dir.Store.Trees()

@@ -31,26 +31,13 @@ func (n *Node) changeMembership(
 	ctx context.Context, id nexusraft.ZoneID, c nexusraft.MembershipChange,
 ) (nexusraft.Membership, error) {
 	if leaves := cmp.Or(c.Remove, c.Replace); id == nexusraft.RootZone && leaves != 0 {
-		if in := n.zonesWith(leaves); len(in) > 0 {
+		if in := n.replicas.ZonesWith(leaves); len(in) > 0 {
 			return nexusraft.Membership{}, fmt.Errorf("%v: %w: node %v has replicas of %d other zones, of zone %v for example, "+
 				"and leaves the root zone last; nexus-raft member remove and replace make the change in each zone, if no --zone "+
 				"is given", c, nexusraft.ErrRefused, leaves, len(in), slices.Min(in))
 		}
 	}
 	return n.changer(id).Membership(ctx, c)
-}
-
-// zonesWith returns the zones, the root zone left out, that have a replica on a node, as far as this
-// node knows.
-func (n *Node) zonesWith(node nexusraft.NodeID) (ids []nexusraft.ZoneID) {
-	n.stateMu.RLock()
-	defer n.stateMu.RUnlock()
-	for id, p := range n.states {
-		if _, in := p.members.Node(node); in && id != nexusraft.RootZone {
-			ids = append(ids, id)
-		}
-	}
-	return ids
 }
 
 // TransferLeader has another member lead the zone, if this node does: the node to, or if

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -25,6 +23,8 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/forward"
 	"github.com/nexi-lab/nexus-raft/internal/hosting"
 	"github.com/nexi-lab/nexus-raft/internal/peering"
+	"github.com/nexi-lab/nexus-raft/internal/replicas"
+	"github.com/nexi-lab/nexus-raft/internal/serving"
 	"github.com/nexi-lab/nexus-raft/internal/snapshot"
 	"github.com/nexi-lab/nexus-raft/internal/watchdog"
 	"github.com/nexi-lab/nexus-raft/storage"
@@ -71,20 +71,7 @@ type Node struct {
 	events        *events.Local
 	subscriptions *events.Subscriptions
 
-	// stateMu guards states. A holder for reading may take a storage snapshot of a
-	// state tree that is current; the worker holds it while it switches trees.
-	stateMu sync.RWMutex
-	states  map[nexusraft.ZoneID]published
-}
-
-// published is what other goroutines may know of a zone without asking its worker.
-type published struct {
-	machine nexusraft.StateMachine
-	state   *storage.Tree
-	members nexusraft.Membership
-	term    *atomic.Uint64
-	events  *events.Notifier // of new ones, and when the zone has stopped
-	failed  error            // the zone has stopped on this node
+	replicas *replicas.Table // of the zones, as all goroutines may know them
 }
 
 // Open opens a data directory, and mints an identity if it has none; then Config.Join must name a
@@ -120,10 +107,9 @@ func Open(c Config) (_ *Node, err error) {
 	}()
 	n := &Node{
 		config: c, logger: c.Logger, dir: dir,
-		ready:  make(chan struct{}),
-		ended:  make(chan struct{}),
-		fatal:  make(chan error, 1),
-		states: make(map[nexusraft.ZoneID]published),
+		ready: make(chan struct{}),
+		ended: make(chan struct{}),
+		fatal: make(chan error, 1),
 	}
 	n.nodes = authz.Nodes{Members: n.membership}
 	if err = n.openPeering(); err != nil {
@@ -189,6 +175,7 @@ func (n *Node) openPeering() (err error) {
 	if err != nil {
 		return err
 	}
+	n.replicas = replicas.NewTable(n.dir.Store, n.peering, n.ready)
 	if err := n.peering.Secure(); err != nil {
 		return fmt.Errorf("open node: %w", err)
 	}
@@ -243,39 +230,39 @@ func (n *Node) Run(ctx context.Context, lis net.Listener, register func(grpc.Ser
 	n.peering.ListenOn(lis.Addr())
 	r := n.start(lis, register)
 	err = n.serve(ctx, r)
-	if !isStuck(err) {
-		if ended := r.stop(); ended != nil && !errors.Is(err, ended) {
+	if !serving.IsStuck(err) {
+		if ended := r.Stop(); ended != nil && !errors.Is(err, ended) {
 			err = errors.Join(err, ended)
 		}
 	}
-	if isStuck(err) {
+	if serving.IsStuck(err) {
 		return err // nothing can be waited for; the process is to end
 	}
 	return errors.Join(err, n.close())
 }
 
 // serve joins if need be, opens the zones and waits for the end.
-func (n *Node) serve(ctx context.Context, r *running) error {
+func (n *Node) serve(ctx context.Context, r *serving.Running) error {
 	if err := n.openZones(ctx, r); err != nil {
 		if ctx.Err() != nil { // stopped while it joined
 			return nil
 		}
 		return err
 	}
-	r.serving()
+	r.Ready()
 	who := n.self()
 	n.logger.Info("ready", "node", who.Node, "name", who.Name, "addr", who.Address, "cluster", who.Cluster)
 	close(n.ready)
 	tending, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r.tended = n.tend(tending)
+	r.Tended = n.tend(tending)
 	select {
 	case <-ctx.Done():
 		n.logger.Info("stopping in order")
 		n.handOver()
 		n.forwards.Drain(forwardTimeout)
 		return nil
-	case err := <-r.failed:
+	case err := <-r.Failed():
 		return err
 	case err := <-n.fatal:
 		return err
@@ -293,9 +280,9 @@ func (n *Node) tend(ctx context.Context) (wait func()) {
 	}
 }
 
-func (n *Node) openZones(ctx context.Context, r *running) error {
+func (n *Node) openZones(ctx context.Context, r *serving.Running) error {
 	if n.self().Cluster == 0 {
-		if err := n.joinWhile(ctx, r); err != nil {
+		if err := n.joinWhile(ctx, r.Failed()); err != nil {
 			return err
 		}
 	}
@@ -312,14 +299,14 @@ func (n *Node) openZones(ctx context.Context, r *running) error {
 	return <-done
 }
 
-// joinWhile joins while what Run has started goes on.
-func (n *Node) joinWhile(ctx context.Context, r *running) error {
+// joinWhile joins while what Run has started goes on, which fails by broken.
+func (n *Node) joinWhile(ctx context.Context, broken <-chan error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var failed error
 	var watching sync.WaitGroup
 	watching.Go(func() {
 		select {
-		case failed = <-r.failed:
+		case failed = <-broken:
 			cancel(failed)
 		case failed = <-n.fatal:
 			cancel(failed)
@@ -342,11 +329,7 @@ func (n *Node) ID() nexusraft.NodeID { return n.self().Node }
 func (n *Node) Cluster() nexusraft.ClusterID { return n.self().Cluster }
 
 // membership returns the root zone's records as they are here.
-func (n *Node) membership() nexusraft.Membership {
-	n.stateMu.RLock()
-	defer n.stateMu.RUnlock()
-	return n.states[nexusraft.RootZone].members
-}
+func (n *Node) membership() nexusraft.Membership { return n.replicas.Members(nexusraft.RootZone) }
 
 // self is what the node says of itself in handshakes.
 func (n *Node) self() transport.Identity { return n.peering.Self() }
@@ -359,95 +342,10 @@ func (n *Node) current(m nexusraft.Member) nexusraft.Member {
 
 // Zone returns a zone that this node has a replica of, or ErrZoneNotFound.
 func (n *Node) Zone(id nexusraft.ZoneID) (*Zone, error) {
-	if _, err := n.view(id); err != nil {
+	if _, err := n.replicas.View(id); err != nil {
 		return nil, err
 	}
 	return &Zone{node: n, id: id}, nil
-}
-
-// missing says why a zone is not here: before the node is ready that passes by itself.
-func (n *Node) missing(id nexusraft.ZoneID) error {
-	select {
-	case <-n.ready:
-		return fmt.Errorf("%w: zone %v", nexusraft.ErrZoneNotFound, id)
-	default:
-		return fmt.Errorf("%w: the node is starting, and has not opened its zones yet", nexusraft.ErrOverloaded)
-	}
-}
-
-// absent says why the worker does not have a zone: it is not here, or it has stopped.
-func (n *Node) absent(id nexusraft.ZoneID) error {
-	if p, err := n.view(id); p.failed != nil {
-		return err
-	}
-	return n.missing(id)
-}
-
-func (n *Node) stopped(id nexusraft.ZoneID) bool {
-	p, _ := n.view(id)
-	return p.failed != nil
-}
-
-func (n *Node) view(id nexusraft.ZoneID) (published, error) {
-	n.stateMu.RLock()
-	defer n.stateMu.RUnlock()
-	p, ok := n.states[id]
-	if !ok {
-		return p, n.missing(id)
-	}
-	return p, p.failed
-}
-
-// reader returns a view of all that a zone keeps as of now, and what ends it.
-func (n *Node) reader(id nexusraft.ZoneID) (nexusraft.Reader, func(), error) {
-	n.stateMu.RLock()
-	defer n.stateMu.RUnlock()
-	p, ok := n.states[id]
-	if !ok {
-		return nil, nil, n.missing(id)
-	}
-	if p.failed != nil {
-		return nil, nil, p.failed
-	}
-	snap := n.dir.Store.NewSnapshot()
-	return snap.Reader(p.state), snap.Close, nil
-}
-
-// publish makes a zone's tree and records known to readers.
-func (n *Node) publish(id nexusraft.ZoneID, p published) {
-	n.stateMu.Lock()
-	defer n.stateMu.Unlock()
-	n.publishLocked(id, p)
-}
-
-func (n *Node) publishLocked(id nexusraft.ZoneID, p published) {
-	before := n.states[id].members
-	n.states[id] = p
-	n.peering.Connect(p.members)
-	for _, m := range before.Members {
-		if !n.isPeer(m.Node) {
-			n.peering.Removed(m.Node)
-		}
-	}
-}
-
-// isPeer reports whether a node has a replica in a zone of this node; stateMu is held.
-func (n *Node) isPeer(id nexusraft.NodeID) bool {
-	for _, p := range n.states {
-		if _, ok := p.members.Node(id); ok {
-			return true
-		}
-	}
-	return false
-}
-
-func (n *Node) zoneFailed(id nexusraft.ZoneID, err error) {
-	n.stateMu.Lock()
-	defer n.stateMu.Unlock()
-	p := n.states[id]
-	p.failed = fmt.Errorf("%w: zone %v has stopped on this node: %w", nexusraft.ErrClosed, id, err)
-	n.states[id] = p
-	p.events.Notify()
 }
 
 // Status is what the node says of itself. It implements transport.PeerHandler.
@@ -483,23 +381,13 @@ func (n *Node) Status(ctx context.Context) (nexusraft.NodeStatus, error) {
 	return s, err
 }
 
-func (n *Node) zones() []nexusraft.ZoneID {
-	n.stateMu.RLock()
-	defer n.stateMu.RUnlock()
-	return slices.Sorted(maps.Keys(n.states))
-}
-
 // problem says why the node is not healthy, "" if it is.
 func (n *Node) problem() string {
 	if p := cmp.Or(n.watchdog.Problem(), n.peering.Problem()); p != "" {
-		return p
+		return p // at once: while the worker switches trees in a sync that does not end, the others wait
 	}
-	n.stateMu.RLock()
-	defer n.stateMu.RUnlock()
-	for _, id := range slices.Sorted(maps.Keys(n.states)) {
-		if p := n.states[id]; p.failed != nil {
-			return p.failed.Error()
-		}
+	if p := n.replicas.Problem(); p != "" {
+		return p
 	}
 	if err := n.Room(); err != nil {
 		return err.Error()

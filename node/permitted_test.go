@@ -107,26 +107,26 @@ func TestRightIsCheckedWhereItCounts(t *testing.T) {
 			_, err := zone.TransferLeader(ctx, 0)
 			return err
 		},
-		"grant":  func(ctx context.Context) error { return m.node.SetRole(ctx, "friend", 0, nexusraft.AccessAdmin) },
-		"revoke": func(ctx context.Context) error { return m.node.RevokeAccess(ctx, "admin") },
+		"grant":  func(ctx context.Context) error { return m.node.Credentials().SetRole(ctx, "friend", 0, nexusraft.AccessAdmin) },
+		"revoke": func(ctx context.Context) error { return m.node.Credentials().RevokeAccess(ctx, "admin") },
 		"list": func(ctx context.Context) error {
-			_, err := m.node.Access(ctx)
+			_, err := m.node.Credentials().Access(ctx)
 			return err
 		},
 		"make a token": func(ctx context.Context) error {
-			_, _, err := m.node.CreateAccessToken(ctx, "admin", time.Hour)
+			_, _, err := m.node.Credentials().CreateAccessToken(ctx, "admin", time.Hour)
 			return err
 		},
 		"make a certificate": func(ctx context.Context) error {
-			_, _, err := m.node.IssueCertificate(ctx, "admin", request, time.Hour)
+			_, _, err := m.node.Credentials().IssueCertificate(ctx, "admin", request, time.Hour)
 			return err
 		},
 		"make a join token": func(ctx context.Context) error {
-			_, _, err := m.node.CreateToken(ctx, nexusraft.RoleMember, time.Hour, 1)
+			_, _, err := m.node.Credentials().CreateToken(ctx, nexusraft.RoleMember, time.Hour, 1)
 			return err
 		},
 		"list join tokens": func(ctx context.Context) error {
-			_, err := m.node.Tokens(ctx)
+			_, err := m.node.Credentials().Tokens(ctx)
 			return err
 		},
 	}
@@ -137,13 +137,13 @@ func TestRightIsCheckedWhereItCounts(t *testing.T) {
 			name := fmt.Sprint("c", i)
 			m.grant(name, nexusraft.AccessAdmin)
 			conn, ctx := m.client(name), t.Context()
-			take := func() error { return m.node.RevokeAccess(t.Context(), name) }
+			take := func() error { return m.node.Credentials().RevokeAccess(t.Context(), name) }
 			if way == "with a token" {
 				text, info := m.accessToken(name, time.Hour)
-				ctx, take = withToken(ctx, text), func() error { return m.node.RevokeAccessToken(t.Context(), info.ID) }
+				ctx, take = withToken(ctx, text), func() error { return m.node.Credentials().RevokeAccessToken(t.Context(), info.ID) }
 			}
 			if way == "with less than before" {
-				take = func() error { return m.node.SetRole(t.Context(), name, nexusraft.RootZone, nexusraft.AccessWrite) }
+				take = func() error { return m.node.Credentials().SetRole(t.Context(), name, nexusraft.RootZone, nexusraft.AccessWrite) }
 			}
 			var got error
 			a.set(func(ctx context.Context) error {
@@ -212,7 +212,7 @@ func TestRevokedThroughAMemberThatIsBehind(t *testing.T) {
 	}
 	follower.setFree(1000)
 	for _, name := range []string{"writer", "boss", "reader"} {
-		led("revoke "+name, func() error { return leader.node.RevokeAccess(t.Context(), name) })
+		led("revoke "+name, func() error { return leader.node.Credentials().RevokeAccess(t.Context(), name) })
 	}
 	secret := []byte("made after the revocation")
 	led("publish a secret", func() error {
@@ -240,13 +240,13 @@ func TestRevokedThroughAMemberThatIsBehind(t *testing.T) {
 		return err
 	})
 	for what, do := range map[string]func(context.Context) error{
-		"grant": func(ctx context.Context) error { return follower.node.SetRole(ctx, "friend", 0, nexusraft.AccessAdmin) },
+		"grant": func(ctx context.Context) error { return follower.node.Credentials().SetRole(ctx, "friend", 0, nexusraft.AccessAdmin) },
 		"make a token": func(ctx context.Context) error {
-			_, _, err := follower.node.CreateAccessToken(ctx, "admin", time.Hour)
+			_, _, err := follower.node.Credentials().CreateAccessToken(ctx, "admin", time.Hour)
 			return err
 		},
 		"make a join token": func(ctx context.Context) error {
-			_, _, err := follower.node.CreateToken(ctx, nexusraft.RoleMember, time.Hour, 1)
+			_, _, err := follower.node.Credentials().CreateToken(ctx, nexusraft.RoleMember, time.Hour, 1)
 			return err
 		},
 	} {
@@ -310,7 +310,7 @@ func TestRevokedIsRefusedAtOnceByTheFollower(t *testing.T) {
 			return err
 		}
 		eventually(t, "publish", publish)
-		if err := leader.node.RevokeAccess(t.Context(), name); err != nil {
+		if err := leader.node.Credentials().RevokeAccess(t.Context(), name); err != nil {
 			t.Fatal(err)
 		}
 		if err := publish(); status.Code(err) != codes.PermissionDenied && status.Code(err) != codes.Unauthenticated {
@@ -401,12 +401,12 @@ func TestAccessChangesAreLogged(t *testing.T) {
 	a.set(func(ctx context.Context) error {
 		var err1, err2 error
 		var info nexusraft.AccessToken
-		err := m.node.SetRole(ctx, "ann", nexusraft.RootZone, nexusraft.AccessRead)
-		token, info, err1 = m.node.CreateAccessToken(ctx, "ann", time.Hour)
-		joinToken, _, err2 = m.node.CreateToken(ctx, nexusraft.RoleMember, time.Hour, 1)
-		return errors.Join(err, err1, err2, m.node.RevokeAccessToken(ctx, info.ID),
-			m.node.SetRole(ctx, "bob", 0, nexusraft.AccessWrite),
-			m.node.SetRole(ctx, "bob", 0, nexusraft.AccessNone), m.node.RevokeAccess(ctx, "ann"))
+		err := m.node.Credentials().SetRole(ctx, "ann", nexusraft.RootZone, nexusraft.AccessRead)
+		token, info, err1 = m.node.Credentials().CreateAccessToken(ctx, "ann", time.Hour)
+		joinToken, _, err2 = m.node.Credentials().CreateToken(ctx, nexusraft.RoleMember, time.Hour, 1)
+		return errors.Join(err, err1, err2, m.node.Credentials().RevokeAccessToken(ctx, info.ID),
+			m.node.Credentials().SetRole(ctx, "bob", 0, nexusraft.AccessWrite),
+			m.node.Credentials().SetRole(ctx, "bob", 0, nexusraft.AccessNone), m.node.Credentials().RevokeAccess(ctx, "ann"))
 	})
 	if err := m.client("admin").Invoke(t.Context(), appMethod, &pb.StatusRequest{}, &pb.StatusResponse{}); err != nil {
 		t.Fatal(err)

@@ -23,6 +23,11 @@ func (n *Node) newAuthority() *authority.Service {
 	})
 }
 
+// Credentials gives, lists and takes back roles, tokens and certificates of clients, and tokens with which
+// nodes join. If a method's ctx is that of a client's gRPC call, it is checked once more that the client may
+// make it, as Zone.Propose does.
+func (n *Node) Credentials() nexusraft.Credentials { return n.authority }
+
 // rootZone is the node's authority.RootZone and hosting.Root.
 type rootZone struct{ node *Node }
 
@@ -57,8 +62,8 @@ func (z rootZone) ReadLocal(fn func(nexusraft.Reader) error) error {
 func (z rootZone) Confirm(ctx context.Context) error { return z.node.confirm(ctx, nexusraft.RootZone) }
 
 func (z rootZone) Members() (nexusraft.Membership, error) {
-	p, err := z.node.view(nexusraft.RootZone)
-	return p.members, err
+	k, err := z.node.replicas.View(nexusraft.RootZone)
+	return k.Members, err
 }
 
 func (z rootZone) MayJoin(ctx context.Context, r transport.JoinRequest) (refusal, err error) {

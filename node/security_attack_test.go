@@ -211,7 +211,7 @@ func TestRefusedJoinUsesNoToken(t *testing.T) {
 		!strings.Contains(err.Error(), "give --name another one") {
 		t.Fatalf("got %v, want a refusal of the name", err)
 	}
-	list, err := founder.node.Tokens(t.Context())
+	list, err := founder.node.Credentials().Tokens(t.Context())
 	if err != nil || len(list) != 1 || list[0].UsesLeft != 1 || len(list[0].Nodes) != 0 {
 		t.Errorf("got %+v, %v; want the token, not used", list, err)
 	}

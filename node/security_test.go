@@ -29,7 +29,7 @@ func newToken(t *testing.T, m *member, role nexusraft.Role) string {
 	t.Helper()
 	var text string
 	eventually(t, "create a token", func() (err error) { // a leader may change on a slow machine
-		text, _, err = m.node.CreateToken(t.Context(), role, time.Hour, 1)
+		text, _, err = m.node.Credentials().CreateToken(t.Context(), role, time.Hour, 1)
 		return err
 	})
 	return text

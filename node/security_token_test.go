@@ -255,7 +255,8 @@ func TestTokenNeedsARole(t *testing.T) {
 	t.Parallel()
 	n1 := found(t, secureConfig(t, "n1"))
 	for _, role := range []nexusraft.Role{"", nexusraft.RoleLearner, "any"} {
-		if _, _, err := n1.node.CreateToken(t.Context(), role, time.Hour, 1); !errors.Is(err, nexusraft.ErrRefused) {
+		_, _, err := n1.node.Credentials().CreateToken(t.Context(), role, time.Hour, 1)
+		if !errors.Is(err, nexusraft.ErrRefused) {
 			t.Errorf("role %q: got %v, want ErrRefused", role, err)
 		}
 	}

@@ -159,7 +159,7 @@ func (n *Node) putSnapshot(
 ) error {
 	return n.worker.inbox.Call(func(err error) {
 		if g := n.worker.group(z); err == nil && g == nil {
-			err = n.absent(z)
+			err = n.replicas.Absent(z)
 		} else if err == nil {
 			err = g.offer(from, message, s)
 		}
@@ -203,7 +203,7 @@ func (g *group) switched() {
 	g.received, g.switching = slices.Delete(g.received, i, i+1), nil
 	g.state = x.Tree
 	g.overlay = storage.NewOverlay(g.state)
-	g.w.node.publishLocked(g.id, g.published())
+	g.w.node.replicas.PublishLocked(g.id, g.published())
 	g.logger.Info("snapshot installed", "term", x.Term, "index", x.Index)
 	g.w.node.events.Snapshot(g.id, 0, x.Index, x.Term, nil)
 	x.End(nil)

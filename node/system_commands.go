@@ -63,10 +63,5 @@ func (n *Node) readPermitted(ctx context.Context, z nexusraft.ZoneID, fn func(ne
 
 // readSystemLocal is readSystem over the state as this replica has it, which may be behind.
 func (n *Node) readSystemLocal(z nexusraft.ZoneID, fn func(nexusraft.Reader) error) error {
-	reader, end, err := n.reader(z)
-	if err != nil {
-		return err
-	}
-	defer end()
-	return fn(reader)
+	return n.replicas.Read(z, fn)
 }

@@ -138,7 +138,7 @@ func (c *captive) works(term nexusraft.Term) {
 		eventually(c.t, "read who may do what", func() (err error) {
 			ctx, cancel := context.WithTimeout(c.t.Context(), 2*time.Second)
 			defer cancel()
-			list, err = m.node.Access(ctx)
+			list, err = m.node.Credentials().Access(ctx)
 			return err
 		})
 		for _, p := range list {

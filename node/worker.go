@@ -92,7 +92,7 @@ func (w *worker) Group(id nexusraft.ZoneID) (*driver.Group, error) {
 	if g := w.group(id); g != nil {
 		return g.group, nil
 	}
-	return nil, w.node.absent(id)
+	return nil, w.node.replicas.Absent(id)
 }
 
 // Room implements driver.Host.
@@ -123,7 +123,7 @@ func (w *worker) propose(id nexusraft.ZoneID, ps []*propose.Call) {
 		g.propose(ps)
 		return
 	}
-	propose.Refuse(ps, w.node.absent(id))
+	propose.Refuse(ps, w.node.replicas.Absent(id))
 }
 
 // Tick implements driver.Host.
@@ -168,8 +168,8 @@ func (w *worker) Turn() (busy bool, err error) {
 // reader may look.
 func (w *worker) Commit(_ []*driver.Group, sync bool) error {
 	if len(w.switching) > 0 {
-		w.node.stateMu.Lock()
-		defer w.node.stateMu.Unlock()
+		w.node.replicas.Lock()
+		defer w.node.replicas.Unlock()
 	}
 	w.node.watchdog.Begin(sync)
 	err := w.batch.Commit(sync)
@@ -196,7 +196,7 @@ func (w *worker) status() (all []nexusraft.ZoneStatus) {
 // fail stops one zone on this node: its state machine can't go on.
 func (w *worker) fail(g *group, err error) {
 	g.logger.Error("zone stopped on this node", "term", g.term.Load(), "index", g.log.Applied(), "err", err)
-	w.node.zoneFailed(g.id, err)
+	w.node.replicas.Fail(g.id, err)
 	delete(w.zones, g.id)
 	g.stop(fmt.Errorf("%w: %w", nexusraft.ErrClosed, err))
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/driver"
 	"github.com/nexi-lab/nexus-raft/internal/propose"
 	"github.com/nexi-lab/nexus-raft/internal/raftwire"
+	"github.com/nexi-lab/nexus-raft/internal/replicas"
 	"github.com/nexi-lab/nexus-raft/internal/snapshot"
 	"github.com/nexi-lab/nexus-raft/storage"
 	"github.com/nexi-lab/nexus-raft/transport"
@@ -391,7 +392,7 @@ func TestZonesBeforeReady(t *testing.T) {
 func TestHandOverEndsForEveryZone(t *testing.T) {
 	n := idleNode(t, false) // whose worker does nothing, so that no zone is ever handed over
 	for id := range nexusraft.ZoneID(3) {
-		n.publish(id+1, published{})
+		n.replicas.Publish(id+1, replicas.Known{})
 	}
 	ended := make(chan struct{})
 	go func() {
@@ -402,50 +403,6 @@ func TestHandOverEndsForEveryZone(t *testing.T) {
 	case <-ended:
 	case <-time.After(5 * handOverTimeout):
 		t.Fatal("handing over does not end")
-	}
-}
-
-// A node that is told to stop while its disk hangs still ends: the watchdog sees to it.
-func TestStopWithAStuckWorker(t *testing.T) {
-	n := idleNode(t, false)
-	lis := listenLoopback(t)
-	n.peering.ListenOn(lis.Addr())
-	r := n.start(lis, nil)
-	inside, release := make(chan struct{}), make(chan struct{})
-	err := n.worker.inbox.Call(func(error) { close(inside); <-release })
-	if err != nil {
-		t.Fatal(err)
-	}
-	<-inside
-	r.tended = func() { t.Error("stop waits for what may be in the sync that hangs") }
-	stopped := make(chan error, 1)
-	go func() { stopped <- r.stop() }()
-	<-r.stops
-	stuck := errStuck{errors.New("the disk hangs")}
-	r.failed <- stuck
-	select {
-	case err := <-stopped:
-		if !errors.Is(err, stuck) {
-			t.Errorf("stop returned %v, want the watchdog's error", err)
-		}
-	case <-time.After(5 * time.Second):
-		t.Error("stop waits for ever for a worker that hangs")
-	}
-	close(release)
-	<-r.worker
-	r.finish()
-}
-
-// A failure while the node stops is its end, not an orderly stop.
-func TestStopTellsTheWorkersError(t *testing.T) {
-	n := idleNode(t, false)
-	lis := listenLoopback(t)
-	n.peering.ListenOn(lis.Addr())
-	r := n.start(lis, nil)
-	n.worker.inbox.Post(func() { panic("raft: out of range") })
-	<-r.worker
-	if err := r.stop(); !errors.Is(err, nexusraft.ErrCorrupt) {
-		t.Errorf("stop returned %v, want the worker's error", err)
 	}
 }
 
@@ -523,18 +480,18 @@ func TestFailureAtTheEndOfTheJoin(t *testing.T) {
 		}
 	}()
 	broken := errors.New("the listener is broken")
-	r := &running{failed: make(chan error)}
+	failed := make(chan error)
 	n, err := Open(Config{
 		Dir: "data", StateMachine: nothing{}, Storage: storage.Options{FS: storage.NewMemFS()},
 		TickInterval: TestTick / 2, Join: []string{lis.Addr().String()},
-		Logger: slog.New(admittedLog{slog.NewTextHandler(t.Output(), nil), func() { r.failed <- broken }}),
+		Logger: slog.New(admittedLog{slog.NewTextHandler(t.Output(), nil), func() { failed <- broken }}),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer n.Close()
 	n.peering.ListenOn(listenLoopback(t).Addr()) // as Run does
-	if err := n.joinWhile(ctx, r); !errors.Is(err, broken) {
+	if err := n.joinWhile(ctx, failed); !errors.Is(err, broken) {
 		t.Errorf("the join ended with %v, want %v", err, broken)
 	}
 }

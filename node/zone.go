@@ -28,11 +28,11 @@ func (z *Zone) ID() nexusraft.ZoneID { return z.id }
 
 // Machine returns the state machine that the zone runs; nil if the zone does not run on this node.
 func (z *Zone) Machine() nexusraft.StateMachine {
-	p, err := z.node.view(z.id)
+	p, err := z.node.replicas.View(z.id)
 	if err != nil {
 		return nil
 	}
-	return p.machine
+	return p.Machine
 }
 
 // Propose replicates a command and returns what the state machine answered, once the
@@ -108,11 +108,11 @@ func (z *Zone) Checksum(ctx context.Context) (nexusraft.Checksum, error) {
 
 // Term returns the newest term that this replica has stored. It does not wait.
 func (z *Zone) Term() nexusraft.Term {
-	p, err := z.node.view(z.id)
+	p, err := z.node.replicas.View(z.id)
 	if err != nil {
 		return 0
 	}
-	return nexusraft.Term(p.term.Load())
+	return nexusraft.Term(p.Term.Load())
 }
 
 // Propose implements transport.MemberHandler: a forwarded command is never forwarded again.
@@ -225,7 +225,7 @@ func ask[T any](ctx context.Context, n *Node, id nexusraft.ZoneID, f func(*group
 		if g := n.worker.group(id); err != nil {
 			r.err = err
 		} else if g == nil {
-			r.err = n.absent(id)
+			r.err = n.replicas.Absent(id)
 		} else {
 			r.value, r.err = f(g)
 		}

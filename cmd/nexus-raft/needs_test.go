@@ -152,13 +152,13 @@ func (m *secureMember) try(f func(context.Context) error) {
 
 func (m *secureMember) grant(name string, zone nexusraft.ZoneID, role nexusraft.AccessRole) {
 	m.t.Helper()
-	m.try(func(ctx context.Context) error { return m.node.SetRole(ctx, name, zone, role) })
+	m.try(func(ctx context.Context) error { return m.node.Credentials().SetRole(ctx, name, zone, role) })
 }
 
 func (m *secureMember) token(name string, life time.Duration) (text string, info nexusraft.AccessToken) {
 	m.t.Helper()
 	m.try(func(ctx context.Context) (err error) {
-		text, info, err = m.node.CreateAccessToken(ctx, name, life)
+		text, info, err = m.node.Credentials().CreateAccessToken(ctx, name, life)
 		return err
 	})
 	return text, info
@@ -208,7 +208,7 @@ func (m *secureMember) certificate(request []byte, s pki.Subject) (chain []byte)
 		if s.Node != 0 {
 			chain, err = m.nodeCertificate(ctx, request, s.Node)
 		} else {
-			chain, _, err = m.node.IssueCertificate(ctx, s.Client, request, time.Hour)
+			chain, _, err = m.node.Credentials().IssueCertificate(ctx, s.Client, request, time.Hour)
 		}
 		return err
 	})
@@ -217,7 +217,7 @@ func (m *secureMember) certificate(request []byte, s pki.Subject) (chain []byte)
 
 // nodeCertificate gets the certificate of a node that is in the cluster, by a join token.
 func (m *secureMember) nodeCertificate(ctx context.Context, request []byte, id nexusraft.NodeID) ([]byte, error) {
-	text, _, err := m.node.CreateToken(ctx, nexusraft.RoleMember, time.Hour, 1)
+	text, _, err := m.node.Credentials().CreateToken(ctx, nexusraft.RoleMember, time.Hour, 1)
 	if err != nil {
 		return nil, err
 	}
@@ -292,9 +292,9 @@ func TestWhoMayCallWhat(t *testing.T) {
 	expired, _ := m.token("boss", time.Minute)
 	m.ahead.Store(int64(2 * time.Minute))
 	revoked, info := m.token("boss", time.Hour)
-	m.try(func(ctx context.Context) error { return m.node.RevokeAccessToken(ctx, info.ID) })
+	m.try(func(ctx context.Context) error { return m.node.Credentials().RevokeAccessToken(ctx, info.ID) })
 	orphan, _ := m.token("gone", time.Hour)
-	m.try(func(ctx context.Context) error { return m.node.RevokeAccess(ctx, "gone") })
+	m.try(func(ctx context.Context) error { return m.node.Credentials().RevokeAccess(ctx, "gone") })
 	good := func(name string) string { text, _ := m.token(name, time.Hour); return text }
 
 	const none, denied = codes.Unauthenticated, codes.PermissionDenied

@@ -55,8 +55,8 @@ type Options struct {
 	Logger       *slog.Logger
 }
 
-// Service issues credentials for its cluster. It implements rpc.Granter, rpc.Issuer and rpc.Rotator.
-// Its methods may be called from many goroutines.
+// Service issues credentials for its cluster. It implements nexusraft.Credentials, and with that
+// rpc.Granter and rpc.Issuer, and rpc.Rotator. Its methods may be called from many goroutines.
 type Service struct {
 	o       Options
 	version atomic.Uint32 // the cluster's, as it was read last

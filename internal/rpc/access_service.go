@@ -10,7 +10,7 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
-// Granter gives and takes roles and access tokens; node.Node documents its methods.
+// Granter gives and takes roles and access tokens; nexusraft.Credentials documents its methods.
 type Granter interface {
 	SetRole(ctx context.Context, name string, zone nexusraft.ZoneID, role nexusraft.AccessRole) error
 	RevokeAccess(ctx context.Context, name string) error

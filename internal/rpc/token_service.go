@@ -10,16 +10,11 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
-// Issuer makes and lists join tokens.
+// Issuer makes and lists join tokens; nexusraft.Credentials documents its methods.
 type Issuer interface {
-	// CreateToken makes a token; the role must be named. The text is a secret.
 	CreateToken(ctx context.Context, role nexusraft.Role, life time.Duration, uses int) (text string,
 		info nexusraft.JoinToken, err error)
-
-	// Tokens returns those that are still good.
 	Tokens(ctx context.Context) ([]nexusraft.JoinToken, error)
-
-	// RevokeToken takes one back.
 	RevokeToken(ctx context.Context, id nexusraft.TokenID) error
 }
 
