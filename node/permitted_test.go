@@ -107,7 +107,9 @@ func TestRightIsCheckedWhereItCounts(t *testing.T) {
 			_, err := zone.TransferLeader(ctx, 0)
 			return err
 		},
-		"grant":  func(ctx context.Context) error { return m.node.Credentials().SetRole(ctx, "friend", 0, nexusraft.AccessAdmin) },
+		"grant": func(ctx context.Context) error {
+			return m.node.Credentials().SetRole(ctx, "friend", 0, nexusraft.AccessAdmin)
+		},
 		"revoke": func(ctx context.Context) error { return m.node.Credentials().RevokeAccess(ctx, "admin") },
 		"list": func(ctx context.Context) error {
 			_, err := m.node.Credentials().Access(ctx)
@@ -143,7 +145,9 @@ func TestRightIsCheckedWhereItCounts(t *testing.T) {
 				ctx, take = withToken(ctx, text), func() error { return m.node.Credentials().RevokeAccessToken(t.Context(), info.ID) }
 			}
 			if way == "with less than before" {
-				take = func() error { return m.node.Credentials().SetRole(t.Context(), name, nexusraft.RootZone, nexusraft.AccessWrite) }
+				take = func() error {
+					return m.node.Credentials().SetRole(t.Context(), name, nexusraft.RootZone, nexusraft.AccessWrite)
+				}
 			}
 			var got error
 			a.set(func(ctx context.Context) error {
@@ -212,7 +216,13 @@ func TestRevokedThroughAMemberThatIsBehind(t *testing.T) {
 	}
 	follower.setFree(1000)
 	for _, name := range []string{"writer", "boss", "reader"} {
-		led("revoke "+name, func() error { return leader.node.Credentials().RevokeAccess(t.Context(), name) })
+		led("revoke "+name, func() error {
+			err := leader.node.Credentials().RevokeAccess(t.Context(), name)
+			if errors.Is(err, nexusraft.ErrRefused) { // an earlier try, whose outcome was unknown, has done it
+				return nil
+			}
+			return err
+		})
 	}
 	secret := []byte("made after the revocation")
 	led("publish a secret", func() error {
@@ -240,7 +250,9 @@ func TestRevokedThroughAMemberThatIsBehind(t *testing.T) {
 		return err
 	})
 	for what, do := range map[string]func(context.Context) error{
-		"grant": func(ctx context.Context) error { return follower.node.Credentials().SetRole(ctx, "friend", 0, nexusraft.AccessAdmin) },
+		"grant": func(ctx context.Context) error {
+			return follower.node.Credentials().SetRole(ctx, "friend", 0, nexusraft.AccessAdmin)
+		},
 		"make a token": func(ctx context.Context) error {
 			_, _, err := follower.node.Credentials().CreateAccessToken(ctx, "admin", time.Hour)
 			return err
