@@ -78,7 +78,8 @@ func (n *Node) raiseMachineVersions(ctx context.Context, held map[nexusraft.Zone
 		waiting = true
 		if why := err.Error(); held[z.zone] != why && ctx.Err() == nil {
 			held[z.zone] = why
-			n.logger.Info("version of a state machine not raised yet", "zone", z.zone, "version", z.now, "known", z.may, "err", err)
+			n.logger.Info("version of a state machine not raised yet", "zone", z.zone, "version", z.now, "known", z.may,
+				"err", err)
 		}
 	}
 	return waiting

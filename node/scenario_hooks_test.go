@@ -253,7 +253,8 @@ func TestMachineVersionDowngradeIsRefused(t *testing.T) {
 		case <-time.After(20 * time.Second):
 			t.Fatal("not ready")
 		}
-		if _, err := old.node.Zone(id); !errors.Is(err, nexusraft.ErrClosed) || !strings.Contains(err.Error(), "is at version 2") {
+		_, err := old.node.Zone(id)
+		if !errors.Is(err, nexusraft.ErrClosed) || !strings.Contains(err.Error(), "is at version 2") {
 			t.Errorf("zone %v: got %v", id, err)
 		}
 		s, err := old.node.Status(t.Context())
@@ -470,8 +471,9 @@ func leadingConfig(t *testing.T, name string) (node.Config, *leading) {
 	return c, l
 }
 
-// Lead runs at the leader and nowhere else, in its term; its context ends with a transfer, when the quorum is lost, when
-// the zone is deleted and when the node closes, each with its reason; and what it proposes after its term is refused.
+// Lead runs at the leader and nowhere else, in its term; its context ends with a transfer, when the quorum is
+// lost, when the zone is deleted and when the node closes, each with its reason; and what it proposes after its
+// term is refused.
 func TestLeadFollowsTheLeader(t *testing.T) {
 	t.Parallel()
 	c1, l1 := leadingConfig(t, "n1")
@@ -547,7 +549,8 @@ func TestLeadReturnsPanicsAndStays(t *testing.T) {
 	panics := m.create("panics", "leading")
 	l.next(t).does <- func() { panic("asked to") }
 	eventually(t, "the zone stops", func() error {
-		if _, err := m.node.Zone(panics.ID()); !errors.Is(err, nexusraft.ErrClosed) || !strings.Contains(err.Error(), "panicked") {
+		_, err := m.node.Zone(panics.ID())
+		if !errors.Is(err, nexusraft.ErrClosed) || !strings.Contains(err.Error(), "panicked") {
 			return fmt.Errorf("got %w", err)
 		}
 		return nil
@@ -568,8 +571,8 @@ func TestLeadReturnsPanicsAndStays(t *testing.T) {
 	close(free)
 }
 
-// Lead hears the notes of what is applied, in order, and of no command that fails. When more wait than there is room for
-// it is called again in its term, and what it has missed is in the state.
+// Lead hears the notes of what is applied, in order, and of no command that fails. When more wait than there is
+// room for it is called again in its term, and what it has missed is in the state.
 func TestNotesOfCommands(t *testing.T) {
 	t.Parallel()
 	c, l := leadingConfig(t, "n1")
