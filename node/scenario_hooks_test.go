@@ -355,9 +355,15 @@ func TestOpenOfAStateMachine(t *testing.T) {
 
 	n2 := join(t, c2, n1) // by a snapshot
 	n2.leads(nexusraft.RootZone, n1)
-	if got := proposed(t, n2.zone(), "root2"); got != "2" {
-		t.Errorf("after a snapshot: got %s, want 2", got)
-	}
+	eventually(t, "propose root2", func() error { // twice is as once
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		r, err := n2.zone().Propose(ctx, nexusraft.RequestID{}, []byte("root2"))
+		if err == nil && string(r.Data) != "2" {
+			t.Errorf("after a snapshot: got %s, want 2", r.Data)
+		}
+		return err
+	})
 	o2.mu.Lock()
 	defer o2.mu.Unlock()
 	if got := o2.opened[nexusraft.RootZone]; len(got) < 2 || got[0] != 0 || got[len(got)-1] != 1 {
@@ -551,7 +557,7 @@ func TestLeadReturnsPanicsAndStays(t *testing.T) {
 	eventually(t, "the zone stops", func() error {
 		_, err := m.node.Zone(panics.ID())
 		if !errors.Is(err, nexusraft.ErrClosed) || !strings.Contains(err.Error(), "panicked") {
-			return fmt.Errorf("got %w", err)
+			return fmt.Errorf("got %v", err)
 		}
 		return nil
 	})
