@@ -1,6 +1,9 @@
 package nexusraft
 
-import "iter"
+import (
+	"context"
+	"iter"
+)
 
 // Pair is one key and its value.
 type Pair struct {
@@ -53,6 +56,13 @@ type Tx interface {
 	// otherwise ErrTooLarge. Events are not part of what a Reader sees. Where the zone's
 	// events are turned off, nothing is kept.
 	Publish(topic, kind string, payload []byte) error
+
+	// Note tells v to the call of Leading.Lead that runs on this node, by Leadership.NextNote, once the
+	// command's writes are stored and before its proposer hears; those of a command that fails
+	// are dropped. It has no answer, so that Apply stays the same everywhere: where no Lead runs, as
+	// on all nodes but the leader's and when a log is applied again, nothing is kept. v is not
+	// copied; it must not share memory with what is borrowed, and Apply does not change it afterwards.
+	Note(v any)
 }
 
 // Command is one committed command.
@@ -67,6 +77,10 @@ type Command struct {
 
 	// Data is what the proposer handed over, borrowed until Apply returns.
 	Data []byte
+
+	// Version is the zone's version of its state machine: which behaviour Apply is to have, so that
+	// programs of different versions agree while they are updated one by one. See Versioned.
+	Version uint32
 }
 
 // StateMachine is one deterministic function over a zone's tree. Snapshots, restore and
@@ -85,4 +99,89 @@ type StateMachine interface {
 	// writes and result are in memory until they are stored, and nothing else of the
 	// zones of this node goes on meanwhile.
 	Apply(tx Tx, cmd Command) (result []byte, err error)
+}
+
+// The interfaces below are optional: a state machine that has the method gets what it promises. Let the
+// compiler hold that it has: var _ nexusraft.Versioned = orders{}.
+
+// Versioned is a StateMachine whose behaviour changes from one release of its program to the next.
+type Versioned interface {
+	StateMachine
+
+	// Version returns the highest version that this program knows, a constant; a state machine that
+	// is not Versioned has version 0. Apply is to do what Command.Version says, which is not higher.
+	//
+	// A zone begins with version 0. Its leader raises that, by a command of the nodes in the zone's log, to
+	// the highest one that the programs of all nodes with a copy of its state have said that they
+	// know: members and learners, those that are away included, which hold it back. For a new
+	// zone that takes a moment. It never falls, and snapshots carry it.
+	//
+	// A node whose program knows less than the zone's version does not run the zone: it has applied nothing
+	// from the raise on, says so in its status and log, and goes on from there with a newer program.
+	Version() uint32
+}
+
+// Opener is a StateMachine that keeps something in memory for each zone, such as a cache.
+type Opener interface {
+	StateMachine
+
+	// Open returns the state machine that applies the zone's commands from then on; Versioned is asked
+	// of the Opener, Leading of what Open returns. r is the state that the next command finds, void when
+	// Open returns. It is called before the first command after a start, and again after each
+	// snapshot that replaces the state; what it has returned before is not used any more then.
+	//
+	// Whatever is in memory must follow from the state (invariant I4). A command's writes are kept if
+	// and only if Apply returns no error: so change the memory last, when nothing can fail any more.
+	//
+	// The zone's worker calls it, and the other zones of the node wait meanwhile. An error or a panic stops the
+	// zone on this node, and nothing else.
+	Open(zone ZoneID, r Reader) (StateMachine, error)
+}
+
+// Leading is a StateMachine with work that only the zone's leader is to do.
+type Leading interface {
+	StateMachine
+
+	// Lead is called once this node leads the zone and has applied an entry of its own term, and so all that
+	// was acknowledged before. It has a goroutine of its own, and there is one call at a time for each
+	// zone. When it returns while the node leads on, it has done its part of this term. A panic stops the
+	// zone on this node, and nothing else.
+	//
+	// ctx ends as soon as this node knows that it does not lead any more in this term, or that the zone has
+	// stopped or was deleted, with the reason as context.Cause. Lead is to return then: there is no
+	// next call before, and a node that stops in order waits 1.5 s for it, tells the log and goes
+	// on. If the cause is ErrOverloaded the node leads on, but more notes were waiting than there
+	// is room for: Lead is called again, and begins by reading the state.
+	//
+	// It does not promise that no other node leads: that node may have been elected before this one knows. What
+	// Lead does by l.Propose is safe all the same. What it does elsewhere is to carry l.Term, and the
+	// other side to refuse a term that is lower than one it has seen.
+	Lead(ctx context.Context, l Leadership)
+}
+
+// Leadership is a zone that this node leads in one term. Its methods may be called from many goroutines,
+// until Lead returns; after the end of Lead's context they fail, with the reason.
+type Leadership interface {
+	Zone() ZoneID
+
+	// Term grows with each leadership of the zone, on whichever node.
+	Term() Term
+
+	// Propose is as node.Zone.ProposeOnce, but in this term or not at all: it is never forwarded, and
+	// once the term is over it returns ErrNotLeader.
+	Propose(ctx context.Context, id RequestID, command []byte) (Result, error)
+
+	// Read is node.Zone.Read. Notes of commands that it shows may come after it.
+	Read(ctx context.Context, fn func(Reader) error) error
+
+	// NextNote waits for the next note of Tx.Note, in the order of the commands and of the notes of each:
+	// none is left out since Lead was called. Waiting notes are bounded in number, 65,536 on a node and
+	// half of that of one zone; beyond, Lead's context ends with ErrOverloaded.
+	NextNote(ctx context.Context) (Note, error)
+}
+
+// Note is what a command has told by Tx.Note.
+type Note struct {
+	Index Index // the command's
+	Value any
 }

@@ -52,6 +52,8 @@ type ZoneStatus struct {
 	Replicas   []ReplicaStatus `json:"replicas,omitempty"` // a leader's view, otherwise empty
 
 	Snapshots []SnapshotStatus `json:"snapshots,omitempty"` // on their way to or from this replica
+
+	MachineVersion uint32 `json:"machine_version,omitempty"` // of its state machine; see Versioned
 }
 
 // SnapshotStatus is a zone's state on its way from a leader to a replica that its log no longer
@@ -103,6 +105,10 @@ type NodeStatus struct {
 	// version brought waits for; 0 if this node does not know it, as a witness.
 	Minor          uint32 `json:"minor,omitempty"`
 	ClusterVersion uint32 `json:"cluster_version,omitempty"`
+
+	// MachineVersions are the highest versions that it knows of its state machines, by their names; the root
+	// zone's has the name "". Those of version 0 are left out.
+	MachineVersions map[string]uint32 `json:"machine_versions,omitempty"`
 
 	Refused map[string]uint64 `json:"refused,omitempty"` // how often it has refused something since its start, by cause
 }

@@ -120,6 +120,8 @@ func (t *memTx) Publish(topic, kind string, payload []byte) error {
 	return nil
 }
 
+func (*memTx) Note(any) {}
+
 // apply runs a command as a node does: its data is void afterwards.
 func apply(t testing.TB, tx nexusraft.Tx, command []byte) []byte {
 	t.Helper()

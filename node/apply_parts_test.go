@@ -29,7 +29,7 @@ func amplifying(t *testing.T, disk storage.FS) (*Node, *group, *amplifier) {
 	n := idleNodeOn(t, false, disk)
 	h := host(t, n)
 	a := &amplifier{g: h}
-	h.machine = a
+	h.machine.StateMachine = a
 	if err := h.replica.Campaign(); err != nil {
 		t.Fatal(err)
 	}

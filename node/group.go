@@ -34,10 +34,16 @@ type group struct {
 	replica *zone.Replica // the group's
 	log     *raftlog.Log
 	state   *storage.Tree
-	machine nexusraft.StateMachine
 	overlay *storage.Overlay // effects that are not staged yet, over state
 	logger  *slog.Logger
 	clock   func() time.Time
+
+	kind       string                 // the name of its state machine; "" of the root zone's
+	configured nexusraft.StateMachine // as Config has it
+	machine    apply.Machine          // as it applies commands
+	leads      nexusraft.Leading      // the same; nil if it has no Lead
+	led        *leadership            // the call of Lead that has not returned; nil if there is none
+	ledTerm    nexusraft.Term         // in which Lead has returned by itself
 
 	envelopes []zone.Envelope // being handed to raft; empty otherwise, and kept for its memory
 	calls     []driver.Call
@@ -48,6 +54,7 @@ type group struct {
 	pause    int                                     // ticks before the next one
 	campaign int                                     // ticks until it stands for election, if it is to do so by itself
 	removed  error                                   // ErrFenced, once a conf change has taken this replica out
+	unfit    error                                   // why the state machine can't go on from a snapshot
 
 	events    events.Notifier // of new events of the zone, and of its end
 	term      atomic.Uint64   // of the stored hard state; anyone may look
@@ -67,9 +74,10 @@ type unwritten struct {
 	zones   bool // a zone was made or deleted, or the cluster's version raised
 	deleted []nexusraft.ZoneID
 	told    []accessChange
+	notes   []nexusraft.Note // for the call of Lead; at most maxNotes/2 and those of one command
 }
 
-// accessChange is a change of who may do what, or of the zones, for the log.
+// accessChange is a change of who may do what, of the zones, or of the version of a state machine, for the log.
 type accessChange struct {
 	what, change, by string
 	index            nexusraft.Index
@@ -82,7 +90,9 @@ type confApplied struct {
 	before, after nexusraft.Membership
 }
 
-func openGroup(w *worker, id nexusraft.ZoneID, machine nexusraft.StateMachine) (*group, error) {
+// openGroup opens a replica from its log and state; openMachine is to follow. kind is the name of its state
+// machine, "" of the root zone's.
+func openGroup(w *worker, id nexusraft.ZoneID, kind string) (*group, error) {
 	log, err := raftlog.Open(w.node.dir.Raft, id)
 	if err != nil {
 		return nil, fmt.Errorf("open the log of zone %v: %w", id, err)
@@ -100,7 +110,7 @@ func openGroup(w *worker, id nexusraft.ZoneID, machine nexusraft.StateMachine) (
 	}
 	c := w.node.config
 	g := &group{
-		w: w, id: id, self: meta.Replica, log: log, state: state, machine: machine,
+		w: w, id: id, self: meta.Replica, log: log, state: state, kind: kind, configured: w.node.machine(kind),
 		overlay: storage.NewOverlay(state),
 		logger:  c.Logger.With("zone", id), clock: c.Clock,
 		sending: make(map[nexusraft.ReplicaID]nexusraft.Index),
@@ -124,7 +134,7 @@ func openGroup(w *worker, id nexusraft.ZoneID, machine nexusraft.StateMachine) (
 // published is what others may know of the zone as it is now.
 func (g *group) published() replicas.Known {
 	return replicas.Known{
-		Machine: g.machine, State: g.state, Members: g.replica.Membership(), Term: &g.term, Events: &g.events,
+		Machine: g.configured, State: g.state, Members: g.replica.Membership(), Term: &g.term, Events: &g.events,
 	}
 }
 
@@ -141,7 +151,7 @@ func (g *group) propose(ps []*propose.Call) {
 		if p.Conf != nil || !p.Take() {
 			continue
 		}
-		if err := cmp.Or(g.permits(p.Requester), g.full()); err != nil {
+		if err := cmp.Or(g.permits(p.Requester), g.full(), g.inTerm(p.Term)); err != nil {
 			p.Answer(nexusraft.Result{}, err)
 			continue
 		}
@@ -152,6 +162,14 @@ func (g *group) propose(ps []*propose.Call) {
 	clear(g.envelopes)
 	clear(g.calls)
 	g.envelopes, g.calls = g.envelopes[:0], g.calls[:0]
+}
+
+// inTerm returns ErrNotLeader if this replica is not in a term; 0 stands for any.
+func (g *group) inTerm(term nexusraft.Term) error {
+	if now := g.replica.Term(); term != 0 && term != now {
+		return fmt.Errorf("%w of zone %v in term %v, this is term %v", nexusraft.ErrNotLeader, g.id, term, now)
+	}
+	return nil
 }
 
 // full returns why a leader takes no proposal: its disk is full, and a proposal would make
@@ -204,6 +222,7 @@ func (g *group) hint() *nexusraft.NotLeaderError {
 // Began implements driver.Owner: it tells of changes that an operator wants to know.
 func (g *group) Began(*zone.Work) {
 	leader, self := g.replica.Leader()
+	g.noLongerLeads(self)
 	if leader != g.leader {
 		g.leader = leader
 		st := g.replica.Status()
@@ -226,7 +245,7 @@ func (g *group) Began(*zone.Work) {
 func (g *group) Apply(c *zone.Committed, wanted bool) (driver.Applied, error) {
 	a, err := g.applyOne(c)
 	switch {
-	case errors.Is(err, apply.ErrMachine):
+	case errors.Is(err, apply.ErrMachine), errors.Is(err, errMachine):
 		return driver.Applied{}, &driver.GroupError{Err: err}
 	case err != nil:
 		return driver.Applied{}, err
@@ -237,10 +256,14 @@ func (g *group) Apply(c *zone.Committed, wanted bool) (driver.Applied, error) {
 	if g.unwritten.zones = g.unwritten.zones || a.Zones; a.Deleted != 0 {
 		g.unwritten.deleted = append(g.unwritten.deleted, a.Deleted)
 	}
+	g.hear(c.Index, a.Notes)
 	if a.Change != "" {
 		what := "access changed"
-		if a.Zones {
+		switch {
+		case a.Zones:
 			what = "zones changed"
+		case a.MachineVersion != 0:
+			what = "state machine changed"
 		}
 		g.unwritten.told = append(g.unwritten.told, accessChange{what, a.Change, a.By, c.Index})
 	}
@@ -253,7 +276,11 @@ func (g *group) Held() int { return g.overlay.Bytes() }
 func (g *group) applyOne(c *zone.Committed) (apply.Effects, error) {
 	switch {
 	case c.Command != nil:
-		return apply.Command(g.machine, g.overlay, c.Index, c.Command)
+		a, err := apply.Command(g.machine, g.overlay, c.Index, c.Command)
+		if a.MachineVersion != 0 && err == nil {
+			g.machine.Version, err = a.MachineVersion, g.knows(a.MachineVersion)
+		}
+		return a, err
 	case c.ConfChange != nil:
 		return g.applyConfChange(c.ConfChange)
 	}
@@ -371,6 +398,10 @@ func (g *group) stageCompaction(b *storage.Batch) error {
 func (g *group) Written(p *driver.Part) {
 	g.overlay.Reset()
 	whole := p.Snapshot() != nil
+	if whole {
+		g.unfit = g.openMachine()
+	}
+	g.tellNotes()
 	for _, c := range g.unwritten.told {
 		g.logger.Info(c.what, "change", c.change, "by", c.by, "index", c.index)
 	}
@@ -391,10 +422,14 @@ func (g *group) Written(p *driver.Part) {
 // Ended implements driver.Owner. A node that was removed from the root zone is out of the cluster; one
 // that was removed from another zone is about to be.
 func (g *group) Ended() error {
-	if g.removed == nil || g.id == nexusraft.RootZone {
+	switch {
+	case g.removed != nil && g.id == nexusraft.RootZone:
 		return g.removed
+	case g.removed != nil || g.unfit != nil:
+		g.w.fail(g, cmp.Or(g.removed, g.unfit))
+	default:
+		g.lead()
 	}
-	g.w.fail(g, g.removed)
 	return nil
 }
 
@@ -423,13 +458,14 @@ func (g *group) leadingNode() nexusraft.NodeID {
 // stop ends every waiting call. It does not ask raft, which may have panicked.
 func (g *group) stop(err error) {
 	g.group.Stop(err)
+	g.endLead(err)
 	g.events.Notify()
 	g.endReceived(err)
 }
 
 func (g *group) status() nexusraft.ZoneStatus {
 	s := g.replica.Status()
-	s.Membership = g.current()
+	s.Membership, s.MachineVersion = g.current(), g.machine.Version
 	if first, err := g.log.FirstIndex(); err == nil {
 		s.FirstIndex = nexusraft.Index(first)
 	}

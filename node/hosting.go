@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"sync/atomic"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -176,20 +174,23 @@ func foundersOf(z *pb.ZoneRecord) (members []nexusraft.Member) {
 // on this node alone, and the others go on.
 func (w *worker) openZone(z *pb.ZoneRecord) error {
 	id := nexusraft.ZoneID(z.GetId())
-	machine := w.node.config.Machines[z.GetMachine()]
-	if machine == nil {
+	if w.node.machine(z.GetMachine()) == nil {
 		w.unopened(z, fmt.Errorf("%w: it runs the state machine %q, and this program has none of that name (it has %q): "+
 			"run the release that has it", nexusraft.ErrRefused, z.GetMachine(), w.node.machines()))
 		return nil
 	}
-	g, err := openGroup(w, id, machine)
+	g, err := openGroup(w, id, z.GetMachine())
+	removed := err == nil && g.replica.Membership().IsRemoved(g.self)
+	if err == nil && !removed {
+		err = g.openMachine()
+	}
 	switch {
-	case errors.Is(err, nexusraft.ErrCorrupt):
+	case errors.Is(err, nexusraft.ErrCorrupt), errors.Is(err, errMachine):
 		w.unopened(z, err)
 		return nil
 	case err != nil:
 		return err
-	case g.replica.Membership().IsRemoved(g.self):
+	case removed:
 		w.unopened(z, g.errRemoved(g.log.Applied()))
 		return nil
 	}
@@ -219,9 +220,13 @@ func (w *worker) openAll() error {
 	if err != nil || len(zones) == 0 {
 		return err
 	}
-	root, err := openGroup(w, nexusraft.RootZone, w.node.config.StateMachine)
+	root, err := openGroup(w, nexusraft.RootZone, "")
 	if err != nil {
 		return err
+	}
+	unfit := root.openMachine()
+	if unfit != nil && !errors.Is(unfit, errMachine) {
+		return unfit
 	}
 	w.add(root)
 	w.node.peering.Connect(root.replica.Membership())
@@ -246,11 +251,12 @@ func (w *worker) openAll() error {
 			return err
 		}
 	}
+	if unfit != nil {
+		w.fail(root, unfit) // not before: the others are opened by its records
+	}
 	return nil
 }
 
-// machines are the names of the state machines that zones may run here.
-func (n *Node) machines() []string { return slices.Sorted(maps.Keys(n.config.Machines)) }
 
 // ZoneSpec says what a zone is to be.
 type ZoneSpec struct {

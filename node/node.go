@@ -70,6 +70,7 @@ type Node struct {
 
 	events        *events.Local
 	subscriptions *events.Subscriptions
+	leads         leads
 
 	replicas *replicas.Table // of the zones, as all goroutines may know them
 }
@@ -234,6 +235,7 @@ func (n *Node) Run(ctx context.Context, lis net.Listener, register func(grpc.Ser
 		if ended := r.Stop(); ended != nil && !errors.Is(err, ended) {
 			err = errors.Join(err, ended)
 		}
+		n.awaitLeads()
 	}
 	if serving.IsStuck(err) {
 		return err // nothing can be waited for; the process is to end
@@ -272,11 +274,12 @@ func (n *Node) serve(ctx context.Context, r *serving.Running) error {
 // tend starts what goes on until ctx ends, and returns what waits for its end.
 func (n *Node) tend(ctx context.Context) (wait func()) {
 	stop := n.peering.Tend(ctx, n.authority.Renewal())
-	var registry sync.WaitGroup
-	registry.Go(func() { n.registry.Tend(ctx, n.zonesChanged.Wait) })
+	var tending sync.WaitGroup
+	tending.Go(func() { n.registry.Tend(ctx, n.zonesChanged.Wait) })
+	tending.Go(func() { n.tendMachineVersions(ctx) })
 	return func() {
 		stop()
-		registry.Wait()
+		tending.Wait()
 	}
 }
 
@@ -356,6 +359,7 @@ func (n *Node) Status(ctx context.Context) (nexusraft.NodeStatus, error) {
 		Incarnation: who.Incarnation, DiskBytes: n.dir.Store.DiskBytes(), DiskFree: n.dir.Store.DiskFree(),
 		Problem: n.problem(), CertificateUntil: n.peering.TLS().Until(), Refused: n.counters.Refusals(),
 		Peers: n.server.Links(n.peers), Minor: who.Minor, ClusterVersion: n.authority.ClusterVersion(),
+		MachineVersions: n.machineVersions(),
 	}
 	s.Healthy = s.Problem == ""
 	asking, cancel := context.WithTimeout(ctx, driver.StatusTimeout)

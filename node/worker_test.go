@@ -79,8 +79,11 @@ func idleNodeOn(t testing.TB, join bool, disk storage.FS) *Node {
 // host has the node's worker host the root zone.
 func host(t testing.TB, n *Node) *group {
 	t.Helper()
-	g, err := openGroup(n.worker, nexusraft.RootZone, n.config.StateMachine)
+	g, err := openGroup(n.worker, nexusraft.RootZone, "")
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.openMachine(); err != nil {
 		t.Fatal(err)
 	}
 	n.worker.add(g)
@@ -509,7 +512,7 @@ func TestZoneWithoutStateIsNamed(t *testing.T) {
 			}
 		}
 	}
-	_, err = openGroup(n.worker, nexusraft.RootZone, n.config.StateMachine)
+	_, err = openGroup(n.worker, nexusraft.RootZone, "")
 	if !errors.Is(err, nexusraft.ErrCorrupt) || strings.Contains(err.Error(), "%!") {
 		t.Errorf("a zone without its state: %v", err)
 	}

@@ -26,7 +26,8 @@ type Zone struct {
 // ID returns the zone's ID.
 func (z *Zone) ID() nexusraft.ZoneID { return z.id }
 
-// Machine returns the state machine that the zone runs; nil if the zone does not run on this node.
+// Machine returns the state machine that the zone runs, as Config has it; nil if the zone does not run on this
+// node.
 func (z *Zone) Machine() nexusraft.StateMachine {
 	p, err := z.node.replicas.View(z.id)
 	if err != nil {
@@ -117,9 +118,8 @@ func (z *Zone) Term() nexusraft.Term {
 
 // Propose implements transport.MemberHandler: a forwarded command is never forwarded again.
 func (n handler) Propose(ctx context.Context, p transport.Proposal) (nexusraft.Result, error) {
-	if len(p.Command) > nexusraft.MaxCommandBytes {
-		return nexusraft.Result{}, fmt.Errorf("%w: command of %d bytes, limit %d", nexusraft.ErrTooLarge, len(p.Command),
-			nexusraft.MaxCommandBytes)
+	if err := checkSize(p.Command); err != nil {
+		return nexusraft.Result{}, err
 	}
 	if err := n.nodes.MayPropose(ctx); err != nil {
 		return nexusraft.Result{}, err
@@ -135,14 +135,23 @@ func (n handler) Propose(ctx context.Context, p transport.Proposal) (nexusraft.R
 	p.Command = bytes.Clone(p.Command)
 	var r nexusraft.Result
 	err := n.onceTermBegan(ctx, p.Zone, func() (err error) {
-		r, err = n.proposeHere(ctx, p)
+		r, err = n.proposeHere(ctx, p, 0)
 		return err
 	})
 	return r, err
 }
 
-func (n *Node) proposeHere(ctx context.Context, p transport.Proposal) (nexusraft.Result, error) {
+func checkSize(command []byte) error {
+	if len(command) > nexusraft.MaxCommandBytes {
+		return fmt.Errorf("%w: command of %d bytes, limit %d", nexusraft.ErrTooLarge, len(command), nexusraft.MaxCommandBytes)
+	}
+	return nil
+}
+
+// proposeHere proposes if this node leads; in one term only, if that is not 0.
+func (n *Node) proposeHere(ctx context.Context, p transport.Proposal, term nexusraft.Term) (nexusraft.Result, error) {
 	call := propose.New(p.Zone)
+	call.Term = term
 	call.Request, call.Own, call.Command, call.Requester = p.Request, p.Own, p.Command, p.Requester
 	if err := n.worker.put(call); err != nil {
 		return nexusraft.Result{}, err

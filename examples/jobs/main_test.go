@@ -88,6 +88,7 @@ func (t *tx) Get(key []byte) ([]byte, bool, error) { t.calls++; return t.Overlay
 func (t *tx) Set(key, value []byte) error          { t.calls++; return t.Overlay.Set(key, value) }
 func (t *tx) Delete(key []byte) error              { t.calls++; return t.Overlay.Delete(key) }
 func (*tx) Publish(_, _ string, _ []byte) error    { return nil }
+func (*tx) Note(any)                               {}
 
 func (t *tx) Scan(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
 	return func(yield func(nexusraft.Pair, error) bool) {

@@ -64,11 +64,13 @@ type machineTx struct {
 
 	now    int64
 	events system.Events // published so far
+	heard  bool          // somebody hears notes
+	notes  []any         // so far
 }
 
 func (t *machineTx) Get(key []byte) ([]byte, bool, error) {
 	v, ok, err := t.machineReader.Get(key)
-	t.note(err)
+	t.failed(err)
 	return v, ok, err
 }
 
@@ -83,7 +85,7 @@ func (t *machineTx) ScanReverse(start, end []byte) iter.Seq2[nexusraft.Pair, err
 func (t *machineTx) noting(pairs iter.Seq2[nexusraft.Pair, error]) iter.Seq2[nexusraft.Pair, error] {
 	return func(yield func(nexusraft.Pair, error) bool) {
 		for p, err := range pairs {
-			t.note(err)
+			t.failed(err)
 			if !yield(p, err) {
 				return
 			}
@@ -95,7 +97,7 @@ func (t *machineTx) noting(pairs iter.Seq2[nexusraft.Pair, error]) iter.Seq2[nex
 func (t *machineTx) Set(key, value []byte) error {
 	err := t.overlay.Set(machineKey(key), value)
 	if !errors.Is(err, nexusraft.ErrTooLarge) {
-		t.note(err)
+		t.failed(err)
 	}
 	return err
 }
@@ -103,7 +105,7 @@ func (t *machineTx) Set(key, value []byte) error {
 func (t *machineTx) Delete(key []byte) error {
 	err := t.overlay.Delete(machineKey(key))
 	if !errors.Is(err, nexusraft.ErrTooLarge) {
-		t.note(err)
+		t.failed(err)
 	}
 	return err
 }
@@ -112,7 +114,7 @@ func (t *machineTx) Delete(key []byte) error {
 func (t *machineTx) DeleteRange(start, end []byte) error {
 	err := t.overlay.DeleteRange(machineKey(start), machineEnd(end))
 	if !errors.Is(err, nexusraft.ErrTooLarge) {
-		t.note(err)
+		t.failed(err)
 	}
 	return err
 }
@@ -122,7 +124,14 @@ func (t *machineTx) Publish(topic, kind string, payload []byte) error {
 	return t.events.Add(t.now, topic, kind, payload)
 }
 
-func (t *machineTx) note(err error) {
+// Note implements nexusraft.Tx.
+func (t *machineTx) Note(v any) {
+	if t.heard {
+		t.notes = append(t.notes, v)
+	}
+}
+
+func (t *machineTx) failed(err error) {
 	if t.err == nil {
 		t.err = err
 	}
@@ -137,14 +146,25 @@ type Effects struct {
 	Zones     bool             // a zone was made or deleted, or the cluster's version raised
 	Deleted   nexusraft.ZoneID // the zone that was; 0 if none was
 
+	MachineVersion uint32 // to which the zone's was raised; 0 if it was not
+	Notes          []any  // of the command, if somebody hears them
+
 	Change, By string // for the log: that change, and the client that has asked for it
+}
+
+// Machine is a zone's state machine, and what the replica knows besides of how to apply commands.
+type Machine struct {
+	nexusraft.StateMachine
+
+	Version uint32 // the zone's: nexusraft.Command.Version
+	Heard   bool   // somebody hears notes; otherwise they are dropped
 }
 
 // Command applies one command over base and merges its writes into base only if it
 // succeeds. The error is not the command's: ErrMachine stops the zone, and any other one is
 // the disk's and ends the node (I9).
 func Command(
-	sm nexusraft.StateMachine, base *storage.Overlay, index nexusraft.Index, e *zone.Envelope,
+	m Machine, base *storage.Overlay, index nexusraft.Index, e *zone.Envelope,
 ) (o Effects, err error) {
 	if !e.Request.IsZero() {
 		return Effects{Err: nexusraft.ErrUnknownSession}, nil
@@ -157,7 +177,7 @@ func Command(
 	if e.Own {
 		o, err = applySystem(effects, now, e.Command)
 	} else {
-		o, err = applyMachine(sm, effects, nexusraft.Command{Index: index, Time: now, Data: e.Command})
+		o, err = applyMachine(m, effects, nexusraft.Command{Index: index, Time: now, Data: e.Command, Version: m.Version})
 	}
 	if err != nil {
 		return Effects{}, fmt.Errorf("apply command at %d: %w", index, err)
@@ -168,14 +188,17 @@ func Command(
 	return o, nil
 }
 
-func applyMachine(sm nexusraft.StateMachine, effects *storage.Overlay, cmd nexusraft.Command) (o Effects, err error) {
-	tx := &machineTx{machineReader: machineReader{effects}, overlay: effects, now: cmd.Time}
-	o.Data, o.Err, err = runApply(sm, tx, cmd)
+func applyMachine(m Machine, effects *storage.Overlay, cmd nexusraft.Command) (o Effects, err error) {
+	tx := &machineTx{machineReader: machineReader{effects}, overlay: effects, now: cmd.Time, heard: m.Heard}
+	o.Data, o.Err, err = runApply(m.StateMachine, tx, cmd)
 	if tx.err != nil {
 		err = tx.err // whatever the state machine has made of it
 	}
-	if err != nil || o.Err != nil || tx.events.Len() == 0 {
+	if err != nil || o.Err != nil {
 		return o, err
+	}
+	if o.Notes = tx.notes; tx.events.Len() == 0 {
+		return o, nil
 	}
 	o.Published = true
 	return o, tx.events.Publish(effects, cmd.Time)
@@ -190,7 +213,7 @@ func applySystem(base *storage.Overlay, now int64, command []byte) (Effects, err
 	}
 	return Effects{
 		Data: r.Answer, Err: r.Refused, Published: r.Events, Access: r.Access, Zones: r.Zones,
-		Deleted: r.Deleted, Change: r.Change, By: r.By,
+		Deleted: r.Deleted, MachineVersion: r.MachineVersion, Change: r.Change, By: r.By,
 	}, err
 }
 

@@ -47,7 +47,7 @@ func (publisher) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
 func TestEventsOfCommands(t *testing.T) {
 	o := emptyState(t)
 	for i, text := range []string{"one", "fail", "two"} {
-		a, err := Command(publisher{}, o, nexusraft.Index(i+1),
+		a, err := Command(Machine{StateMachine: publisher{}}, o, nexusraft.Index(i+1),
 			&zone.Envelope{Time: int64(100 + i), Command: []byte(text)})
 		if err != nil {
 			t.Fatal(err)
@@ -69,5 +69,31 @@ func TestEventsOfCommands(t *testing.T) {
 	}
 	if want := []string{"100 app/one seen one", "102 app/two seen two"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// noter is a state machine that notes what its commands say, with the version that it is told, and fails as publisher.
+type noter struct{}
+
+func (noter) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
+	tx.Note(fmt.Sprintf("%s at %d", cmd.Data, cmd.Version))
+	if string(cmd.Data) == "fail" {
+		return nil, errors.New("failed as asked")
+	}
+	return nil, nil
+}
+
+// Notes of a command that fails, and those that nobody hears, are dropped.
+func TestNotesOfCommands(t *testing.T) {
+	o := emptyState(t)
+	for _, x := range []struct {
+		text  string
+		heard bool
+		want  []any
+	}{{"one", true, []any{"one at 3"}}, {"fail", true, nil}, {"two", false, nil}} {
+		a, err := Command(Machine{noter{}, 3, x.heard}, o, 1, &zone.Envelope{Time: 1, Command: []byte(x.text)})
+		if err != nil || !slices.Equal(a.Notes, x.want) {
+			t.Errorf("%s: got %v, %v, want %v", x.text, a.Notes, err, x.want)
+		}
 	}
 }

@@ -62,7 +62,7 @@ func applyDelete(
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := Command(kv.StateMachine{}, o, index, &zone.Envelope{Time: 1, Command: command})
+	a, err := Command(Machine{StateMachine: kv.StateMachine{}}, o, index, &zone.Envelope{Time: 1, Command: command})
 	if err != nil || a.Err != nil {
 		t.Fatal(err, a.Err)
 	}

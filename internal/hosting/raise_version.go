@@ -9,6 +9,17 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/system"
 )
 
+// RequireVersion raises the cluster's version to what zones and versions of state machines need, unless it has that,
+// once each node of the root zone has said that it speaks it. Errors are ErrRefused with the node that has not, and
+// those of node.Zone.Propose.
+func (s *Registry) RequireVersion(ctx context.Context) error {
+	members, err := s.o.Zone.Members()
+	if err != nil {
+		return err
+	}
+	return s.requireVersion(ctx, members)
+}
+
 // requireVersion raises the cluster's version to the one that zones need, unless it has that: each node of
 // the root zone has to have said that it speaks it. Until the first zone is wanted the version stays, and
 // an earlier program may be put back.

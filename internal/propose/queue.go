@@ -21,6 +21,7 @@ type Call struct {
 	Own     bool // the command is a NodeCommand
 	Command []byte
 	Conf    *zone.ConfChange // instead of Command
+	Term    nexusraft.Term   // the only one in which Command may be appended; 0: any
 
 	Requester *nexusraft.Requester // the client that asks; nil if none does
 

@@ -39,6 +39,9 @@ type silent struct{ *storage.Overlay }
 // Publish implements nexusraft.Tx.
 func (silent) Publish(string, string, []byte) error { return nil }
 
+// Note implements nexusraft.Tx.
+func (silent) Note(any) {}
+
 // transition is what a command does to its register, and what it returns. The history
 // check and the oracle's model use it too.
 func transition(old string, f []string) (next, result string) {

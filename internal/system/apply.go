@@ -46,6 +46,8 @@ type Result struct {
 
 	Deleted nexusraft.ZoneID // the zone that was; 0 if none was
 
+	MachineVersion uint32 // to which the zone's version of its state machine was raised; 0 if it was not
+
 	Change, By string // for the log: such a change, without secrets, and the client that has asked for it
 }
 
@@ -98,6 +100,8 @@ func Apply(base nexusraft.ReadWriter, now int64, command []byte) (r Result, err 
 		if r.Zones = err == nil; r.Zones {
 			r.Deleted = nexusraft.ZoneID(k.DeleteZone.GetId())
 		}
+	case *pb.NodeCommand_RaiseMachineVersion:
+		r.MachineVersion, err = applyRaiseMachineVersion(base, k.RaiseMachineVersion)
 	default:
 		err = &UnknownCommandError{"a node's command is of a kind that this release does not know; run the newest release " +
 			"on all nodes"}
@@ -145,6 +149,8 @@ func describe(c *pb.NodeCommand) string {
 		return fmt.Sprintf("zone %q with state machine %q asked for", k.CreateZone.GetName(), k.CreateZone.GetMachine())
 	case *pb.NodeCommand_DeleteZone:
 		return fmt.Sprintf("zone %q (%v) deleted", k.DeleteZone.GetName(), nexusraft.ZoneID(k.DeleteZone.GetId()))
+	case *pb.NodeCommand_RaiseMachineVersion:
+		return fmt.Sprintf("version of the state machine raised to %d", k.RaiseMachineVersion.GetVersion())
 	}
 	return ""
 }

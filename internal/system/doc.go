@@ -6,6 +6,7 @@
 //	AdvanceTime     the zone's time
 //	Events          of a zone: what commands publish, and which are kept (EventLog)
 //	PublishMembers  tells of conf changes
+//	MachineVersion  the zone's version of its state machine
 //	Authority       the cluster's certificate authority and the steps of replacing it; root zone only,
 //	                as is all that follows
 //	JoinToken       with which nodes join
@@ -18,6 +19,7 @@
 //	'a' 'p' name       a pb.Principal
 //	'a' 't' id         a pb.AccessToken
 //	'e' sequence       an event, see encodeEvent; the sequence is 8 bytes, big-endian
+//	'm'                the zone's version of its state machine, 4 bytes, big-endian; absent: 0
 //	'q'                the EventLog; absent in a zone without events so far
 //	's' 'a'            the pb.Authority
 //	's' 't' id         a pb.JoinToken

@@ -32,7 +32,8 @@ func NodeStatusToProto(s nexusraft.NodeStatus) *pb.NodeStatus {
 		Peers:       convert(s.Peers, peerToProto),
 		Minor:       s.Minor,
 
-		ClusterVersion: s.ClusterVersion,
+		ClusterVersion:  s.ClusterVersion,
+		MachineVersions: s.MachineVersions,
 	}
 	if !s.CertificateUntil.IsZero() {
 		m.CertificateUntil = timestamppb.New(s.CertificateUntil)
@@ -58,7 +59,8 @@ func NodeStatusFromProto(m *pb.NodeStatus) nexusraft.NodeStatus {
 		Peers:       convert(m.GetPeers(), peerFromProto),
 		Minor:       m.GetMinor(),
 
-		ClusterVersion: m.GetClusterVersion(),
+		ClusterVersion:  m.GetClusterVersion(),
+		MachineVersions: m.GetMachineVersions(),
 	}
 	if t := m.GetCertificateUntil(); t.IsValid() {
 		s.CertificateUntil = t.AsTime()
@@ -114,6 +116,8 @@ func ZoneStatusToProto(s nexusraft.ZoneStatus) *pb.ZoneStatus {
 		Membership: MembershipToProto(s.Membership),
 		Replicas:   convert(s.Replicas, replicaToProto),
 		Snapshots:  convert(s.Snapshots, snapshotToProto),
+
+		MachineVersion: s.MachineVersion,
 	}
 	if !s.SyncSince.IsZero() {
 		m.SyncSince = timestamppb.New(s.SyncSince)
@@ -139,6 +143,8 @@ func ZoneStatusFromProto(m *pb.ZoneStatus) nexusraft.ZoneStatus {
 		Membership: MembershipFromProto(m.GetMembership()),
 		Replicas:   convert(m.GetReplicas(), replicaFromProto),
 		Snapshots:  convert(m.GetSnapshots(), snapshotFromProto),
+
+		MachineVersion: m.GetMachineVersion(),
 	}
 	if t := m.GetSyncSince(); t.IsValid() {
 		s.SyncSince = t.AsTime()

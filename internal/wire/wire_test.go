@@ -38,12 +38,14 @@ func fullStatus() nexusraft.NodeStatus {
 				Peer: 17, Sending: true, Index: 18, Bytes: 19,
 				Since: time.Unix(20, 0).UTC(),
 			}},
+			MachineVersion: 21,
 		}
 	}
 	return nexusraft.NodeStatus{
 		Cluster: math.MaxUint64, Node: 0xa, Name: "a", Address: "a:1", Witness: true, Incarnation: 14,
 		Healthy: true, Problem: "none", DiskBytes: 15, DiskFree: 16, CertificateUntil: time.Unix(17, 18).UTC(),
 		Refused: map[string]uint64{"streams": 19}, Minor: 24, ClusterVersion: 25,
+		MachineVersions: map[string]uint32{"": 26, "orders": 27},
 		Peers: []nexusraft.PeerStatus{{
 			Node: 0xc, Address: "w:1", Reached: true, Since: time.Unix(20, 21).UTC(), Error: "none",
 			Heard: true, HeardAt: time.Unix(22, 23).UTC(),

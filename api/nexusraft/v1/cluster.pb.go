@@ -1583,9 +1583,11 @@ type ZoneStatus struct {
 	// A leader's view of them; otherwise empty.
 	Replicas []*ReplicaStatus `protobuf:"bytes,15,rep,name=replicas,proto3" json:"replicas,omitempty"`
 	// Snapshots on their way to or from this replica.
-	Snapshots     []*SnapshotStatus `protobuf:"bytes,16,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Snapshots []*SnapshotStatus `protobuf:"bytes,16,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	// The version of its state machine that the zone's commands are applied with.
+	MachineVersion uint32 `protobuf:"varint,30,opt,name=machine_version,json=machineVersion,proto3" json:"machine_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ZoneStatus) Reset() {
@@ -1728,6 +1730,13 @@ func (x *ZoneStatus) GetSnapshots() []*SnapshotStatus {
 		return x.Snapshots
 	}
 	return nil
+}
+
+func (x *ZoneStatus) GetMachineVersion() uint32 {
+	if x != nil {
+		return x.MachineVersion
+	}
+	return 0
 }
 
 // SnapshotStatus is a zone's state on its way between two nodes.
@@ -1947,8 +1956,11 @@ type NodeStatus struct {
 	Minor uint32 `protobuf:"varint,15,opt,name=minor,proto3" json:"minor,omitempty"`
 	// The cluster's version as it knows it; 0 if it does not, as a witness.
 	ClusterVersion uint32 `protobuf:"varint,16,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The highest version of each of its state machines, by name; the root zone's has the empty one. Those of version 0
+	// are left out.
+	MachineVersions map[string]uint32 `protobuf:"bytes,30,rep,name=machine_versions,json=machineVersions,proto3" json:"machine_versions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *NodeStatus) Reset() {
@@ -2093,6 +2105,13 @@ func (x *NodeStatus) GetClusterVersion() uint32 {
 	return 0
 }
 
+func (x *NodeStatus) GetMachineVersions() map[string]uint32 {
+	if x != nil {
+		return x.MachineVersions
+	}
+	return nil
+}
+
 var File_nexusraft_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_nexusraft_v1_cluster_proto_rawDesc = "" +
@@ -2182,7 +2201,7 @@ const file_nexusraft_v1_cluster_proto_rawDesc = "" +
 	"\x06member\x18\x01 \x01(\v2\x14.nexusraft.v1.MemberR\x06member\x12\x14\n" +
 	"\x05match\x18\x02 \x01(\x04R\x05match\x12\x16\n" +
 	"\x06active\x18\x03 \x01(\bR\x06active\x12\x14\n" +
-	"\x05state\x18\x04 \x01(\tR\x05state\"\xe5\x04\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\"\x8e\x05\n" +
 	"\n" +
 	"ZoneStatus\x12\x12\n" +
 	"\x04zone\x18\x01 \x01(\x04R\x04zone\x12\x18\n" +
@@ -2207,7 +2226,8 @@ const file_nexusraft_v1_cluster_proto_rawDesc = "" +
 	"membership\x18\x0e \x01(\v2\x18.nexusraft.v1.MembershipR\n" +
 	"membership\x127\n" +
 	"\breplicas\x18\x0f \x03(\v2\x1b.nexusraft.v1.ReplicaStatusR\breplicas\x12:\n" +
-	"\tsnapshots\x18\x10 \x03(\v2\x1c.nexusraft.v1.SnapshotStatusR\tsnapshots\"\xaa\x01\n" +
+	"\tsnapshots\x18\x10 \x03(\v2\x1c.nexusraft.v1.SnapshotStatusR\tsnapshots\x12'\n" +
+	"\x0fmachine_version\x18\x1e \x01(\rR\x0emachineVersion\"\xaa\x01\n" +
 	"\x0eSnapshotStatus\x12 \n" +
 	"\fpeer_node_id\x18\x01 \x01(\x06R\n" +
 	"peerNodeId\x12\x18\n" +
@@ -2223,7 +2243,7 @@ const file_nexusraft_v1_cluster_proto_rawDesc = "" +
 	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x14\n" +
 	"\x05error\x18\x05 \x01(\tR\x05error\x12\x14\n" +
 	"\x05heard\x18\x06 \x01(\bR\x05heard\x125\n" +
-	"\bheard_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aheardAt\"\x83\x05\n" +
+	"\bheard_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aheardAt\"\xa1\x06\n" +
 	"\n" +
 	"NodeStatus\x12\x1d\n" +
 	"\n" +
@@ -2244,10 +2264,14 @@ const file_nexusraft_v1_cluster_proto_rawDesc = "" +
 	"\arefused\x18\r \x03(\v2%.nexusraft.v1.NodeStatus.RefusedEntryR\arefused\x12.\n" +
 	"\x05peers\x18\x0e \x03(\v2\x18.nexusraft.v1.PeerStatusR\x05peers\x12\x14\n" +
 	"\x05minor\x18\x0f \x01(\rR\x05minor\x12'\n" +
-	"\x0fcluster_version\x18\x10 \x01(\rR\x0eclusterVersion\x1a:\n" +
+	"\x0fcluster_version\x18\x10 \x01(\rR\x0eclusterVersion\x12X\n" +
+	"\x10machine_versions\x18\x1e \x03(\v2-.nexusraft.v1.NodeStatus.MachineVersionsEntryR\x0fmachineVersions\x1a:\n" +
 	"\fRefusedEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01*Q\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1aB\n" +
+	"\x14MachineVersionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01*Q\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vROLE_MEMBER\x10\x01\x12\x10\n" +
@@ -2285,7 +2309,7 @@ func file_nexusraft_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_nexusraft_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_nexusraft_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_nexusraft_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_nexusraft_v1_cluster_proto_goTypes = []any{
 	(Role)(0),                     // 0: nexusraft.v1.Role
 	(RaftState)(0),                // 1: nexusraft.v1.RaftState
@@ -2314,29 +2338,30 @@ var file_nexusraft_v1_cluster_proto_goTypes = []any{
 	(*PeerStatus)(nil),            // 24: nexusraft.v1.PeerStatus
 	(*NodeStatus)(nil),            // 25: nexusraft.v1.NodeStatus
 	nil,                           // 26: nexusraft.v1.NodeStatus.RefusedEntry
-	(*Hello)(nil),                 // 27: nexusraft.v1.Hello
-	(*Error)(nil),                 // 28: nexusraft.v1.Error
-	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
+	nil,                           // 27: nexusraft.v1.NodeStatus.MachineVersionsEntry
+	(*Hello)(nil),                 // 28: nexusraft.v1.Hello
+	(*Error)(nil),                 // 29: nexusraft.v1.Error
+	(*timestamppb.Timestamp)(nil), // 30: google.protobuf.Timestamp
 }
 var file_nexusraft_v1_cluster_proto_depIdxs = []int32{
-	27, // 0: nexusraft.v1.JoinRequest.hello:type_name -> nexusraft.v1.Hello
+	28, // 0: nexusraft.v1.JoinRequest.hello:type_name -> nexusraft.v1.Hello
 	0,  // 1: nexusraft.v1.JoinRequest.role:type_name -> nexusraft.v1.Role
-	27, // 2: nexusraft.v1.JoinResponse.hello:type_name -> nexusraft.v1.Hello
+	28, // 2: nexusraft.v1.JoinResponse.hello:type_name -> nexusraft.v1.Hello
 	5,  // 3: nexusraft.v1.JoinResponse.admission:type_name -> nexusraft.v1.Admission
-	28, // 4: nexusraft.v1.JoinResponse.error:type_name -> nexusraft.v1.Error
+	29, // 4: nexusraft.v1.JoinResponse.error:type_name -> nexusraft.v1.Error
 	20, // 5: nexusraft.v1.Admission.membership:type_name -> nexusraft.v1.Membership
 	6,  // 6: nexusraft.v1.Admission.authorities:type_name -> nexusraft.v1.Authorities
-	27, // 7: nexusraft.v1.TrustRequest.hello:type_name -> nexusraft.v1.Hello
+	28, // 7: nexusraft.v1.TrustRequest.hello:type_name -> nexusraft.v1.Hello
 	6,  // 8: nexusraft.v1.TrustRequest.authorities:type_name -> nexusraft.v1.Authorities
-	27, // 9: nexusraft.v1.TrustResponse.hello:type_name -> nexusraft.v1.Hello
+	28, // 9: nexusraft.v1.TrustResponse.hello:type_name -> nexusraft.v1.Hello
 	9,  // 10: nexusraft.v1.TrustResponse.trust:type_name -> nexusraft.v1.Trust
-	28, // 11: nexusraft.v1.TrustResponse.error:type_name -> nexusraft.v1.Error
-	27, // 12: nexusraft.v1.HostZonesRequest.hello:type_name -> nexusraft.v1.Hello
+	29, // 11: nexusraft.v1.TrustResponse.error:type_name -> nexusraft.v1.Error
+	28, // 12: nexusraft.v1.HostZonesRequest.hello:type_name -> nexusraft.v1.Hello
 	11, // 13: nexusraft.v1.HostZonesRequest.created:type_name -> nexusraft.v1.HostedZone
 	17, // 14: nexusraft.v1.HostedZone.members:type_name -> nexusraft.v1.Member
-	27, // 15: nexusraft.v1.HostZonesResponse.hello:type_name -> nexusraft.v1.Hello
-	28, // 16: nexusraft.v1.HostZonesResponse.error:type_name -> nexusraft.v1.Error
-	28, // 17: nexusraft.v1.RenewResponse.error:type_name -> nexusraft.v1.Error
+	28, // 15: nexusraft.v1.HostZonesResponse.hello:type_name -> nexusraft.v1.Hello
+	29, // 16: nexusraft.v1.HostZonesResponse.error:type_name -> nexusraft.v1.Error
+	29, // 17: nexusraft.v1.RenewResponse.error:type_name -> nexusraft.v1.Error
 	6,  // 18: nexusraft.v1.RenewResponse.authorities:type_name -> nexusraft.v1.Authorities
 	25, // 19: nexusraft.v1.StatusResponse.status:type_name -> nexusraft.v1.NodeStatus
 	0,  // 20: nexusraft.v1.Member.role:type_name -> nexusraft.v1.Role
@@ -2347,32 +2372,33 @@ var file_nexusraft_v1_cluster_proto_depIdxs = []int32{
 	0,  // 25: nexusraft.v1.ZoneStatus.role:type_name -> nexusraft.v1.Role
 	1,  // 26: nexusraft.v1.ZoneStatus.state:type_name -> nexusraft.v1.RaftState
 	2,  // 27: nexusraft.v1.ZoneStatus.sync:type_name -> nexusraft.v1.SyncState
-	29, // 28: nexusraft.v1.ZoneStatus.sync_since:type_name -> google.protobuf.Timestamp
+	30, // 28: nexusraft.v1.ZoneStatus.sync_since:type_name -> google.protobuf.Timestamp
 	20, // 29: nexusraft.v1.ZoneStatus.membership:type_name -> nexusraft.v1.Membership
 	21, // 30: nexusraft.v1.ZoneStatus.replicas:type_name -> nexusraft.v1.ReplicaStatus
 	23, // 31: nexusraft.v1.ZoneStatus.snapshots:type_name -> nexusraft.v1.SnapshotStatus
-	29, // 32: nexusraft.v1.SnapshotStatus.since:type_name -> google.protobuf.Timestamp
-	29, // 33: nexusraft.v1.PeerStatus.since:type_name -> google.protobuf.Timestamp
-	29, // 34: nexusraft.v1.PeerStatus.heard_at:type_name -> google.protobuf.Timestamp
+	30, // 32: nexusraft.v1.SnapshotStatus.since:type_name -> google.protobuf.Timestamp
+	30, // 33: nexusraft.v1.PeerStatus.since:type_name -> google.protobuf.Timestamp
+	30, // 34: nexusraft.v1.PeerStatus.heard_at:type_name -> google.protobuf.Timestamp
 	22, // 35: nexusraft.v1.NodeStatus.zones:type_name -> nexusraft.v1.ZoneStatus
-	29, // 36: nexusraft.v1.NodeStatus.certificate_until:type_name -> google.protobuf.Timestamp
+	30, // 36: nexusraft.v1.NodeStatus.certificate_until:type_name -> google.protobuf.Timestamp
 	26, // 37: nexusraft.v1.NodeStatus.refused:type_name -> nexusraft.v1.NodeStatus.RefusedEntry
 	24, // 38: nexusraft.v1.NodeStatus.peers:type_name -> nexusraft.v1.PeerStatus
-	3,  // 39: nexusraft.v1.Cluster.Join:input_type -> nexusraft.v1.JoinRequest
-	13, // 40: nexusraft.v1.Cluster.Renew:input_type -> nexusraft.v1.RenewRequest
-	7,  // 41: nexusraft.v1.Cluster.Trust:input_type -> nexusraft.v1.TrustRequest
-	10, // 42: nexusraft.v1.Cluster.HostZones:input_type -> nexusraft.v1.HostZonesRequest
-	15, // 43: nexusraft.v1.Cluster.Status:input_type -> nexusraft.v1.StatusRequest
-	4,  // 44: nexusraft.v1.Cluster.Join:output_type -> nexusraft.v1.JoinResponse
-	14, // 45: nexusraft.v1.Cluster.Renew:output_type -> nexusraft.v1.RenewResponse
-	8,  // 46: nexusraft.v1.Cluster.Trust:output_type -> nexusraft.v1.TrustResponse
-	12, // 47: nexusraft.v1.Cluster.HostZones:output_type -> nexusraft.v1.HostZonesResponse
-	16, // 48: nexusraft.v1.Cluster.Status:output_type -> nexusraft.v1.StatusResponse
-	44, // [44:49] is the sub-list for method output_type
-	39, // [39:44] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	27, // 39: nexusraft.v1.NodeStatus.machine_versions:type_name -> nexusraft.v1.NodeStatus.MachineVersionsEntry
+	3,  // 40: nexusraft.v1.Cluster.Join:input_type -> nexusraft.v1.JoinRequest
+	13, // 41: nexusraft.v1.Cluster.Renew:input_type -> nexusraft.v1.RenewRequest
+	7,  // 42: nexusraft.v1.Cluster.Trust:input_type -> nexusraft.v1.TrustRequest
+	10, // 43: nexusraft.v1.Cluster.HostZones:input_type -> nexusraft.v1.HostZonesRequest
+	15, // 44: nexusraft.v1.Cluster.Status:input_type -> nexusraft.v1.StatusRequest
+	4,  // 45: nexusraft.v1.Cluster.Join:output_type -> nexusraft.v1.JoinResponse
+	14, // 46: nexusraft.v1.Cluster.Renew:output_type -> nexusraft.v1.RenewResponse
+	8,  // 47: nexusraft.v1.Cluster.Trust:output_type -> nexusraft.v1.TrustResponse
+	12, // 48: nexusraft.v1.Cluster.HostZones:output_type -> nexusraft.v1.HostZonesResponse
+	16, // 49: nexusraft.v1.Cluster.Status:output_type -> nexusraft.v1.StatusResponse
+	45, // [45:50] is the sub-list for method output_type
+	40, // [40:45] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_nexusraft_v1_cluster_proto_init() }
@@ -2404,7 +2430,7 @@ func file_nexusraft_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nexusraft_v1_cluster_proto_rawDesc), len(file_nexusraft_v1_cluster_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -78,6 +78,9 @@ type fakeZone struct {
 // Publish implements nexusraft.Tx: nobody looks at events here.
 func (state) Publish(string, string, []byte) error { return nil }
 
+// Note implements nexusraft.Tx.
+func (state) Note(any) {}
+
 func newZone() *fakeZone { return &fakeZone{state: make(state)} }
 
 func (z *fakeZone) note(ctx context.Context) error {
