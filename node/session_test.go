@@ -276,19 +276,20 @@ func TestSessionsOverLeaderChanges(t *testing.T) {
 		})
 	}
 	for range 3 {
-		leader := c.transfer(c.other(c.awaitSync()).config.Name)
+		c.transfer(c.other(c.awaitSync()).config.Name)
+		leader := c.awaitSync() // otherwise nobody else may lead
 		c.isolate(leader.config.Name, broken)
 		c.leader(leader)
 		c.heal()
 	}
 	close(stopSessions)
 	sessions.Wait()
-	crashed := c.start(c.crash(c.leader()))
+	crashed := c.start(c.crash(c.awaitSync()))
 	c.awaitSync()
 	close(stop)
 	callers.Wait()
 
-	behind := c.crash(c.other(c.leader()))
+	behind := c.crash(c.other(c.awaitSync()))
 	flood := c.leader()
 	for range 200 {
 		flood.put("flood", "x")

@@ -41,9 +41,9 @@ func (s *Registry) requireVersion(ctx context.Context, members nexusraft.Members
 	for _, m := range members.Members {
 		switch minor, heard := s.o.Speaks(m.Node); {
 		case !heard:
-			return fmt.Errorf("%w: the first zone or session of a cluster that an earlier release has founded needs each node to "+
-				"say once that its release knows of them, and %v has not been heard of since this node was started: start it, or "+
-				"remove it", nexusraft.ErrRefused, m)
+			return fmt.Errorf("%w: the first zone or session of a cluster that an earlier release has founded needs each node "+
+				"to say once that its release knows of them, and %v has not been heard of since this node was started: start it, "+
+				"or remove it", nexusraft.ErrRefused, m)
 		case minor < system.ZonesVersion:
 			return fmt.Errorf("%w: zones and sessions need version %d of the protocol on all nodes, and %v speaks version %d: "+
 				"install the newest release on it", nexusraft.ErrRefused, system.ZonesVersion, m, minor)
