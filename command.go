@@ -1,11 +1,12 @@
 package nexusraft
 
 // RequestID lets a caller retry an uncertain command without running it twice: the same
-// session and sequence name the same command. The zero value asks for no such protection.
+// session and sequence name the same command, which runs once and gets the first answer again.
+// The zero value asks for no such protection.
 //
-// Sessions are not offered yet: a command with a session other than 0 is refused at apply
-// with ErrUnknownSession on every replica, so that the day they are, nothing that is in a
-// log changes its meaning.
+// node.Zone.NewSession registers a session. Sequences begin at 1, and the zone remembers the
+// answers to the 64 up to the highest so far, within bounds: what it does not remember is refused
+// with ErrUnknownSession and not run, and a sequence of another command with ErrRefused.
 type RequestID struct {
 	Session  uint64
 	Sequence uint64
@@ -17,6 +18,6 @@ func (r RequestID) IsZero() bool { return r == RequestID{} }
 // Result is the outcome of a committed command.
 type Result struct {
 	Data   []byte // what the state machine returned; owned by the caller
-	Index  Index  // the command's place in the log
+	Index  Index  // the command's place in the log, where it has run
 	Copies int    // data copies it was durable on when it was acknowledged; at least this many
 }

@@ -43,8 +43,9 @@ var (
 	// was removed, or it is a copy or was rolled back. Clear it and join as a new node.
 	ErrFenced = errors.New("nexusraft: fenced")
 
-	// ErrUnknownSession: a request names a session that is unknown or has expired. It was not
-	// run; whether an earlier attempt was, is no longer known.
+	// ErrUnknownSession: a request names a session that is unknown or has expired, or a number
+	// that its session no longer remembers. It was not run; whether an earlier attempt was, is no
+	// longer known.
 	ErrUnknownSession = errors.New("nexusraft: unknown or expired session")
 
 	// ErrGone: the requested events are no longer kept; see GoneError.

@@ -151,7 +151,7 @@ func (g *group) propose(ps []*propose.Call) {
 		if p.Conf != nil || !p.Take() {
 			continue
 		}
-		if err := cmp.Or(g.permits(p.Requester), g.full(), g.inTerm(p.Term)); err != nil {
+		if err := cmp.Or(g.permits(p.Requester), g.permitsSession(p), g.full(), g.inTerm(p.Term)); err != nil {
 			p.Answer(nexusraft.Result{}, err)
 			continue
 		}
@@ -267,7 +267,7 @@ func (g *group) Apply(c *zone.Committed, wanted bool) (driver.Applied, error) {
 		}
 		g.unwritten.told = append(g.unwritten.told, accessChange{what, a.Change, a.By, c.Index})
 	}
-	return driver.Applied{Data: a.Data, Err: a.Err}, nil
+	return driver.Applied{Data: a.Data, Err: a.Err, First: a.First}, nil
 }
 
 // Held implements driver.Owner.

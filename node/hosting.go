@@ -257,7 +257,6 @@ func (w *worker) openAll() error {
 	return nil
 }
 
-
 // ZoneSpec says what a zone is to be.
 type ZoneSpec struct {
 	// Machine is which state machine it runs, by its name in Config.Machines, of every member.

@@ -250,7 +250,7 @@ func rootSnapshot(t *testing.T, n *Node, index nexusraft.Index, commands ...*pb.
 		if err != nil {
 			t.Fatal(err)
 		}
-		if r, err := system.Apply(state, 1, data); err != nil || r.Refused != nil {
+		if r, err := system.Apply(state, 1, 1, data); err != nil || r.Refused != nil {
 			t.Fatal(err, r.Refused)
 		}
 	}

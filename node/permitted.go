@@ -7,6 +7,8 @@ import (
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/authz"
+	"github.com/nexi-lab/nexus-raft/internal/propose"
+	"github.com/nexi-lab/nexus-raft/internal/system"
 )
 
 // The member that a client calls checks the client by its own records of the root zone, which may
@@ -35,6 +37,36 @@ func (g *group) permits(q *nexusraft.Requester) error {
 		return errTermBegins
 	}
 	return g.w.node.access.Permits(q)
+}
+
+// permitsSession returns nil if the client that asks may use the session of its command: it has registered it,
+// as far as this leader has applied, which is at least up to where the client heard of the session. A session that is
+// not known by then is refused here, too, or a client could use one whose ID it has guessed before it was made.
+func (g *group) permitsSession(p *propose.Call) error {
+	if _, self := g.replica.Leader(); !self || p.Request.IsZero() {
+		return nil
+	}
+	if !g.replica.TermApplied() {
+		return errTermBegins
+	}
+	owner, known, err := system.SessionOwner(g.overlay, p.Request.Session)
+	switch {
+	case err != nil:
+		return err
+	case !known:
+		return fmt.Errorf("%w: session %d of zone %v", nexusraft.ErrUnknownSession, p.Request.Session, g.id)
+	case owner != nameOf(p.Requester):
+		return fmt.Errorf("%w: session %d of zone %v belongs to another client", nexusraft.ErrDenied, p.Request.Session, g.id)
+	}
+	return nil
+}
+
+// nameOf is the name under which a requester owns sessions; clients that nobody tells apart have the same.
+func nameOf(q *nexusraft.Requester) string {
+	if q == nil {
+		return ""
+	}
+	return q.Name
 }
 
 // onceTermBegan runs f again when its errTermBegins has passed.

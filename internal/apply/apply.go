@@ -141,6 +141,7 @@ func (t *machineTx) failed(err error) {
 type Effects struct {
 	Data      []byte
 	Err       error            // the command's answer: the state machine's own error, or why it was refused
+	First     nexusraft.Index  // where the command has run before, of which this is the answer; otherwise 0
 	Published bool             // there are new events
 	Access    bool             // the rights of some client have changed
 	Zones     bool             // a zone was made or deleted, or the cluster's version raised
@@ -167,7 +168,7 @@ func Command(
 	m Machine, base *storage.Overlay, index nexusraft.Index, e *zone.Envelope,
 ) (o Effects, err error) {
 	if !e.Request.IsZero() {
-		return Effects{Err: nexusraft.ErrUnknownSession}, nil
+		return numbered(m, base, index, e)
 	}
 	now, err := system.AdvanceTime(base, e.Time)
 	if err != nil {
@@ -175,9 +176,39 @@ func Command(
 	}
 	effects := storage.NewOverlay(base)
 	if e.Own {
-		o, err = applySystem(effects, now, e.Command)
+		o, err = applySystem(effects, index, now, e.Command)
 	} else {
 		o, err = applyMachine(m, effects, nexusraft.Command{Index: index, Time: now, Data: e.Command, Version: m.Version})
+	}
+	if err != nil {
+		return Effects{}, fmt.Errorf("apply command at %d: %w", index, err)
+	}
+	if o.Err == nil {
+		effects.MergeInto(base)
+	}
+	return o, nil
+}
+
+// numbered is Command for one that a session has given a number: it runs once (I17).
+func numbered(
+	m Machine, base *storage.Overlay, index nexusraft.Index, e *zone.Envelope,
+) (o Effects, err error) {
+	if e.Own { // sessions are for the state machine's commands
+		return Effects{Err: nexusraft.ErrUnknownSession}, nil
+	}
+	a, err := system.BeginAttempt(base, e.Time, e.Request, e.Command)
+	switch {
+	case errors.Is(err, nexusraft.ErrUnknownSession), errors.Is(err, nexusraft.ErrRefused):
+		return Effects{Err: err}, nil
+	case err != nil:
+		return Effects{}, fmt.Errorf("apply command at %d: %w", index, err)
+	case a.Ran:
+		return Effects{Data: a.Data, Err: a.Err, First: a.Index}, nil
+	}
+	effects := storage.NewOverlay(base)
+	o, err = applyMachine(m, effects, nexusraft.Command{Index: index, Time: a.Now, Data: e.Command, Version: m.Version})
+	if err == nil {
+		err = a.End(index, o.Data, o.Err)
 	}
 	if err != nil {
 		return Effects{}, fmt.Errorf("apply command at %d: %w", index, err)
@@ -204,10 +235,10 @@ func applyMachine(m Machine, effects *storage.Overlay, cmd nexusraft.Command) (o
 	return o, tx.events.Publish(effects, cmd.Time)
 }
 
-// applySystem runs one system command over base, at the zone's time now. A refusal is the proposer's
+// applySystem runs one system command over base, at its index and the zone's time now. A refusal is the proposer's
 // answer; an error is not the command's and stops the zone.
-func applySystem(base *storage.Overlay, now int64, command []byte) (Effects, error) {
-	r, err := system.Apply(base, now, command)
+func applySystem(base *storage.Overlay, index nexusraft.Index, now int64, command []byte) (Effects, error) {
+	r, err := system.Apply(base, index, now, command)
 	if _, unknown := errors.AsType[*system.UnknownCommandError](err); unknown {
 		err = fmt.Errorf("%w: %w", ErrMachine, err)
 	}

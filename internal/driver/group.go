@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -54,6 +55,10 @@ func (e *GroupError) Unwrap() error { return e.Err }
 type Applied struct {
 	Data []byte
 	Err  error // the state machine's own; the entry is applied all the same
+
+	// First is the index of the entry with which the same command ran before, of which this is
+	// the answer; 0 if it has run with this one.
+	First nexusraft.Index
 }
 
 // Part is what a group writes at once: the whole round, or a piece of it (I15).
@@ -250,7 +255,9 @@ func (g *Group) settle() {
 			continue
 		}
 		a := r.answers[i]
-		call.Answer(nexusraft.Result{Data: a.Data, Index: c.Index, Copies: g.replica.Copies(c.Index)}, a.Err)
+		call.Answer(nexusraft.Result{
+			Data: a.Data, Index: cmp.Or(a.First, c.Index), Copies: g.replica.Copies(c.Index),
+		}, a.Err)
 	}
 	clear(r.answers)
 	r.begun, r.part, r.answers = true, Part{}, r.answers[:0]

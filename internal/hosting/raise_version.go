@@ -9,20 +9,30 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/system"
 )
 
-// RequireVersion raises the cluster's version to what zones and versions of state machines need, unless it has that,
-// once each node of the root zone has said that it speaks it. Errors are ErrRefused with the node that has not, and
-// those of node.Zone.Propose.
+// RequireVersion raises the cluster's version to the one that zones, sessions and versions of state machines need,
+// unless it has that, or returns ErrRefused with the node that stands in the way. Errors are those of
+// node.Zone.Propose, too.
 func (s *Registry) RequireVersion(ctx context.Context) error {
-	members, err := s.o.Zone.Members()
+	if now, err := s.version(); err != nil || now >= system.ZonesVersion {
+		return err
+	}
+	members, err := s.members(ctx)
 	if err != nil {
 		return err
 	}
 	return s.requireVersion(ctx, members)
 }
 
-// requireVersion raises the cluster's version to the one that zones need, unless it has that: each node of
-// the root zone has to have said that it speaks it. Until the first zone is wanted the version stays, and
-// an earlier program may be put back.
+// members returns the records of the cluster's nodes, no older than the call.
+func (s *Registry) members(ctx context.Context) (nexusraft.Membership, error) {
+	if err := s.o.Zone.Read(ctx, func(nexusraft.Reader) error { return nil }); err != nil {
+		return nexusraft.Membership{}, err
+	}
+	return s.o.Zone.Members()
+}
+
+// requireVersion is RequireVersion with the cluster's nodes: each of them has to have said that it speaks the
+// version. Until something that needs it is wanted the version stays, and an earlier program may be put back.
 func (s *Registry) requireVersion(ctx context.Context, members nexusraft.Membership) error {
 	now, err := s.version()
 	if err != nil || now >= system.ZonesVersion {
@@ -31,12 +41,12 @@ func (s *Registry) requireVersion(ctx context.Context, members nexusraft.Members
 	for _, m := range members.Members {
 		switch minor, heard := s.o.Speaks(m.Node); {
 		case !heard:
-			return fmt.Errorf("%w: the first zone of a cluster that an earlier release has founded needs each node to say once "+
-				"that its release knows of zones, and %v has not been heard of since this node was started: start it, or "+
-				"remove it", nexusraft.ErrRefused, m)
+			return fmt.Errorf("%w: the first zone or session of a cluster that an earlier release has founded needs each node "+
+				"to say once that its release knows of them, and %v has not been heard of since this node was started: start it, "+
+				"or remove it", nexusraft.ErrRefused, m)
 		case minor < system.ZonesVersion:
-			return fmt.Errorf("%w: zones need version %d of the protocol on all nodes, and %v speaks version %d: install the "+
-				"newest release on it", nexusraft.ErrRefused, system.ZonesVersion, m, minor)
+			return fmt.Errorf("%w: zones and sessions need version %d of the protocol on all nodes, and %v speaks version %d: "+
+				"install the newest release on it", nexusraft.ErrRefused, system.ZonesVersion, m, minor)
 		}
 	}
 	_, err = s.o.Zone.Command(ctx, &pb.NodeCommand{Kind: &pb.NodeCommand_RaiseClusterVersion{

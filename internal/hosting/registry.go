@@ -75,10 +75,7 @@ func (s *Registry) Create(ctx context.Context, name, machine string) (nexusraft.
 	if err := cmp.Or(nexusraft.ValidateZoneName(name), nexusraft.ValidateMachineName(machine)); err != nil {
 		return fail(err)
 	}
-	if err := s.o.Zone.Read(ctx, func(nexusraft.Reader) error { return nil }); err != nil {
-		return fail(err) // the records of the nodes may be old before
-	}
-	members, err := s.o.Zone.Members()
+	members, err := s.members(ctx)
 	if err != nil {
 		return fail(err)
 	}

@@ -60,7 +60,7 @@ func (z *tellingRoot) command(c *pb.NodeCommand) []byte {
 		z.t.Fatal(err)
 	}
 	effects := storage.NewOverlay(z.state)
-	r, err := system.Apply(effects, 1, b)
+	r, err := system.Apply(effects, 1, 1, b)
 	if err = errors.Join(err, r.Refused); err != nil {
 		z.t.Fatal(err)
 	}

@@ -51,11 +51,14 @@ type Result struct {
 	Change, By string // for the log: such a change, without secrets, and the client that has asked for it
 }
 
-// Apply runs one command over base, at the zone's time now, in nanoseconds since the Unix epoch.
+// Apply runs one command over base, at its index of the log and the zone's time now, in nanoseconds
+// since the Unix epoch.
 // Like a state machine it is a function of its arguments alone (I4). What a refused command has
 // written must not be kept. An error is not the command's answer and stops the zone: it is that of
 // base, ErrCorrupt for a record that can't be read, or an UnknownCommandError.
-func Apply(base nexusraft.ReadWriter, now int64, command []byte) (r Result, err error) {
+func Apply(
+	base nexusraft.ReadWriter, index nexusraft.Index, now int64, command []byte,
+) (r Result, err error) {
 	c := &pb.NodeCommand{}
 	if err := proto.Unmarshal(command, c); err != nil {
 		return Result{}, &UnknownCommandError{fmt.Sprintf("a node's command can't be read: %v", err)}
@@ -102,6 +105,8 @@ func Apply(base nexusraft.ReadWriter, now int64, command []byte) (r Result, err 
 		}
 	case *pb.NodeCommand_RaiseMachineVersion:
 		r.MachineVersion, err = applyRaiseMachineVersion(base, k.RaiseMachineVersion)
+	case *pb.NodeCommand_RegisterSession:
+		r.Answer, err = applyRegisterSession(base, index, now, k.RegisterSession)
 	default:
 		err = &UnknownCommandError{"a node's command is of a kind that this release does not know; run the newest release " +
 			"on all nodes"}

@@ -5,6 +5,7 @@
 //	Apply           runs a command, and Check refuses one that it would stop the zone for
 //	AdvanceTime     the zone's time
 //	Events          of a zone: what commands publish, and which are kept (EventLog)
+//	BeginAttempt    looks up a command that a session has numbered, which runs once
 //	PublishMembers  tells of conf changes
 //	MachineVersion  the zone's version of its state machine
 //	Authority       the cluster's certificate authority and the steps of replacing it; root zone only,
@@ -21,6 +22,9 @@
 //	'e' sequence       an event, see encodeEvent; the sequence is 8 bytes, big-endian
 //	'm'                the zone's version of its state machine, 4 bytes, big-endian; absent: 0
 //	'q'                the EventLog; absent in a zone without events so far
+//	'r' 'c'            all sessions together, see sessionTable; absent before the first one
+//	'r' 's' id         a session, see session.encode; the ID is 8 bytes, big-endian
+//	'r' 'a' id place   an answer of it, see sessionAnswer.encode; the place is its number modulo 64, a byte
 //	's' 'a'            the pb.Authority
 //	's' 't' id         a pb.JoinToken
 //	's' 'v'            the cluster's version, 4 bytes, big-endian; absent where an earlier release founded

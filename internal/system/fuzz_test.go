@@ -24,6 +24,7 @@ func FuzzApply(f *testing.F) {
 		{Kind: &pb.NodeCommand_Publish{Publish: &pb.PublishEvent{Topic: "app/a", Type: "t", Payload: []byte("p")}}},
 		{Kind: &pb.NodeCommand_Retention{Retention: &pb.EventRetention{Count: 1}}},
 		createZone("z", "kv", 1, 2), deleteZone(2, "a-zone"), raiseVersion(9), raiseMachine(2, true),
+		registerSession("alice"),
 		{Kind: &pb.NodeCommand_UseJoinToken{UseJoinToken: &pb.UseJoinToken{Id: make([]byte, 8), Node: 1}}},
 	} {
 		f.Add(own(f, c))
@@ -33,14 +34,14 @@ func FuzzApply(f *testing.F) {
 		setRole("a", 1, pb.AccessRole_ACCESS_ROLE_WRITE), putToken("admin", 1, 1000), raiseVersion(ZonesVersion),
 		createZone("a-zone", "kv", 1, 2),
 	} {
-		if a, err := Apply(base, 1, own(f, c)); err != nil || a.Refused != nil {
+		if a, err := Apply(base, 1, 1, own(f, c)); err != nil || a.Refused != nil {
 			f.Fatal(err, a.Refused)
 		}
 	}
 	f.Fuzz(func(t *testing.T, command []byte) {
 		first, second := storage.NewOverlay(base), storage.NewOverlay(base)
-		a, err := Apply(first, 2, command)
-		b, again := Apply(second, 2, command)
+		a, err := Apply(first, 1, 2, command)
+		b, again := Apply(second, 1, 2, command)
 		if err != nil && !isUnknown(err) || a.Refused != nil && !isRefusal(a.Refused) {
 			t.Errorf("%x: got %v, %v", command, a.Refused, err)
 		}

@@ -24,7 +24,7 @@ func applyRecorded(t *testing.T, base *storage.Overlay, leaders int64, c *pb.Nod
 		t.Fatal(err)
 	}
 	effects := storage.NewOverlay(base)
-	a, err := Apply(effects, now, own(t, c))
+	a, err := Apply(effects, 1, now, own(t, c))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,6 +182,15 @@ func TestLimitsAreForEver(t *testing.T) {
 		"events of a command":     {nexusraft.MaxCommandEventBytes, 16 << 20},
 		"identifier of a token":   {pki.AccessTokenIDBytes, 8},
 		"name of a client, bytes": {longestName(), 64},
+		"sessions":                {maxSessions, 4096},
+		"bytes of sessions":       {maxSessionsBytes, 16 << 20},
+		"bytes of a session":      {maxSessionBytes, 1 << 20},
+		"charge of a session":     {sessionCharge, 1 << 10},
+		"charge of an answer":     {sessionAnswerCharge, 128},
+		"window of a session":     {sessionWindow, 64},
+		"life of a session":       {int64(sessionLife), int64(time.Hour)},
+		"expired sessions swept":  {sessionSweep, 4},
+		"owner of a session":      {maxSessionOwnerBytes, 64},
 	} {
 		if x.got != x.want {
 			t.Errorf("%s: %d, and was %d", name, x.got, x.want)

@@ -37,7 +37,7 @@ func raiseVersion(minor uint32) *pb.NodeCommand {
 func applied(t rapid.TB, base *storage.Overlay, c *pb.NodeCommand) (Result, error) {
 	t.Helper()
 	effects := storage.NewOverlay(base)
-	r, err := Apply(effects, 5, own(t, c))
+	r, err := Apply(effects, 1, 5, own(t, c))
 	if err != nil {
 		t.Fatal(err)
 	}

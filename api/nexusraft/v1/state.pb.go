@@ -45,6 +45,7 @@ type NodeCommand struct {
 	//	*NodeCommand_CreateZone
 	//	*NodeCommand_DeleteZone
 	//	*NodeCommand_RaiseMachineVersion
+	//	*NodeCommand_RegisterSession
 	Kind isNodeCommand_Kind `protobuf_oneof:"kind"`
 	// The name of the client that has asked for it, for the log; empty if none has. What the command does
 	// never depends on it: replicas of earlier releases don't know it.
@@ -216,6 +217,15 @@ func (x *NodeCommand) GetRaiseMachineVersion() *RaiseMachineVersion {
 	return nil
 }
 
+func (x *NodeCommand) GetRegisterSession() *RegisterSession {
+	if x != nil {
+		if x, ok := x.Kind.(*NodeCommand_RegisterSession); ok {
+			return x.RegisterSession
+		}
+	}
+	return nil
+}
+
 func (x *NodeCommand) GetRequester() string {
 	if x != nil {
 		return x.Requester
@@ -294,7 +304,12 @@ type NodeCommand_DeleteZone struct {
 
 type NodeCommand_RaiseMachineVersion struct {
 	// Raise the version of the zone's state machine.
-	RaiseMachineVersion *RaiseMachineVersion `protobuf:"bytes,40,opt,name=raise_machine_version,json=raiseMachineVersion,proto3,oneof"`
+	RaiseMachineVersion *RaiseMachineVersion `protobuf:"bytes,34,opt,name=raise_machine_version,json=raiseMachineVersion,proto3,oneof"`
+}
+
+type NodeCommand_RegisterSession struct {
+	// Register a session; its ID is the index of this command.
+	RegisterSession *RegisterSession `protobuf:"bytes,35,opt,name=register_session,json=registerSession,proto3,oneof"`
 }
 
 func (*NodeCommand_Publish) isNodeCommand_Kind() {}
@@ -325,6 +340,63 @@ func (*NodeCommand_DeleteZone) isNodeCommand_Kind() {}
 
 func (*NodeCommand_RaiseMachineVersion) isNodeCommand_Kind() {}
 
+func (*NodeCommand_RegisterSession) isNodeCommand_Kind() {}
+
+// RegisterSession lets a client number its commands, so that each is run once however often it is proposed.
+type RegisterSession struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of the client, which alone may use the session; empty if clients have no names.
+	Owner string `protobuf:"bytes,1,opt,name=owner,proto3" json:"owner,omitempty"`
+	// Whether this is the root zone, where the cluster's version must be as high; other zones are only where it is.
+	RootZone      bool `protobuf:"varint,2,opt,name=root_zone,json=rootZone,proto3" json:"root_zone,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegisterSession) Reset() {
+	*x = RegisterSession{}
+	mi := &file_nexusraft_v1_state_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegisterSession) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegisterSession) ProtoMessage() {}
+
+func (x *RegisterSession) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_state_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegisterSession.ProtoReflect.Descriptor instead.
+func (*RegisterSession) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *RegisterSession) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *RegisterSession) GetRootZone() bool {
+	if x != nil {
+		return x.RootZone
+	}
+	return false
+}
+
 // RaiseClusterVersion says that all nodes of the cluster speak a minor version of the protocol, so that from here on
 // what it brought may be used. It is never lowered.
 type RaiseClusterVersion struct {
@@ -337,7 +409,7 @@ type RaiseClusterVersion struct {
 
 func (x *RaiseClusterVersion) Reset() {
 	*x = RaiseClusterVersion{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[1]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -349,7 +421,7 @@ func (x *RaiseClusterVersion) String() string {
 func (*RaiseClusterVersion) ProtoMessage() {}
 
 func (x *RaiseClusterVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[1]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -362,7 +434,7 @@ func (x *RaiseClusterVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseClusterVersion.ProtoReflect.Descriptor instead.
 func (*RaiseClusterVersion) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{1}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *RaiseClusterVersion) GetMinor() uint32 {
@@ -387,7 +459,7 @@ type RaiseMachineVersion struct {
 
 func (x *RaiseMachineVersion) Reset() {
 	*x = RaiseMachineVersion{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[2]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -399,7 +471,7 @@ func (x *RaiseMachineVersion) String() string {
 func (*RaiseMachineVersion) ProtoMessage() {}
 
 func (x *RaiseMachineVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[2]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -412,7 +484,7 @@ func (x *RaiseMachineVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseMachineVersion.ProtoReflect.Descriptor instead.
 func (*RaiseMachineVersion) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{2}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *RaiseMachineVersion) GetVersion() uint32 {
@@ -444,7 +516,7 @@ type CreateZone struct {
 
 func (x *CreateZone) Reset() {
 	*x = CreateZone{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[3]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -456,7 +528,7 @@ func (x *CreateZone) String() string {
 func (*CreateZone) ProtoMessage() {}
 
 func (x *CreateZone) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[3]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -469,7 +541,7 @@ func (x *CreateZone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateZone.ProtoReflect.Descriptor instead.
 func (*CreateZone) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{3}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreateZone) GetName() string {
@@ -506,7 +578,7 @@ type DeleteZone struct {
 
 func (x *DeleteZone) Reset() {
 	*x = DeleteZone{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[4]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -518,7 +590,7 @@ func (x *DeleteZone) String() string {
 func (*DeleteZone) ProtoMessage() {}
 
 func (x *DeleteZone) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[4]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -531,7 +603,7 @@ func (x *DeleteZone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteZone.ProtoReflect.Descriptor instead.
 func (*DeleteZone) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{4}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DeleteZone) GetId() uint64 {
@@ -563,7 +635,7 @@ type ZoneTable struct {
 
 func (x *ZoneTable) Reset() {
 	*x = ZoneTable{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[5]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -575,7 +647,7 @@ func (x *ZoneTable) String() string {
 func (*ZoneTable) ProtoMessage() {}
 
 func (x *ZoneTable) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[5]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -588,7 +660,7 @@ func (x *ZoneTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZoneTable.ProtoReflect.Descriptor instead.
 func (*ZoneTable) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{5}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ZoneTable) GetLastId() uint64 {
@@ -633,7 +705,7 @@ type ZoneRecord struct {
 
 func (x *ZoneRecord) Reset() {
 	*x = ZoneRecord{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[6]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -645,7 +717,7 @@ func (x *ZoneRecord) String() string {
 func (*ZoneRecord) ProtoMessage() {}
 
 func (x *ZoneRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[6]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -658,7 +730,7 @@ func (x *ZoneRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZoneRecord.ProtoReflect.Descriptor instead.
 func (*ZoneRecord) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{6}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ZoneRecord) GetId() uint64 {
@@ -718,7 +790,7 @@ type PublishEvent struct {
 
 func (x *PublishEvent) Reset() {
 	*x = PublishEvent{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[7]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -730,7 +802,7 @@ func (x *PublishEvent) String() string {
 func (*PublishEvent) ProtoMessage() {}
 
 func (x *PublishEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[7]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -743,7 +815,7 @@ func (x *PublishEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishEvent.ProtoReflect.Descriptor instead.
 func (*PublishEvent) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{7}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PublishEvent) GetTopic() string {
@@ -781,7 +853,7 @@ type EventRetention struct {
 
 func (x *EventRetention) Reset() {
 	*x = EventRetention{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[8]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -793,7 +865,7 @@ func (x *EventRetention) String() string {
 func (*EventRetention) ProtoMessage() {}
 
 func (x *EventRetention) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[8]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -806,7 +878,7 @@ func (x *EventRetention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventRetention.ProtoReflect.Descriptor instead.
 func (*EventRetention) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{8}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *EventRetention) GetCount() uint64 {
@@ -844,7 +916,7 @@ type Authority struct {
 
 func (x *Authority) Reset() {
 	*x = Authority{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[9]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +928,7 @@ func (x *Authority) String() string {
 func (*Authority) ProtoMessage() {}
 
 func (x *Authority) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[9]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +941,7 @@ func (x *Authority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authority.ProtoReflect.Descriptor instead.
 func (*Authority) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{9}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Authority) GetCertificate() []byte {
@@ -931,7 +1003,7 @@ type RotateAuthority struct {
 
 func (x *RotateAuthority) Reset() {
 	*x = RotateAuthority{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[10]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -943,7 +1015,7 @@ func (x *RotateAuthority) String() string {
 func (*RotateAuthority) ProtoMessage() {}
 
 func (x *RotateAuthority) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[10]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -956,7 +1028,7 @@ func (x *RotateAuthority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateAuthority.ProtoReflect.Descriptor instead.
 func (*RotateAuthority) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{10}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RotateAuthority) GetStep() uint64 {
@@ -1004,7 +1076,7 @@ type JoinToken struct {
 
 func (x *JoinToken) Reset() {
 	*x = JoinToken{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[11]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1088,7 @@ func (x *JoinToken) String() string {
 func (*JoinToken) ProtoMessage() {}
 
 func (x *JoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[11]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1101,7 @@ func (x *JoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinToken.ProtoReflect.Descriptor instead.
 func (*JoinToken) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{11}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *JoinToken) GetId() []byte {
@@ -1094,7 +1166,7 @@ type TokenKey struct {
 
 func (x *TokenKey) Reset() {
 	*x = TokenKey{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[12]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1106,7 +1178,7 @@ func (x *TokenKey) String() string {
 func (*TokenKey) ProtoMessage() {}
 
 func (x *TokenKey) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[12]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1119,7 +1191,7 @@ func (x *TokenKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenKey.ProtoReflect.Descriptor instead.
 func (*TokenKey) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{12}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TokenKey) GetNode() uint64 {
@@ -1147,7 +1219,7 @@ type DeleteJoinToken struct {
 
 func (x *DeleteJoinToken) Reset() {
 	*x = DeleteJoinToken{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[13]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1159,7 +1231,7 @@ func (x *DeleteJoinToken) String() string {
 func (*DeleteJoinToken) ProtoMessage() {}
 
 func (x *DeleteJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[13]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1172,7 +1244,7 @@ func (x *DeleteJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJoinToken.ProtoReflect.Descriptor instead.
 func (*DeleteJoinToken) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{13}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DeleteJoinToken) GetId() []byte {
@@ -1201,7 +1273,7 @@ type UseJoinToken struct {
 
 func (x *UseJoinToken) Reset() {
 	*x = UseJoinToken{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[14]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1213,7 +1285,7 @@ func (x *UseJoinToken) String() string {
 func (*UseJoinToken) ProtoMessage() {}
 
 func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[14]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1226,7 +1298,7 @@ func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UseJoinToken.ProtoReflect.Descriptor instead.
 func (*UseJoinToken) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{14}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *UseJoinToken) GetId() []byte {
@@ -1268,7 +1340,7 @@ var File_nexusraft_v1_state_proto protoreflect.FileDescriptor
 
 const file_nexusraft_v1_state_proto_rawDesc = "" +
 	"\n" +
-	"\x18nexusraft/v1/state.proto\x12\fnexusraft.v1\x1a\x19nexusraft/v1/access.proto\x1a\x1anexusraft/v1/cluster.proto\"\x8d\b\n" +
+	"\x18nexusraft/v1/state.proto\x12\fnexusraft.v1\x1a\x19nexusraft/v1/access.proto\x1a\x1anexusraft/v1/cluster.proto\"\xd9\b\n" +
 	"\vNodeCommand\x126\n" +
 	"\apublish\x18\x01 \x01(\v2\x1a.nexusraft.v1.PublishEventH\x00R\apublish\x12<\n" +
 	"\tretention\x18\x02 \x01(\v2\x1c.nexusraft.v1.EventRetentionH\x00R\tretention\x12?\n" +
@@ -1286,9 +1358,13 @@ const file_nexusraft_v1_state_proto_rawDesc = "" +
 	"createZone\x12;\n" +
 	"\vdelete_zone\x18! \x01(\v2\x18.nexusraft.v1.DeleteZoneH\x00R\n" +
 	"deleteZone\x12W\n" +
-	"\x15raise_machine_version\x18( \x01(\v2!.nexusraft.v1.RaiseMachineVersionH\x00R\x13raiseMachineVersion\x12\x1c\n" +
+	"\x15raise_machine_version\x18\" \x01(\v2!.nexusraft.v1.RaiseMachineVersionH\x00R\x13raiseMachineVersion\x12J\n" +
+	"\x10register_session\x18# \x01(\v2\x1d.nexusraft.v1.RegisterSessionH\x00R\x0fregisterSession\x12\x1c\n" +
 	"\trequester\x18\x1e \x01(\tR\trequesterB\x06\n" +
-	"\x04kind\"+\n" +
+	"\x04kind\"D\n" +
+	"\x0fRegisterSession\x12\x14\n" +
+	"\x05owner\x18\x01 \x01(\tR\x05owner\x12\x1b\n" +
+	"\troot_zone\x18\x02 \x01(\bR\brootZone\"+\n" +
 	"\x13RaiseClusterVersion\x12\x14\n" +
 	"\x05minor\x18\x01 \x01(\rR\x05minor\"L\n" +
 	"\x13RaiseMachineVersion\x12\x18\n" +
@@ -1365,55 +1441,57 @@ func file_nexusraft_v1_state_proto_rawDescGZIP() []byte {
 	return file_nexusraft_v1_state_proto_rawDescData
 }
 
-var file_nexusraft_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_nexusraft_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_nexusraft_v1_state_proto_goTypes = []any{
 	(*NodeCommand)(nil),         // 0: nexusraft.v1.NodeCommand
-	(*RaiseClusterVersion)(nil), // 1: nexusraft.v1.RaiseClusterVersion
-	(*RaiseMachineVersion)(nil), // 2: nexusraft.v1.RaiseMachineVersion
-	(*CreateZone)(nil),          // 3: nexusraft.v1.CreateZone
-	(*DeleteZone)(nil),          // 4: nexusraft.v1.DeleteZone
-	(*ZoneTable)(nil),           // 5: nexusraft.v1.ZoneTable
-	(*ZoneRecord)(nil),          // 6: nexusraft.v1.ZoneRecord
-	(*PublishEvent)(nil),        // 7: nexusraft.v1.PublishEvent
-	(*EventRetention)(nil),      // 8: nexusraft.v1.EventRetention
-	(*Authority)(nil),           // 9: nexusraft.v1.Authority
-	(*RotateAuthority)(nil),     // 10: nexusraft.v1.RotateAuthority
-	(*JoinToken)(nil),           // 11: nexusraft.v1.JoinToken
-	(*TokenKey)(nil),            // 12: nexusraft.v1.TokenKey
-	(*DeleteJoinToken)(nil),     // 13: nexusraft.v1.DeleteJoinToken
-	(*UseJoinToken)(nil),        // 14: nexusraft.v1.UseJoinToken
-	(*SetRole)(nil),             // 15: nexusraft.v1.SetRole
-	(*DeletePrincipal)(nil),     // 16: nexusraft.v1.DeletePrincipal
-	(*AccessToken)(nil),         // 17: nexusraft.v1.AccessToken
-	(*DeleteAccessToken)(nil),   // 18: nexusraft.v1.DeleteAccessToken
-	(*Member)(nil),              // 19: nexusraft.v1.Member
-	(Role)(0),                   // 20: nexusraft.v1.Role
+	(*RegisterSession)(nil),     // 1: nexusraft.v1.RegisterSession
+	(*RaiseClusterVersion)(nil), // 2: nexusraft.v1.RaiseClusterVersion
+	(*RaiseMachineVersion)(nil), // 3: nexusraft.v1.RaiseMachineVersion
+	(*CreateZone)(nil),          // 4: nexusraft.v1.CreateZone
+	(*DeleteZone)(nil),          // 5: nexusraft.v1.DeleteZone
+	(*ZoneTable)(nil),           // 6: nexusraft.v1.ZoneTable
+	(*ZoneRecord)(nil),          // 7: nexusraft.v1.ZoneRecord
+	(*PublishEvent)(nil),        // 8: nexusraft.v1.PublishEvent
+	(*EventRetention)(nil),      // 9: nexusraft.v1.EventRetention
+	(*Authority)(nil),           // 10: nexusraft.v1.Authority
+	(*RotateAuthority)(nil),     // 11: nexusraft.v1.RotateAuthority
+	(*JoinToken)(nil),           // 12: nexusraft.v1.JoinToken
+	(*TokenKey)(nil),            // 13: nexusraft.v1.TokenKey
+	(*DeleteJoinToken)(nil),     // 14: nexusraft.v1.DeleteJoinToken
+	(*UseJoinToken)(nil),        // 15: nexusraft.v1.UseJoinToken
+	(*SetRole)(nil),             // 16: nexusraft.v1.SetRole
+	(*DeletePrincipal)(nil),     // 17: nexusraft.v1.DeletePrincipal
+	(*AccessToken)(nil),         // 18: nexusraft.v1.AccessToken
+	(*DeleteAccessToken)(nil),   // 19: nexusraft.v1.DeleteAccessToken
+	(*Member)(nil),              // 20: nexusraft.v1.Member
+	(Role)(0),                   // 21: nexusraft.v1.Role
 }
 var file_nexusraft_v1_state_proto_depIdxs = []int32{
-	7,  // 0: nexusraft.v1.NodeCommand.publish:type_name -> nexusraft.v1.PublishEvent
-	8,  // 1: nexusraft.v1.NodeCommand.retention:type_name -> nexusraft.v1.EventRetention
-	11, // 2: nexusraft.v1.NodeCommand.put_join_token:type_name -> nexusraft.v1.JoinToken
-	13, // 3: nexusraft.v1.NodeCommand.delete_join_token:type_name -> nexusraft.v1.DeleteJoinToken
-	14, // 4: nexusraft.v1.NodeCommand.use_join_token:type_name -> nexusraft.v1.UseJoinToken
-	10, // 5: nexusraft.v1.NodeCommand.rotate_authority:type_name -> nexusraft.v1.RotateAuthority
-	15, // 6: nexusraft.v1.NodeCommand.set_role:type_name -> nexusraft.v1.SetRole
-	16, // 7: nexusraft.v1.NodeCommand.delete_principal:type_name -> nexusraft.v1.DeletePrincipal
-	17, // 8: nexusraft.v1.NodeCommand.put_access_token:type_name -> nexusraft.v1.AccessToken
-	18, // 9: nexusraft.v1.NodeCommand.delete_access_token:type_name -> nexusraft.v1.DeleteAccessToken
-	1,  // 10: nexusraft.v1.NodeCommand.raise_cluster_version:type_name -> nexusraft.v1.RaiseClusterVersion
-	3,  // 11: nexusraft.v1.NodeCommand.create_zone:type_name -> nexusraft.v1.CreateZone
-	4,  // 12: nexusraft.v1.NodeCommand.delete_zone:type_name -> nexusraft.v1.DeleteZone
-	2,  // 13: nexusraft.v1.NodeCommand.raise_machine_version:type_name -> nexusraft.v1.RaiseMachineVersion
-	19, // 14: nexusraft.v1.CreateZone.nodes:type_name -> nexusraft.v1.Member
-	19, // 15: nexusraft.v1.ZoneRecord.members:type_name -> nexusraft.v1.Member
-	20, // 16: nexusraft.v1.JoinToken.role:type_name -> nexusraft.v1.Role
-	12, // 17: nexusraft.v1.JoinToken.keys:type_name -> nexusraft.v1.TokenKey
-	20, // 18: nexusraft.v1.UseJoinToken.role:type_name -> nexusraft.v1.Role
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	8,  // 0: nexusraft.v1.NodeCommand.publish:type_name -> nexusraft.v1.PublishEvent
+	9,  // 1: nexusraft.v1.NodeCommand.retention:type_name -> nexusraft.v1.EventRetention
+	12, // 2: nexusraft.v1.NodeCommand.put_join_token:type_name -> nexusraft.v1.JoinToken
+	14, // 3: nexusraft.v1.NodeCommand.delete_join_token:type_name -> nexusraft.v1.DeleteJoinToken
+	15, // 4: nexusraft.v1.NodeCommand.use_join_token:type_name -> nexusraft.v1.UseJoinToken
+	11, // 5: nexusraft.v1.NodeCommand.rotate_authority:type_name -> nexusraft.v1.RotateAuthority
+	16, // 6: nexusraft.v1.NodeCommand.set_role:type_name -> nexusraft.v1.SetRole
+	17, // 7: nexusraft.v1.NodeCommand.delete_principal:type_name -> nexusraft.v1.DeletePrincipal
+	18, // 8: nexusraft.v1.NodeCommand.put_access_token:type_name -> nexusraft.v1.AccessToken
+	19, // 9: nexusraft.v1.NodeCommand.delete_access_token:type_name -> nexusraft.v1.DeleteAccessToken
+	2,  // 10: nexusraft.v1.NodeCommand.raise_cluster_version:type_name -> nexusraft.v1.RaiseClusterVersion
+	4,  // 11: nexusraft.v1.NodeCommand.create_zone:type_name -> nexusraft.v1.CreateZone
+	5,  // 12: nexusraft.v1.NodeCommand.delete_zone:type_name -> nexusraft.v1.DeleteZone
+	3,  // 13: nexusraft.v1.NodeCommand.raise_machine_version:type_name -> nexusraft.v1.RaiseMachineVersion
+	1,  // 14: nexusraft.v1.NodeCommand.register_session:type_name -> nexusraft.v1.RegisterSession
+	20, // 15: nexusraft.v1.CreateZone.nodes:type_name -> nexusraft.v1.Member
+	20, // 16: nexusraft.v1.ZoneRecord.members:type_name -> nexusraft.v1.Member
+	21, // 17: nexusraft.v1.JoinToken.role:type_name -> nexusraft.v1.Role
+	13, // 18: nexusraft.v1.JoinToken.keys:type_name -> nexusraft.v1.TokenKey
+	21, // 19: nexusraft.v1.UseJoinToken.role:type_name -> nexusraft.v1.Role
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_nexusraft_v1_state_proto_init() }
@@ -1438,6 +1516,7 @@ func file_nexusraft_v1_state_proto_init() {
 		(*NodeCommand_CreateZone)(nil),
 		(*NodeCommand_DeleteZone)(nil),
 		(*NodeCommand_RaiseMachineVersion)(nil),
+		(*NodeCommand_RegisterSession)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1445,7 +1524,7 @@ func file_nexusraft_v1_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nexusraft_v1_state_proto_rawDesc), len(file_nexusraft_v1_state_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
