@@ -160,7 +160,8 @@ func (w *worker) elect(id nexusraft.ZoneID) {
 // stageZone stages a zone's replica.
 func (w *worker) stageZone(z *pb.ZoneRecord) error {
 	id := nexusraft.ZoneID(z.GetId())
-	return w.node.dir.StageZone(w.batch, id, system.ReplicaOf(id, w.node.ID()), foundersOf(z))
+	return w.node.dir.StageZone(w.batch, id, system.ReplicaOf(id, w.node.ID()), foundersOf(z),
+		system.FoundingDigest())
 }
 
 func foundersOf(z *pb.ZoneRecord) (members []nexusraft.Member) {

@@ -448,6 +448,7 @@ func (n *Node) zoneFailed(id nexusraft.ZoneID, err error) {
 	p.failed = fmt.Errorf("%w: zone %v has stopped on this node: %w", nexusraft.ErrClosed, id, err)
 	n.states[id] = p
 	p.events.Notify()
+	n.events.ZoneStopped(id, p.failed.Error())
 }
 
 // Status is what the node says of itself. It implements transport.PeerHandler.

@@ -137,17 +137,22 @@ type Effects struct {
 	Zones     bool             // a zone was made or deleted, or the cluster's version raised
 	Deleted   nexusraft.ZoneID // the zone that was; 0 if none was
 
+	Checkpoint system.Digest   // the zone's, to be compared; the zero value: not after this entry
+	Verified   nexusraft.Index // the digests after this entry were compared; 0: none were
+
 	Change, By string // for the log: that change, and the client that has asked for it
 }
 
 // Command applies one command over base and merges its writes into base only if it
-// succeeds. The error is not the command's: ErrMachine stops the zone, and any other one is
-// the disk's and ends the node (I9).
+// succeeds. The error is not the command's: ErrMachine and a system.DivergedError stop the zone, and
+// any other one is the disk's and ends the node (I9).
 func Command(
 	sm nexusraft.StateMachine, base *storage.Overlay, index nexusraft.Index, e *zone.Envelope,
 ) (o Effects, err error) {
 	if !e.Request.IsZero() {
-		return Effects{Err: nexusraft.ErrUnknownSession}, nil
+		o.Err = nexusraft.ErrUnknownSession
+		o.Checkpoint, err = digest(base, index, 0, nil)
+		return o, err
 	}
 	now, err := system.AdvanceTime(base, e.Time)
 	if err != nil {
@@ -164,8 +169,11 @@ func Command(
 	}
 	if o.Err == nil {
 		effects.MergeInto(base)
+	} else {
+		effects = nil
 	}
-	return o, nil
+	o.Checkpoint, err = digest(base, index, now, effects)
+	return o, err
 }
 
 func applyMachine(sm nexusraft.StateMachine, effects *storage.Overlay, cmd nexusraft.Command) (o Effects, err error) {
@@ -190,7 +198,7 @@ func applySystem(base *storage.Overlay, now int64, command []byte) (Effects, err
 	}
 	return Effects{
 		Data: r.Answer, Err: r.Refused, Published: r.Events, Access: r.Access, Zones: r.Zones,
-		Deleted: r.Deleted, Change: r.Change, By: r.By,
+		Deleted: r.Deleted, Verified: r.Verified, Change: r.Change, By: r.By,
 	}, err
 }
 

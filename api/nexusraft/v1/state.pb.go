@@ -44,6 +44,7 @@ type NodeCommand struct {
 	//	*NodeCommand_RaiseClusterVersion
 	//	*NodeCommand_CreateZone
 	//	*NodeCommand_DeleteZone
+	//	*NodeCommand_VerifyState
 	Kind isNodeCommand_Kind `protobuf_oneof:"kind"`
 	// The name of the client that has asked for it, for the log; empty if none has. What the command does
 	// never depends on it: replicas of earlier releases don't know it.
@@ -206,6 +207,15 @@ func (x *NodeCommand) GetDeleteZone() *DeleteZone {
 	return nil
 }
 
+func (x *NodeCommand) GetVerifyState() *VerifyState {
+	if x != nil {
+		if x, ok := x.Kind.(*NodeCommand_VerifyState); ok {
+			return x.VerifyState
+		}
+	}
+	return nil
+}
+
 func (x *NodeCommand) GetRequester() string {
 	if x != nil {
 		return x.Requester
@@ -282,6 +292,11 @@ type NodeCommand_DeleteZone struct {
 	DeleteZone *DeleteZone `protobuf:"bytes,33,opt,name=delete_zone,json=deleteZone,proto3,oneof"`
 }
 
+type NodeCommand_VerifyState struct {
+	// Compare the members' states.
+	VerifyState *VerifyState `protobuf:"bytes,40,opt,name=verify_state,json=verifyState,proto3,oneof"`
+}
+
 func (*NodeCommand_Publish) isNodeCommand_Kind() {}
 
 func (*NodeCommand_Retention) isNodeCommand_Kind() {}
@@ -307,6 +322,8 @@ func (*NodeCommand_RaiseClusterVersion) isNodeCommand_Kind() {}
 func (*NodeCommand_CreateZone) isNodeCommand_Kind() {}
 
 func (*NodeCommand_DeleteZone) isNodeCommand_Kind() {}
+
+func (*NodeCommand_VerifyState) isNodeCommand_Kind() {}
 
 // RaiseClusterVersion says that all nodes of the cluster speak a minor version of the protocol, so that from here on
 // what it brought may be used. It is never lowered.
@@ -474,6 +491,62 @@ func (x *DeleteZone) GetName() string {
 	return ""
 }
 
+// VerifyState has the members of a zone compare their states with its leader's. A member whose digest after that entry
+// is another one stops the zone; one that remembers none goes on.
+type VerifyState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The entry after which the leader has taken its digest.
+	Index uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// The digest.
+	Digest        uint64 `protobuf:"fixed64,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyState) Reset() {
+	*x = VerifyState{}
+	mi := &file_nexusraft_v1_state_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyState) ProtoMessage() {}
+
+func (x *VerifyState) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_state_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyState.ProtoReflect.Descriptor instead.
+func (*VerifyState) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *VerifyState) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *VerifyState) GetDigest() uint64 {
+	if x != nil {
+		return x.Digest
+	}
+	return 0
+}
+
 // ZoneTable is a stored form: what the root zone keeps of all zones together.
 type ZoneTable struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -489,7 +562,7 @@ type ZoneTable struct {
 
 func (x *ZoneTable) Reset() {
 	*x = ZoneTable{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[4]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -501,7 +574,7 @@ func (x *ZoneTable) String() string {
 func (*ZoneTable) ProtoMessage() {}
 
 func (x *ZoneTable) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[4]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -514,7 +587,7 @@ func (x *ZoneTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZoneTable.ProtoReflect.Descriptor instead.
 func (*ZoneTable) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{4}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ZoneTable) GetLastId() uint64 {
@@ -559,7 +632,7 @@ type ZoneRecord struct {
 
 func (x *ZoneRecord) Reset() {
 	*x = ZoneRecord{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[5]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -571,7 +644,7 @@ func (x *ZoneRecord) String() string {
 func (*ZoneRecord) ProtoMessage() {}
 
 func (x *ZoneRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[5]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -584,7 +657,7 @@ func (x *ZoneRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZoneRecord.ProtoReflect.Descriptor instead.
 func (*ZoneRecord) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{5}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ZoneRecord) GetId() uint64 {
@@ -644,7 +717,7 @@ type PublishEvent struct {
 
 func (x *PublishEvent) Reset() {
 	*x = PublishEvent{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[6]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -656,7 +729,7 @@ func (x *PublishEvent) String() string {
 func (*PublishEvent) ProtoMessage() {}
 
 func (x *PublishEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[6]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -669,7 +742,7 @@ func (x *PublishEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishEvent.ProtoReflect.Descriptor instead.
 func (*PublishEvent) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{6}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PublishEvent) GetTopic() string {
@@ -707,7 +780,7 @@ type EventRetention struct {
 
 func (x *EventRetention) Reset() {
 	*x = EventRetention{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[7]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -719,7 +792,7 @@ func (x *EventRetention) String() string {
 func (*EventRetention) ProtoMessage() {}
 
 func (x *EventRetention) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[7]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -732,7 +805,7 @@ func (x *EventRetention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventRetention.ProtoReflect.Descriptor instead.
 func (*EventRetention) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{7}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *EventRetention) GetCount() uint64 {
@@ -770,7 +843,7 @@ type Authority struct {
 
 func (x *Authority) Reset() {
 	*x = Authority{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[8]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -782,7 +855,7 @@ func (x *Authority) String() string {
 func (*Authority) ProtoMessage() {}
 
 func (x *Authority) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[8]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -795,7 +868,7 @@ func (x *Authority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authority.ProtoReflect.Descriptor instead.
 func (*Authority) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{8}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Authority) GetCertificate() []byte {
@@ -857,7 +930,7 @@ type RotateAuthority struct {
 
 func (x *RotateAuthority) Reset() {
 	*x = RotateAuthority{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[9]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -869,7 +942,7 @@ func (x *RotateAuthority) String() string {
 func (*RotateAuthority) ProtoMessage() {}
 
 func (x *RotateAuthority) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[9]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -882,7 +955,7 @@ func (x *RotateAuthority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateAuthority.ProtoReflect.Descriptor instead.
 func (*RotateAuthority) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{9}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RotateAuthority) GetStep() uint64 {
@@ -930,7 +1003,7 @@ type JoinToken struct {
 
 func (x *JoinToken) Reset() {
 	*x = JoinToken{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[10]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -942,7 +1015,7 @@ func (x *JoinToken) String() string {
 func (*JoinToken) ProtoMessage() {}
 
 func (x *JoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[10]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -955,7 +1028,7 @@ func (x *JoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinToken.ProtoReflect.Descriptor instead.
 func (*JoinToken) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{10}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *JoinToken) GetId() []byte {
@@ -1020,7 +1093,7 @@ type TokenKey struct {
 
 func (x *TokenKey) Reset() {
 	*x = TokenKey{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[11]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1105,7 @@ func (x *TokenKey) String() string {
 func (*TokenKey) ProtoMessage() {}
 
 func (x *TokenKey) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[11]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1118,7 @@ func (x *TokenKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenKey.ProtoReflect.Descriptor instead.
 func (*TokenKey) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{11}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TokenKey) GetNode() uint64 {
@@ -1073,7 +1146,7 @@ type DeleteJoinToken struct {
 
 func (x *DeleteJoinToken) Reset() {
 	*x = DeleteJoinToken{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[12]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1085,7 +1158,7 @@ func (x *DeleteJoinToken) String() string {
 func (*DeleteJoinToken) ProtoMessage() {}
 
 func (x *DeleteJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[12]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1098,7 +1171,7 @@ func (x *DeleteJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJoinToken.ProtoReflect.Descriptor instead.
 func (*DeleteJoinToken) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{12}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DeleteJoinToken) GetId() []byte {
@@ -1127,7 +1200,7 @@ type UseJoinToken struct {
 
 func (x *UseJoinToken) Reset() {
 	*x = UseJoinToken{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[13]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1139,7 +1212,7 @@ func (x *UseJoinToken) String() string {
 func (*UseJoinToken) ProtoMessage() {}
 
 func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[13]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1152,7 +1225,7 @@ func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UseJoinToken.ProtoReflect.Descriptor instead.
 func (*UseJoinToken) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{13}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UseJoinToken) GetId() []byte {
@@ -1194,7 +1267,7 @@ var File_nexusraft_v1_state_proto protoreflect.FileDescriptor
 
 const file_nexusraft_v1_state_proto_rawDesc = "" +
 	"\n" +
-	"\x18nexusraft/v1/state.proto\x12\fnexusraft.v1\x1a\x19nexusraft/v1/access.proto\x1a\x1anexusraft/v1/cluster.proto\"\xb4\a\n" +
+	"\x18nexusraft/v1/state.proto\x12\fnexusraft.v1\x1a\x19nexusraft/v1/access.proto\x1a\x1anexusraft/v1/cluster.proto\"\xf4\a\n" +
 	"\vNodeCommand\x126\n" +
 	"\apublish\x18\x01 \x01(\v2\x1a.nexusraft.v1.PublishEventH\x00R\apublish\x12<\n" +
 	"\tretention\x18\x02 \x01(\v2\x1c.nexusraft.v1.EventRetentionH\x00R\tretention\x12?\n" +
@@ -1211,7 +1284,8 @@ const file_nexusraft_v1_state_proto_rawDesc = "" +
 	"\vcreate_zone\x18  \x01(\v2\x18.nexusraft.v1.CreateZoneH\x00R\n" +
 	"createZone\x12;\n" +
 	"\vdelete_zone\x18! \x01(\v2\x18.nexusraft.v1.DeleteZoneH\x00R\n" +
-	"deleteZone\x12\x1c\n" +
+	"deleteZone\x12>\n" +
+	"\fverify_state\x18( \x01(\v2\x19.nexusraft.v1.VerifyStateH\x00R\vverifyState\x12\x1c\n" +
 	"\trequester\x18\x1e \x01(\tR\trequesterB\x06\n" +
 	"\x04kind\"+\n" +
 	"\x13RaiseClusterVersion\x12\x14\n" +
@@ -1224,7 +1298,10 @@ const file_nexusraft_v1_state_proto_rawDesc = "" +
 	"\n" +
 	"DeleteZone\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"T\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\";\n" +
+	"\vVerifyState\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\x06R\x06digest\"T\n" +
 	"\tZoneTable\x12\x17\n" +
 	"\alast_id\x18\x01 \x01(\x04R\x06lastId\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x14\n" +
@@ -1287,53 +1364,55 @@ func file_nexusraft_v1_state_proto_rawDescGZIP() []byte {
 	return file_nexusraft_v1_state_proto_rawDescData
 }
 
-var file_nexusraft_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_nexusraft_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_nexusraft_v1_state_proto_goTypes = []any{
 	(*NodeCommand)(nil),         // 0: nexusraft.v1.NodeCommand
 	(*RaiseClusterVersion)(nil), // 1: nexusraft.v1.RaiseClusterVersion
 	(*CreateZone)(nil),          // 2: nexusraft.v1.CreateZone
 	(*DeleteZone)(nil),          // 3: nexusraft.v1.DeleteZone
-	(*ZoneTable)(nil),           // 4: nexusraft.v1.ZoneTable
-	(*ZoneRecord)(nil),          // 5: nexusraft.v1.ZoneRecord
-	(*PublishEvent)(nil),        // 6: nexusraft.v1.PublishEvent
-	(*EventRetention)(nil),      // 7: nexusraft.v1.EventRetention
-	(*Authority)(nil),           // 8: nexusraft.v1.Authority
-	(*RotateAuthority)(nil),     // 9: nexusraft.v1.RotateAuthority
-	(*JoinToken)(nil),           // 10: nexusraft.v1.JoinToken
-	(*TokenKey)(nil),            // 11: nexusraft.v1.TokenKey
-	(*DeleteJoinToken)(nil),     // 12: nexusraft.v1.DeleteJoinToken
-	(*UseJoinToken)(nil),        // 13: nexusraft.v1.UseJoinToken
-	(*SetRole)(nil),             // 14: nexusraft.v1.SetRole
-	(*DeletePrincipal)(nil),     // 15: nexusraft.v1.DeletePrincipal
-	(*AccessToken)(nil),         // 16: nexusraft.v1.AccessToken
-	(*DeleteAccessToken)(nil),   // 17: nexusraft.v1.DeleteAccessToken
-	(*Member)(nil),              // 18: nexusraft.v1.Member
-	(Role)(0),                   // 19: nexusraft.v1.Role
+	(*VerifyState)(nil),         // 4: nexusraft.v1.VerifyState
+	(*ZoneTable)(nil),           // 5: nexusraft.v1.ZoneTable
+	(*ZoneRecord)(nil),          // 6: nexusraft.v1.ZoneRecord
+	(*PublishEvent)(nil),        // 7: nexusraft.v1.PublishEvent
+	(*EventRetention)(nil),      // 8: nexusraft.v1.EventRetention
+	(*Authority)(nil),           // 9: nexusraft.v1.Authority
+	(*RotateAuthority)(nil),     // 10: nexusraft.v1.RotateAuthority
+	(*JoinToken)(nil),           // 11: nexusraft.v1.JoinToken
+	(*TokenKey)(nil),            // 12: nexusraft.v1.TokenKey
+	(*DeleteJoinToken)(nil),     // 13: nexusraft.v1.DeleteJoinToken
+	(*UseJoinToken)(nil),        // 14: nexusraft.v1.UseJoinToken
+	(*SetRole)(nil),             // 15: nexusraft.v1.SetRole
+	(*DeletePrincipal)(nil),     // 16: nexusraft.v1.DeletePrincipal
+	(*AccessToken)(nil),         // 17: nexusraft.v1.AccessToken
+	(*DeleteAccessToken)(nil),   // 18: nexusraft.v1.DeleteAccessToken
+	(*Member)(nil),              // 19: nexusraft.v1.Member
+	(Role)(0),                   // 20: nexusraft.v1.Role
 }
 var file_nexusraft_v1_state_proto_depIdxs = []int32{
-	6,  // 0: nexusraft.v1.NodeCommand.publish:type_name -> nexusraft.v1.PublishEvent
-	7,  // 1: nexusraft.v1.NodeCommand.retention:type_name -> nexusraft.v1.EventRetention
-	10, // 2: nexusraft.v1.NodeCommand.put_join_token:type_name -> nexusraft.v1.JoinToken
-	12, // 3: nexusraft.v1.NodeCommand.delete_join_token:type_name -> nexusraft.v1.DeleteJoinToken
-	13, // 4: nexusraft.v1.NodeCommand.use_join_token:type_name -> nexusraft.v1.UseJoinToken
-	9,  // 5: nexusraft.v1.NodeCommand.rotate_authority:type_name -> nexusraft.v1.RotateAuthority
-	14, // 6: nexusraft.v1.NodeCommand.set_role:type_name -> nexusraft.v1.SetRole
-	15, // 7: nexusraft.v1.NodeCommand.delete_principal:type_name -> nexusraft.v1.DeletePrincipal
-	16, // 8: nexusraft.v1.NodeCommand.put_access_token:type_name -> nexusraft.v1.AccessToken
-	17, // 9: nexusraft.v1.NodeCommand.delete_access_token:type_name -> nexusraft.v1.DeleteAccessToken
+	7,  // 0: nexusraft.v1.NodeCommand.publish:type_name -> nexusraft.v1.PublishEvent
+	8,  // 1: nexusraft.v1.NodeCommand.retention:type_name -> nexusraft.v1.EventRetention
+	11, // 2: nexusraft.v1.NodeCommand.put_join_token:type_name -> nexusraft.v1.JoinToken
+	13, // 3: nexusraft.v1.NodeCommand.delete_join_token:type_name -> nexusraft.v1.DeleteJoinToken
+	14, // 4: nexusraft.v1.NodeCommand.use_join_token:type_name -> nexusraft.v1.UseJoinToken
+	10, // 5: nexusraft.v1.NodeCommand.rotate_authority:type_name -> nexusraft.v1.RotateAuthority
+	15, // 6: nexusraft.v1.NodeCommand.set_role:type_name -> nexusraft.v1.SetRole
+	16, // 7: nexusraft.v1.NodeCommand.delete_principal:type_name -> nexusraft.v1.DeletePrincipal
+	17, // 8: nexusraft.v1.NodeCommand.put_access_token:type_name -> nexusraft.v1.AccessToken
+	18, // 9: nexusraft.v1.NodeCommand.delete_access_token:type_name -> nexusraft.v1.DeleteAccessToken
 	1,  // 10: nexusraft.v1.NodeCommand.raise_cluster_version:type_name -> nexusraft.v1.RaiseClusterVersion
 	2,  // 11: nexusraft.v1.NodeCommand.create_zone:type_name -> nexusraft.v1.CreateZone
 	3,  // 12: nexusraft.v1.NodeCommand.delete_zone:type_name -> nexusraft.v1.DeleteZone
-	18, // 13: nexusraft.v1.CreateZone.nodes:type_name -> nexusraft.v1.Member
-	18, // 14: nexusraft.v1.ZoneRecord.members:type_name -> nexusraft.v1.Member
-	19, // 15: nexusraft.v1.JoinToken.role:type_name -> nexusraft.v1.Role
-	11, // 16: nexusraft.v1.JoinToken.keys:type_name -> nexusraft.v1.TokenKey
-	19, // 17: nexusraft.v1.UseJoinToken.role:type_name -> nexusraft.v1.Role
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	4,  // 13: nexusraft.v1.NodeCommand.verify_state:type_name -> nexusraft.v1.VerifyState
+	19, // 14: nexusraft.v1.CreateZone.nodes:type_name -> nexusraft.v1.Member
+	19, // 15: nexusraft.v1.ZoneRecord.members:type_name -> nexusraft.v1.Member
+	20, // 16: nexusraft.v1.JoinToken.role:type_name -> nexusraft.v1.Role
+	12, // 17: nexusraft.v1.JoinToken.keys:type_name -> nexusraft.v1.TokenKey
+	20, // 18: nexusraft.v1.UseJoinToken.role:type_name -> nexusraft.v1.Role
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_nexusraft_v1_state_proto_init() }
@@ -1357,6 +1436,7 @@ func file_nexusraft_v1_state_proto_init() {
 		(*NodeCommand_RaiseClusterVersion)(nil),
 		(*NodeCommand_CreateZone)(nil),
 		(*NodeCommand_DeleteZone)(nil),
+		(*NodeCommand_VerifyState)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1364,7 +1444,7 @@ func file_nexusraft_v1_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nexusraft_v1_state_proto_rawDesc), len(file_nexusraft_v1_state_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
