@@ -52,6 +52,7 @@ type group struct {
 	sending  map[nexusraft.ReplicaID]nexusraft.Index // snapshots on their way: the log after them is kept
 	changing bool                                    // a conf change of the node's own accord is under way
 	pause    int                                     // ticks before the next one
+	check    system.Digest                           // which the members have not compared; the zero value: none
 	campaign int                                     // ticks until it stands for election, if it is to do so by itself
 	removed  error                                   // ErrFenced, once a conf change has taken this replica out
 	unfit    error                                   // why the state machine can't go on from a snapshot
@@ -105,6 +106,9 @@ func openGroup(w *worker, id nexusraft.ZoneID, kind string) (*group, error) {
 	if !ok {
 		return nil, fmt.Errorf("%w: zone %v has no state tree %q", nexusraft.ErrCorrupt, id, meta.StateTree)
 	}
+	if err := system.CheckDiverged(state); err != nil {
+		return nil, wayOut(err, id, w.node.config.Dir)
+	}
 	if err := w.node.countIfAlone(meta.Replica, meta.ConfState); err != nil {
 		return nil, err
 	}
@@ -157,6 +161,10 @@ func (g *group) propose(ps []*propose.Call) {
 		}
 		g.envelopes = append(g.envelopes, zone.Envelope{Request: p.Request, Time: now, Own: p.Own, Command: p.Command})
 		g.calls = append(g.calls, p)
+	}
+	if c := g.takeCheck(); c != nil {
+		g.envelopes = append(g.envelopes, zone.Envelope{Time: now, Own: true, Command: c})
+		g.calls = append(g.calls, nil)
 	}
 	g.group.Propose(g.envelopes, g.calls)
 	clear(g.envelopes)
@@ -245,13 +253,14 @@ func (g *group) Began(*zone.Work) {
 func (g *group) Apply(c *zone.Committed, wanted bool) (driver.Applied, error) {
 	a, err := g.applyOne(c)
 	switch {
-	case errors.Is(err, apply.ErrMachine), errors.Is(err, errMachine):
+	case errors.Is(err, apply.ErrMachine), errors.Is(err, errMachine), isDiverged(err):
 		return driver.Applied{}, &driver.GroupError{Err: err}
 	case err != nil:
 		return driver.Applied{}, err
 	case !wanted:
 		a.Data = nil // it may be large, and on most replicas nobody waits for it
 	}
+	g.compared(a)
 	g.unwritten.news, g.unwritten.access = g.unwritten.news || a.Published, g.unwritten.access || a.Access
 	if g.unwritten.zones = g.unwritten.zones || a.Zones; a.Deleted != 0 {
 		g.unwritten.deleted = append(g.unwritten.deleted, a.Deleted)
@@ -284,7 +293,7 @@ func (g *group) applyOne(c *zone.Committed) (apply.Effects, error) {
 	case c.ConfChange != nil:
 		return g.applyConfChange(c.ConfChange)
 	}
-	return apply.Effects{}, nil
+	return apply.Nothing(g.overlay, c.Index)
 }
 
 // Stage implements driver.Owner: everything that the part writes goes into the worker's batch (I2).
@@ -345,9 +354,6 @@ func (g *group) applyConfChange(e *raftpb.Entry) (apply.Effects, error) {
 	if err != nil {
 		return apply.Effects{}, err
 	}
-	if now, err = system.AdvanceTime(g.overlay, now); err != nil {
-		return apply.Effects{}, err
-	}
 	if c.conf, c.after, err = g.group.ApplyConfChange(e); err != nil {
 		return apply.Effects{}, err
 	}
@@ -355,7 +361,7 @@ func (g *group) applyConfChange(e *raftpb.Entry) (apply.Effects, error) {
 		return apply.Effects{}, err
 	}
 	g.unwritten.changes = append(g.unwritten.changes, c)
-	return apply.Effects{Published: true}, system.PublishMembers(g.overlay, now, c.before, c.after)
+	return apply.Members(g.overlay, nexusraft.Index(e.GetIndex()), now, c.before, c.after)
 }
 
 func (g *group) stageConfChange(b *storage.Batch, c confApplied) error {
@@ -434,7 +440,7 @@ func (g *group) Ended() error {
 }
 
 // Failed implements driver.Owner.
-func (g *group) Failed(err error) { g.w.fail(g, err) }
+func (g *group) Failed(err error) { g.w.fail(g, g.diverged(err)) }
 
 // tick advances the zone's time and does what only a leader does now and then.
 func (g *group) tick() {
@@ -445,6 +451,9 @@ func (g *group) tick() {
 		}
 	}
 	g.w.node.forwards.Tick(g.id, g.leadingNode(), g.w.node.config.ElectionTicks)
+	if g.check.Index != 0 {
+		g.propose(nil) // no command has taken it along
+	}
 	g.tendMembership()
 }
 

@@ -160,7 +160,8 @@ func (w *worker) elect(id nexusraft.ZoneID) {
 // stageZone stages a zone's replica.
 func (w *worker) stageZone(z *pb.ZoneRecord) error {
 	id := nexusraft.ZoneID(z.GetId())
-	return w.node.dir.StageZone(w.batch, id, system.ReplicaOf(id, w.node.ID()), foundersOf(z))
+	return w.node.dir.StageZone(w.batch, id, system.ReplicaOf(id, w.node.ID()), foundersOf(z),
+		system.FoundingDigest())
 }
 
 func foundersOf(z *pb.ZoneRecord) (members []nexusraft.Member) {
@@ -211,6 +212,7 @@ func (w *worker) unopened(z *pb.ZoneRecord, err error) {
 		Members: members, Term: new(atomic.Uint64), Events: new(events.Notifier),
 	})
 	w.node.replicas.Fail(id, err)
+	w.node.events.ZoneStopped(id, err.Error())
 }
 
 // openAll opens the root zone, and then by its records the other zones that there are replicas of here.

@@ -142,7 +142,8 @@ func TestRightIsCheckedWhereItCounts(t *testing.T) {
 			take := func() error { return m.node.Credentials().RevokeAccess(t.Context(), name) }
 			if way == "with a token" {
 				text, info := m.accessToken(name, time.Hour)
-				ctx, take = withToken(ctx, text), func() error { return m.node.Credentials().RevokeAccessToken(t.Context(), info.ID) }
+				ctx = withToken(ctx, text)
+				take = func() error { return m.node.Credentials().RevokeAccessToken(t.Context(), info.ID) }
 			}
 			if way == "with less than before" {
 				take = func() error {

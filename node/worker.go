@@ -197,6 +197,7 @@ func (w *worker) status() (all []nexusraft.ZoneStatus) {
 func (w *worker) fail(g *group, err error) {
 	g.logger.Error("zone stopped on this node", "term", g.term.Load(), "index", g.log.Applied(), "err", err)
 	w.node.replicas.Fail(g.id, err)
+	w.node.events.ZoneStopped(g.id, err.Error())
 	delete(w.zones, g.id)
 	g.stop(fmt.Errorf("%w: %w", nexusraft.ErrClosed, err))
 }

@@ -2,7 +2,9 @@ package storage
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"hash"
 	"iter"
 	"slices"
 
@@ -158,6 +160,36 @@ func (o *Overlay) WriteTo(b *Batch, t *Tree) (err error) {
 		return err == nil
 	})
 	return err
+}
+
+// HashTo writes all writes to h: ranges first, then keys, each in key order, in a form of which two
+// overlays have the same if they have the same writes. Digests of it are stored, so it never changes.
+func (o *Overlay) HashTo(h hash.Hash) {
+	var head [1 + 2*8]byte
+	add := func(kind byte, first, second []byte) {
+		head[0] = kind
+		binary.BigEndian.PutUint64(head[1:], uint64(len(first)))
+		binary.BigEndian.PutUint64(head[9:], uint64(len(second)))
+		h.Write(head[:])
+		h.Write(first)
+		h.Write(second)
+	}
+	o.deleted.each(func(s span) bool {
+		if s.end == nil {
+			add('a', s.start, nil)
+		} else {
+			add('r', s.start, s.end)
+		}
+		return true
+	})
+	o.writes.Scan(func(w write) bool {
+		if w.deleted {
+			add('d', w.key, nil)
+		} else {
+			add('s', w.key, w.value)
+		}
+		return true
+	})
 }
 
 // Reset forgets all writes.

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"crypto/sha256"
 	"errors"
 	"maps"
 	"testing"
@@ -190,5 +191,40 @@ func TestOverlayErrors(t *testing.T) {
 	}
 	if err := lastError(o.Scan(nil, nil)); !errors.Is(err, nexusraft.ErrClosed) {
 		t.Errorf("scan of a closed base: got %v, want ErrClosed", err)
+	}
+}
+
+// Overlays have the same hash if and only if they have the same writes, whatever came and went before.
+func TestOverlayHash(t *testing.T) {
+	sum := func(writes func(o *Overlay)) string {
+		o := NewOverlay(nil)
+		writes(o)
+		h := sha256.New()
+		o.HashTo(h)
+		return string(h.Sum(nil))
+	}
+	a, b, ab := []byte("a"), []byte("b"), []byte("ab")
+	seen := make(map[string]int)
+	for i, writes := range []func(o *Overlay){
+		func(*Overlay) {},
+		func(o *Overlay) { _ = o.Set(a, b) },
+		func(o *Overlay) { _ = o.Set(ab, nil) },
+		func(o *Overlay) { _ = o.Set(a, nil) },
+		func(o *Overlay) { _ = o.Delete(a) },
+		func(o *Overlay) { _ = o.DeleteRange(a, b) },
+		func(o *Overlay) { _ = o.DeleteRange(a, nil) },
+		func(o *Overlay) { _ = o.Set(a, b); _ = o.Set(b, a) },
+		func(o *Overlay) { _ = o.Set(a, b); _ = o.Delete(b) },
+	} {
+		s := sum(writes)
+		if before, ok := seen[s]; ok {
+			t.Errorf("writes %d and %d have the same hash", before, i)
+		}
+		seen[s] = i
+	}
+	once := sum(func(o *Overlay) { _ = o.Set(a, b); _ = o.Set(b, a) })
+	again := sum(func(o *Overlay) { _ = o.Set(b, a); _ = o.Delete(a); _ = o.Set(a, a); _ = o.Set(a, b) })
+	if once != again {
+		t.Error("the same writes have two hashes")
 	}
 }

@@ -147,8 +147,10 @@ type Effects struct {
 	Zones     bool             // a zone was made or deleted, or the cluster's version raised
 	Deleted   nexusraft.ZoneID // the zone that was; 0 if none was
 
-	MachineVersion uint32 // to which the zone's was raised; 0 if it was not
-	Notes          []any  // of the command, if somebody hears them
+	MachineVersion uint32          // to which the zone's was raised; 0 if it was not
+	Notes          []any           // of the command, if somebody hears them
+	Checkpoint     system.Digest   // the zone's, to be compared; the zero value: not after this entry
+	Verified       nexusraft.Index // the digests after this entry were compared; 0: none were
 
 	Change, By string // for the log: that change, and the client that has asked for it
 }
@@ -162,61 +164,67 @@ type Machine struct {
 }
 
 // Command applies one command over base and merges its writes into base only if it
-// succeeds. The error is not the command's: ErrMachine stops the zone, and any other one is
-// the disk's and ends the node (I9).
+// succeeds. The error is not the command's: ErrMachine and a system.DivergedError stop the zone, and
+// any other one is the disk's and ends the node (I9).
 func Command(
 	m Machine, base *storage.Overlay, index nexusraft.Index, e *zone.Envelope,
 ) (o Effects, err error) {
-	if !e.Request.IsZero() {
-		return numbered(m, base, index, e)
-	}
-	now, err := system.AdvanceTime(base, e.Time)
-	if err != nil {
-		return Effects{}, err
-	}
 	effects := storage.NewOverlay(base)
+	var now int64
+	if e.Request.IsZero() {
+		now, o, err = unnumbered(m, base, effects, index, e)
+	} else {
+		now, o, err = numbered(m, base, effects, index, e)
+	}
+	if err != nil {
+		return Effects{}, fmt.Errorf("apply command at %d: %w", index, err)
+	}
+	if o.Err == nil {
+		effects.MergeInto(base)
+	} else {
+		effects = nil
+	}
+	o.Checkpoint, err = digest(base, index, now, effects)
+	return o, err
+}
+
+// unnumbered runs a command over effects, at the zone's time now.
+func unnumbered(
+	m Machine, base, effects *storage.Overlay, index nexusraft.Index, e *zone.Envelope,
+) (now int64, o Effects, err error) {
+	if now, err = system.AdvanceTime(base, e.Time); err != nil {
+		return 0, Effects{}, err
+	}
 	if e.Own {
 		o, err = applySystem(effects, index, now, e.Command)
 	} else {
 		o, err = applyMachine(m, effects, nexusraft.Command{Index: index, Time: now, Data: e.Command, Version: m.Version})
 	}
-	if err != nil {
-		return Effects{}, fmt.Errorf("apply command at %d: %w", index, err)
-	}
-	if o.Err == nil {
-		effects.MergeInto(base)
-	}
-	return o, nil
+	return now, o, err
 }
 
-// numbered is Command for one that a session has given a number: it runs once (I17).
+// numbered is unnumbered for a command that a session has given a number: it runs once (I17). What the
+// session remembers is written to base, whatever the command comes to.
 func numbered(
-	m Machine, base *storage.Overlay, index nexusraft.Index, e *zone.Envelope,
-) (o Effects, err error) {
+	m Machine, base, effects *storage.Overlay, index nexusraft.Index, e *zone.Envelope,
+) (now int64, o Effects, err error) {
 	if e.Own { // sessions are for the state machine's commands
-		return Effects{Err: nexusraft.ErrUnknownSession}, nil
+		return 0, Effects{Err: nexusraft.ErrUnknownSession}, nil
 	}
 	a, err := system.BeginAttempt(base, e.Time, e.Request, e.Command)
 	switch {
 	case errors.Is(err, nexusraft.ErrUnknownSession), errors.Is(err, nexusraft.ErrRefused):
-		return Effects{Err: err}, nil
+		return 0, Effects{Err: err}, nil
 	case err != nil:
-		return Effects{}, fmt.Errorf("apply command at %d: %w", index, err)
+		return 0, Effects{}, err
 	case a.Ran:
-		return Effects{Data: a.Data, Err: a.Err, First: a.Index}, nil
+		return a.Now, Effects{Data: a.Data, Err: a.Err, First: a.Index}, nil
 	}
-	effects := storage.NewOverlay(base)
 	o, err = applyMachine(m, effects, nexusraft.Command{Index: index, Time: a.Now, Data: e.Command, Version: m.Version})
-	if err == nil {
-		err = a.End(index, o.Data, o.Err)
-	}
 	if err != nil {
-		return Effects{}, fmt.Errorf("apply command at %d: %w", index, err)
+		return 0, Effects{}, err
 	}
-	if o.Err == nil {
-		effects.MergeInto(base)
-	}
-	return o, nil
+	return a.Now, o, a.End(index, o.Data, o.Err)
 }
 
 func applyMachine(m Machine, effects *storage.Overlay, cmd nexusraft.Command) (o Effects, err error) {
@@ -244,7 +252,7 @@ func applySystem(base *storage.Overlay, index nexusraft.Index, now int64, comman
 	}
 	return Effects{
 		Data: r.Answer, Err: r.Refused, Published: r.Events, Access: r.Access, Zones: r.Zones,
-		Deleted: r.Deleted, MachineVersion: r.MachineVersion, Change: r.Change, By: r.By,
+		Deleted: r.Deleted, MachineVersion: r.MachineVersion, Verified: r.Verified, Change: r.Change, By: r.By,
 	}, err
 }
 

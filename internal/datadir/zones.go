@@ -11,10 +11,10 @@ import (
 )
 
 // StageZone stages a replica of a zone. If it is one of the zone's founders, it begins as one of its
-// voters, with a state that is empty; all founders make the same, each for itself. Otherwise it
+// voters, with a state that has these pairs; all founders make the same, each for itself. Otherwise it
 // begins with nothing, and waits for the zone's leader to admit it.
 func (d *Dir) StageZone(
-	b *storage.Batch, id nexusraft.ZoneID, self nexusraft.ReplicaID, founders []nexusraft.Member,
+	b *storage.Batch, id nexusraft.ZoneID, self nexusraft.ReplicaID, founders []nexusraft.Member, begin ...nexusraft.Pair,
 ) error {
 	state, err := d.Store.Tree(NewStateTreeName(id))
 	if err != nil {
@@ -26,6 +26,11 @@ func (d *Dir) StageZone(
 	}
 	if _, ok := meta.Membership.Replica(self); !ok {
 		return raftlog.Create(b, d.Raft, id, meta, nil, 0)
+	}
+	for _, p := range begin {
+		if err := b.Set(state, p.Key, p.Value); err != nil {
+			return fmt.Errorf("begin the state of zone %v: %w", id, err)
+		}
 	}
 	hs, cs := zone.FoundingState(meta.Membership)
 	meta.Compacted, meta.CompactedTerm, meta.ConfState = zone.FoundingIndex, zone.FoundingTerm, cs

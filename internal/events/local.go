@@ -115,6 +115,11 @@ func (l *Local) Health(problem string) {
 	l.add(0, topicHealth, kind, &pb.HealthEvent{Problem: clipText(problem)})
 }
 
+// ZoneStopped says why a zone has stopped on this node, for good.
+func (l *Local) ZoneStopped(zone nexusraft.ZoneID, problem string) {
+	l.add(zone, topicHealth, "zone-stopped", &pb.HealthEvent{Problem: clipText(problem)})
+}
+
 // Peer says that a peer was connected or lost, unless the last event of it said so.
 func (l *Local) Peer(node nexusraft.NodeID, address string, connected bool) {
 	l.mu.Lock()

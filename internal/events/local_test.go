@@ -113,6 +113,7 @@ func TestLocalPayloads(t *testing.T) {
 	l.Peer(8, "a:1", false)
 	l.Health("disk full")
 	l.Health("")
+	l.ZoneStopped(2, "it differs")
 	l.Snapshot(1, 8, 9, 10, nil)
 	l.Snapshot(1, 8, 9, 10, errors.New("cut\xff off"))
 	l.Snapshot(1, 0, 9, 10, nil)
@@ -128,6 +129,7 @@ func TestLocalPayloads(t *testing.T) {
 		{topicPeer, "lost", 0, &pb.PeerEvent{Node: 8, Address: "a:1"}},
 		{topicHealth, "unhealthy", 0, &pb.HealthEvent{Problem: "disk full"}},
 		{topicHealth, "healthy", 0, &pb.HealthEvent{}},
+		{topicHealth, "zone-stopped", 2, &pb.HealthEvent{Problem: "it differs"}},
 		{topicSnapshot, "sent", 1, &pb.SnapshotEvent{Node: 8, Index: 9, Term: 10}},
 		{topicSnapshot, "failed", 1, &pb.SnapshotEvent{Node: 8, Index: 9, Term: 10, Problem: "cut? off"}},
 		{topicSnapshot, "installed", 1, &pb.SnapshotEvent{Index: 9, Term: 10}},

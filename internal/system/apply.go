@@ -26,12 +26,15 @@ type UnknownCommandError struct{ Reason string }
 // Error implements error.
 func (e *UnknownCommandError) Error() string { return e.Reason }
 
-// Check refuses a command that Apply would stop the zone for, before it is in the log.
+// Check refuses a command of another node that Apply would stop the zone for, or might, before it is in the log.
 func Check(command []byte) error {
 	c := &pb.NodeCommand{}
 	if err := proto.Unmarshal(command, c); err != nil || c.GetKind() == nil {
 		return fmt.Errorf("%w: this is a command of the nodes that this release does not know; run the newest release on "+
 			"all nodes", nexusraft.ErrRefused)
+	}
+	if c.GetVerifyState() != nil {
+		return fmt.Errorf("%w: a zone's leader has the members compare their states, and no other node", nexusraft.ErrRefused)
 	}
 	return nil
 }
@@ -46,7 +49,8 @@ type Result struct {
 
 	Deleted nexusraft.ZoneID // the zone that was; 0 if none was
 
-	MachineVersion uint32 // to which the zone's version of its state machine was raised; 0 if it was not
+	MachineVersion uint32          // to which the zone's version of its state machine was raised; 0 if it was not
+	Verified       nexusraft.Index // the digests of this entry were compared; 0: none were
 
 	Change, By string // for the log: such a change, without secrets, and the client that has asked for it
 }
@@ -55,7 +59,7 @@ type Result struct {
 // since the Unix epoch.
 // Like a state machine it is a function of its arguments alone (I4). What a refused command has
 // written must not be kept. An error is not the command's answer and stops the zone: it is that of
-// base, ErrCorrupt for a record that can't be read, or an UnknownCommandError.
+// base, ErrCorrupt for a record that can't be read, an UnknownCommandError, or a DivergedError.
 func Apply(
 	base nexusraft.ReadWriter, index nexusraft.Index, now int64, command []byte,
 ) (r Result, err error) {
@@ -107,6 +111,8 @@ func Apply(
 		r.MachineVersion, err = applyRaiseMachineVersion(base, k.RaiseMachineVersion)
 	case *pb.NodeCommand_RegisterSession:
 		r.Answer, err = applyRegisterSession(base, index, now, k.RegisterSession)
+	case *pb.NodeCommand_VerifyState:
+		r.Verified, err = nexusraft.Index(k.VerifyState.GetIndex()), applyVerify(base, k.VerifyState)
 	default:
 		err = &UnknownCommandError{"a node's command is of a kind that this release does not know; run the newest release " +
 			"on all nodes"}

@@ -33,11 +33,18 @@ func ClusterVersion(r nexusraft.Reader) (uint32, error) {
 	return binary.BigEndian.Uint32(b), nil
 }
 
-// applyRaiseClusterVersion does nothing if the version is as high already: two leaders may raise it.
+// applyRaiseClusterVersion does nothing if the version is as high already: two leaders may raise it. Each
+// node knows digests from here on, so that the root zone begins its own.
 func applyRaiseClusterVersion(base nexusraft.ReadWriter, c *pb.RaiseClusterVersion) error {
 	now, err := ClusterVersion(base)
 	if err != nil || c.GetMinor() <= now {
 		return err
+	}
+	if now < ZonesVersion {
+		begin := FoundingDigest()
+		if err := base.Set(begin.Key, begin.Value); err != nil {
+			return err
+		}
 	}
 	return base.Set(clusterVersionKey, binary.BigEndian.AppendUint32(nil, c.GetMinor()))
 }

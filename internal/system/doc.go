@@ -4,6 +4,7 @@
 //
 //	Apply           runs a command, and Check refuses one that it would stop the zone for
 //	AdvanceTime     the zone's time
+//	Digest          of what the zone's entries have done, by which members find that they differ
 //	Events          of a zone: what commands publish, and which are kept (EventLog)
 //	BeginAttempt    looks up a command that a session has numbered, which runs once
 //	PublishMembers  tells of conf changes
@@ -19,6 +20,9 @@
 //
 //	'a' 'p' name       a pb.Principal
 //	'a' 't' id         a pb.AccessToken
+//	'd'                the zone's Digest after the last entry; absent in a zone without one
+//	'd' 'c'            what it was after the last checkpoints, the oldest first
+//	'd' 'x'            this replica's alone: its state differs from the leader's, see MarkDiverged
 //	'e' sequence       an event, see encodeEvent; the sequence is 8 bytes, big-endian
 //	'm'                the zone's version of its state machine, 4 bytes, big-endian; absent: 0
 //	'q'                the EventLog; absent in a zone without events so far

@@ -9,7 +9,7 @@ import (
 )
 
 // Founding returns what the root zone of a new cluster begins with: its authority, the founding
-// admin, and the version that only nodes which speak it are let in.
+// admin, the version that only nodes which speak it are let in, and the zone's digest.
 func Founding(ca pki.Pair) ([]nexusraft.Pair, error) {
 	authority, err := encode(&pb.Authority{Certificate: ca.Cert, Key: ca.Key}, authorityRecord)
 	if err != nil {
@@ -23,5 +23,6 @@ func Founding(ca pki.Pair) ([]nexusraft.Pair, error) {
 		{Key: authorityKey, Value: authority},
 		{Key: principalKey(FoundingAdmin), Value: admin},
 		{Key: clusterVersionKey, Value: binary.BigEndian.AppendUint32(nil, ZonesVersion)},
+		FoundingDigest(),
 	}, nil
 }

@@ -24,7 +24,7 @@ func FuzzApply(f *testing.F) {
 		{Kind: &pb.NodeCommand_Publish{Publish: &pb.PublishEvent{Topic: "app/a", Type: "t", Payload: []byte("p")}}},
 		{Kind: &pb.NodeCommand_Retention{Retention: &pb.EventRetention{Count: 1}}},
 		createZone("z", "kv", 1, 2), deleteZone(2, "a-zone"), raiseVersion(9), raiseMachine(2, true),
-		registerSession("alice"),
+		registerSession("alice"), verifyState(256, 1),
 		{Kind: &pb.NodeCommand_UseJoinToken{UseJoinToken: &pb.UseJoinToken{Id: make([]byte, 8), Node: 1}}},
 	} {
 		f.Add(own(f, c))

@@ -195,7 +195,7 @@ type Event struct {
 	Topic string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
 	// What happened, by topic. key: put, put-large, delete, delete-range (many keys at once). member: added,
 	// promoted, changed, removed. leader: elected, lost. sync: the state. peer: connected,
-	// lost. health: healthy, unhealthy. snapshot: sent, failed, installed.
+	// lost. health: healthy, unhealthy; zone-stopped, for good, on this node. snapshot: sent, failed, installed.
 	Type string `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
 	// More about it, by topic. key: an mvccpb.Event of etcd's API, of a put-large without the
 	// value, which has more than 1 KiB, of a delete the key and the revision only; of a delete-range, key and value are the range's two ends.

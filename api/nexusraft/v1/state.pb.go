@@ -46,6 +46,7 @@ type NodeCommand struct {
 	//	*NodeCommand_DeleteZone
 	//	*NodeCommand_RaiseMachineVersion
 	//	*NodeCommand_RegisterSession
+	//	*NodeCommand_VerifyState
 	Kind isNodeCommand_Kind `protobuf_oneof:"kind"`
 	// The name of the client that has asked for it, for the log; empty if none has. What the command does
 	// never depends on it: replicas of earlier releases don't know it.
@@ -226,6 +227,15 @@ func (x *NodeCommand) GetRegisterSession() *RegisterSession {
 	return nil
 }
 
+func (x *NodeCommand) GetVerifyState() *VerifyState {
+	if x != nil {
+		if x, ok := x.Kind.(*NodeCommand_VerifyState); ok {
+			return x.VerifyState
+		}
+	}
+	return nil
+}
+
 func (x *NodeCommand) GetRequester() string {
 	if x != nil {
 		return x.Requester
@@ -312,6 +322,11 @@ type NodeCommand_RegisterSession struct {
 	RegisterSession *RegisterSession `protobuf:"bytes,35,opt,name=register_session,json=registerSession,proto3,oneof"`
 }
 
+type NodeCommand_VerifyState struct {
+	// Compare the members' states.
+	VerifyState *VerifyState `protobuf:"bytes,36,opt,name=verify_state,json=verifyState,proto3,oneof"`
+}
+
 func (*NodeCommand_Publish) isNodeCommand_Kind() {}
 
 func (*NodeCommand_Retention) isNodeCommand_Kind() {}
@@ -341,6 +356,8 @@ func (*NodeCommand_DeleteZone) isNodeCommand_Kind() {}
 func (*NodeCommand_RaiseMachineVersion) isNodeCommand_Kind() {}
 
 func (*NodeCommand_RegisterSession) isNodeCommand_Kind() {}
+
+func (*NodeCommand_VerifyState) isNodeCommand_Kind() {}
 
 // RegisterSession lets a client number its commands, so that each is run once however often it is proposed.
 type RegisterSession struct {
@@ -620,6 +637,62 @@ func (x *DeleteZone) GetName() string {
 	return ""
 }
 
+// VerifyState has the members of a zone compare their states with its leader's. A member whose digest after that entry
+// is another one stops the zone; one that remembers none goes on.
+type VerifyState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The entry after which the leader has taken its digest.
+	Index uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// The digest.
+	Digest        uint64 `protobuf:"fixed64,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyState) Reset() {
+	*x = VerifyState{}
+	mi := &file_nexusraft_v1_state_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyState) ProtoMessage() {}
+
+func (x *VerifyState) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_state_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyState.ProtoReflect.Descriptor instead.
+func (*VerifyState) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *VerifyState) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *VerifyState) GetDigest() uint64 {
+	if x != nil {
+		return x.Digest
+	}
+	return 0
+}
+
 // ZoneTable is a stored form: what the root zone keeps of all zones together.
 type ZoneTable struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -635,7 +708,7 @@ type ZoneTable struct {
 
 func (x *ZoneTable) Reset() {
 	*x = ZoneTable{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[6]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -647,7 +720,7 @@ func (x *ZoneTable) String() string {
 func (*ZoneTable) ProtoMessage() {}
 
 func (x *ZoneTable) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[6]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -660,7 +733,7 @@ func (x *ZoneTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZoneTable.ProtoReflect.Descriptor instead.
 func (*ZoneTable) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{6}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ZoneTable) GetLastId() uint64 {
@@ -705,7 +778,7 @@ type ZoneRecord struct {
 
 func (x *ZoneRecord) Reset() {
 	*x = ZoneRecord{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[7]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +790,7 @@ func (x *ZoneRecord) String() string {
 func (*ZoneRecord) ProtoMessage() {}
 
 func (x *ZoneRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[7]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +803,7 @@ func (x *ZoneRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZoneRecord.ProtoReflect.Descriptor instead.
 func (*ZoneRecord) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{7}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ZoneRecord) GetId() uint64 {
@@ -790,7 +863,7 @@ type PublishEvent struct {
 
 func (x *PublishEvent) Reset() {
 	*x = PublishEvent{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[8]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -802,7 +875,7 @@ func (x *PublishEvent) String() string {
 func (*PublishEvent) ProtoMessage() {}
 
 func (x *PublishEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[8]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -815,7 +888,7 @@ func (x *PublishEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishEvent.ProtoReflect.Descriptor instead.
 func (*PublishEvent) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{8}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PublishEvent) GetTopic() string {
@@ -853,7 +926,7 @@ type EventRetention struct {
 
 func (x *EventRetention) Reset() {
 	*x = EventRetention{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[9]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +938,7 @@ func (x *EventRetention) String() string {
 func (*EventRetention) ProtoMessage() {}
 
 func (x *EventRetention) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[9]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,7 +951,7 @@ func (x *EventRetention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventRetention.ProtoReflect.Descriptor instead.
 func (*EventRetention) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{9}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *EventRetention) GetCount() uint64 {
@@ -916,7 +989,7 @@ type Authority struct {
 
 func (x *Authority) Reset() {
 	*x = Authority{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[10]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1001,7 @@ func (x *Authority) String() string {
 func (*Authority) ProtoMessage() {}
 
 func (x *Authority) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[10]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1014,7 @@ func (x *Authority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authority.ProtoReflect.Descriptor instead.
 func (*Authority) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{10}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Authority) GetCertificate() []byte {
@@ -1003,7 +1076,7 @@ type RotateAuthority struct {
 
 func (x *RotateAuthority) Reset() {
 	*x = RotateAuthority{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[11]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1015,7 +1088,7 @@ func (x *RotateAuthority) String() string {
 func (*RotateAuthority) ProtoMessage() {}
 
 func (x *RotateAuthority) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[11]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1028,7 +1101,7 @@ func (x *RotateAuthority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateAuthority.ProtoReflect.Descriptor instead.
 func (*RotateAuthority) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{11}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RotateAuthority) GetStep() uint64 {
@@ -1076,7 +1149,7 @@ type JoinToken struct {
 
 func (x *JoinToken) Reset() {
 	*x = JoinToken{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[12]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +1161,7 @@ func (x *JoinToken) String() string {
 func (*JoinToken) ProtoMessage() {}
 
 func (x *JoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[12]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +1174,7 @@ func (x *JoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinToken.ProtoReflect.Descriptor instead.
 func (*JoinToken) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{12}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *JoinToken) GetId() []byte {
@@ -1166,7 +1239,7 @@ type TokenKey struct {
 
 func (x *TokenKey) Reset() {
 	*x = TokenKey{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[13]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1178,7 +1251,7 @@ func (x *TokenKey) String() string {
 func (*TokenKey) ProtoMessage() {}
 
 func (x *TokenKey) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[13]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1191,7 +1264,7 @@ func (x *TokenKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenKey.ProtoReflect.Descriptor instead.
 func (*TokenKey) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{13}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TokenKey) GetNode() uint64 {
@@ -1219,7 +1292,7 @@ type DeleteJoinToken struct {
 
 func (x *DeleteJoinToken) Reset() {
 	*x = DeleteJoinToken{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[14]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1231,7 +1304,7 @@ func (x *DeleteJoinToken) String() string {
 func (*DeleteJoinToken) ProtoMessage() {}
 
 func (x *DeleteJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[14]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1244,7 +1317,7 @@ func (x *DeleteJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJoinToken.ProtoReflect.Descriptor instead.
 func (*DeleteJoinToken) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{14}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeleteJoinToken) GetId() []byte {
@@ -1273,7 +1346,7 @@ type UseJoinToken struct {
 
 func (x *UseJoinToken) Reset() {
 	*x = UseJoinToken{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[15]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1285,7 +1358,7 @@ func (x *UseJoinToken) String() string {
 func (*UseJoinToken) ProtoMessage() {}
 
 func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[15]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1298,7 +1371,7 @@ func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UseJoinToken.ProtoReflect.Descriptor instead.
 func (*UseJoinToken) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{15}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UseJoinToken) GetId() []byte {
@@ -1340,7 +1413,7 @@ var File_nexusraft_v1_state_proto protoreflect.FileDescriptor
 
 const file_nexusraft_v1_state_proto_rawDesc = "" +
 	"\n" +
-	"\x18nexusraft/v1/state.proto\x12\fnexusraft.v1\x1a\x19nexusraft/v1/access.proto\x1a\x1anexusraft/v1/cluster.proto\"\xd9\b\n" +
+	"\x18nexusraft/v1/state.proto\x12\fnexusraft.v1\x1a\x19nexusraft/v1/access.proto\x1a\x1anexusraft/v1/cluster.proto\"\x99\t\n" +
 	"\vNodeCommand\x126\n" +
 	"\apublish\x18\x01 \x01(\v2\x1a.nexusraft.v1.PublishEventH\x00R\apublish\x12<\n" +
 	"\tretention\x18\x02 \x01(\v2\x1c.nexusraft.v1.EventRetentionH\x00R\tretention\x12?\n" +
@@ -1359,7 +1432,8 @@ const file_nexusraft_v1_state_proto_rawDesc = "" +
 	"\vdelete_zone\x18! \x01(\v2\x18.nexusraft.v1.DeleteZoneH\x00R\n" +
 	"deleteZone\x12W\n" +
 	"\x15raise_machine_version\x18\" \x01(\v2!.nexusraft.v1.RaiseMachineVersionH\x00R\x13raiseMachineVersion\x12J\n" +
-	"\x10register_session\x18# \x01(\v2\x1d.nexusraft.v1.RegisterSessionH\x00R\x0fregisterSession\x12\x1c\n" +
+	"\x10register_session\x18# \x01(\v2\x1d.nexusraft.v1.RegisterSessionH\x00R\x0fregisterSession\x12>\n" +
+	"\fverify_state\x18$ \x01(\v2\x19.nexusraft.v1.VerifyStateH\x00R\vverifyState\x12\x1c\n" +
 	"\trequester\x18\x1e \x01(\tR\trequesterB\x06\n" +
 	"\x04kind\"D\n" +
 	"\x0fRegisterSession\x12\x14\n" +
@@ -1378,7 +1452,10 @@ const file_nexusraft_v1_state_proto_rawDesc = "" +
 	"\n" +
 	"DeleteZone\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"T\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\";\n" +
+	"\vVerifyState\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\x06R\x06digest\"T\n" +
 	"\tZoneTable\x12\x17\n" +
 	"\alast_id\x18\x01 \x01(\x04R\x06lastId\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x14\n" +
@@ -1441,7 +1518,7 @@ func file_nexusraft_v1_state_proto_rawDescGZIP() []byte {
 	return file_nexusraft_v1_state_proto_rawDescData
 }
 
-var file_nexusraft_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_nexusraft_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_nexusraft_v1_state_proto_goTypes = []any{
 	(*NodeCommand)(nil),         // 0: nexusraft.v1.NodeCommand
 	(*RegisterSession)(nil),     // 1: nexusraft.v1.RegisterSession
@@ -1449,49 +1526,51 @@ var file_nexusraft_v1_state_proto_goTypes = []any{
 	(*RaiseMachineVersion)(nil), // 3: nexusraft.v1.RaiseMachineVersion
 	(*CreateZone)(nil),          // 4: nexusraft.v1.CreateZone
 	(*DeleteZone)(nil),          // 5: nexusraft.v1.DeleteZone
-	(*ZoneTable)(nil),           // 6: nexusraft.v1.ZoneTable
-	(*ZoneRecord)(nil),          // 7: nexusraft.v1.ZoneRecord
-	(*PublishEvent)(nil),        // 8: nexusraft.v1.PublishEvent
-	(*EventRetention)(nil),      // 9: nexusraft.v1.EventRetention
-	(*Authority)(nil),           // 10: nexusraft.v1.Authority
-	(*RotateAuthority)(nil),     // 11: nexusraft.v1.RotateAuthority
-	(*JoinToken)(nil),           // 12: nexusraft.v1.JoinToken
-	(*TokenKey)(nil),            // 13: nexusraft.v1.TokenKey
-	(*DeleteJoinToken)(nil),     // 14: nexusraft.v1.DeleteJoinToken
-	(*UseJoinToken)(nil),        // 15: nexusraft.v1.UseJoinToken
-	(*SetRole)(nil),             // 16: nexusraft.v1.SetRole
-	(*DeletePrincipal)(nil),     // 17: nexusraft.v1.DeletePrincipal
-	(*AccessToken)(nil),         // 18: nexusraft.v1.AccessToken
-	(*DeleteAccessToken)(nil),   // 19: nexusraft.v1.DeleteAccessToken
-	(*Member)(nil),              // 20: nexusraft.v1.Member
-	(Role)(0),                   // 21: nexusraft.v1.Role
+	(*VerifyState)(nil),         // 6: nexusraft.v1.VerifyState
+	(*ZoneTable)(nil),           // 7: nexusraft.v1.ZoneTable
+	(*ZoneRecord)(nil),          // 8: nexusraft.v1.ZoneRecord
+	(*PublishEvent)(nil),        // 9: nexusraft.v1.PublishEvent
+	(*EventRetention)(nil),      // 10: nexusraft.v1.EventRetention
+	(*Authority)(nil),           // 11: nexusraft.v1.Authority
+	(*RotateAuthority)(nil),     // 12: nexusraft.v1.RotateAuthority
+	(*JoinToken)(nil),           // 13: nexusraft.v1.JoinToken
+	(*TokenKey)(nil),            // 14: nexusraft.v1.TokenKey
+	(*DeleteJoinToken)(nil),     // 15: nexusraft.v1.DeleteJoinToken
+	(*UseJoinToken)(nil),        // 16: nexusraft.v1.UseJoinToken
+	(*SetRole)(nil),             // 17: nexusraft.v1.SetRole
+	(*DeletePrincipal)(nil),     // 18: nexusraft.v1.DeletePrincipal
+	(*AccessToken)(nil),         // 19: nexusraft.v1.AccessToken
+	(*DeleteAccessToken)(nil),   // 20: nexusraft.v1.DeleteAccessToken
+	(*Member)(nil),              // 21: nexusraft.v1.Member
+	(Role)(0),                   // 22: nexusraft.v1.Role
 }
 var file_nexusraft_v1_state_proto_depIdxs = []int32{
-	8,  // 0: nexusraft.v1.NodeCommand.publish:type_name -> nexusraft.v1.PublishEvent
-	9,  // 1: nexusraft.v1.NodeCommand.retention:type_name -> nexusraft.v1.EventRetention
-	12, // 2: nexusraft.v1.NodeCommand.put_join_token:type_name -> nexusraft.v1.JoinToken
-	14, // 3: nexusraft.v1.NodeCommand.delete_join_token:type_name -> nexusraft.v1.DeleteJoinToken
-	15, // 4: nexusraft.v1.NodeCommand.use_join_token:type_name -> nexusraft.v1.UseJoinToken
-	11, // 5: nexusraft.v1.NodeCommand.rotate_authority:type_name -> nexusraft.v1.RotateAuthority
-	16, // 6: nexusraft.v1.NodeCommand.set_role:type_name -> nexusraft.v1.SetRole
-	17, // 7: nexusraft.v1.NodeCommand.delete_principal:type_name -> nexusraft.v1.DeletePrincipal
-	18, // 8: nexusraft.v1.NodeCommand.put_access_token:type_name -> nexusraft.v1.AccessToken
-	19, // 9: nexusraft.v1.NodeCommand.delete_access_token:type_name -> nexusraft.v1.DeleteAccessToken
+	9,  // 0: nexusraft.v1.NodeCommand.publish:type_name -> nexusraft.v1.PublishEvent
+	10, // 1: nexusraft.v1.NodeCommand.retention:type_name -> nexusraft.v1.EventRetention
+	13, // 2: nexusraft.v1.NodeCommand.put_join_token:type_name -> nexusraft.v1.JoinToken
+	15, // 3: nexusraft.v1.NodeCommand.delete_join_token:type_name -> nexusraft.v1.DeleteJoinToken
+	16, // 4: nexusraft.v1.NodeCommand.use_join_token:type_name -> nexusraft.v1.UseJoinToken
+	12, // 5: nexusraft.v1.NodeCommand.rotate_authority:type_name -> nexusraft.v1.RotateAuthority
+	17, // 6: nexusraft.v1.NodeCommand.set_role:type_name -> nexusraft.v1.SetRole
+	18, // 7: nexusraft.v1.NodeCommand.delete_principal:type_name -> nexusraft.v1.DeletePrincipal
+	19, // 8: nexusraft.v1.NodeCommand.put_access_token:type_name -> nexusraft.v1.AccessToken
+	20, // 9: nexusraft.v1.NodeCommand.delete_access_token:type_name -> nexusraft.v1.DeleteAccessToken
 	2,  // 10: nexusraft.v1.NodeCommand.raise_cluster_version:type_name -> nexusraft.v1.RaiseClusterVersion
 	4,  // 11: nexusraft.v1.NodeCommand.create_zone:type_name -> nexusraft.v1.CreateZone
 	5,  // 12: nexusraft.v1.NodeCommand.delete_zone:type_name -> nexusraft.v1.DeleteZone
 	3,  // 13: nexusraft.v1.NodeCommand.raise_machine_version:type_name -> nexusraft.v1.RaiseMachineVersion
 	1,  // 14: nexusraft.v1.NodeCommand.register_session:type_name -> nexusraft.v1.RegisterSession
-	20, // 15: nexusraft.v1.CreateZone.nodes:type_name -> nexusraft.v1.Member
-	20, // 16: nexusraft.v1.ZoneRecord.members:type_name -> nexusraft.v1.Member
-	21, // 17: nexusraft.v1.JoinToken.role:type_name -> nexusraft.v1.Role
-	13, // 18: nexusraft.v1.JoinToken.keys:type_name -> nexusraft.v1.TokenKey
-	21, // 19: nexusraft.v1.UseJoinToken.role:type_name -> nexusraft.v1.Role
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	6,  // 15: nexusraft.v1.NodeCommand.verify_state:type_name -> nexusraft.v1.VerifyState
+	21, // 16: nexusraft.v1.CreateZone.nodes:type_name -> nexusraft.v1.Member
+	21, // 17: nexusraft.v1.ZoneRecord.members:type_name -> nexusraft.v1.Member
+	22, // 18: nexusraft.v1.JoinToken.role:type_name -> nexusraft.v1.Role
+	14, // 19: nexusraft.v1.JoinToken.keys:type_name -> nexusraft.v1.TokenKey
+	22, // 20: nexusraft.v1.UseJoinToken.role:type_name -> nexusraft.v1.Role
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_nexusraft_v1_state_proto_init() }
@@ -1517,6 +1596,7 @@ func file_nexusraft_v1_state_proto_init() {
 		(*NodeCommand_DeleteZone)(nil),
 		(*NodeCommand_RaiseMachineVersion)(nil),
 		(*NodeCommand_RegisterSession)(nil),
+		(*NodeCommand_VerifyState)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1524,7 +1604,7 @@ func file_nexusraft_v1_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nexusraft_v1_state_proto_rawDesc), len(file_nexusraft_v1_state_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
