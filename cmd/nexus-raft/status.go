@@ -136,7 +136,7 @@ func (c *statusCommand) nameZones(ctx context.Context, conn *client.Client, zone
 			names[info.ID] = info.Name
 		}
 	default:
-		names = zoneNames(ctx, conn)
+		names, _ = zoneNames(ctx, conn)
 	}
 	for i, v := range zones {
 		if v.Zone != nexusraft.RootZone {
