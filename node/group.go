@@ -122,7 +122,10 @@ func openGroup(w *worker, id nexusraft.ZoneID, machine nexusraft.StateMachine) (
 
 // published is what others may know of the zone as it is now.
 func (g *group) published() published {
-	return published{machine: g.machine, state: g.state, members: g.replica.Membership(), term: &g.term, events: &g.events}
+	return published{
+		machine: g.machine, state: g.state, members: g.replica.Membership(), term: &g.term,
+		fresh: g.group.Freshness(), events: &g.events,
+	}
 }
 
 // propose hands what was waiting to raft, conf changes first: raft may panic over one, and what

@@ -10,6 +10,7 @@ import (
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/driver"
 	"github.com/nexi-lab/nexus-raft/internal/events"
 	"github.com/nexi-lab/nexus-raft/internal/raftlog"
 	"github.com/nexi-lab/nexus-raft/internal/system"
@@ -206,7 +207,7 @@ func (w *worker) unopened(z *pb.ZoneRecord, err error) {
 	}
 	w.node.publish(id, published{
 		members: members,
-		term:    new(atomic.Uint64), events: new(events.Notifier),
+		term:    new(atomic.Uint64), fresh: new(driver.Freshness), events: new(events.Notifier),
 	})
 	w.node.zoneFailed(id, err)
 }

@@ -83,6 +83,7 @@ type published struct {
 	state   *storage.Tree
 	members nexusraft.Membership
 	term    *atomic.Uint64
+	fresh   *driver.Freshness
 	events  *events.Notifier // of new ones, and when the zone has stopped
 	failed  error            // the zone has stopped on this node
 }
