@@ -451,8 +451,15 @@ func (n *Node) zoneFailed(id nexusraft.ZoneID, err error) {
 	p.events.Notify()
 }
 
-// Status is what the node says of itself. It implements transport.PeerHandler.
-func (n *Node) Status(ctx context.Context) (nexusraft.NodeStatus, error) {
+// Status is what the node says of itself.
+func (n *Node) Status(ctx context.Context) (nexusraft.NodeStatus, error) { return n.status(ctx, 0) }
+
+// Status implements transport.PeerHandler.
+func (n handler) Status(ctx context.Context, only nexusraft.ZoneID) (nexusraft.NodeStatus, error) {
+	return n.status(ctx, only)
+}
+
+func (n *Node) status(ctx context.Context, only nexusraft.ZoneID) (nexusraft.NodeStatus, error) {
 	who := n.self()
 	s := nexusraft.NodeStatus{
 		Cluster: who.Cluster, Node: who.Node, Name: who.Name, Address: who.Address,
@@ -461,23 +468,12 @@ func (n *Node) Status(ctx context.Context) (nexusraft.NodeStatus, error) {
 		Peers: n.server.Links(n.peers), Minor: who.Minor, ClusterVersion: n.authority.ClusterVersion(),
 	}
 	s.Healthy = s.Problem == ""
-	asking, cancel := context.WithTimeout(ctx, driver.StatusTimeout)
-	defer cancel()
-	type reply struct {
-		zones []nexusraft.ZoneStatus
-		err   error
-	}
-	r, err := driver.Ask(asking, n.worker.inbox, func(err error) reply {
-		if err != nil {
-			return reply{err: err}
-		}
-		return reply{zones: n.worker.status()}
-	})
-	switch err = cmp.Or(err, r.err); {
+	zones, err := driver.Statuses(ctx, n.worker.inbox, only, n.worker.ids, n.worker.status)
+	switch {
 	case err == nil:
-		s.Zones = r.zones
-	case ctx.Err() == nil && asking.Err() != nil:
-		s.Healthy, s.Problem, err = false, driver.NoAnswer, nil
+		s.Zones = zones
+	case errors.Is(err, driver.ErrNoAnswer):
+		s.Healthy, s.Problem, err = false, err.Error(), nil
 	case ctx.Err() != nil:
 		err = fmt.Errorf("%w: %w", nexusraft.ErrNoQuorum, err)
 	}
