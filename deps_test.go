@@ -167,6 +167,7 @@ var rules = map[string]struct {
 	"cmd/nexus-raft/demo": {[]string{"", "client"}, "it drives processes from outside"},
 	"examples/counter":    {[]string{"", "node"}, "what a program that embeds a node sees"},
 	"examples/fstree":     {[]string{"", "node"}, "what a program that embeds a node sees"},
+	"examples/config":     {[]string{"", "node"}, "what a program that embeds a node sees"},
 	"examples/jobs":       {[]string{"", "node"}, "what a program that embeds a node sees"},
 	"examples/locks":      {[]string{"", "node"}, "what a program that embeds a node sees"},
 
