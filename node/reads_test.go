@@ -76,7 +76,8 @@ func TestReadWithinAnAge(t *testing.T) {
 		cancel()
 	}
 	failed := errors.New("of fn")
-	if err := follower.zone().ReadWithin(t.Context(), time.Hour, func(nexusraft.Reader) error { return failed }); err != failed {
+	fail := func(nexusraft.Reader) error { return failed }
+	if err := follower.zone().ReadWithin(t.Context(), time.Hour, fail); !errors.Is(err, failed) {
 		t.Errorf("got %v, want %v", err, failed)
 	}
 }

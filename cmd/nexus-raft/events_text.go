@@ -113,7 +113,8 @@ func brief(e nexusraft.Event) string {
 	case o.Member != nil:
 		return nexusraft.PrintableText(fmt.Sprintf("%s %v at %s", o.Member.Role, *o.Member, o.Member.Address))
 	case o.ZoneInfo != nil:
-		return fmt.Sprintf("%s (%v), state machine %s", printable(o.ZoneInfo.Name), o.ZoneInfo.ID, printable(o.ZoneInfo.Machine))
+		z := o.ZoneInfo
+		return fmt.Sprintf("%s (%v), state machine %s", printable(z.Name), z.ID, printable(z.Machine))
 	case o.Detail != nil:
 		return printable(briefDetail(e, *o.Detail))
 	}

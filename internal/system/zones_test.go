@@ -230,7 +230,8 @@ func TestReplicaOf(t *testing.T) {
 func TestZonesAreTold(t *testing.T) {
 	base := emptyState(t)
 	for _, c := range []*pb.NodeCommand{
-		raiseVersion(ZonesVersion), createZone("orders", "kv", 1, 2), createZone("orders", "kv", 1), createZone("orders", "x", 1),
+		raiseVersion(ZonesVersion), createZone("orders", "kv", 1, 2),
+		createZone("orders", "kv", 1), createZone("orders", "x", 1),
 		deleteZone(2, "users"), deleteZone(3, "orders"), deleteZone(2, "orders"), deleteZone(2, "orders"),
 		createZone("orders", "kv", 1),
 	} {
