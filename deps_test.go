@@ -90,7 +90,7 @@ var rules = map[string]struct {
 	},
 	"internal/serving": {nil, "a server beside a worker: it knows neither zones nor peers"},
 	"internal/replicas": {
-		[]string{"", "internal/events", "storage"},
+		[]string{"", "internal/driver", "internal/events", "storage"},
 		"what a node's goroutines may know of its replicas without its worker: no worker, no node",
 	},
 	"internal/propose":  {[]string{"", "internal/zone"}, "calls that wait, and their answers: it proposes nothing"},
@@ -173,6 +173,7 @@ var rules = map[string]struct {
 	"cmd/nexus-raft/demo": {[]string{"", "client"}, "it drives processes from outside"},
 	"examples/counter":    {[]string{"", "node"}, "what a program that embeds a node sees"},
 	"examples/fstree":     {[]string{"", "node"}, "what a program that embeds a node sees"},
+	"examples/config":     {[]string{"", "node"}, "what a program that embeds a node sees"},
 	"examples/jobs":       {[]string{"", "node"}, "what a program that embeds a node sees"},
 	"examples/locks":      {[]string{"", "node"}, "what a program that embeds a node sees"},
 

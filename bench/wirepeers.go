@@ -66,7 +66,7 @@ func (handler) RequestVote(context.Context, nexusraft.NodeID, []transport.Vote) 
 	return nil, errors.New("nobody votes here")
 }
 
-func (handler) Status(context.Context) (nexusraft.NodeStatus, error) {
+func (handler) Status(context.Context, nexusraft.ZoneID) (nexusraft.NodeStatus, error) {
 	return nexusraft.NodeStatus{}, errors.New("no status")
 }
 

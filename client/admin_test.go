@@ -83,6 +83,24 @@ func TestSurveyFindsWhatMembershipsName(t *testing.T) {
 	}
 }
 
+// A survey of one zone finds all nodes by the root zone, and has nothing else, whatever a node of an earlier
+// release says.
+func TestSurveyOfOneZone(t *testing.T) {
+	n, other := start(t, nil), start(t, nil)
+	n.status = statusOf(1, 1, 5, n.address, other.address)
+	n.status.Status.Zones = append(n.status.Status.Zones, &pb.ZoneStatus{Zone: 7}, &pb.ZoneStatus{Zone: 8})
+	other.status = statusOf(2, 1, 5, n.address, other.address)
+	c := connect(t, Options{Endpoints: []string{n.address}})
+	answers := c.SurveyZone(within(t), 7)
+	if len(answers) != 2 || len(answers[0].Status.Zones) != 1 || answers[0].Status.Zones[0].Zone != 7 ||
+		answers[1].Err != nil || len(answers[1].Status.Zones) != 0 || n.statusOf.Load() != 7 || other.statusOf.Load() != 7 {
+		t.Errorf("zone 7: got %+v, asked for %x and %x", answers, n.statusOf.Load(), other.statusOf.Load())
+	}
+	if answers := c.Survey(within(t)); len(answers) != 2 || len(answers[0].Status.Zones) != 3 || n.statusOf.Load() != 0 {
+		t.Errorf("all zones: got %+v, asked for %x", answers, n.statusOf.Load())
+	}
+}
+
 func TestMembersAreTheLeaders(t *testing.T) {
 	follower, _ := pairOf(t, nil)
 	c := connect(t, Options{Endpoints: []string{follower.address}})

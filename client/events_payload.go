@@ -16,6 +16,7 @@ import (
 const (
 	KeyTopic    = "key"    // a key of the zone was put or deleted: KeyValueOf
 	MemberTopic = "member" // a replica was added, promoted, changed, removed: MemberOf
+	ZoneTopic   = "zone"   // the root zone's: a zone was created, deleted: ZoneOf
 
 	LeaderTopic   = "leader"   // a node's own, as those below: the leader of a zone: DetailOf
 	SyncTopic     = "sync"     // how far a zone's data copies are
@@ -58,6 +59,19 @@ func MemberOf(e nexusraft.Event) (nexusraft.Member, error) {
 		return nexusraft.Member{}, undecodable(e, errors.New("there is no replica in it"))
 	}
 	return wire.MemberFromProto(m), nil
+}
+
+// ZoneOf decodes the payload of an event of ZoneTopic: what the cluster keeps of the zone, or has kept. It
+// returns nexusraft.ErrCorrupt if the payload is something else.
+func ZoneOf(e nexusraft.Event) (nexusraft.ZoneInfo, error) {
+	m := new(pb.ZoneInfo)
+	if err := proto.Unmarshal(e.Payload, m); err != nil {
+		return nexusraft.ZoneInfo{}, undecodable(e, err)
+	}
+	if m.GetId() == 0 {
+		return nexusraft.ZoneInfo{}, undecodable(e, errors.New("there is no zone in it"))
+	}
+	return wire.ZoneInfoFromProto(m), nil
 }
 
 // Detail is more about a node's own event; what its topic has nothing to say of is 0.

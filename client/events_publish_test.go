@@ -99,6 +99,13 @@ func TestPayloads(t *testing.T) {
 	if d := cmp.Diff(m, got); d != "" || err != nil {
 		t.Errorf("member: %v, (-want +got):\n%s", err, d)
 	}
+	zone := nexusraft.ZoneInfo{ID: 2, Name: "orders", Machine: "kv", Created: time.Unix(5, 0).UTC()}
+	if b, err = proto.Marshal(&pb.ZoneInfo{Id: 2, Name: "orders", Machine: "kv", CreatedNanos: 5e9}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ZoneOf(nexusraft.Event{Payload: b}); got != zone || err != nil {
+		t.Errorf("zone: got %+v, %v, want %+v", got, err, zone)
+	}
 }
 
 func TestDetails(t *testing.T) {
@@ -146,6 +153,9 @@ func FuzzPayload(f *testing.F) {
 		}
 		if m, err := MemberOf(e); (err == nil) == (m.Replica == 0) || err != nil && !errors.Is(err, nexusraft.ErrCorrupt) {
 			t.Errorf("got member %v, %v", m, err)
+		}
+		if z, err := ZoneOf(e); (err == nil) == (z.ID == 0) || err != nil && !errors.Is(err, nexusraft.ErrCorrupt) {
+			t.Errorf("got zone %v, %v", z, err)
 		}
 	})
 }

@@ -33,6 +33,7 @@ type fakeNode struct {
 	del      func(context.Context, *etcdserverpb.DeleteRangeRequest) (*etcdserverpb.DeleteRangeResponse, error)
 	rangeOf  func(context.Context, *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error)
 	status   *pb.StatusResponse
+	statusOf atomic.Uint64 // the zone that the last status was asked for
 	checksum *pb.ChecksumResponse
 	change   func(context.Context, *pb.ChangeMembershipRequest) (*pb.ChangeMembershipResponse, error)
 	transfer func(context.Context, *pb.TransferLeaderRequest) (*pb.TransferLeaderResponse, error)
@@ -101,7 +102,8 @@ func (n *fakeNode) Range(ctx context.Context, req *etcdserverpb.RangeRequest) (*
 	}, nil
 }
 
-func (n *fakeNode) Status(context.Context, *pb.StatusRequest) (*pb.StatusResponse, error) {
+func (n *fakeNode) Status(_ context.Context, req *pb.StatusRequest) (*pb.StatusResponse, error) {
+	n.statusOf.Store(req.GetZone())
 	return n.status, nil
 }
 

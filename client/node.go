@@ -16,13 +16,20 @@ import (
 // Status returns what the node at endpoint (host:port, any node's, a witness's too) says
 // of itself. It asks once, within the client's timeouts.
 func (c *Client) Status(ctx context.Context, endpoint string) (nexusraft.NodeStatus, error) {
+	return c.status(ctx, endpoint, 0)
+}
+
+// status is Status of one zone and the root zone alone, unless only is 0. A node of an earlier release says more.
+func (c *Client) status(
+	ctx context.Context, endpoint string, only nexusraft.ZoneID,
+) (nexusraft.NodeStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.opts.AttemptTimeout)
 	defer cancel()
 	e, err := c.connected(ctx, endpoint)
 	if err != nil {
 		return nexusraft.NodeStatus{}, err
 	}
-	resp, err := pb.NewClusterClient(e.conn).Status(ctx, &pb.StatusRequest{})
+	resp, err := pb.NewClusterClient(e.conn).Status(ctx, &pb.StatusRequest{Zone: uint64(only)})
 	if err != nil {
 		if status.Code(err) == codes.DeadlineExceeded {
 			err = fmt.Errorf("no answer within %v: %w", c.opts.AttemptTimeout, context.DeadlineExceeded)

@@ -25,8 +25,21 @@ const maxSurvey = 4 * nexusraft.MaxMembers
 // Survey asks the endpoints for their status and then every address that they name as a
 // replica's, and so on; those known at a time all at once, each within the client's
 // timeouts. The answers come in the order in which the addresses became known.
-func (c *Client) Survey(ctx context.Context) []Answer {
-	var answers []Answer
+func (c *Client) Survey(ctx context.Context) []Answer { return c.survey(ctx, 0) }
+
+// SurveyZone is Survey of one zone: the answers have no other, and nodes with thousands of zones don't
+// send them all. A node without a replica of it answers, too.
+func (c *Client) SurveyZone(ctx context.Context, zone nexusraft.ZoneID) []Answer {
+	answers := c.survey(ctx, zone)
+	for i := range answers {
+		zones := &answers[i].Status.Zones
+		*zones = slices.DeleteFunc(*zones, func(z nexusraft.ZoneStatus) bool { return z.Zone != zone })
+	}
+	return answers
+}
+
+// survey asks for all zones, or for one and for the root zone, which names all nodes.
+func (c *Client) survey(ctx context.Context, only nexusraft.ZoneID) (answers []Answer) {
 	known := make(map[string]bool)
 	next := c.opts.Endpoints
 	for len(next) > 0 {
@@ -37,19 +50,19 @@ func (c *Client) Survey(ctx context.Context) []Answer {
 				fresh = append(fresh, address)
 			}
 		}
-		got := c.statuses(ctx, fresh)
+		got := c.statuses(ctx, fresh, only)
 		answers = append(answers, got...)
 		next = addresses(got)
 	}
 	return answers
 }
 
-func (c *Client) statuses(ctx context.Context, at []string) []Answer {
+func (c *Client) statuses(ctx context.Context, at []string, only nexusraft.ZoneID) []Answer {
 	answers := make([]Answer, len(at))
 	var asking sync.WaitGroup
 	for i, address := range at {
 		asking.Go(func() {
-			status, err := c.Status(ctx, address)
+			status, err := c.status(ctx, address, only)
 			answers[i] = Answer{Address: address, Status: status, Err: err}
 		})
 	}
@@ -79,7 +92,7 @@ func (c *Client) findLeader(ctx context.Context) (nexusraft.ZoneStatus, string, 
 		if ctx.Err() != nil {
 			return nexusraft.ZoneStatus{}, "", fmt.Errorf("client: %w", ctx.Err())
 		}
-		answers := c.Survey(ctx)
+		answers := c.SurveyZone(ctx, c.opts.Zone)
 		view, address, err := leaderOf(c.opts.Zone, answers)
 		if err == nil || !errors.Is(err, errNoLeader) {
 			return view, address, err

@@ -62,7 +62,7 @@ func (z *Zone) leadersStatus(ctx context.Context) (nexusraft.ZoneStatus, error) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, driver.StatusTimeout)
 	defer cancel()
-	answer, err := z.node.peers.Status(ctx, leader.Node)
+	answer, err := z.node.peers.Status(ctx, leader.Node, z.id)
 	if err != nil {
 		return s, err
 	}

@@ -138,7 +138,8 @@ func openGroup(w *worker, id nexusraft.ZoneID, kind string) (*group, error) {
 // published is what others may know of the zone as it is now.
 func (g *group) published() replicas.Known {
 	return replicas.Known{
-		Machine: g.configured, State: g.state, Members: g.replica.Membership(), Term: &g.term, Events: &g.events,
+		Machine: g.configured, State: g.state, Members: g.replica.Membership(), Term: &g.term,
+		Fresh: g.group.Freshness(), Events: &g.events,
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/driver"
 	"github.com/nexi-lab/nexus-raft/internal/events"
 	"github.com/nexi-lab/nexus-raft/internal/raftlog"
 	"github.com/nexi-lab/nexus-raft/internal/replicas"
@@ -209,7 +210,7 @@ func (w *worker) unopened(z *pb.ZoneRecord, err error) {
 		members = log.Meta().Membership // as it was when the zone last ran here
 	}
 	w.node.replicas.Publish(id, replicas.Known{
-		Members: members, Term: new(atomic.Uint64), Events: new(events.Notifier),
+		Members: members, Term: new(atomic.Uint64), Fresh: new(driver.Freshness), Events: new(events.Notifier),
 	})
 	w.node.replicas.Fail(id, err)
 	w.node.events.ZoneStopped(id, err.Error())

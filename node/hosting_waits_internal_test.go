@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
@@ -106,12 +107,13 @@ func checkGone(t *testing.T, n *Node, g *group) {
 // Whatever waits for a zone hears when it is deleted.
 func TestDeletedZoneEndsWhatWaits(t *testing.T) {
 	n, g, peer := sharedZone(t, true)
-	proposed, r := propose.New(2), newRead()
+	proposed, r, at := propose.New(2), newRead(), newRead()
 	proposed.Command = []byte("k")
 	if err := n.worker.put(proposed); err != nil {
 		t.Fatal(err)
 	}
-	g.group.Read(r)
+	g.group.Read(r, time.Now())
+	g.group.ReadAt(at, 1<<40)
 	n.turnWith(t)
 	changed, err := eventSource{n}.Changed(2)
 	if err != nil {
@@ -150,6 +152,9 @@ func TestDeletedZoneEndsWhatWaits(t *testing.T) {
 	}
 	if err := answered(t, "read", r.ready); !errors.Is(err, nexusraft.ErrZoneNotFound) {
 		t.Errorf("the read: %v, want ErrZoneNotFound", err)
+	}
+	if err := answered(t, "read at an index", at.ready); !errors.Is(err, nexusraft.ErrZoneNotFound) {
+		t.Errorf("the read at an index: %v, want ErrZoneNotFound", err)
 	}
 	if err := answered(t, "received snapshot", received.Ended()); !errors.Is(err, nexusraft.ErrZoneNotFound) {
 		t.Errorf("the received snapshot: %v, want ErrZoneNotFound", err)

@@ -251,7 +251,7 @@ func (n *Node) serve(ctx context.Context, r *serving.Running) error {
 		}
 		return err
 	}
-	r.Ready()
+	r.SetReady()
 	who := n.self()
 	n.logger.Info("ready", "node", who.Node, "name", who.Name, "addr", who.Address, "cluster", who.Cluster)
 	close(n.ready)
@@ -351,8 +351,15 @@ func (n *Node) Zone(id nexusraft.ZoneID) (*Zone, error) {
 	return &Zone{node: n, id: id}, nil
 }
 
-// Status is what the node says of itself. It implements transport.PeerHandler.
-func (n *Node) Status(ctx context.Context) (nexusraft.NodeStatus, error) {
+// Status is what the node says of itself.
+func (n *Node) Status(ctx context.Context) (nexusraft.NodeStatus, error) { return n.status(ctx, 0) }
+
+// Status implements transport.PeerHandler.
+func (n handler) Status(ctx context.Context, only nexusraft.ZoneID) (nexusraft.NodeStatus, error) {
+	return n.status(ctx, only)
+}
+
+func (n *Node) status(ctx context.Context, only nexusraft.ZoneID) (nexusraft.NodeStatus, error) {
 	who := n.self()
 	s := nexusraft.NodeStatus{
 		Cluster: who.Cluster, Node: who.Node, Name: who.Name, Address: who.Address,
@@ -362,23 +369,12 @@ func (n *Node) Status(ctx context.Context) (nexusraft.NodeStatus, error) {
 		MachineVersions: n.machineVersions(),
 	}
 	s.Healthy = s.Problem == ""
-	asking, cancel := context.WithTimeout(ctx, driver.StatusTimeout)
-	defer cancel()
-	type reply struct {
-		zones []nexusraft.ZoneStatus
-		err   error
-	}
-	r, err := driver.Ask(asking, n.worker.inbox, func(err error) reply {
-		if err != nil {
-			return reply{err: err}
-		}
-		return reply{zones: n.worker.status()}
-	})
-	switch err = cmp.Or(err, r.err); {
+	zones, err := driver.Statuses(ctx, n.worker.inbox, only, n.worker.ids, n.worker.status)
+	switch {
 	case err == nil:
-		s.Zones = r.zones
-	case ctx.Err() == nil && asking.Err() != nil:
-		s.Healthy, s.Problem, err = false, driver.NoAnswer, nil
+		s.Zones = zones
+	case errors.Is(err, driver.ErrNoAnswer):
+		s.Healthy, s.Problem, err = false, err.Error(), nil
 	case ctx.Err() != nil:
 		err = fmt.Errorf("%w: %w", nexusraft.ErrNoQuorum, err)
 	}

@@ -131,7 +131,7 @@ func (n *Node) machineVersionOf(
 	a, asked := said[node]
 	if !asked {
 		asking, cancel := context.WithTimeout(ctx, driver.StatusTimeout)
-		a.status, a.err = n.peers.Status(asking, node)
+		a.status, a.err = n.peers.Status(asking, node, nexusraft.RootZone) // versions come with any zone
 		cancel()
 		said[node] = a
 	}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"go.etcd.io/raft/v3/raftpb"
@@ -346,7 +347,7 @@ func TestReadsWaitForTheirOwnIndex(t *testing.T) {
 	o.take(raftpb.MsgAppResp)
 	ask := func() *read {
 		r := newRead()
-		h.group.Read(r)
+		h.group.Read(r, time.Time{})
 		n.turnWith(t)
 		return r
 	}

@@ -20,9 +20,10 @@ type registers struct {
 	c     *cluster
 	begin time.Time
 
-	mu      sync.Mutex // guards history
+	mu      sync.Mutex // guards what follows
 	history []porcupine.Operation
 	reads   int // of them that were answered
+	bounded []boundedRead
 }
 
 // access is a read of a key, or a write that returns what was there.
@@ -107,6 +108,54 @@ func (r *registers) read(ctx context.Context, client int, m *member) {
 	}
 }
 
+// readWithin reads states of bounded age through a member until ctx ends.
+func (r *registers) readWithin(ctx context.Context, m *member, age time.Duration) {
+	for ctx.Err() == nil {
+		x := boundedRead{key: fmt.Sprint("k", rand.IntN(2)), from: time.Since(r.begin) - age}
+		within, cancel := context.WithTimeout(ctx, 2*time.Second)
+		err := m.zone().ReadWithin(within, age, func(s nexusraft.Reader) error {
+			value, _, err := s.Get([]byte(x.key))
+			x.value = string(value)
+			return err
+		})
+		cancel()
+		if err != nil {
+			continue
+		}
+		r.mu.Lock()
+		r.bounded = append(r.bounded, x)
+		r.mu.Unlock()
+		time.Sleep(time.Millisecond) // so that they are not all of what little happens
+	}
+}
+
+// boundedRead is a value that was read of a state as it was at that time, or later.
+type boundedRead struct {
+	key, value string
+	from       time.Duration
+}
+
+// checkBounded finds writes that were acknowledged before a read's bound, and began when the write of the
+// value that was read was over: then the state was too old.
+func (r *registers) checkBounded() {
+	r.c.t.Helper()
+	for _, x := range r.bounded {
+		over := int64(-1) // when the write of the value was; it may be uncertain, and then it never was
+		for _, op := range r.history {
+			if in := op.Input.(access); in.key == x.key && in.write == x.value && in.write != "" {
+				over = op.Return
+			}
+		}
+		for _, op := range r.history {
+			if in := op.Input.(access); in.key == x.key && in.write != "" && op.Call > over && op.Return < int64(x.from) {
+				r.c.t.Errorf("%q was read of a state from %v or later; %q was written at %v", x.value, x.from, in.write,
+					time.Duration(op.Return))
+				return
+			}
+		}
+	}
+}
+
 // TestReadsAreLinearizable reads by the follower and by the leader of a zone that is written to,
 // while paths are long and change their length, so that answers come late and in the wrong order.
 func TestReadsAreLinearizable(t *testing.T) {
@@ -124,6 +173,8 @@ func TestReadsAreLinearizable(t *testing.T) {
 		callers.Go(func() { r.read(ctx, 4+i, follower) })
 	}
 	callers.Go(func() { r.read(ctx, 6, leader) })
+	callers.Go(func() { r.readWithin(ctx, follower, 15*time.Millisecond) })
+	callers.Go(func() { r.readWithin(ctx, follower, 100*time.Millisecond) })
 	eventually(t, "reads", func() error {
 		for _, p := range paths {
 			p.Delay(rand.N(20 * time.Millisecond))
@@ -141,5 +192,6 @@ func TestReadsAreLinearizable(t *testing.T) {
 	if result != porcupine.Ok {
 		t.Errorf("%d operations, %d reads among them, are not linearizable: %v", len(r.history), r.reads, result)
 	}
-	t.Logf("%d operations, %d reads among them", len(r.history), r.reads)
+	r.checkBounded()
+	t.Logf("%d operations, %d reads among them, and %d of bounded age", len(r.history), r.reads, len(r.bounded))
 }

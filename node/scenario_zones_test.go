@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -314,6 +315,26 @@ func TestZonesWithoutTheirStateMachine(t *testing.T) {
 	m.zone()
 	if got := proposed(t, m.zoneOf(z.ID()), "45"); got != "5" {
 		t.Errorf("got %q, want 5", got)
+	}
+}
+
+// A node says the status of all its zones, or of one and of the root zone.
+func TestStatusOfOneZone(t *testing.T) {
+	t.Parallel()
+	m := found(t, zonesConfig(t, "n1"))
+	a, b := m.create("first", "words"), m.create("second", "words")
+	all := []nexusraft.ZoneID{nexusraft.RootZone, a.ID(), b.ID()}
+	for only, want := range map[nexusraft.ZoneID][]nexusraft.ZoneID{
+		0: all, nexusraft.RootZone: all[:1], b.ID(): {nexusraft.RootZone, b.ID()}, 0x77: all[:1],
+	} {
+		s, err := m.node.Handler().Status(t.Context(), only)
+		var got []nexusraft.ZoneID
+		for _, z := range s.Zones {
+			got = append(got, z.Zone)
+		}
+		if err != nil || !slices.Equal(got, want) || !s.Healthy {
+			t.Errorf("zone %v: got %v, %v, want %v", only, got, err, want)
+		}
 	}
 }
 

@@ -185,12 +185,16 @@ func (w *worker) Commit(_ []*driver.Group, sync bool) error {
 	return nil
 }
 
-// status returns that of each zone that runs, by ID.
-func (w *worker) status() (all []nexusraft.ZoneStatus) {
-	for _, id := range slices.Sorted(maps.Keys(w.zones)) {
-		all = append(all, w.zones[id].status())
+// ids returns those of the zones that run.
+func (w *worker) ids() []nexusraft.ZoneID { return slices.Collect(maps.Keys(w.zones)) }
+
+// status returns that of a zone, if it runs.
+func (w *worker) status(id nexusraft.ZoneID) (s nexusraft.ZoneStatus, ok bool) {
+	g := w.zones[id]
+	if g == nil {
+		return s, false
 	}
-	return all
+	return g.status(), true
 }
 
 // fail stops one zone on this node: its state machine can't go on.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/apply"
@@ -172,6 +173,43 @@ func (z *Zone) Read(ctx context.Context, fn func(nexusraft.Reader) error) error 
 	return z.ReadLocal(ctx, fn)
 }
 
+// ReadWithin runs fn over a state of the zone that is at most age old: it includes every write that was
+// acknowledged, by any node, more than age before ReadWithin was called. If an earlier read through this node,
+// of anyone, shows that this replica's state is as new as that, it asks nobody and waits for nothing;
+// otherwise it is Read, and its errors are. So is an age of 0 or less.
+//
+// The age is measured by this machine's clocks alone, what the others' say does not matter; the call may
+// take longer than age. A client's right is checked as by ReadLocal.
+func (z *Zone) ReadWithin(ctx context.Context, age time.Duration, fn func(nexusraft.Reader) error) error {
+	p, err := z.node.replicas.View(z.id)
+	if err != nil {
+		return err
+	}
+	if p.Fresh.Within(age, time.Now()) {
+		return z.ReadLocal(ctx, fn)
+	}
+	return z.Read(ctx, fn)
+}
+
+// ReadAt runs fn over a state of this replica that includes the entry at an index, and so all before it: with
+// the index of a proposal's Result, at any member, the caller's own write. It asks nobody, and waits
+// until the replica has applied the entry. If ctx ends first it returns ErrNoQuorum: a replica that is
+// cut off learns of no entries, and an index that is none of the zone's never comes. Otherwise its
+// errors are those of Read.
+func (z *Zone) ReadAt(ctx context.Context, index nexusraft.Index, fn func(nexusraft.Reader) error) error {
+	p, err := z.node.replicas.View(z.id)
+	if err != nil {
+		return err
+	}
+	if !p.Fresh.Has(index) {
+		err := z.node.served(ctx, z.id, func(g *group, r *read) { g.group.ReadAt(r, index) })
+		if err != nil {
+			return fmt.Errorf("read zone %v at index %d: %w", z.id, index, err)
+		}
+	}
+	return z.ReadLocal(ctx, fn)
+}
+
 // readElections is for how many election timeouts a read waits for a leader.
 const readElections = 32
 
@@ -192,13 +230,20 @@ func (r *read) Gone() bool { return r.gone.Load() }
 // confirm returns once this replica's state includes every write that was acknowledged
 // before, or ErrNoQuorum; see Zone.Read.
 func (n *Node) confirm(ctx context.Context, z nexusraft.ZoneID) error {
+	asked := time.Now()
+	return n.served(ctx, z, func(g *group, r *read) { g.group.Read(r, asked) })
+}
+
+// served returns once a replica serves the read that give gives to it, unless it follows with a full disk,
+// or ErrNoQuorum if the context ends first.
+func (n *Node) served(ctx context.Context, z nexusraft.ZoneID, give func(*group, *read)) error {
 	r := newRead()
 	defer r.gone.Store(true)
 	_, err := ask(ctx, n, z, func(g *group) (struct{}, error) {
 		if err := g.behind(); err != nil {
 			return struct{}{}, err
 		}
-		g.group.Read(r)
+		give(g, r)
 		return struct{}{}, nil
 	})
 	if err != nil {

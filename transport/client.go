@@ -282,13 +282,15 @@ func (c *Client) fail(ctx context.Context, err error) error {
 }
 
 // Status asks the node what it says of itself. It shakes no hands, so anyone may ask.
-func (c *Client) Status(ctx context.Context) (nexusraft.NodeStatus, error) {
+func (c *Client) Status(ctx context.Context) (nexusraft.NodeStatus, error) { return c.status(ctx, 0) }
+
+func (c *Client) status(ctx context.Context, only nexusraft.ZoneID) (nexusraft.NodeStatus, error) {
 	ctx, end, err := c.beginCall(ctx)
 	if err != nil {
 		return nexusraft.NodeStatus{}, err
 	}
 	defer end()
-	resp, err := pb.NewClusterClient(c.conn).Status(ctx, &pb.StatusRequest{})
+	resp, err := pb.NewClusterClient(c.conn).Status(ctx, &pb.StatusRequest{Zone: uint64(only)})
 	if err != nil {
 		return nexusraft.NodeStatus{}, fmt.Errorf("ask %v for its status: %w", c.addr, c.fail(ctx, err))
 	}

@@ -31,7 +31,7 @@ func (m mailbox) RequestVote(context.Context, nexusraft.NodeID, []transport.Vote
 	return nil, nil
 }
 
-func (m mailbox) Status(context.Context) (nexusraft.NodeStatus, error) {
+func (m mailbox) Status(context.Context, nexusraft.ZoneID) (nexusraft.NodeStatus, error) {
 	return nexusraft.NodeStatus{Healthy: true}, nil
 }
 

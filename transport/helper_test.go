@@ -6,6 +6,7 @@ import (
 	"iter"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,6 +41,7 @@ type fakeNode struct {
 	leaving  func(nexusraft.NodeID)
 	vote     func(context.Context, nexusraft.NodeID, []Vote) ([]VoteResult, error)
 	status   func(context.Context) (nexusraft.NodeStatus, error)
+	statusOf atomic.Uint64 // the zone that the last status was asked for
 	install  func(context.Context, nexusraft.NodeID, SnapshotHeader, iter.Seq2[[]byte, error]) error
 	propose  func(context.Context, Proposal) (nexusraft.Result, error)
 	join     func(context.Context, JoinRequest) (JoinResult, error)
@@ -81,7 +83,8 @@ func (f *fakeNode) RequestVote(ctx context.Context, from nexusraft.NodeID, votes
 	return f.vote(ctx, from, votes)
 }
 
-func (f *fakeNode) Status(ctx context.Context) (nexusraft.NodeStatus, error) {
+func (f *fakeNode) Status(ctx context.Context, only nexusraft.ZoneID) (nexusraft.NodeStatus, error) {
+	f.statusOf.Store(uint64(only))
 	if f.status == nil {
 		return nexusraft.NodeStatus{}, errNotFaked
 	}

@@ -200,8 +200,8 @@ func checkJoinRole(r JoinRequest) error {
 }
 
 // Status implements pb.ClusterServer.
-func (c clusterService) Status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusResponse, error) {
-	st, err := c.s.h.Peer.Status(ctx)
+func (c clusterService) Status(ctx context.Context, req *pb.StatusRequest) (*pb.StatusResponse, error) {
+	st, err := c.s.h.Peer.Status(ctx, nexusraft.ZoneID(req.GetZone()))
 	if err != nil {
 		return nil, callError(err)
 	}

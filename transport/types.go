@@ -209,8 +209,9 @@ type PeerHandler interface {
 	// slices belong to the handler.
 	RequestVote(ctx context.Context, from nexusraft.NodeID, votes []Vote) ([]VoteResult, error)
 
-	// Status is what the node says of itself; its Peers come from Links. Anyone may ask.
-	Status(ctx context.Context) (nexusraft.NodeStatus, error)
+	// Status is what the node says of itself; its Peers come from Links. Its Zones are all that run on it, or,
+	// if only is not 0, that one and the root zone, as far as they do. Anyone may ask.
+	Status(ctx context.Context, only nexusraft.ZoneID) (nexusraft.NodeStatus, error)
 }
 
 // MemberHandler is what only a full node does. Its methods are called from many goroutines

@@ -41,9 +41,11 @@ func (p *Peers) Propose(ctx context.Context, to nexusraft.NodeID, c Proposal) (n
 	return client.Propose(ctx, c)
 }
 
-// Status asks a peer what it says of itself. It returns ErrUnreachable at once for one that could
-// not be reached at the last attempt.
-func (p *Peers) Status(ctx context.Context, of nexusraft.NodeID) (nexusraft.NodeStatus, error) {
+// Status asks a peer what it says of itself, and of one zone; see PeerHandler.Status. It returns
+// ErrUnreachable at once for one that could not be reached at the last attempt.
+func (p *Peers) Status(
+	ctx context.Context, of nexusraft.NodeID, zone nexusraft.ZoneID,
+) (nexusraft.NodeStatus, error) {
 	x := p.peer(of)
 	if x == nil {
 		return nexusraft.NodeStatus{}, p.errUnknown(of)
@@ -52,7 +54,7 @@ func (p *Peers) Status(ctx context.Context, of nexusraft.NodeID) (nexusraft.Node
 	if err != nil {
 		return nexusraft.NodeStatus{}, err
 	}
-	return client.Status(ctx)
+	return client.status(ctx, zone)
 }
 
 // Propose runs a command on the node, which should lead the zone. It borrows the command until

@@ -281,7 +281,7 @@ func TestJoinRefusesBadAdmissions(t *testing.T) {
 func TestStatusAndChecksum(t *testing.T) {
 	st := nexusraft.NodeStatus{Cluster: testCluster, Node: nodeB, Name: "b", Healthy: true}
 	sum := nexusraft.Checksum{Applied: 9, Revision: 4, Sum: []byte{1, 2}, Pairs: 3, Bytes: 30}
-	addr, _ := serve(t, identityB, &fakeNode{
+	f := &fakeNode{
 		status: func(context.Context) (nexusraft.NodeStatus, error) { return st, nil },
 		checksum: func(_ context.Context, zone nexusraft.ZoneID) (nexusraft.Checksum, error) {
 			if zone != 1 {
@@ -289,11 +289,12 @@ func TestStatusAndChecksum(t *testing.T) {
 			}
 			return sum, nil
 		},
-	})
+	}
+	addr, _ := serve(t, identityB, f)
 	conn := dialTest(t, addr)
-	gotStatus, err := pb.NewClusterClient(conn).Status(t.Context(), &pb.StatusRequest{})
-	if err != nil {
-		t.Fatalf("Status: %v", err)
+	gotStatus, err := pb.NewClusterClient(conn).Status(t.Context(), &pb.StatusRequest{Zone: 7})
+	if err != nil || f.statusOf.Load() != 7 {
+		t.Fatalf("Status: %v, asked for zone %x, want 7", err, f.statusOf.Load())
 	}
 	if diff := cmp.Diff(st, wire.NodeStatusFromProto(gotStatus.GetStatus())); diff != "" {
 		t.Errorf("status (-want +got):\n%s", diff)

@@ -1,7 +1,6 @@
 package witness
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,12 +62,16 @@ func (h handler) HostZones(
 func (h handler) Leaving(nexusraft.NodeID) {}
 
 // Status implements transport.PeerHandler.
-func (h handler) Status(ctx context.Context) (nexusraft.NodeStatus, error) { return h.w.Status(ctx) }
+func (h handler) Status(ctx context.Context, only nexusraft.ZoneID) (nexusraft.NodeStatus, error) {
+	return h.w.status(ctx, only)
+}
 
 // Status returns what the witness says of itself. If its worker does not answer within a
 // second, a stalled disk most of all, the status has no zones and says so; the error is
 // ctx's, or ErrClosed.
-func (w *Witness) Status(ctx context.Context) (nexusraft.NodeStatus, error) {
+func (w *Witness) Status(ctx context.Context) (nexusraft.NodeStatus, error) { return w.status(ctx, 0) }
+
+func (w *Witness) status(ctx context.Context, only nexusraft.ZoneID) (nexusraft.NodeStatus, error) {
 	self := w.peering.Self()
 	st := nexusraft.NodeStatus{
 		Cluster: self.Cluster, Node: self.Node, Name: self.Name, Address: self.Address, Witness: true,
@@ -79,25 +82,23 @@ func (w *Witness) Status(ctx context.Context) (nexusraft.NodeStatus, error) {
 		st.Problem = "not admitted to a cluster yet"
 		return st, nil
 	}
-	asking, cancel := context.WithTimeout(ctx, driver.StatusTimeout)
-	defer cancel()
-	z, err := driver.Ask(asking, w.worker.loop.Inbox(), func(err error) zonesStatus {
-		if err != nil {
-			return zonesStatus{err: err}
-		}
-		return w.worker.status()
-	})
-	switch err = cmp.Or(err, z.err); {
+	inbox := w.worker.loop.Inbox()
+	zones, err := driver.Statuses(ctx, inbox, only, w.worker.ids, w.worker.status)
+	var bytes int64
+	if err == nil {
+		bytes, err = driver.AskSoon(ctx, inbox, w.worker.bytes)
+	}
+	switch {
 	case err == nil:
-		st.Zones, st.Problem = z.zones, w.peering.Problem()
+		st.Zones, st.Problem = zones, w.peering.Problem()
 		st.Healthy, st.Peers = st.Problem == "", w.server.Links(w.peers)
-		st.DiskBytes += z.bytes
+		st.DiskBytes += bytes
 		return st, nil
 	case errors.Is(err, nexusraft.ErrOverloaded):
 		st.Problem = "the worker has too much to do"
 		return st, nil
-	case ctx.Err() == nil && asking.Err() != nil:
-		st.Problem = driver.NoAnswer
+	case errors.Is(err, driver.ErrNoAnswer):
+		st.Problem = err.Error()
 		return st, nil
 	}
 	return st, err

@@ -139,7 +139,7 @@ func (m *fakeMember) RequestVote(context.Context, nexusraft.NodeID, []transport.
 var errNotFaked = errors.New("the test does not expect this call")
 
 // Status implements transport.PeerHandler.
-func (m *fakeMember) Status(context.Context) (nexusraft.NodeStatus, error) {
+func (m *fakeMember) Status(context.Context, nexusraft.ZoneID) (nexusraft.NodeStatus, error) {
 	return nexusraft.NodeStatus{}, errNotFaked
 }
 

@@ -105,17 +105,22 @@ func (w *worker) Stop(err error) {
 	}
 }
 
-// zonesStatus is the worker's part of the witness's status.
-type zonesStatus struct {
-	zones []nexusraft.ZoneStatus
-	bytes int64
-	err   error // the worker has ended
+// bytes returns how many the zones' logs have on the disk.
+func (w *worker) bytes() (n int64) {
+	for _, g := range w.zones {
+		n += g.log.Bytes()
+	}
+	return n
 }
 
-func (w *worker) status() (s zonesStatus) {
-	for _, id := range slices.Sorted(maps.Keys(w.zones)) {
-		s.zones = append(s.zones, w.zones[id].status())
-		s.bytes += w.zones[id].log.Bytes()
+// ids returns those of the zones.
+func (w *worker) ids() []nexusraft.ZoneID { return slices.Collect(maps.Keys(w.zones)) }
+
+// status returns that of a zone, if there is one.
+func (w *worker) status(id nexusraft.ZoneID) (s nexusraft.ZoneStatus, ok bool) {
+	g := w.zones[id]
+	if g == nil {
+		return s, false
 	}
-	return s
+	return g.status(), true
 }

@@ -145,8 +145,8 @@ func TestRemovedFromOneZone(t *testing.T) {
 			w.Tick()
 			turnOf(t, w)
 		}
-		if _, err := w.Group(3); err != nil || len(w.status().zones) != 2 {
-			t.Errorf("zone 3: %v, of %d zones", err, len(w.status().zones))
+		if _, err := w.Group(3); err != nil || len(w.zones) != 2 {
+			t.Errorf("zone 3: %v, of %d zones", err, len(w.zones))
 		}
 	}
 	check(w)

@@ -140,6 +140,9 @@ type accessListCommand struct {
 func (*accessListCommand) Help() string {
 	return accessHelp + `
 
+A role in a zone that was deleted stays until it is revoked, by the zone's ID, and is good for nothing: no
+other zone gets the ID, also none of the same name.
+
 With --json: one object per name; the zone of a role for all zones is left out.
 
 Example:
@@ -159,10 +162,11 @@ func (c *accessListCommand) Run(ctx context.Context, s streams) error {
 	}
 	if !c.JSON {
 		var names map[nexusraft.ZoneID]string
+		all := false
 		if slices.ContainsFunc(list, hasRoleInAZone) {
-			names = zoneNames(ctx, conn)
+			names, all = zoneNames(ctx, conn)
 		}
-		return printAccess(s.out, list, names)
+		return printAccess(s.out, list, names, all)
 	}
 	for _, p := range list {
 		if err := printJSON(s.out, p); err != nil {
@@ -177,14 +181,20 @@ func hasRoleInAZone(p nexusraft.Principal) bool {
 	return slices.ContainsFunc(p.Roles, func(r nexusraft.ZoneRole) bool { return r.Zone > nexusraft.RootZone })
 }
 
-// printAccess prints a line for each role, and then one for each token.
-func printAccess(w io.Writer, list []nexusraft.Principal, zones map[nexusraft.ZoneID]string) error {
+// printAccess prints a line for each role, and then one for each token. A role in a zone that is none of all
+// zones is good for nothing.
+func printAccess(w io.Writer, list []nexusraft.Principal, zones map[nexusraft.ZoneID]string, all bool) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "NAME\tROLE\tIN")
 	tokens := 0
 	for _, p := range list {
 		for _, r := range p.Roles {
-			fmt.Fprintf(t, "%s\t%s\t%s\n", printable(p.Name), r.Role, inZone(r.Zone, printable(zones[r.Zone])))
+			name, ok := zones[r.Zone]
+			in := inZone(r.Zone, printable(name))
+			if all && !ok && r.Zone > nexusraft.RootZone {
+				in += ", which there is not (any more)"
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\n", printable(p.Name), r.Role, in)
 		}
 		tokens += len(p.Tokens)
 	}

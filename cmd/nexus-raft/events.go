@@ -25,17 +25,18 @@ type eventsCommand struct {
 func (*eventsCommand) Help() string {
 	return `Follows what happens in a zone, through any endpoint that answers, and prints a line for each event:
 time, sequence, topic, type and payload, separated by tabs, each as a quoted string if not all of it
-can be printed. Topics are key (types put and delete), member (changes of the replicas), and app/…, to
-which publish appends. When a node fails, the command goes on through another one, without a gap. SIGINT
-ends it; it then says on standard error from which sequence to go on. Events are kept for a while only:
-if the wanted ones are gone, the command fails and says which event is the oldest.
+can be printed. Topics are key (types put and delete), member (changes of the replicas), app/…, to which
+publish appends, and in the root zone zone (types created and deleted). When a node fails, the command goes
+on through another one, without a gap. SIGINT ends it; it then says on standard error from which sequence
+to go on. Events are kept for a while only: if the wanted ones are gone, the command fails and says which
+event is the oldest.
 
 With --local: what one node sees of its leaders, peers and sync states. These events are in its memory,
 and begin anew when it starts; an event of type gap stands for those that are missing.
 
 With --json: one object per line. A key's event has a pair (or a range, if many keys were deleted at
-once), a member's event its record, a local event a detail; any other event has payload, or
-payload_base64 if the payload is not valid UTF-8.
+once), a member's event its record, a zone's a zone_info, a local event a detail; any other event has
+payload, or payload_base64 if the payload is not valid UTF-8.
 
 With --webhook: nothing is printed; each event is posted to the URL as such an object, one at a time,
 at least once. Network errors and the answers 408, 429 and 5xx are retried for ever, with growing pauses

@@ -187,6 +187,11 @@ func TestEventsArePrinted(t *testing.T) {
 			`"member":{"replica":"0000000000000001","node":"0000000000000002","name":"n2","address":"h:1","role":"learner"}`,
 		},
 		{
+			"zone", "created", marshal(t, &pb.ZoneInfo{Id: 2, Name: "orders", Machine: "kv", CreatedNanos: 5e9}),
+			`orders (2), state machine kv`,
+			`"zone_info":{"id":"2","name":"orders","machine":"kv","created":"1970-01-01T00:00:05Z"}`,
+		},
+		{
 			"leader", "elected", marshal(t, &pb.LeaderEvent{Node: 2, Replica: 1, Term: 7}),
 			`zone 1 node 0000000000000002 term 7`, `"detail":{"node":"0000000000000002","replica":"0000000000000001","term":7}`,
 		},

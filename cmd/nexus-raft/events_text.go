@@ -18,10 +18,11 @@ type eventObject struct {
 	Incarnation   nexusraft.Incarnation `json:"incarnation,omitzero"`
 	Topic         string                `json:"topic"`
 	Type          string                `json:"type"`
-	Pair          *pair                 `json:"pair,omitempty"`   // of a key's event; one that was deleted has no value
-	Range         *keyRange             `json:"range,omitempty"`  // of many keys that were deleted at once
-	Member        *nexusraft.Member     `json:"member,omitempty"` // of a member's event
-	Detail        *client.Detail        `json:"detail,omitempty"` // of a node's own event
+	Pair          *pair                 `json:"pair,omitempty"`      // of a key's event; one that was deleted has no value
+	Range         *keyRange             `json:"range,omitempty"`     // of many keys that were deleted at once
+	Member        *nexusraft.Member     `json:"member,omitempty"`    // of a member's event
+	ZoneInfo      *nexusraft.ZoneInfo   `json:"zone_info,omitempty"` // of a zone's creation or deletion
+	Detail        *client.Detail        `json:"detail,omitempty"`    // of a node's own event
 	Payload       *string               `json:"payload,omitempty"`
 	PayloadBase64 []byte                `json:"payload_base64,omitempty"`
 }
@@ -60,6 +61,12 @@ func (o *eventObject) decode(e nexusraft.Event) error {
 		m, err := client.MemberOf(e)
 		if err == nil {
 			o.Member = &m
+		}
+		return err
+	case client.ZoneTopic:
+		z, err := client.ZoneOf(e)
+		if err == nil {
+			o.ZoneInfo = &z
 		}
 		return err
 	case client.LeaderTopic, client.SyncTopic, client.PeerTopic, client.HealthTopic, client.SnapshotTopic:
@@ -105,6 +112,9 @@ func brief(e nexusraft.Event) string {
 		return briefKey(e)
 	case o.Member != nil:
 		return nexusraft.PrintableText(fmt.Sprintf("%s %v at %s", o.Member.Role, *o.Member, o.Member.Address))
+	case o.ZoneInfo != nil:
+		z := o.ZoneInfo
+		return fmt.Sprintf("%s (%v), state machine %s", printable(z.Name), z.ID, printable(z.Machine))
 	case o.Detail != nil:
 		return printable(briefDetail(e, *o.Detail))
 	}

@@ -230,7 +230,7 @@ func printSettled(ctx context.Context, s streams, conn *client.Client, zone nexu
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
 	for {
-		found, ok := zoneOf(zone, conn.Survey(ctx))
+		found, ok := zoneOf(zone, conn.SurveyZone(ctx, zone))
 		if settled := ok && found.Leader != nil && found.Leader.Sync == nexusraft.InSync; !settled && ctx.Err() == nil {
 			sleep(ctx, 100*time.Millisecond)
 			continue

@@ -100,12 +100,10 @@ func (c *statusCommand) Run(ctx context.Context, s streams) error {
 func (c *statusCommand) survey(
 	ctx context.Context, conn *client.Client,
 ) (answers []client.Answer, zones []availability.Zone, others []client.Answer) {
-	answers = conn.Survey(ctx)
 	if c.Zone != nil {
-		for i := range answers {
-			list := &answers[i].Status.Zones
-			*list = slices.DeleteFunc(*list, func(z nexusraft.ZoneStatus) bool { return z.Zone != c.Zone.id })
-		}
+		answers = conn.SurveyZone(ctx, c.Zone.id)
+	} else {
+		answers = conn.Survey(ctx)
 	}
 	zones, others = availability.Zones(answers)
 	return answers, zones, others
@@ -136,7 +134,7 @@ func (c *statusCommand) nameZones(ctx context.Context, conn *client.Client, zone
 			names[info.ID] = info.Name
 		}
 	default:
-		names = zoneNames(ctx, conn)
+		names, _ = zoneNames(ctx, conn)
 	}
 	for i, v := range zones {
 		if v.Zone != nexusraft.RootZone {

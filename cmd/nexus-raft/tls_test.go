@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/pki"
 )
 
@@ -249,6 +251,62 @@ func roleInOneZone(t *testing.T, c *secureTrio) {
 	want := `{"name":"owner","roles":[{"zone":"1","role":"read"},{"zone":"2","role":"admin"}]`
 	if got := c.by(t, c.admin, "access", "list", "--json"); !strings.Contains(got, want) {
 		t.Errorf("access list: got\n%s\nwant in it\n%s", got, want)
+	}
+	roleEndsWithItsZone(t, c)
+}
+
+// A role in a zone, by the zone's name, ends with that zone: the next one of the name is another one.
+func roleEndsWithItsZone(t *testing.T, c *secureTrio) {
+	create := func() string {
+		t.Helper()
+		var zone nexusraft.ZoneInfo
+		if err := json.Unmarshal([]byte(c.by(t, c.admin, "zone", "create", "rented", "--json")), &zone); err != nil {
+			t.Fatal(err)
+		}
+		return zone.ID.String()
+	}
+	first := create()
+	tenant := c.file("tenant.pem")
+	granted := c.by(t, c.admin, "access", "grant", "tenant", "--role", "write", "--zone", "rented")
+	if want := "tenant has the role write in zone rented (" + first + ")\n"; granted != want {
+		t.Errorf("grant: got %q, want %q", granted, want)
+	}
+	c.by(t, c.admin, "access", "token", "tenant", "--out", tenant)
+	eventually(t, "the tenant writes", func() bool {
+		status, _, _ := c.asks(t, tenant, "put", "k", "rent", "--zone", "rented")
+		return status == exitOK
+	})
+	c.holds(t, tenant, "--zone", "rented")
+	c.refused(t, tenant, "needs the role read in zone 1", "get", "k")
+	inList := func(in string) bool {
+		list := strings.Fields(c.by(t, c.admin, "access", "list"))
+		return strings.Contains(strings.Join(list, " "), "tenant write zone "+in)
+	}
+	if !inList("rented (" + first + ")") {
+		t.Error("the list does not have the role by the zone's name")
+	}
+
+	c.by(t, c.admin, "zone", "delete", "rented", "--yes")
+	second := create()
+	c.refused(t, tenant, "needs the role read in zone "+second, "get", "k", "--zone", "rented")
+	c.refused(t, tenant, "needs the role write in zone "+second, "put", "k", "v", "--zone", "rented")
+	if !inList(first + ", which there is not (any more)") {
+		t.Error("the list does not say that the role's zone is gone")
+	}
+	for _, zone := range []string{"rented", second} {
+		status, _, stderr := c.asks(t, c.admin, "access", "revoke", "tenant", "--zone", zone)
+		if status != exitFailed || !strings.Contains(stderr, "has no such role") {
+			t.Errorf("revoke in %s: got status %d, %s", zone, status, stderr)
+		}
+	}
+	c.by(t, c.admin, "access", "grant", "tenant", "--role", "read", "--zone", "rented")
+	c.by(t, c.admin, "access", "revoke", "tenant", "--zone", first)
+	if inList(first) {
+		t.Error("the role in the deleted zone was revoked, and is listed")
+	}
+	revoked := c.by(t, c.admin, "access", "revoke", "tenant", "--zone", "rented")
+	if want := "revoked the role of tenant in zone rented (" + second + ")\n"; revoked != want {
+		t.Errorf("revoke: got %q, want %q", revoked, want)
 	}
 }
 

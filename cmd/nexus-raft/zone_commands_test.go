@@ -296,10 +296,17 @@ func TestAccessListNamesZones(t *testing.T) {
 	want := `NAME  ROLE   IN
 ann   read   zone 1
 ann   write  zone orders (2f)
-ann   admin  zone 77
+ann   admin  zone 77, which there is not (any more)
 `
 	if d := cmp.Diff(want, stdout); d != "" || status != exitOK {
 		t.Errorf("status %d, %s (-want +got):\n%s", status, stderr, d)
+	}
+	s.mu.Lock()
+	s.err = nexusraft.ErrNoQuorum // which zones there are is not known
+	s.mu.Unlock()
+	_, stdout, _ = command(t, "access", "list", "--endpoints", s.address, "--timeout", "300ms")
+	if !strings.HasSuffix(stdout, "ann   write  zone 2f\nann   admin  zone 77\n") {
+		t.Errorf("without the names: got %s", stdout)
 	}
 }
 

@@ -81,16 +81,17 @@ func (z zoneFlag) info(ctx context.Context, conn *client.Client) (info nexusraft
 	return info, err
 }
 
-// zoneNames returns the names of the zones but for the root zone, as far as they can be had.
-func zoneNames(ctx context.Context, conn *client.Client) map[nexusraft.ZoneID]string {
-	names := make(map[nexusraft.ZoneID]string)
+// zoneNames returns the names of the zones but for the root zone, as far as they can be had, and whether
+// these are all.
+func zoneNames(ctx context.Context, conn *client.Client) (names map[nexusraft.ZoneID]string, all bool) {
+	names = make(map[nexusraft.ZoneID]string)
 	for info, err := range conn.Zones(ctx) {
 		if err != nil {
-			break
+			return names, false
 		}
 		names[info.ID] = info.Name
 	}
-	return names
+	return names, true
 }
 
 // whichZone is one zone, or all: nexusraft.EveryZone.

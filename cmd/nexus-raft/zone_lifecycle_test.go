@@ -70,8 +70,8 @@ func TestZoneFromCreationToDeletion(t *testing.T) {
 	})
 
 	must("zone", "delete", "orders", "--yes")
-	status, _, stderr := ask("get", "k", "--zone", "orders")
-	if status != exitFailed || !strings.Contains(stderr, "there is no zone orders; nexus-raft zone list") {
+	if status, _, stderr := ask("get", "k", "--zone", "orders"); status != exitFailed ||
+		!strings.Contains(stderr, "there is no zone orders; nexus-raft zone list") {
 		t.Errorf("get in the deleted zone: got status %d, %q", status, stderr)
 	}
 	eventually(t, "the members have dropped the zone", func() bool {
@@ -91,6 +91,19 @@ func TestZoneFromCreationToDeletion(t *testing.T) {
 	}
 	if got := must("get", "k"); got != "in the root zone\n" {
 		t.Errorf("the root zone's key: got %q", got)
+	}
+
+	status, stdout, stderr := command(t, "events", "--endpoints", c.endpoints(), "--topic", "zone", "--from", "1",
+		"--count", "3")
+	told := strings.Split(strings.TrimSpace(stdout), "\n")
+	if status != exitOK || len(told) != 3 {
+		t.Fatalf("events of zones: status %d, %s%s", status, stdout, stderr)
+	}
+	about := func(z nexusraft.ZoneInfo) string { return "orders (" + z.ID.String() + "), state machine kv" }
+	for i, want := range []string{"created\t" + about(zone), "deleted\t" + about(zone), "created\t" + about(next)} {
+		if !strings.HasSuffix(told[i], "\tzone\t"+want) {
+			t.Errorf("event %d of zones: got %q, want %q", i, told[i], want)
+		}
 	}
 }
 

@@ -48,7 +48,7 @@ func (c *zoneShowCommand) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	views := viewsOf(zone.ID, conn.Survey(ctx))
+	views := viewsOf(zone.ID, conn.SurveyZone(ctx, zone.ID))
 	if c.JSON {
 		return printJSON(s.out, struct {
 			nexusraft.ZoneInfo

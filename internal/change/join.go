@@ -80,7 +80,7 @@ func (x Changer) awaitKnown(ctx context.Context, voter nexusraft.NodeID) {
 			continue
 		}
 		_ = x.poll(ctx, func() (bool, error) { // what keeps a member from answering is no reason to wait for it
-			s, err := x.Status(ctx, m.Node)
+			s, err := x.Status(ctx, m.Node, id)
 			return knowsVoter(s, id, voter), err
 		})
 	}

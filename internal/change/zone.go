@@ -48,8 +48,8 @@ type Changer struct {
 	// Current returns a record with the address that its node has now. It does not block.
 	Current func(nexusraft.Member) nexusraft.Member
 
-	// Status asks another node.
-	Status func(context.Context, nexusraft.NodeID) (nexusraft.NodeStatus, error)
+	// Status asks another node of a zone.
+	Status func(context.Context, nexusraft.NodeID, nexusraft.ZoneID) (nexusraft.NodeStatus, error)
 }
 
 // poll runs f, once a tick, until it returns true or an error, or the context ends.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -365,7 +366,7 @@ func TestReadWaitsForItsIndex(t *testing.T) {
 	b.step(g, message(other, raftpb.MsgHeartbeat, 2), nil)
 	b.turns()
 	b.told = nil
-	g.Read(readCall{&call{b: b, name: "read"}})
+	g.Read(readCall{&call{b: b, name: "read"}}, time.Time{})
 	b.turns()
 	b.expect("begin", "stage", "commit of 1, sync false", "written", "MsgReadIndex to 20", "ended")
 	m := message(other, raftpb.MsgReadIndexResp, 2)
@@ -422,7 +423,7 @@ func TestNothingLeavesAfterAFailedWrite(t *testing.T) {
 	b.propose(leader, "x")
 	b.step(g, message(other, raftpb.MsgHeartbeat, 2), nil)
 	b.step(g, message(third, raftpb.MsgPreVote, 9), voteCallOf{&call{b: b, name: "vote"}})
-	g.Read(readCall{&call{b: b, name: "read"}})
+	g.Read(readCall{&call{b: b, name: "read"}}, time.Time{})
 	b.broken = errors.New("the disk is gone")
 	if _, err := b.d.Turn(b.groups); !errors.Is(err, b.broken) {
 		t.Errorf("the turn ended with %v, want %v", err, b.broken)

@@ -143,7 +143,7 @@ func NewGroup(c Config) (*Group, error) {
 	return &Group{
 		zone: c.Zone, self: c.Replica, incarnation: c.Incarnation,
 		replica: r, log: c.Storage, owner: c.Owner,
-		reads: newReads(c.Replica, c.Incarnation, c.ReadTicks),
+		reads: newReads(c),
 		from:  make(map[nexusraft.ReplicaID]nexusraft.NodeID),
 	}, nil
 }

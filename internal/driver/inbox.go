@@ -3,7 +3,6 @@ package driver
 import (
 	"context"
 	"sync"
-	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 
@@ -115,12 +114,6 @@ func Ask[T any](ctx context.Context, b *Inbox, f func(error) T) (value T, err er
 		return value, context.Cause(ctx)
 	}
 }
-
-// StatusTimeout is how long a node's status waits for its worker, and NoAnswer what it says then.
-const (
-	StatusTimeout = time.Second
-	NoAnswer      = "the worker has not answered for 1s: the disk may be stalled"
-)
 
 // Wake makes the worker look whether there is something to do.
 func (b *Inbox) Wake() {

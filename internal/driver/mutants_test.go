@@ -138,6 +138,23 @@ var mutants = []mutant{
 		"internal/driver", "TestReadWaitsForItsIndex",
 	},
 	{
+		"A state counts as new as a read that its question did not wait for.",
+		"internal/driver/reads.go", "\t\t\t\tr.fresh.served(c.asked)\n", `				r.fresh.served(c.asked)
+				for _, w := range r.waiting {
+					r.fresh.served(w.asked)
+				}
+`, "internal/driver", "TestFreshness",
+	},
+	{
+		"A state counts as new as an answer that is not applied.",
+		"internal/driver/reads.go", "\t\tr.indexed = append(r.indexed, indexedRead{c.Index, true, q.reads})\n",
+		`		r.indexed = append(r.indexed, indexedRead{c.Index, true, q.reads})
+		for _, w := range q.reads {
+			r.fresh.served(w.asked)
+		}
+`, "internal/driver", "TestFreshness",
+	},
+	{
 		"Messages that were taken out of the inbox go on being counted in it.",
 		"internal/driver/inbox.go", "\tb.waiting, b.bytes = waiting{}, 0\n", "\tb.waiting = waiting{}\n",
 		"internal/driver", "TestInboxCountsWhatItHolds",

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
@@ -46,7 +47,9 @@ type reads struct {
 	asked   []question    // under way, oldest first, at most maxQuestions
 	retryAt int           // the tick at which the next question is due, if none is answered
 	retry   int           // ticks until the one after that; (0, maxReadRetryTicks]
-	indexed []indexedRead // confirmed, above the applied index; to be served once theirs is applied
+	indexed []indexedRead // of confirmed reads and of ReadAt, above the applied index; served once theirs is
+
+	fresh *Freshness
 }
 
 // leadership is one leader in one term; its zero value is none.
@@ -62,8 +65,9 @@ type question struct {
 }
 
 type indexedRead struct {
-	index nexusraft.Index
-	reads []waitingRead
+	index     nexusraft.Index
+	confirmed bool // by the leader, after the reads came
+	reads     []waitingRead
 }
 
 // Read is one call that waits.
@@ -76,15 +80,23 @@ type Read interface {
 	Gone() bool
 }
 
-// waitingRead is a read and the tick at which it came.
+// waitingRead is a read, the tick at which it came, and the time.
 type waitingRead struct {
 	Read
 	since int
+	asked time.Time
 }
 
-// Read takes in a linearizable read. The leader of that time confirms it; without a leader it ends
-// after a while, by ErrNoQuorum.
-func (g *Group) Read(x Read) { g.reads.add(x) }
+// Read takes in a linearizable read, which came at a time that is not after now. The leader of that time
+// confirms it; without a leader it ends after a while, by ErrNoQuorum.
+func (g *Group) Read(x Read, asked time.Time) { g.reads.add(x, asked) }
+
+// ReadAt takes in a read that is to be served once the entry at an index is applied. Nothing ends it
+// before, but that it is gone.
+func (g *Group) ReadAt(x Read, index nexusraft.Index) { g.reads.addAt(x, index) }
+
+// Freshness says how new the state is; it may be asked at any time.
+func (g *Group) Freshness() *Freshness { return g.reads.fresh }
 
 // Reads returns how many reads wait.
 func (g *Group) Reads() int {
@@ -99,8 +111,13 @@ func (g *Group) Reads() int {
 // one.
 func (g *Group) Leaderless() error { return g.reads.leaderless() }
 
-func newReads(r nexusraft.ReplicaID, i nexusraft.Incarnation, limit int) reads {
-	return reads{contexts: readContexts{replica: r, incarnation: i}, limit: limit, retry: readRetryTicks}
+func newReads(c Config) reads {
+	r := reads{
+		contexts: readContexts{replica: c.Replica, incarnation: c.Incarnation}, limit: c.ReadTicks, retry: readRetryTicks,
+		fresh: new(Freshness),
+	}
+	r.fresh.applied.Store(uint64(c.Applied))
+	return r
 }
 
 const (
@@ -115,7 +132,18 @@ const (
 )
 
 // add puts a read into line.
-func (r *reads) add(x Read) { r.waiting = append(r.waiting, waitingRead{x, r.now}) }
+func (r *reads) add(x Read, asked time.Time) {
+	r.waiting = append(r.waiting, waitingRead{x, r.now, asked})
+}
+
+// addAt serves a read, or has it wait for its index.
+func (r *reads) addAt(x Read, index nexusraft.Index) {
+	if r.fresh.Has(index) {
+		x.Serve(nil)
+		return
+	}
+	r.indexed = append(r.indexed, indexedRead{index: index, reads: []waitingRead{{Read: x}}})
+}
 
 // follow notes who leads the zone. Another leadership knows nothing of what the last one was
 // asked, so it is asked at once.
@@ -183,6 +211,9 @@ func (r *reads) tick() {
 	for i := range r.asked {
 		r.asked[i].reads = slices.DeleteFunc(r.asked[i].reads, abandoned)
 	}
+	r.indexed = slices.DeleteFunc(r.indexed, func(x indexedRead) bool {
+		return !slices.ContainsFunc(x.reads, func(x waitingRead) bool { return !x.Gone() })
+	})
 	if r.leader.leader == 0 {
 		r.expire()
 	}
@@ -222,7 +253,7 @@ func (r *reads) confirmed(c zone.Read) {
 		return
 	}
 	for _, q := range r.asked[:i+1] {
-		r.indexed = append(r.indexed, indexedRead{c.Index, q.reads})
+		r.indexed = append(r.indexed, indexedRead{c.Index, true, q.reads})
 	}
 	r.asked = slices.Delete(r.asked, 0, i+1)
 	r.retry = readRetryTicks
@@ -230,6 +261,7 @@ func (r *reads) confirmed(c zone.Read) {
 
 // serve lets the reads go whose index is applied.
 func (r *reads) serve(applied nexusraft.Index) {
+	r.fresh.applied.Store(uint64(applied))
 	keep := r.indexed[:0]
 	for _, x := range r.indexed {
 		if x.index > applied {
@@ -237,6 +269,9 @@ func (r *reads) serve(applied nexusraft.Index) {
 			continue
 		}
 		for _, c := range x.reads {
+			if x.confirmed {
+				r.fresh.served(c.asked)
+			}
 			c.Serve(nil)
 		}
 	}

@@ -3,19 +3,24 @@ package driver
 import (
 	"errors"
 	"fmt"
+	"math"
 	"testing"
+	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
 // testRead is a read and its answer.
-type testRead struct{ ready chan error }
+type testRead struct {
+	ready chan error
+	gone  bool
+}
 
-func newTestRead() *testRead { return &testRead{make(chan error, 1)} }
+func newTestRead() *testRead { return &testRead{ready: make(chan error, 1)} }
 
 func (r *testRead) Serve(err error) { r.ready <- err }
-func (r *testRead) Gone() bool      { return false }
+func (r *testRead) Gone() bool      { return r.gone }
 
 // farLeader answers questions after a number of ticks, unless it is told to lose them.
 type farLeader struct {
@@ -35,7 +40,7 @@ type flying struct {
 }
 
 func newFarLeader(delay int) *farLeader {
-	f := &farLeader{delay: delay, r: reads{limit: 24, retry: readRetryTicks}}
+	f := &farLeader{delay: delay, r: newReads(Config{ReadTicks: 24})}
 	f.r.follow(leadership{1, 1})
 	return f
 }
@@ -58,9 +63,12 @@ func (f *farLeader) tick() {
 	f.r.serve(f.index)
 }
 
+// time is the replica's clock, a second for each tick.
+func (f *farLeader) time() time.Time { return time.Unix(int64(f.r.now), 0) }
+
 func (f *farLeader) read() *testRead {
 	x := newTestRead()
-	f.r.add(x)
+	f.r.add(x, f.time())
 	return x
 }
 
@@ -183,5 +191,86 @@ func TestReadsWithoutALeader(t *testing.T) {
 	f.r.follow(leadership{1, 3})
 	if _, err := f.await(t, x); err != nil {
 		t.Errorf("a leader is back in time: %v", err)
+	}
+}
+
+// TestFreshness: a state is as old as the question that confirmed it, not as its answer, and is not what
+// the answer says before that is applied.
+func TestFreshness(t *testing.T) {
+	f := newFarLeader(6)
+	within := func(ticks int) bool { return f.r.fresh.Within(time.Duration(ticks)*time.Second, f.time()) }
+	if within(math.MaxInt32) {
+		t.Error("the age of a state that nobody has confirmed is known")
+	}
+	f.tick()
+	x := f.read()
+	got, err := f.await(t, x)
+	if err != nil || within(got) || !within(got+1) {
+		t.Errorf("%v, answered after %d ticks: at most so old: %t, and one more: %t; want false, true", err, got, within(got),
+			within(got+1))
+	}
+	f.tick()
+	if within(got+1) || !within(got+2) {
+		t.Error("a state does not grow older")
+	}
+	f.r.addAt(newTestRead(), f.index) // is applied, and says nothing of what others have acknowledged
+	if within(got + 1) {
+		t.Error("a state is newer because an index was read that it has")
+	}
+
+	f.read()
+	f.tick()
+	f.read() // the question does not wait for it
+	f.r.confirmed(zone.Read{Context: f.r.asked[0].context, Index: f.index + 1})
+	if f.r.serve(f.index); within(got + 2) {
+		t.Error("a state is as new as the answer, which is not applied")
+	}
+	if f.r.serve(f.index + 1); !within(2) || within(1) {
+		t.Errorf("the answer is applied now, of a question from a tick ago: so old: %t, and one more: %t; want false, true",
+			within(1), within(2))
+	}
+	if within(0) || within(-1) {
+		t.Error("a state is of this moment")
+	}
+}
+
+// TestSuspendedMachine: where the monotonic clock stood still, the wall clock tells the time.
+func TestSuspendedMachine(t *testing.T) {
+	now := time.Now()
+	var f Freshness
+	f.served(now.Add(-time.Second).Round(0).Add(-time.Hour))
+	if f.Within(time.Minute, now) {
+		t.Error("the hour for which the machine was suspended does not count")
+	}
+	f.served(now.Add(-time.Second))
+	if !f.Within(time.Minute, now) || f.Within(time.Second, now) {
+		t.Error("a second is not a second")
+	}
+}
+
+// TestReadAt: a read for an index waits until it is applied, or gone, or the group's end.
+func TestReadAt(t *testing.T) {
+	r := newReads(Config{Config: zone.Config{Applied: 7}})
+	at := func(i nexusraft.Index) *testRead {
+		x := newTestRead()
+		r.addAt(x, i)
+		return x
+	}
+	now, later, gone, last := at(7), at(9), at(9), at(10)
+	if len(now.ready) != 1 || len(later.ready) != 0 || r.fresh.Has(8) || !r.fresh.Has(7) {
+		t.Fatalf("applied is 7: %d, %d answers", len(now.ready), len(later.ready))
+	}
+	if r.serve(8); len(later.ready) != 0 {
+		t.Fatal("index 9 was read when 8 was applied")
+	}
+	gone.gone = true
+	if r.tick(); len(r.indexed) != 2 {
+		t.Errorf("%d reads wait, want 2: one is gone", len(r.indexed))
+	}
+	if r.serve(9); len(later.ready) != 1 || len(last.ready) != 0 || !r.fresh.Has(9) {
+		t.Errorf("applied is 9: %d, %d answers", len(later.ready), len(last.ready))
+	}
+	if r.fail(nexusraft.ErrClosed); !errors.Is(<-last.ready, nexusraft.ErrClosed) || <-later.ready != nil {
+		t.Error("want ErrClosed for what still waits alone")
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/driver"
 	"github.com/nexi-lab/nexus-raft/internal/events"
 	"github.com/nexi-lab/nexus-raft/storage"
 )
@@ -18,6 +19,7 @@ type Known struct {
 	State   *storage.Tree
 	Members nexusraft.Membership
 	Term    *atomic.Uint64
+	Fresh   *driver.Freshness
 	Events  *events.Notifier // of new ones, and when the zone has stopped
 
 	failed error // the zone has stopped on this node

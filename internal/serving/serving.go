@@ -96,8 +96,8 @@ func IsStuck(err error) bool {
 	return stuck
 }
 
-// Ready says that the node serves: its health service says so, too, while it has no problem.
-func (r *Running) Ready() {
+// SetReady says that the node serves: its health service says so, too, while it has no problem.
+func (r *Running) SetReady() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ready = true

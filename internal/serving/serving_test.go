@@ -115,7 +115,7 @@ func TestHealth(t *testing.T) {
 		}
 	}
 	expect("at the start", healthpb.HealthCheckResponse_NOT_SERVING)
-	r.Ready()
+	r.SetReady()
 	expect("ready", healthpb.HealthCheckResponse_SERVING)
 	change := func(problem string) {
 		t.Helper()

@@ -115,7 +115,7 @@ func (op *operation) attempt() {
 		n.commands = append(n.commands, op)
 		return
 	}
-	n.later(func(n *node) { n.group.Read(reading{n, op}) })
+	n.later(func(n *node) { n.group.Read(reading{n, op}, s.time()) })
 	op.retryAt = s.now + 10*tickSteps // a read may be asked for again
 }
 

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -31,6 +32,10 @@ type oracle struct {
 	never     map[zone.ProposalID]bool // told that they never commit
 	acked     int
 	inSync    int // of acked
+
+	lastAcked nexusraft.Index           // the highest index of a write that was acknowledged
+	ackedBy   map[int64]nexusraft.Index // that, as of the end of each step
+	fresh     int                       // how many times a replica knew its state to be of bounded age
 }
 
 type entryID struct {
@@ -61,6 +66,7 @@ func newOracle(s *sim) *oracle {
 		states:    make(map[nexusraft.Index]uint64),
 		proposals: make(map[zone.ProposalID]nexusraft.Index),
 		never:     make(map[zone.ProposalID]bool),
+		ackedBy:   make(map[int64]nexusraft.Index),
 	}
 	o.states[firstIndex] = o.hash()
 	return o
@@ -391,10 +397,37 @@ func (o *oracle) acknowledged(n *node, op *operation, a zone.Committed, copies i
 		o.s.fatalf("%s says that entry %d is on %d copies, it is on %d", n.name, a.Index, copies, onDisk)
 	}
 	o.acked++
+	o.lastAcked = max(o.lastAcked, a.Index)
 	if view.sync == nexusraft.InSync {
 		o.inSync++
 	}
 }
+
+// ages checks at the end of a step what replicas know of the age of their states: one that is less than so
+// many steps old has each write that was acknowledged before.
+func (o *oracle) ages() {
+	o.ackedBy[o.s.now] = o.lastAcked
+	for _, n := range o.s.nodes {
+		d, ok := n.disk.(*memberDisk)
+		if n.r == nil || !ok {
+			continue
+		}
+		for age := int64(1); age <= o.s.now && age < maxAge; age++ {
+			if !n.group.Freshness().Within(time.Duration(age), o.s.time()) {
+				continue
+			}
+			o.fresh++
+			if applied, acked := d.log.Applied(), o.ackedBy[o.s.now-age]; applied < acked {
+				o.s.fatalf("%s takes its state for less than %d steps old, has applied %d, and %d was acknowledged then", n.name,
+					age, applied, acked)
+			}
+			break // what is older was acknowledged no later
+		}
+	}
+}
+
+// maxAge is more steps than what a replica knows of its state is of interest.
+const maxAge = 20 * tickSteps
 
 // checkHalf holds I1 against one set of voters: a quorum of them has the entry on its disks,
 // and in sync one that is made of members.

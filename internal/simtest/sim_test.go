@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/cryptotest"
+	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
@@ -67,6 +68,9 @@ func newSim(t *testing.T, seed uint64, founding bool) *sim {
 	}
 	return s
 }
+
+// time is the clock of reads, a nanosecond for each step.
+func (s *sim) time() time.Time { return time.Unix(0, s.now) }
 
 // createNodes writes what every node's disk holds at the beginning.
 func (s *sim) createNodes(founding bool) {
@@ -196,6 +200,7 @@ func (s *sim) step() {
 	s.clients.step()
 	s.admin.step()
 	s.churn.step()
+	s.oracle.ages()
 }
 
 // sweep takes out the nodes that are retired.

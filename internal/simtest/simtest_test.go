@@ -130,3 +130,10 @@ func TestSameSeedSameRun(t *testing.T) {
 		}
 	}
 }
+
+// TestAgesAreKnown: replicas know of their states' age, or the oracle had nothing to check.
+func TestAgesAreKnown(t *testing.T) {
+	if s := chaos(t, 2); s.oracle.fresh < 100 {
+		t.Errorf("a replica knew the age of its state %d times, want more", s.oracle.fresh)
+	}
+}

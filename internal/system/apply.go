@@ -101,10 +101,10 @@ func Apply(
 	case *pb.NodeCommand_CreateZone:
 		var made *pb.ZoneRecord
 		r.Answer, made, err = applyCreateZone(base, now, k.CreateZone)
-		r.Zones = made != nil
+		r.Zones, r.Events = made != nil, made != nil
 	case *pb.NodeCommand_DeleteZone:
-		err = applyDeleteZone(base, k.DeleteZone)
-		if r.Zones = err == nil; r.Zones {
+		err = applyDeleteZone(base, now, k.DeleteZone)
+		if r.Zones, r.Events = err == nil, err == nil; r.Zones {
 			r.Deleted = nexusraft.ZoneID(k.DeleteZone.GetId())
 		}
 	case *pb.NodeCommand_RaiseMachineVersion:

@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -29,6 +30,13 @@ var (
 const (
 	zoneTableRecord = "the table of the zones"
 	zoneRecord      = "the record of a zone"
+)
+
+// Types of events of the topic "zone", which the root zone has.
+const (
+	topicZone   = "zone"
+	zoneCreated = "created"
+	zoneDeleted = "deleted"
 )
 
 func zoneKey(id nexusraft.ZoneID) []byte {
@@ -169,7 +177,28 @@ func applyCreateZone(
 	if err != nil {
 		return nil, nil, err
 	}
-	return answer, z, base.Set(zoneKey(nexusraft.ZoneID(z.GetId())), answer)
+	if err := base.Set(zoneKey(nexusraft.ZoneID(z.GetId())), answer); err != nil {
+		return nil, nil, err
+	}
+	return answer, z, publishZone(base, now, zoneCreated, z)
+}
+
+// publishZone appends what has become of a zone to the root zone's events.
+func publishZone(base nexusraft.ReadWriter, now int64, kind string, z *pb.ZoneRecord) error {
+	_, err := publish(base, now, encodeEvent(now, topicZone, kind, encodeZoneInfo(z)))
+	return err
+}
+
+// encodeZoneInfo is a pb.ZoneInfo, written field by field as encodeMember does.
+func encodeZoneInfo(z *pb.ZoneRecord) []byte {
+	b := protowire.AppendTag(nil, 1, protowire.VarintType)
+	b = protowire.AppendVarint(b, z.GetId())
+	b = protowire.AppendTag(b, 2, protowire.BytesType)
+	b = protowire.AppendString(b, z.GetName())
+	b = protowire.AppendTag(b, 3, protowire.BytesType)
+	b = protowire.AppendString(b, z.GetMachine())
+	b = protowire.AppendTag(b, 4, protowire.VarintType)
+	return protowire.AppendVarint(b, uint64(z.GetCreatedNanos()))
 }
 
 // zoneMembers returns the replicas that a zone begins with, ascending, or why they are none to begin with.
@@ -212,7 +241,7 @@ func zoneMembers(zone nexusraft.ZoneID, nodes []*pb.Member) (members []*pb.Membe
 }
 
 // applyDeleteZone deletes a zone's record; the nodes drop its data when they find it gone.
-func applyDeleteZone(base nexusraft.ReadWriter, c *pb.DeleteZone) error {
+func applyDeleteZone(base nexusraft.ReadWriter, now int64, c *pb.DeleteZone) error {
 	id := nexusraft.ZoneID(c.GetId())
 	if id == nexusraft.RootZone {
 		return fmt.Errorf("%w: the root zone can't be deleted: the cluster's nodes, roles and zones are in it",
@@ -239,7 +268,10 @@ func applyDeleteZone(base nexusraft.ReadWriter, c *pb.DeleteZone) error {
 	if err := base.Delete(zoneNameKey(z.GetName())); err != nil {
 		return err
 	}
-	return base.Delete(zoneKey(id))
+	if err := base.Delete(zoneKey(id)); err != nil {
+		return err
+	}
+	return publishZone(base, now, zoneDeleted, z)
 }
 
 // unknownZone refuses an ID without a record.

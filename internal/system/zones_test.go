@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -220,5 +222,37 @@ func TestReplicaOf(t *testing.T) {
 			}
 			seen[id] = true
 		}
+	}
+}
+
+// A creation and a deletion are each told once, in bytes that are for ever (I4); what changes nothing or is
+// refused tells nothing.
+func TestZonesAreTold(t *testing.T) {
+	base := emptyState(t)
+	for _, c := range []*pb.NodeCommand{
+		raiseVersion(ZonesVersion), createZone("orders", "kv", 1, 2),
+		createZone("orders", "kv", 1), createZone("orders", "x", 1),
+		deleteZone(2, "users"), deleteZone(3, "orders"), deleteZone(2, "orders"), deleteZone(2, "orders"),
+		createZone("orders", "kv", 1),
+	} {
+		before, _ := stored(t, base)
+		r, _ := applied(t, base, c)
+		if after, _ := stored(t, base); (after.Next > before.Next) != r.Events {
+			t.Errorf("%v: there are new events: %t, it says %t", c, after.Next > before.Next, r.Events)
+		}
+	}
+	_, events := stored(t, base)
+	want := []Event{
+		{Time: 5, Topic: "zone", Type: "created", Payload: []byte("\x08\x02\x12\x06orders\x1a\x02kv\x20\x05")},
+		{Time: 5, Topic: "zone", Type: "deleted", Payload: []byte("\x08\x02\x12\x06orders\x1a\x02kv\x20\x05")},
+		{Time: 5, Topic: "zone", Type: "created", Payload: []byte("\x08\x03\x12\x06orders\x1a\x02kv\x20\x05")},
+	}
+	if d := cmp.Diff(want, events); d != "" {
+		t.Errorf("events (-want +got):\n%s", d)
+	}
+	m := &pb.ZoneInfo{}
+	if err := proto.Unmarshal(events[2].Payload, m); err != nil || m.GetId() != 3 || m.GetName() != "orders" ||
+		m.GetMachine() != "kv" || m.GetCreatedNanos() != 5 {
+		t.Errorf("a client reads %v, %v", m, err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"math"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -346,9 +347,9 @@ func TestReadContexts(t *testing.T) {
 			contexts[string(m.GetContext())] = true
 		}
 	}
-	n.group.Read(reading{n, "first"})
+	n.group.Read(reading{n, "first"}, time.Time{})
 	w.run(n)
-	n.group.Read(reading{n, "second"})
+	n.group.Read(reading{n, "second"}, time.Time{})
 	w.tick(n)
 	if len(contexts) != 2 {
 		t.Fatalf("%d questions are under way, want 2", len(contexts))
@@ -368,7 +369,7 @@ func TestReadContexts(t *testing.T) {
 func TestForgedReadContexts(t *testing.T) {
 	w := ledZone(t)
 	for range 3 {
-		w.nodes[1].group.Read(reading{w.nodes[1], "read"})
+		w.nodes[1].group.Read(reading{w.nodes[1], "read"}, time.Time{})
 		w.run(w.nodes[1])
 		w.stabilize()
 	}

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/datadriven"
 	"go.etcd.io/raft/v3/raftpb"
@@ -90,7 +91,7 @@ func (s *story) nodeCommand(d *datadriven.TestData, n *node) {
 		n.r.ReportUnreachable(nexusraft.ReplicaID(s.value(d, "who")))
 		s.run(n)
 	case "read":
-		n.group.Read(reading{n, d.CmdArgs[1].Key})
+		n.group.Read(reading{n, d.CmdArgs[1].Key}, time.Time{})
 		s.run(n)
 	case "step":
 		s.cmdStep(d, n)

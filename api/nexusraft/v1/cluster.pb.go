@@ -1139,7 +1139,10 @@ func (*RenewResponse_Error) isRenewResponse_Result() {}
 
 // StatusRequest asks a node for its status.
 type StatusRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The zone that is of interest: of all others only the root zone, which names all nodes, is in the answer. 0: all zones
+	// are. Nodes of earlier releases answer with all in any case.
+	Zone          uint64 `protobuf:"varint,1,opt,name=zone,proto3" json:"zone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1172,6 +1175,13 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
 	return file_nexusraft_v1_cluster_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *StatusRequest) GetZone() uint64 {
+	if x != nil {
+		return x.Zone
+	}
+	return 0
 }
 
 // StatusResponse is a node's status; it names the answering node.
@@ -2176,8 +2186,9 @@ const file_nexusraft_v1_cluster_proto_rawDesc = "" +
 	"\vcertificate\x18\x01 \x01(\fH\x00R\vcertificate\x12+\n" +
 	"\x05error\x18\x02 \x01(\v2\x13.nexusraft.v1.ErrorH\x00R\x05error\x12;\n" +
 	"\vauthorities\x18\x03 \x01(\v2\x19.nexusraft.v1.AuthoritiesR\vauthoritiesB\b\n" +
-	"\x06result\"\x0f\n" +
-	"\rStatusRequest\"B\n" +
+	"\x06result\"#\n" +
+	"\rStatusRequest\x12\x12\n" +
+	"\x04zone\x18\x01 \x01(\x04R\x04zone\"B\n" +
 	"\x0eStatusResponse\x120\n" +
 	"\x06status\x18\x01 \x01(\v2\x18.nexusraft.v1.NodeStatusR\x06status\"\x8c\x01\n" +
 	"\x06Member\x12\x18\n" +

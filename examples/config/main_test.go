@@ -1,0 +1,190 @@
+package main
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/storage"
+)
+
+// The program's play, in a new directory.
+func TestConfig(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	if err := run(t.TempDir(), &out); err != nil {
+		t.Fatal(err)
+	}
+	want := `the watcher sees: timeout = "5s", deleted: false
+the watcher sees: timeout = "9s", deleted: false
+the watcher sees: colour = "blue", deleted: false
+the watcher sees: colour = "", deleted: true
+a change of what was read too long ago is refused: true
+read: timeout = "9s"
+`
+	if d := cmp.Diff(want, out.String()); d != "" {
+		t.Errorf("want (-), got (+):\n%s", d)
+	}
+}
+
+// nothing is an empty state.
+type nothing struct{}
+
+func (nothing) Get([]byte) ([]byte, bool, error) { return nil, false, nil }
+
+func (nothing) Scan(_, _ []byte) iter.Seq2[nexusraft.Pair, error] {
+	return func(func(nexusraft.Pair, error) bool) {}
+}
+
+func (n nothing) ScanReverse(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
+	return n.Scan(start, end)
+}
+
+// replica is a zone's state in memory, to which commands are applied as a node does, and its events.
+type replica struct {
+	state  *storage.Overlay
+	events []string // topic, type, payload
+}
+
+func newReplica() *replica { return &replica{state: storage.NewOverlay(nothing{})} }
+
+func (r *replica) apply(cmd nexusraft.Command) ([]byte, error) {
+	effects := &tx{Overlay: storage.NewOverlay(r.state)}
+	answer, err := store{}.Apply(effects, cmd)
+	if err == nil {
+		effects.MergeInto(r.state)
+		r.events = append(r.events, effects.events...)
+	}
+	return answer, err
+}
+
+// dump is the whole state as text.
+func (r *replica) dump() (all []string) {
+	for p := range r.state.Scan(nil, nil) {
+		all = append(all, hex.EncodeToString(p.Key)+" "+hex.EncodeToString(p.Value))
+	}
+	return append(all, r.events...)
+}
+
+type tx struct {
+	*storage.Overlay
+	events []string
+}
+
+func (t *tx) Publish(topic, kind string, payload []byte) error {
+	t.events = append(t.events, topic+" "+kind+" "+hex.EncodeToString(payload))
+	return nil
+}
+
+func (*tx) Note(any) {}
+
+// Random commands: the store is a map with versions, two replicas have the same state and events, and the
+// events, from any moment on, make of what was read then what is read later.
+func TestConfigIsAMapThatIsWatched(t *testing.T) {
+	t.Parallel()
+	names := rapid.SampledFrom([]string{"a", "b", "c", "ä", "", "\xff", strings.Repeat("n", maxNameBytes+1)})
+	rapid.Check(t, func(t *rapid.T) {
+		a, b := newReplica(), newReplica()
+		model := make(map[string]Setting)
+		versions := []uint64{Absent, Any, Any}
+		index, from := uint64(0), 0
+		watched := make(map[string]Setting)
+		for range rapid.IntRange(1, 60).Draw(t, "commands") {
+			name, version := names.Draw(t, "name"), rapid.SampledFrom(versions).Draw(t, "version")
+			value := bytes.Repeat([]byte("v"), rapid.SampledFrom([]int{0, 1, maxValueBytes, maxValueBytes + 1}).Draw(t, "bytes"))
+			set := rapid.Bool().Draw(t, "set")
+			index += rapid.Uint64Range(1, 3).Draw(t, "entries")
+			command := Delete(name, version)
+			if set {
+				command = Set(name, version, value)
+			}
+			accepted := name != "" && name != "\xff" && len(name) <= maxNameBytes && (!set || len(value) <= maxValueBytes) &&
+				(version == Any || version == model[name].Version)
+
+			before := a.dump()
+			cmd := nexusraft.Command{Index: nexusraft.Index(index), Data: command}
+			answer, err := a.apply(cmd)
+			other, otherErr := b.apply(cmd)
+			switch {
+			case !bytes.Equal(answer, other) || fmt.Sprint(err) != fmt.Sprint(otherErr):
+				t.Fatalf("replicas answer %x, %v and %x, %v", answer, err, other, otherErr)
+			case err != nil && !errors.Is(err, nexusraft.ErrRefused):
+				t.Fatal(err)
+			case (err == nil) != accepted:
+				t.Fatalf("%.40q: got %v, want accepted: %v (there is %v)", command, err, accepted, model[name].Version)
+			case err != nil && !slices.Equal(before, a.dump()):
+				t.Fatalf("%.40q was refused, and changed the state", command)
+			}
+			if !slices.Equal(a.dump(), b.dump()) {
+				t.Fatal("replicas differ")
+			}
+			if accepted {
+				if got, err := ParseVersion(answer); got != index || err != nil {
+					t.Fatalf("answer %d, %v, want %d", got, err, index)
+				}
+				versions = append(versions, index)
+				if delete(model, name); set {
+					model[name] = Setting{Name: name, Version: index, Value: append([]byte(nil), value...)}
+				}
+			}
+			all, version, err := All(a.state)
+			if err != nil || version > index || len(all) != len(model) {
+				t.Fatalf("%d settings of version %d, %v, want %d", len(all), version, err, len(model))
+			}
+			for _, s := range all {
+				one, err := Get(a.state, s.Name)
+				if d := cmp.Diff(model[s.Name], s); d != "" || err != nil || cmp.Diff(s, one) != "" {
+					t.Fatalf("%v, want (-), got (+):\n%s", err, d)
+				}
+			}
+			if rapid.IntRange(0, 9).Draw(t, "read") == 0 { // a watcher begins again
+				from, watched = len(a.events), maps.Clone(model)
+			}
+		}
+		for _, e := range a.events[from:] {
+			payload, err := hex.DecodeString(strings.Fields(e)[2])
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := ParseEvent(payload)
+			if err != nil || strings.HasPrefix(e, Topic+" deleted") != s.Deleted {
+				t.Fatalf("event %.40q: %v, deleted: %t", e, err, s.Deleted)
+			}
+			if delete(watched, s.Name); !s.Deleted {
+				watched[s.Name] = s
+			}
+		}
+		if d := cmp.Diff(model, watched); d != "" {
+			t.Fatalf("a watcher has something else, want (-), got (+):\n%s", d)
+		}
+	})
+}
+
+// What no command or event has made is refused, whatever it is.
+func FuzzParse(f *testing.F) {
+	f.Add(Set("n", Any, []byte("v")))
+	f.Add(Delete("n", 7))
+	f.Add([]byte("d"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if s, err := ParseEvent(b); err == nil {
+			again := append(command(b[0], s.Name, s.Version), s.Value...)
+			if !bytes.Equal(again, b) {
+				t.Errorf("%x is read as %v", b, s)
+			}
+		}
+		_, err := newReplica().apply(nexusraft.Command{Index: 1, Data: b})
+		if err != nil && !errors.Is(err, nexusraft.ErrRefused) {
+			t.Error(err)
+		}
+	})
+}
