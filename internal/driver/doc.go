@@ -4,7 +4,8 @@
 // messages and calls Driver.Turn, so simulation and tests cover it as it ships.
 //
 // Its parts: driver.go and group.go have the round; votes.go, reads.go and proposals.go what waits for
-// it; worker.go the loop of the goroutine that owns groups, with its inbox, which node and witness run.
+// it; worker.go the loop of the goroutine that owns groups, with its inbox, which node and witness run;
+// neighbors.go the signals of other nodes, and which groups sleep because of them.
 //
 // A group is a zone's replica on its worker: the step machine (zone.Replica), the vote requests,
 // reads and proposals that wait for it, and its owner, which has the disk's side of it.

@@ -84,7 +84,10 @@ type waitingRead struct {
 
 // Read takes in a linearizable read. The leader of that time confirms it; without a leader it ends
 // after a while, by ErrNoQuorum.
-func (g *Group) Read(x Read) { g.reads.add(x) }
+func (g *Group) Read(x Read) {
+	g.replica.Stir()
+	g.reads.add(x)
+}
 
 // Reads returns how many reads wait.
 func (g *Group) Reads() int {
@@ -137,6 +140,9 @@ func (r *reads) follow(l leadership) {
 		r.asked = nil
 	}
 }
+
+// wait reports whether any read waits.
+func (r *reads) wait() bool { return len(r.waiting)+len(r.asked)+len(r.indexed) > 0 }
 
 // pending returns the reads whose questions are under way.
 func (r *reads) pending() (out []waitingRead) {
