@@ -41,6 +41,8 @@ import (
 //     own node's signal changes, and wakes the leader. Else it asks for votes after an election
 //     timeout, as any follower that hears no leader: that wakes the leader, which answers with
 //     heartbeats.
+//   - A witness that wakes alone, by a message that came late say, asks for nothing: it is ticked in
+//     vain, and votes, until its leader has something to do again.
 //   - The leader's process dies or stands still: its worker sends no signals. The followers wake
 //     and get the ticks that they have missed, so that they wait no longer than awake ones. It is
 //     back before they notice: its signal has another incarnation, and wakes them.
