@@ -54,7 +54,7 @@ var rules = map[string]struct {
 	"internal/raftlog": {[]string{"", "storage", "internal/zone"}, "a zone's log over the store"},
 	"kv":               {[]string{""}, "a deterministic function over a tree"},
 	"internal/raftwire": {
-		[]string{"", "transport", "internal/driver"},
+		[]string{"", "transport", "internal/driver", "internal/zone"},
 		"raft's messages between the wire and a worker, member's or witness's",
 	},
 	"internal/peering": {

@@ -123,6 +123,7 @@ func openGroup(w *worker, id nexusraft.ZoneID, kind string) (*group, error) {
 		Zone: id, Replica: meta.Replica, Incarnation: w.node.self().Incarnation,
 		Storage: log, Applied: log.Applied(), Membership: meta.Membership,
 		Vouched:       w.node.peering.Vouched,
+		Signals:       w.neighbors,
 		ElectionTicks: c.ElectionTicks, HeartbeatTicks: c.HeartbeatTicks, HoldTicks: c.HoldTicks,
 		Logger: zone.NewLogger(c.Logger, id),
 	}})
@@ -456,6 +457,9 @@ func (g *group) tick() {
 		g.propose(nil) // no command has taken it along
 	}
 	g.tendMembership()
+	if g.changing || g.pause > 0 || g.campaign > 0 {
+		g.replica.Stir() // these wait for ticks
+	}
 }
 
 // leadingNode returns the node that leads the zone; 0 if none is known.

@@ -85,6 +85,7 @@ func (w *worker) dropZones() error {
 	for _, id := range now {
 		if g := w.zones[id]; g != nil {
 			delete(w.zones, id)
+			w.neighbors.Forget(g.group)
 			g.stop(fmt.Errorf("%w: zone %v was deleted", nexusraft.ErrZoneNotFound, id))
 		}
 		w.node.forwards.Tick(id, 0, 1) // ends the calls: no tick of the zone comes any more that would

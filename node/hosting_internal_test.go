@@ -235,7 +235,7 @@ func (s *crashScript) step(commands ...*pb.NodeCommand) {
 	s.settle(zones)
 	s.n.checkHosted(s.t)
 	for range electTicks {
-		s.n.worker.Tick()
+		s.n.worker.Tick(nil)
 		s.n.turns(s.t)
 	}
 	s.settle(zones)

@@ -21,8 +21,8 @@ func (w *worker) RequestVotes(to nexusraft.NodeID, votes []driver.VoteRequest) {
 	w.out.RequestVotes(to, votes)
 }
 
-// unreachable tells every zone that messages to a node were lost: once for all that are lost before the
-// worker comes to it, since a full queue loses one after the other.
+// unreachable tells every zone that does not sleep that messages to a node were lost: once for all that
+// are lost before the worker comes to it, since a full queue loses one after the other.
 func (n *Node) unreachable(node nexusraft.NodeID) {
 	if _, waits := n.lost.LoadOrStore(node, true); waits {
 		return
@@ -41,6 +41,7 @@ func (n *Node) unreachable(node nexusraft.NodeID) {
 // held back for it.
 func (n handler) Leaving(node nexusraft.NodeID) {
 	n.worker.inbox.Post(func() {
+		n.worker.neighbors.WakeIf(func(x *driver.Group) bool { return x.Replica().RestsOn(node) })
 		for g := range n.worker.all {
 			if m, ok := g.replica.Membership().Node(node); ok && m.Replica != g.self {
 				g.replica.ReportLeaving(m.Replica)

@@ -12,6 +12,7 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/propose"
 	"github.com/nexi-lab/nexus-raft/internal/raftwire"
 	"github.com/nexi-lab/nexus-raft/internal/snapshot"
+	"github.com/nexi-lab/nexus-raft/internal/zone"
 	"github.com/nexi-lab/nexus-raft/storage"
 )
 
@@ -24,7 +25,10 @@ type worker struct {
 	proposals propose.Queue
 
 	zones     map[nexusraft.ZoneID]*group
-	active    driver.Active // those of them that may have work
+	active    driver.Active      // those of them that may have work
+	neighbors *driver.Neighbors  // other nodes, and which of the zones sleep because of that
+	members   []nexusraft.Member // the root zone's, with the addresses that they have now, as of the last tick
+	peers     []nexusraft.NodeID // the other nodes among them
 	driver    *driver.Driver
 	hosting   toHost          // which zones there are to be
 	out       raftwire.Outbox // to the node's peers
@@ -42,6 +46,9 @@ func newWorker(n *Node) *worker {
 	w := &worker{node: n, zones: make(map[nexusraft.ZoneID]*group)}
 	w.loop, w.driver = driver.NewWorker(w, inboxBounds, n.logger), driver.New(w, w, maxPartBytes)
 	w.inbox = w.loop.Inbox()
+	c := n.config
+	silent := zone.SilentTicks(c.ElectionTicks, c.HeartbeatTicks, c.HoldTicks)
+	w.neighbors = driver.NewNeighbors(n.self().Incarnation, silent)
 	w.out = raftwire.Outbox{Inbox: w.inbox, Logger: n.logger}
 	return w
 }
@@ -56,6 +63,7 @@ func (w *worker) put(p *propose.Call) error {
 // add has the worker host a zone.
 func (w *worker) add(g *group) {
 	w.zones[g.id] = g
+	w.neighbors.Note(g.group)
 	w.active.Add(g.group)
 }
 
@@ -68,10 +76,10 @@ func (w *worker) group(id nexusraft.ZoneID) *group {
 	return g
 }
 
-// all yields every zone, as group does.
+// all yields every zone that does not sleep, as group does.
 func (w *worker) all(yield func(*group) bool) {
-	for id := range w.zones {
-		if !yield(w.group(id)) {
+	for x := range w.neighbors.Awake {
+		if !yield(w.group(x.Zone())) {
 			return
 		}
 	}
@@ -126,13 +134,46 @@ func (w *worker) propose(id nexusraft.ZoneID, ps []*propose.Call) {
 	propose.Refuse(ps, w.node.replicas.Absent(id))
 }
 
-// Tick implements driver.Host.
-func (w *worker) Tick() {
-	for _, g := range w.zones {
-		if g.tick(); g.group.HasWork() {
-			w.active.Add(g.group)
+// Tick implements driver.Host. Zones that sleep are not looked at.
+func (w *worker) Tick(heard map[nexusraft.NodeID]zone.Signal) {
+	w.followRoot()
+	w.out.Signal(w.peers, w.neighbors.Own(), w.node.peering.Minor)
+	w.neighbors.Tick(w.peers, heard, func(x *driver.Group) {
+		if g := w.zones[x.Zone()]; g != nil {
+			g.tick()
+		}
+		if x.HasWork() {
+			w.active.Add(x)
+		}
+	})
+}
+
+// followRoot wakes the zones that this node leads when the root zone's records have changed, or a
+// node's address: their own records follow those.
+func (w *worker) followRoot() {
+	root := w.zones[nexusraft.RootZone]
+	if root == nil {
+		return
+	}
+	now := root.replica.Membership().Members
+	same := func(a, b nexusraft.Member) bool { return w.node.current(a) == b }
+	if slices.EqualFunc(now, w.members, same) {
+		return
+	}
+	w.members, w.peers = w.members[:0], w.peers[:0]
+	for _, m := range now {
+		w.members = append(w.members, w.node.current(m))
+		if m.Replica != root.self {
+			w.peers = append(w.peers, m.Node)
 		}
 	}
+	w.neighbors.WakeIf(isLed)
+}
+
+// isLed reports whether a zone is led by this node.
+func isLed(g *driver.Group) bool {
+	_, self := g.Replica().Leader()
+	return self
 }
 
 // Stop implements driver.Host.
@@ -152,6 +193,7 @@ const maxPartBytes = 8 << 20
 // Turn implements driver.Host.
 func (w *worker) Turn() (busy bool, err error) {
 	busy, err = w.active.Turn(w.driver, func(x *driver.Group) {
+		w.neighbors.Note(x)
 		if g := w.zones[x.Zone()]; g != nil {
 			g.endReceived(snapshot.ErrIgnored) // raft takes a snapshot up in the round after it was stepped, or never
 		}
@@ -204,4 +246,6 @@ func (w *worker) fail(g *group, err error) {
 	w.node.events.ZoneStopped(g.id, err.Error())
 	delete(w.zones, g.id)
 	g.stop(fmt.Errorf("%w: %w", nexusraft.ErrClosed, err))
+	w.neighbors.Forget(g.group)
+	w.neighbors.Change()
 }

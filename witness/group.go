@@ -35,7 +35,7 @@ type group struct {
 
 func newGroup(
 	log *Log, incarnation nexusraft.Incarnation, c Config, n raftwire.Network, connect func(nexusraft.Membership),
-	vouched func(nexusraft.NodeID) bool, errRemoved func(nexusraft.ZoneID) error,
+	vouched func(nexusraft.NodeID) bool, errRemoved func(nexusraft.ZoneID) error, signals zone.Signals,
 ) (_ *group, err error) {
 	o := log.Origin()
 	g := &group{
@@ -46,7 +46,7 @@ func newGroup(
 	g.group, err = driver.NewGroup(driver.Config{Owner: g, Config: zone.Config{
 		Zone: o.Zone, Replica: o.Replica, Incarnation: incarnation, Witness: true,
 		Storage: log, Applied: log.Applied(), Membership: log.Membership(),
-		Vouched: vouched, ElectionTicks: c.ElectionTicks, Logger: zone.NewLogger(c.Logger, o.Zone),
+		Vouched: vouched, Signals: signals, ElectionTicks: c.ElectionTicks, Logger: zone.NewLogger(c.Logger, o.Zone),
 	}})
 	if err != nil {
 		return nil, err

@@ -62,11 +62,11 @@ func newBench(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	c := Config{ElectionTicks: 6, Logger: slog.New(slog.DiscardHandler)}
-	b.g, err = newGroup(log, 1, c, b, func(nexusraft.Membership) {}, nil, nil)
+	b.g, err = newGroup(log, 1, c, b, func(nexusraft.Membership) {}, nil, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.worker = newWorker(c.Logger)
+	b.worker = newWorker(c, 1, noMinor)
 	b.zones[testOrigin.Zone] = b.g
 	b.disk.Before = func(string, string) error {
 		for _, s := range b.slots {
@@ -241,3 +241,6 @@ func TestVoteAnswersTheRequestOfItsTerm(t *testing.T) {
 		t.Errorf("the request of term 6 is answered %+v, want the vote of term 6", r)
 	}
 }
+
+// noMinor is what is known of peers that have said nothing.
+func noMinor(nexusraft.NodeID) (uint32, bool) { return 0, false }

@@ -78,7 +78,7 @@ func Open(c Config) (*Witness, error) {
 		return nil, err
 	}
 	w := &Witness{
-		config: c, logger: c.Logger, unlock: unlock, worker: newWorker(c.Logger),
+		config: c, logger: c.Logger, unlock: unlock,
 		ready: make(chan struct{}), broken: make(chan struct{}), stopped: make(chan struct{}),
 		taking: make(chan struct{}, 1),
 	}
@@ -89,6 +89,7 @@ func Open(c Config) (*Witness, error) {
 	if err := w.load(); err != nil {
 		return nil, errors.Join(err, unlock())
 	}
+	w.worker = newWorker(c, w.peering.Self().Incarnation, w.peering.Minor)
 	return w, nil
 }
 
@@ -219,6 +220,7 @@ func (w *Witness) Run(ctx context.Context, lis net.Listener) (err error) {
 	w.peers = w.peering.Dial(transport.PeersOptions{
 		VoteTimeout: time.Duration(w.config.ElectionTicks) * w.config.TickInterval, // an election timeout
 	})
+	w.worker.out.Network = w.peers
 	defer w.peers.Close()
 
 	server, checks := w.newServer()

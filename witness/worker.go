@@ -2,12 +2,13 @@ package witness
 
 import (
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/driver"
+	"github.com/nexi-lab/nexus-raft/internal/raftwire"
+	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
 // worker has the witness's zones: only the goroutine of its loop, whose host it is, touches them.
@@ -15,14 +16,24 @@ type worker struct {
 	loop  *driver.Worker
 	zones map[nexusraft.ZoneID]*group
 	ready []*group // those that may have work, each once: a round asks no other
+
+	neighbors *driver.Neighbors // other nodes, and which of the zones sleep because of that
+	peers     []nexusraft.NodeID
+	out       raftwire.Outbox
+	minor     func(nexusraft.NodeID) (uint32, bool) // the version of the protocol that a node speaks
 }
 
 // inboxBounds are of what waits for the worker.
 var inboxBounds = driver.Bounds{Messages: 16 << 10, MessageBytes: 32 << 20, Calls: 1 << 10}
 
-func newWorker(logger *slog.Logger) *worker {
-	w := &worker{zones: make(map[nexusraft.ZoneID]*group)}
-	w.loop = driver.NewWorker(w, inboxBounds, logger)
+// newWorker returns the worker of a witness in an incarnation.
+func newWorker(c Config, incarnation nexusraft.Incarnation, minor func(nexusraft.NodeID) (uint32, bool)) *worker {
+	silent := max(2, c.ElectionTicks-1) // as zone.SilentTicks has it, without a gate
+	w := &worker{
+		zones:     make(map[nexusraft.ZoneID]*group),
+		neighbors: driver.NewNeighbors(incarnation, silent), minor: minor,
+	}
+	w.loop = driver.NewWorker(w, inboxBounds, c.Logger)
 	return w
 }
 
@@ -30,6 +41,7 @@ func newWorker(logger *slog.Logger) *worker {
 func (w *worker) host(groups []*group) {
 	for _, g := range groups {
 		w.zones[g.id] = g
+		w.neighbors.Note(g.group)
 		w.touch(g)
 	}
 }
@@ -40,6 +52,7 @@ func (w *worker) drop(zones []nexusraft.ZoneID) {
 		if g := w.zones[id]; g != nil {
 			g.stop(fmt.Errorf("%w: zone %v was deleted", nexusraft.ErrZoneNotFound, id))
 			delete(w.zones, id)
+			w.neighbors.Forget(g.group)
 		}
 	}
 }
@@ -71,16 +84,22 @@ func (w *worker) Room() bool { return true }
 // Propose implements driver.Host: nobody proposes here.
 func (w *worker) Propose() {}
 
-// Tick implements driver.Host.
-func (w *worker) Tick() {
-	for _, g := range w.zones {
-		if g.ended != nil {
-			continue
-		}
-		if g.group.Tick(); g.group.HasWork() {
-			w.touch(g)
+// Tick implements driver.Host. Zones that sleep are not looked at.
+func (w *worker) Tick(heard map[nexusraft.NodeID]zone.Signal) {
+	w.peers = w.peers[:0]
+	if root := w.zones[nexusraft.RootZone]; root != nil {
+		for _, m := range root.log.Membership().Members {
+			if m.Replica != root.log.Origin().Replica {
+				w.peers = append(w.peers, m.Node)
+			}
 		}
 	}
+	w.out.Signal(w.peers, w.neighbors.Own(), w.minor)
+	w.neighbors.Tick(w.peers, heard, func(x *driver.Group) {
+		if x.Tick(); x.HasWork() {
+			w.touch(w.zones[x.Zone()])
+		}
+	})
 }
 
 // Turn implements driver.Host: it makes rounds until no zone has work.
@@ -92,6 +111,7 @@ func (w *worker) Turn() (busy bool, err error) {
 		if err := g.turn(); err != nil {
 			return false, err
 		}
+		w.neighbors.Note(g.group)
 	}
 	clear(w.ready)
 	w.ready = w.ready[:0]

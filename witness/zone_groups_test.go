@@ -41,7 +41,7 @@ func zoneGroups(t *testing.T, f FS, zones ...nexusraft.ZoneID) (*worker, *outbox
 		x.create(true)
 	}
 	c := Config{ElectionTicks: 6, Logger: slog.New(slog.DiscardHandler)}
-	w, out := newWorker(c.Logger), &outbox{t: t}
+	w, out := newWorker(c, 1, noMinor), &outbox{t: t}
 	errRemoved := func(z nexusraft.ZoneID) error { return errors.Join(nexusraft.ErrFenced, errors.New("removed")) }
 	var groups []*group
 	for _, z := range zones {
@@ -49,7 +49,7 @@ func zoneGroups(t *testing.T, f FS, zones ...nexusraft.ZoneID) (*worker, *outbox
 		must(err)
 		logs, err := createLogs(f, "d", []record{r})
 		must(err)
-		g, err := newGroup(logs[0], 1, c, out, func(nexusraft.Membership) {}, nil, errRemoved)
+		g, err := newGroup(logs[0], 1, c, out, func(nexusraft.Membership) {}, nil, errRemoved, nil)
 		must(err)
 		groups = append(groups, g)
 	}
@@ -94,12 +94,12 @@ func TestRoundsAskTheZonesThatWereTouched(t *testing.T) {
 	if got := ready(); !slices.Equal(got, []nexusraft.ZoneID{4, 2}) {
 		t.Errorf("after messages for zones 4 and 2: %v", got)
 	}
-	w.Tick()
+	w.Tick(nil)
 	turnOf(t, w)
 	if len(ready()) != 0 || len(out.sent) != 4 || w.zones[2].log.record.Term != 3 || w.zones[3].log.record.Term != 1 {
 		t.Errorf("after the round: %v, %d answers", ready(), len(out.sent))
 	}
-	w.Tick()
+	w.Tick(nil)
 	if got := ready(); len(got) != 0 {
 		t.Errorf("after a tick in which nothing happens: %v", got)
 	}
@@ -142,7 +142,7 @@ func TestRemovedFromOneZone(t *testing.T) {
 			t.Errorf("zone 2: got %v, want ErrFenced", err)
 		}
 		for range 20 {
-			w.Tick()
+			w.Tick(nil)
 			turnOf(t, w)
 		}
 		if _, err := w.Group(3); err != nil || len(w.zones) != 2 {
@@ -150,11 +150,11 @@ func TestRemovedFromOneZone(t *testing.T) {
 		}
 	}
 	check(w)
-	again := newWorker(slog.New(slog.DiscardHandler))
+	again := newWorker(Config{ElectionTicks: 6, Logger: slog.New(slog.DiscardHandler)}, 2, noMinor)
 	var groups []*group
 	for _, z := range []nexusraft.ZoneID{2, 3} {
 		g, err := newGroup(w.zones[z].log, 2, Config{ElectionTicks: 6, Logger: slog.New(slog.DiscardHandler)}, out,
-			func(nexusraft.Membership) {}, nil, func(nexusraft.ZoneID) error { return nexusraft.ErrFenced })
+			func(nexusraft.Membership) {}, nil, func(nexusraft.ZoneID) error { return nexusraft.ErrFenced }, nil)
 		must(err)
 		groups = append(groups, g)
 	}

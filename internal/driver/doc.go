@@ -5,7 +5,8 @@
 //
 // Its parts: driver.go and group.go have the round; votes.go, reads.go and proposals.go what waits for
 // it; freshness.go what reads know of the state without waiting; worker.go the loop of the goroutine that
-// owns groups, with its inbox, which node and witness run; status.go what a status asks of that.
+// owns groups, with its inbox, which node and witness run; status.go what a status asks of that;
+// neighbors.go the signals of other nodes, and which groups sleep because of them.
 //
 // A group is a zone's replica on its worker: the step machine (zone.Replica), the vote requests,
 // reads and proposals that wait for it, and its owner, which has the disk's side of it.

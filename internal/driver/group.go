@@ -116,9 +116,13 @@ type Group struct {
 	// meet a leader that was admitted meanwhile. At most nexusraft.MaxMembers.
 	from map[nexusraft.ReplicaID]nexusraft.NodeID
 
-	round   round // the zero value outside of a turn
-	active  bool  // it is in its worker's Active
-	stopped bool  // by Stop: nothing waits, and raft is not asked any more
+	round  round // the zero value outside of a turn
+	active bool  // it is in its worker's Active
+
+	listed *[]*Group // of its worker's Neighbors; nil: it is not there
+	place  int       // in that list
+
+	stopped bool // by Stop: nothing waits, and raft is not asked any more
 }
 
 // round is what one turn does for the group.
@@ -158,10 +162,13 @@ func (g *Group) Replica() *zone.Replica { return g.replica }
 // HasWork reports whether a round would do anything.
 func (g *Group) HasWork() bool { return !g.stopped && (g.replica.HasWork() || g.reads.due()) }
 
-// Tick advances time by one tick.
+// Tick advances time by one tick. While reads wait the zone does not sleep.
 func (g *Group) Tick() {
 	g.replica.Tick()
 	g.reads.tick()
+	if g.reads.wait() {
+		g.replica.Stir()
+	}
 }
 
 // Step gives a message of a node to raft. call waits for the answer to a vote request, and is nil

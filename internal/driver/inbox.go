@@ -7,6 +7,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
 // Bounds limit what waits for a worker.
@@ -42,6 +43,7 @@ type Inbox struct {
 	closed bool
 	bytes  int // of waiting.messages
 	waiting
+	signals map[nexusraft.NodeID]zone.Signal // the last one of each node, since the last tick
 }
 
 // waiting is what is in an inbox at one moment.
@@ -50,7 +52,9 @@ type waiting struct {
 	calls    []func(error)
 }
 
-func newInbox(b Bounds) *Inbox { return &Inbox{wake: make(chan struct{}, 1), bounds: b} }
+func newInbox(b Bounds) *Inbox {
+	return &Inbox{wake: make(chan struct{}, 1), bounds: b, signals: make(map[nexusraft.NodeID]zone.Signal)}
+}
 
 // Put reports how many of the messages, in their order, found room. The slice is not kept.
 func (b *Inbox) Put(ms []Inbound) (taken int) {
@@ -66,6 +70,25 @@ func (b *Inbox) Put(ms []Inbound) (taken int) {
 	}
 	b.Wake()
 	return taken
+}
+
+// Hear takes a node's signal, for the worker's next tick. It finds room however full the inbox is: or
+// zones would wake because there is much to do.
+func (b *Inbox) Hear(from nexusraft.NodeID, s zone.Signal) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, known := b.signals[from]; known || len(b.signals) < nexusraft.MaxMembers {
+		b.signals[from] = s
+	}
+}
+
+// heard returns the signals that have come in. spare takes their place, once it is emptied.
+func (b *Inbox) heard(spare map[nexusraft.NodeID]zone.Signal) (signals map[nexusraft.NodeID]zone.Signal) {
+	clear(spare)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	signals, b.signals = b.signals, spare
+	return signals
 }
 
 // Call has the worker run f with nil or, if the worker ends before, with why: once, and once more with why

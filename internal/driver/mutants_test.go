@@ -189,6 +189,54 @@ var mutants = []mutant{
 		"internal/zone/witness.go", "\t\tif m.GetTerm() >= r.rn.BasicStatus().GetTerm() {\n", "\t\tif m.GetTerm() > 0 {\n",
 		"witness", "TestDeposedLeaderRenewsNoLease",
 	},
+	{
+		"Zones sleep on though a node that they rest on is silent.",
+		"internal/driver/neighbors.go", "\tif was == is && (!ok || s == x.signal) {",
+		"\tif !ok || was == is && s == x.signal {",
+		"internal/zone", "TestLeaderDiesAsleep|TestLeaderIsCutOffAsleep",
+	},
+	{
+		"A node that was started anew wakes no zone.",
+		"internal/driver/neighbors.go", "\tif was == is && (!ok || s == x.signal) {",
+		"\tif was == is {",
+		"internal/zone", "TestLeaderRestartsAsleep",
+	},
+	{
+		"A zone that sleeps does not get the ticks that it has missed when its leader's node is silent.",
+		"internal/driver/neighbors.go", "\t\tfor range missed {\n",
+		"\t\tfor range missed - missed {\n",
+		"internal/zone", "TestLeaderDiesAsleep",
+	},
+	{
+		"A zone sleeps while a read waits.",
+		"internal/driver/group.go", "\tif g.reads.wait() {",
+		"\tif g.reads.wait() && false {",
+		"internal/zone", "TestFollowerThatIsBusy",
+	},
+	{
+		"A leader sleeps though a follower has not agreed.",
+		"internal/zone/sleep.go", "(!agreed || r.sleep.agreed[id])",
+		"(!agreed || r.sleep.agreed[id] || true)",
+		"internal/zone", "TestLostAskOrAnswer",
+	},
+	{
+		"A leader sleeps with an entry that the witness lacks.",
+		"internal/zone/sleep.go", "idle = idle && nexusraft.Index(pr.Match) == r.last && ",
+		"idle = idle && ",
+		"internal/zone", "TestWitnessWithLess",
+	},
+	{
+		"A late mark of a process that is gone puts a follower to sleep.",
+		"internal/zone/sleep.go", "return ok && heard == k.signal &&",
+		"return ok && (heard == k.signal || true) &&",
+		"internal/zone", "TestLateMarks",
+	},
+	{
+		"A follower sleeps in the round that applies an entry.",
+		"internal/zone/sleep.go", "agrees := s.agrees && rests",
+		"agrees := s.agrees; rests = rests || agrees",
+		"internal/zone", "TestFollowerWithMore",
+	},
 }
 
 const page = "docs/robustness.md"

@@ -89,11 +89,17 @@ type waitingRead struct {
 
 // Read takes in a linearizable read, which came at a time that is not after now. The leader of that time
 // confirms it; without a leader it ends after a while, by ErrNoQuorum.
-func (g *Group) Read(x Read, asked time.Time) { g.reads.add(x, asked) }
+func (g *Group) Read(x Read, asked time.Time) {
+	g.replica.Stir()
+	g.reads.add(x, asked)
+}
 
 // ReadAt takes in a read that is to be served once the entry at an index is applied. Nothing ends it
-// before, but that it is gone.
-func (g *Group) ReadAt(x Read, index nexusraft.Index) { g.reads.addAt(x, index) }
+// before, but that it is gone, which ticks find: the zone does not sleep meanwhile.
+func (g *Group) ReadAt(x Read, index nexusraft.Index) {
+	g.replica.Stir()
+	g.reads.addAt(x, index)
+}
 
 // Freshness says how new the state is; it may be asked at any time.
 func (g *Group) Freshness() *Freshness { return g.reads.fresh }
@@ -165,6 +171,9 @@ func (r *reads) follow(l leadership) {
 		r.asked = nil
 	}
 }
+
+// wait reports whether any read waits.
+func (r *reads) wait() bool { return len(r.waiting)+len(r.asked)+len(r.indexed) > 0 }
 
 // pending returns the reads whose questions are under way.
 func (r *reads) pending() (out []waitingRead) {

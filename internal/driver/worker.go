@@ -11,6 +11,7 @@ import (
 	"golang.org/x/time/rate"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
 // Host is what a worker works for: a member's or a witness's zones. The worker calls it in its own
@@ -26,8 +27,9 @@ type Host interface {
 	// Propose hands to raft what waits for it elsewhere than in the inbox.
 	Propose()
 
-	// Tick advances the time of every group by one tick.
-	Tick()
+	// Tick advances the time of every group that does not sleep by one tick. heard are the signals that
+	// have come in since the last one; the map is borrowed.
+	Tick(heard map[nexusraft.NodeID]zone.Signal)
 
 	// Turn makes a round of every group that has work, and reports whether any has more. An error
 	// ends the worker.
@@ -44,14 +46,18 @@ type Worker struct {
 	inbox  *Inbox
 	host   Host
 	logger *slog.Logger
-	taken  waiting // out of the inbox and not done yet
+	taken  waiting                          // out of the inbox and not done yet
+	heard  map[nexusraft.NodeID]zone.Signal // kept for its memory
 
 	refusals rate.Sometimes // in the log
 }
 
 // NewWorker returns a worker with an inbox of its own.
 func NewWorker(h Host, b Bounds, logger *slog.Logger) *Worker {
-	return &Worker{inbox: newInbox(b), host: h, logger: logger, refusals: BadMessages()}
+	return &Worker{
+		inbox: newInbox(b), host: h, logger: logger, heard: make(map[nexusraft.NodeID]zone.Signal),
+		refusals: BadMessages(),
+	}
 }
 
 // BadMessages is how often the log tells of messages that are refused or dropped: a peer may send
@@ -82,7 +88,8 @@ func (w *Worker) Run(ticks <-chan time.Time, stop <-chan struct{}) (err error) {
 		// were missed are gone (a Ticker keeps one): otherwise a stall ends in an election.
 		w.Drain()
 		if ticked {
-			w.host.Tick()
+			w.heard = w.inbox.heard(w.heard)
+			w.host.Tick(w.heard)
 		}
 		if busy, err = w.host.Turn(); err != nil {
 			return err

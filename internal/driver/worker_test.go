@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
 // What was taken out of an inbox takes no room in it any more: or it would be full for good.
@@ -57,7 +58,7 @@ var errNoGroup = errors.New("no such zone")
 func (h *emptyHost) Group(nexusraft.ZoneID) (*Group, error) { return nil, errNoGroup }
 func (h *emptyHost) Room() bool                             { h.did = append(h.did, "room"); return true }
 func (h *emptyHost) Propose()                               { h.did = append(h.did, "propose") }
-func (h *emptyHost) Tick()                                  { h.did = append(h.did, "tick") }
+func (h *emptyHost) Tick(map[nexusraft.NodeID]zone.Signal)  { h.did = append(h.did, "tick") }
 func (h *emptyHost) Turn() (bool, error)                    { h.did = append(h.did, "turn"); return false, h.turnErr }
 func (h *emptyHost) Stop(error)                             { h.did = append(h.did, "stop") }
 

@@ -95,9 +95,10 @@ func (s *Registry) Create(ctx context.Context, name, machine string) (nexusraft.
 	return infoOf(z), nil
 }
 
-// maxIdleZones is how many zones a cluster may have besides the root zone before no more are made: each
-// sends heartbeats, idle or not, and with thousands a leader would drop some of them. What is applied
-// allows for nexusraft.MaxZones.
+// maxIdleZones is how many zones a cluster may have besides the root zone before no more are made. They
+// sleep while they are idle; but when a node is lost all that it led elect a leader at once, and with
+// thousands the votes of a witness, which stores them zone by zone, come too late. What is applied allows
+// for nexusraft.MaxZones.
 const maxIdleZones = 1000
 
 // requireRoom refuses one zone more than that, as far as this node knows.
@@ -109,8 +110,8 @@ func (s *Registry) requireRoom(name string) error {
 		}
 		old, err := system.ZoneNamed(r, name)
 		if err == nil && old == nil {
-			err = fmt.Errorf("%w: there are %d zones, and this release keeps no more: an idle zone still sends heartbeats; "+
-				"delete some", nexusraft.ErrRefused, t.GetCount())
+			err = fmt.Errorf("%w: there are %d zones, and this release keeps no more: when a node is lost all of them elect "+
+				"a leader at once; delete some", nexusraft.ErrRefused, t.GetCount())
 		}
 		return err
 	})

@@ -34,6 +34,10 @@ func NewReceiver(b *driver.Inbox, logger *slog.Logger, snapshots bool) *Receiver
 func (r *Receiver) Receive(from nexusraft.NodeID, msgs []transport.Message) {
 	in := make([]driver.Inbound, 0, len(msgs))
 	for _, m := range msgs {
+		if s, ok := decodeSignal(m); ok {
+			r.inbox.Hear(from, s)
+			continue
+		}
 		message := &raftpb.Message{}
 		if err := proto.Unmarshal(m.Data, message); err != nil {
 			r.refusals.Do(func() {

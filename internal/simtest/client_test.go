@@ -15,6 +15,7 @@ type clients struct {
 	s       *sim
 	all     []*client
 	stopped bool
+	pause   int64 // nothing new begins before this step
 	stamp   int64 // orders calls and returns
 	made    int
 	history []*operation
@@ -66,7 +67,7 @@ func (cs *clients) step() {
 func (c *client) step() {
 	s := c.all.s
 	switch op := c.op; {
-	case op == nil && !c.all.stopped && s.now >= c.nextAt:
+	case op == nil && !c.all.stopped && s.now >= max(c.nextAt, c.all.pause):
 		c.begin()
 	case op == nil:
 	case s.now >= op.deadline:

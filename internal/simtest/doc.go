@@ -17,6 +17,7 @@
 // and node.Commit (where it stands still, and may crash), memberDisk and witnessDisk (what a crash
 // leaves), oracle (the invariants, checked after each step), TestChaos, TestTable, TestAvailability
 // (each set of links that can be cut, against docs/availability.md), TestLongPaths, TestSlowDisks,
+// TestSleep (faults while the zone sleeps, or falls asleep),
 // churn (nodes that join and leave, by the plans of zone.Replica.Plan), TestMembershipChaos,
 // TestMembershipCrashes (every crash in every change).
 //
@@ -63,4 +64,5 @@
 //	witness never forgets its leader            liveness: the leader dies and nobody follows
 //	witness ticks raft                          I11
 //	stale suffix left behind in the log         I7: the log does not open again
+//	zones sleep on though their leader is gone  liveness: nobody leads
 package simtest

@@ -38,6 +38,8 @@ func (f *faults) step() {
 		if n.r != nil {
 			n.later(func(n *node) { s.must(n, "campaign", n.r.Campaign()) })
 		}
+	case p < 195: // the zone falls asleep, or nearly
+		s.clients.pause = s.now + int64(s.between(5, 60)*tickSteps)
 	}
 }
 

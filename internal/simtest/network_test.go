@@ -5,6 +5,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
 // network carries messages as bytes, so that nodes share no memory. It delays, drops,
@@ -28,8 +29,9 @@ type link struct{ from, to *node }
 
 type packet struct {
 	link
-	call    link // the call that carries it
-	message []byte
+	call    link             // the call that carries it
+	message []byte           // nil: a signal
+	signal  zone.Signal      // of the sender's node
 	data    []nexusraft.Pair // the state that belongs to a snapshot for a full replica
 	arrived func(ok bool)    // for a snapshot: how its transfer ended; nil otherwise
 }
@@ -65,6 +67,18 @@ func (w *network) send(l link, m *raftpb.Message) {
 		}
 		return
 	}
+	w.put(p, w.s.between(max(1, w.minDelay), w.maxDelay))
+	if w.s.percent(w.dupPercent) {
+		w.put(p, w.s.between(max(1, w.minDelay), 10*w.maxDelay))
+	}
+}
+
+// signal takes what a node says of itself. Its loss is not reported to anybody.
+func (w *network) signal(l link, s zone.Signal) {
+	if w.blocked[l] || w.s.percent(w.dropPercent) {
+		return
+	}
+	p := packet{link: l, call: l, signal: s}
 	w.put(p, w.s.between(max(1, w.minDelay), w.maxDelay))
 	if w.s.percent(w.dupPercent) {
 		w.put(p, w.s.between(max(1, w.minDelay), 10*w.maxDelay))

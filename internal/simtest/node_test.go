@@ -2,6 +2,7 @@ package simtest
 
 import (
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
@@ -55,6 +56,8 @@ type node struct {
 	r           *zone.Replica // nil: down
 	group       *driver.Group // r's
 	driver      *driver.Driver
+	others      *driver.Neighbors
+	heard       map[nexusraft.NodeID]zone.Signal // since the last tick
 	incarnation nexusraft.Incarnation
 	gone        bool  // for good
 	retired     bool  // gone, and no node of the cluster any more
@@ -124,13 +127,18 @@ func (n *node) start() {
 	log, at, members := n.disk.open()
 	n.s.oracle.reopened(n, log)
 	n.incarnation++
-	g, err := driver.NewGroup(driver.Config{Owner: n, ReadTicks: readTicks, Config: zone.Config{
+	c := zone.Config{
 		Zone: zoneID, Replica: n.replica, Incarnation: n.incarnation, Witness: n.witness,
 		Storage: log, Applied: at, Membership: members,
 		MaxInflight: 16, MaxAppendBytes: 512, Vouched: n.s.vouched,
 		ElectionTicks: n.s.electionTicks, HoldTicks: n.s.holdTicks,
-	}})
+	}
+	silent := zone.SilentTicks(cmp.Or(c.ElectionTicks, 6), 1, cmp.Or(c.HoldTicks, 6))
+	n.others, n.heard = driver.NewNeighbors(n.incarnation, silent), make(map[nexusraft.NodeID]zone.Signal)
+	c.Signals = n.others
+	g, err := driver.NewGroup(driver.Config{Owner: n, ReadTicks: readTicks, Config: c})
 	n.s.must(n, "start", err)
+	n.others.Note(g)
 	n.group, n.driver = g, driver.New(n, n, cmp.Or(n.s.partBytes, 1<<20))
 	_, n.conf, err = log.InitialState()
 	n.s.must(n, "read the configuration", err)
@@ -230,6 +238,7 @@ func (n *node) goOn() {
 	}
 	n.turn = nil
 	if n.r != nil {
+		n.others.Note(n.group)
 		n.s.must(n, "leave the group as it should be", n.group.Valid())
 		n.s.oracle.gate(n)
 	}
@@ -249,15 +258,37 @@ func (n *node) drain() {
 	}
 	n.propose()
 	if n.s.now >= n.nextTick {
-		n.group.Tick()
-		n.s.oracle.looked(n)
+		n.tick()
 		for n.nextTick <= n.s.now {
 			n.nextTick += tickSteps
 		}
 	}
 }
 
+// tick lets a tick pass, as a worker does: it tells the other nodes that it lives, and hears them.
+func (n *node) tick() {
+	var listed []nexusraft.NodeID
+	for _, m := range n.r.Membership().Members {
+		if x := n.s.replica(m.Replica); x != n {
+			listed = append(listed, m.Node)
+			n.s.net.signal(link{n, x}, n.others.Own())
+		}
+	}
+	n.others.Tick(listed, n.heard, func(g *driver.Group) {
+		g.Tick()
+		n.s.oracle.looked(n)
+	})
+	clear(n.heard)
+	n.s.must(n, "keep the awake and the asleep apart", driver.CheckNeighbors(n.others))
+}
+
 func (n *node) receive(p packet) {
+	if p.message == nil {
+		if p.signal.Incarnation == p.from.incarnation { // transport drops what a former opening has sent
+			n.heard[p.from.id] = p.signal
+		}
+		return
+	}
 	if n.r.Membership().IsRemoved(p.from.replica) {
 		p.from.fenced() // the handshake refuses it
 		return
@@ -513,6 +544,9 @@ func describe(m *raftpb.Message) string {
 	}
 	if m.GetReject() {
 		s += " reject"
+	}
+	if c := m.GetContext(); len(c) == 24 {
+		s += fmt.Sprintf(" try %d to sleep", binary.BigEndian.Uint64(c[16:]))
 	}
 	return s
 }

@@ -20,5 +20,7 @@
 // (confchange.go), the witness that never leads (witness.go), and the hold-back gate
 // that keeps every acknowledged write on both members while both are healthy (package gate).
 //
+// An idle zone sleeps: its replicas need no ticks (sleep.go has the essay).
+//
 // A Replica is for one goroutine.
 package zone

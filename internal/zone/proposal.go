@@ -156,6 +156,7 @@ func (r *Replica) Propose(envelopes []Envelope) error {
 }
 
 func (r *Replica) propose(entries []*raftpb.Entry) (nexusraft.Term, error) {
+	r.Stir()
 	st := r.rn.BasicStatus()
 	if st.RaftState != raft.StateLeader {
 		return 0, nexusraft.ErrNotLeader

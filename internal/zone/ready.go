@@ -110,7 +110,11 @@ func (r *Replica) Ready() (Work, error) {
 	for _, rs := range rd.ReadStates {
 		w.Reads = append(w.Reads, Read{rs.RequestCtx, nexusraft.Index(rs.Index)})
 	}
-	return w, r.noteCommitted(rd.CommittedEntries, &w)
+	if err := r.noteCommitted(rd.CommittedEntries, &w); err != nil {
+		return w, err
+	}
+	r.settleSleep(&w)
+	return w, nil
 }
 
 // Advance ends the round: its writes are stored, and raft may rely on them.

@@ -28,6 +28,9 @@ type Config struct {
 	// full one; see checkSender. nil: none has. Step calls it.
 	Vouched func(nexusraft.NodeID) bool
 
+	// Signals lets the zone sleep while it is idle; nil: it never does.
+	Signals Signals
+
 	ElectionTicks  int // 6: silence before a member campaigns, randomised by raft up to twice that
 	HeartbeatTicks int // 1
 	HoldTicks      int // 6: how long an entry may wait for both members before the witness gets it
@@ -107,6 +110,7 @@ type Replica struct {
 	gate      gate.Gate
 	silence   silence
 	terms     terms
+	sleep     sleep
 }
 
 type hardState struct {
@@ -140,6 +144,7 @@ func New(c Config) (r *Replica, err error) {
 		applied: c.Applied, last: nexusraft.Index(last), reach: nexusraft.Index(last),
 		proposals: newProposals(),
 		gate:      gate.New(c.HoldTicks, c.HeartbeatTicks),
+		sleep:     sleep{backOff: 1},
 	}
 	// raft answers a log it can't work with by a panic.
 	defer func() {
@@ -164,6 +169,7 @@ func New(c Config) (r *Replica, err error) {
 // Tick advances time by one tick.
 func (r *Replica) Tick() {
 	r.terms.tick()
+	r.tickSleep()
 	if r.cfg.Witness {
 		r.tickWitness()
 		return
@@ -191,6 +197,7 @@ func (r *Replica) Campaign() error {
 	if r.cfg.Witness {
 		return fmt.Errorf("%w: a witness never leads", nexusraft.ErrRefused)
 	}
+	r.Stir()
 	return r.rn.Campaign()
 }
 
@@ -198,6 +205,7 @@ func (r *Replica) Campaign() error {
 // Work.Reads, or never (no leader, a lost message): ask again after a while. The context is copied,
 // and must be unique in the zone: it travels to the leader and back.
 func (r *Replica) Read(context []byte) {
+	r.Stir()
 	if r.readsTooEarly() {
 		return
 	}
@@ -237,17 +245,24 @@ func (r *Replica) TransferLeader(to nexusraft.ReplicaID) error {
 	case m.Role != nexusraft.RoleMember:
 		return fmt.Errorf("%w: %v is a %s; only members lead", nexusraft.ErrRefused, to, m.Role)
 	}
+	r.Stir()
 	r.rn.TransferLeader(uint64(to))
 	return nil
 }
 
-// ReportUnreachable tells raft that messages to a replica may be lost.
-func (r *Replica) ReportUnreachable(to nexusraft.ReplicaID) { r.rn.ReportUnreachable(uint64(to)) }
+// ReportUnreachable tells raft that messages to a replica may be lost. While the zone sleeps none is
+// on its way.
+func (r *Replica) ReportUnreachable(to nexusraft.ReplicaID) {
+	if !r.sleep.asleep {
+		r.rn.ReportUnreachable(uint64(to))
+	}
+}
 
 // ReportLeaving says that a replica is shutting down in order: no append waits for it until it is
 // heard of again.
 func (r *Replica) ReportLeaving(to nexusraft.ReplicaID) {
 	if r.leads() {
+		r.Stir()
 		r.gate.Leaving(to)
 		r.rn.ReportUnreachable(uint64(to))
 		r.unchecked = true
@@ -260,6 +275,7 @@ func (r *Replica) ReportSnapshot(to nexusraft.ReplicaID, ok bool) {
 	if !ok {
 		status = raft.SnapshotFailure
 	}
+	r.Stir()
 	r.rn.ReportSnapshot(uint64(to), status)
 }
 

@@ -99,6 +99,7 @@ func (r *Replica) Step(from nexusraft.NodeID, m *raftpb.Message) error {
 		r.unchecked = true
 	}
 	r.terms.spend(r.ahead(m), r.isFull(m))
+	r.heed(from, m)
 	r.noteReach(m)
 	err := r.rn.Step(m)
 	if err == raft.ErrStepPeerNotFound {
@@ -239,7 +240,7 @@ func (r *Replica) answersMe(m *raftpb.Message) bool {
 // count of the reads that the heartbeat confirms.
 func (r *Replica) checkReads(m *raftpb.Message) error {
 	switch n := len(m.GetContext()); {
-	case n == 0:
+	case n == 0 || n == markBytes:
 		return nil
 	case n != 8:
 		return fmt.Errorf("context of %d bytes", n)

@@ -25,6 +25,8 @@ func (r *Replica) Valid() error {
 		return fmt.Errorf("a witness is %v (I11)", r.state)
 	case term != 0 && (term != r.hard.term || r.state != raft.StateLeader):
 		return fmt.Errorf("a gate of term %d, as %v of term %d", term, r.state, r.hard.term)
+	case r.sleep.asleep && !r.atRest():
+		return fmt.Errorf("asleep: applied up to %d, committed %d, the log ends at %d", r.applied, r.hard.commit, r.last)
 	case r.terms.spent > maxWitnessBudget:
 		return fmt.Errorf("witnesses have moved it %d terms ahead", r.terms.spent)
 	}

@@ -108,6 +108,7 @@ type world struct {
 	data  map[[2]uint64]*string // what was proposed, by index and term
 	sent  func(*raftpb.Message) // if set, sees what leaves
 
+	sleeps      bool   // the zone sleeps while it is idle, if pass lets time go on
 	hold        int    // ticks; 0: the default
 	uncommitted uint64 // bytes; 0: the default
 	committed   uint64 // applied in one round, bytes; 0: the default
@@ -125,6 +126,8 @@ type node struct {
 	r        *zone.Replica // the group's; nil: the process is down
 	group    *driver.Group
 	driver   *driver.Driver
+	others   *driver.Neighbors // nil: the zone does not sleep
+	ticks    int               // that it was given by pass
 	incarn   nexusraft.Incarnation
 	sequence uint64 // of the last proposal
 	err      error  // what the last turn ended with
@@ -179,8 +182,14 @@ func (w *world) add(id uint64, witness bool, d *disk) {
 func (w *world) start(n *node) {
 	n.incarn++
 	n.sequence, n.stored, n.err = 0, true, nil
+	var signals zone.Signals
+	if w.sleeps {
+		n.others = driver.NewNeighbors(n.incarn, silentTicks)
+		signals = n.others
+	}
 	g, err := driver.NewGroup(driver.Config{Owner: n, ReadTicks: 2 * electionTicks, Config: zone.Config{
-		Zone: nexusraft.RootZone, Replica: nexusraft.ReplicaID(n.id), Incarnation: n.incarn, Witness: n.witness,
+		Signals: signals,
+		Zone:    nexusraft.RootZone, Replica: nexusraft.ReplicaID(n.id), Incarnation: n.incarn, Witness: n.witness,
 		Storage: n.disk, Applied: n.disk.applied, Membership: n.disk.members,
 		ElectionTicks: electionTicks, HoldTicks: w.hold,
 		MaxUncommittedBytes: w.uncommitted, MaxCommittedBytes: w.committed, Vouched: w.vouched,
@@ -238,6 +247,9 @@ func (w *world) run(n *node) {
 	for busy := true; busy && n.r != nil && n.resume == nil; {
 		w.turn(n)
 		busy = n.r != nil && n.group.HasWork()
+	}
+	if n.others != nil && n.r != nil {
+		n.others.Note(n.group)
 	}
 }
 

@@ -1,0 +1,99 @@
+package node_test
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// awaitAsleep waits until all zones of some members sleep.
+func awaitAsleep(t *testing.T, members ...*member) {
+	t.Helper()
+	for _, m := range members {
+		eventually(t, "the zones of "+m.config.Name+" sleep", func() error {
+			awake, err := m.node.Awake(t.Context())
+			if err == nil && awake > 0 {
+				err = fmt.Errorf("%d are awake", awake)
+			}
+			return err
+		})
+	}
+}
+
+// TestZonesSleep: all zones sleep while they are idle, the root zone, too, and serve as before
+// through any member. (A leader sleeps once all its replicas do, the witness, too.)
+func TestZonesSleep(t *testing.T) {
+	t.Parallel()
+	n1 := found(t, zonesConfig(t, "n1"))
+	n2 := join(t, zonesConfig(t, "n2"), n1)
+	runWitnessOf(t, n1)
+	a, b := n1.create("a-words", "words"), n1.create("a-counter", "counter")
+	proposed(t, n2.zoneOf(a.ID()), "k=v")
+	proposed(t, b, "123")
+	awaitAsleep(t, n1, n2)
+
+	for _, m := range []*member{n1, n2} {
+		if got := reads(t, m.zoneOf(a.ID()), "k"); got != "v" {
+			t.Errorf("asleep, %s reads %q", m.config.Name, got)
+		}
+		awaitAsleep(t, n1, n2)
+	}
+	if got := proposed(t, n2.zoneOf(b.ID()), "45"); got != "5" {
+		t.Errorf("asleep, a proposal gives %q", got)
+	}
+	m := n1.create("made-later", "words") // the root zone slept, too
+	proposed(t, n2.zoneOf(m.ID()), "k=w")
+	awaitAsleep(t, n1, n2)
+}
+
+// TestSleepingZonesFailOver: the node that leads sleeping zones dies, and the other member takes
+// over; the zones sleep without it, and again with it once it is back.
+func TestSleepingZonesFailOver(t *testing.T) {
+	c := newCluster(t, nil)
+	first := c.awaitSync()
+	other := c.other(first)
+	first.put("k", "1")
+	awaitAsleep(t, first, other)
+	config := c.crash(first)
+	c.leader(first)
+	other.put("k", "2")
+	awaitAsleep(t, other)
+	if s := other.status(); s.Sync != nexusraft.Degraded {
+		t.Errorf("asleep without a member it is %q", s.Sync)
+	}
+	back := c.start(config)
+	c.awaitSync()
+	if got := back.get("k"); got != "2" {
+		t.Errorf("the member that is back reads %q", got)
+	}
+	awaitAsleep(t, back, other)
+}
+
+// TestSleepingZoneStopsAlone: a zone that stops on a node alone wakes what rests on that node, and
+// moves.
+func TestSleepingZoneStopsAlone(t *testing.T) {
+	t.Parallel()
+	n1 := found(t, zonesConfig(t, "n1"))
+	n2 := join(t, zonesConfig(t, "n2"), n1)
+	runWitnessOf(t, n1)
+	z := n1.create("a-words", "words")
+	proposed(t, z, "k=v")
+	awaitAsleep(t, n1, n2)
+	before, err := n1.node.Changes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n1.node.FailZone(z.ID(), errors.New("the test fails it"))
+	eventually(t, "the other member serves", func() error {
+		s, err := n2.zoneOf(z.ID()).Status(t.Context())
+		if err == nil && s.State != nexusraft.Leader {
+			err = fmt.Errorf("it is a %s", s.State)
+		}
+		return err
+	})
+	if after, err := n1.node.Changes(t.Context()); err != nil || after == before {
+		t.Errorf("the node's signal has not changed: %d, %v", after, err)
+	}
+}
