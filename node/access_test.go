@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
@@ -224,7 +225,7 @@ func echoMethod(name string) grpc.MethodDesc {
 	return grpc.MethodDesc{MethodName: name, Handler: func(_ any, ctx context.Context, decode func(any) error,
 		interceptor grpc.UnaryServerInterceptor,
 	) (any, error) {
-		req := &pb.StatusRequest{}
+		req := &emptypb.Empty{} // which names no zone
 		if err := decode(req); err != nil {
 			return nil, err
 		}
@@ -265,7 +266,7 @@ func TestPermissionsOfAnApplication(t *testing.T) {
 		{m.client("admin"), t.Context(), "/etcdserverpb.KV/Range", codes.PermissionDenied},
 		{reader, t.Context(), "/app.Echo/NotThere", codes.Unimplemented},
 	} {
-		if err := x.conn.Invoke(x.ctx, x.method, &pb.StatusRequest{}, &pb.StatusResponse{}); status.Code(err) != x.want {
+		if err := x.conn.Invoke(x.ctx, x.method, &emptypb.Empty{}, &pb.StatusResponse{}); status.Code(err) != x.want {
 			t.Errorf("%s: got %v, want %v", x.method, err, x.want)
 		}
 	}
