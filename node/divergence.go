@@ -67,6 +67,6 @@ func wayOut(err error, id nexusraft.ZoneID, dir string) error {
 	if !isDiverged(err) {
 		return err
 	}
-	return fmt.Errorf("zone %v: %w; while another member of the zone serves it, clear %s and join as a new node", id, err,
-		dir)
+	return fmt.Errorf("zone %v: %w; once other members serve this zone, and all other zones of this node are in sync, "+
+		"clear %s and join as a new node", id, err, dir)
 }

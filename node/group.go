@@ -106,9 +106,6 @@ func openGroup(w *worker, id nexusraft.ZoneID, kind string) (*group, error) {
 	if !ok {
 		return nil, fmt.Errorf("%w: zone %v has no state tree %q", nexusraft.ErrCorrupt, id, meta.StateTree)
 	}
-	if err := system.CheckDiverged(state); err != nil {
-		return nil, wayOut(err, id, w.node.config.Dir)
-	}
 	if err := w.node.countIfAlone(meta.Replica, meta.ConfState); err != nil {
 		return nil, err
 	}
@@ -407,7 +404,7 @@ func (g *group) Written(p *driver.Part) {
 	g.overlay.Reset()
 	whole := p.Snapshot() != nil
 	if whole {
-		g.unfit = g.openMachine()
+		g.unfit, g.check = g.openMachine(), system.Digest{}
 	}
 	g.tellNotes()
 	for _, c := range g.unwritten.told {

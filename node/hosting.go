@@ -47,13 +47,30 @@ func (w *worker) host() (more bool, err error) {
 	if w.full != nil {
 		return len(h.deleted) > 0, nil // looked at again by the next turn, a tick from now at the latest
 	}
-	made, err := w.makeZones()
+	made, err := 0, w.keepEarlierOut()
+	if err == nil {
+		made, err = w.makeZones()
+	}
 	if errors.Is(err, nexusraft.ErrDiskFull) { // it has come to be full since the last drain
 		w.batch.Reset()
 		return false, nil
 	}
 	h.look = made == maxHosted || len(h.deleted) > 0
 	return h.look, err
+}
+
+// keepEarlierOut makes the directory one that no earlier release opens, once the cluster's version is one of
+// which those know nothing: they would pass over commands of sessions, for example, as if there were none.
+func (w *worker) keepEarlierOut() error {
+	var version uint32
+	err := w.node.readSystemLocal(nexusraft.RootZone, func(r nexusraft.Reader) (err error) {
+		version, err = system.ClusterVersion(r)
+		return err
+	})
+	if err != nil || version < system.ZonesVersion {
+		return err
+	}
+	return w.node.dir.RequireZones()
 }
 
 // compareZones finds the zones of this node that were deleted.
@@ -137,13 +154,10 @@ func (w *worker) makeZones() (looked int, err error) {
 	return len(records), nil
 }
 
-// commitZones stores the staged replicas of so many zones, in a directory that no earlier release opens.
+// commitZones stores the staged replicas of so many zones.
 func (w *worker) commitZones(made int) error {
 	if made == 0 {
 		return nil
-	}
-	if err := w.node.dir.RequireZones(); err != nil {
-		return err
 	}
 	return w.Commit(nil, true)
 }
@@ -229,7 +243,7 @@ func (w *worker) openAll() error {
 		return err
 	}
 	unfit := root.openMachine()
-	if unfit != nil && !errors.Is(unfit, errMachine) {
+	if unfit != nil && !errors.Is(unfit, errMachine) && !isDiverged(unfit) {
 		return unfit
 	}
 	w.add(root)

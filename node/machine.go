@@ -49,6 +49,9 @@ func versionOf(m nexusraft.StateMachine) uint32 {
 // openMachine readies the state machine for the state as it is: at a start, and when a snapshot has replaced it.
 // An error stops the zone on this node.
 func (g *group) openMachine() error {
+	if err := system.CheckDiverged(g.state); err != nil {
+		return wayOut(err, g.id, g.w.node.config.Dir)
+	}
 	version, err := system.MachineVersion(g.state)
 	if err != nil {
 		return err

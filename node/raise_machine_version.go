@@ -64,7 +64,12 @@ func rest(ctx context.Context, pause time.Duration, changed <-chan struct{}) boo
 // raiseMachineVersions is one look. It reports whether a zone is left that waits for a member. What fails is
 // tried again by the next one.
 func (n *Node) raiseMachineVersions(ctx context.Context, held map[nexusraft.ZoneID]string) (waiting bool) {
-	zones, err := driver.Ask(ctx, n.worker.inbox, func(error) []raisable { return n.worker.raisable() })
+	zones, err := driver.Ask(ctx, n.worker.inbox, func(err error) []raisable {
+		if err != nil { // raft may have panicked
+			return nil
+		}
+		return n.worker.raisable()
+	})
 	if err != nil {
 		return true
 	}

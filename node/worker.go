@@ -246,6 +246,7 @@ func (w *worker) fail(g *group, err error) {
 	w.node.events.ZoneStopped(g.id, err.Error())
 	delete(w.zones, g.id)
 	g.stop(fmt.Errorf("%w: %w", nexusraft.ErrClosed, err))
+	w.node.forwards.Tick(g.id, 0, 1) // as for one that was deleted
 	w.neighbors.Forget(g.group)
 	w.neighbors.Change()
 }

@@ -301,20 +301,28 @@ func (b badBlocks) ScanReverse(start, end []byte) iter.Seq2[nexusraft.Pair, erro
 func TestUnreadableStateEndsTheWorker(t *testing.T) {
 	n := idleNode(t, false)
 	h := host(t, n)
-	h.overlay = storage.NewOverlay(badBlocks{})
 	if err := h.replica.Campaign(); err != nil {
 		t.Fatal(err)
 	}
 	ended, stop := make(chan error, 1), make(chan struct{})
 	go func() { ended <- n.worker.run(stop) }()
-	var err error
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
-		if _, err = n.Handler().Propose(t.Context(), transport.Proposal{Zone: h.id, Command: []byte("k")}); !errors.Is(err,
-			nexusraft.ErrNotLeader) {
-			break
-		}
+	propose := func() error {
+		_, err := n.Handler().Propose(t.Context(), transport.Proposal{Zone: h.id, Command: []byte("k")})
+		return err
 	}
-	if !errors.Is(err, nexusraft.ErrUncertain) {
+	err := propose()
+	deadline := time.Now().Add(10 * time.Second)
+	for errors.Is(err, nexusraft.ErrNotLeader) && time.Now().Before(deadline) {
+		err = propose()
+	}
+	_, bad := ask(t.Context(), n, h.id, func(g *group) (struct{}, error) {
+		g.overlay = storage.NewOverlay(badBlocks{})
+		return struct{}{}, nil
+	})
+	if err != nil || bad != nil {
+		t.Fatal(err, bad)
+	}
+	if err = propose(); !errors.Is(err, nexusraft.ErrUncertain) {
 		t.Errorf("propose: %v, want ErrUncertain", err)
 	}
 	select {

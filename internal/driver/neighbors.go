@@ -24,6 +24,7 @@ type Neighbors struct {
 type neighbor struct {
 	signal  zone.Signal
 	silence int  // ticks; limit at most: it is not heard
+	calm    int  // ticks since signal was taken; limit at most
 	listed  bool // as of the last tick, among those from which signals are taken
 }
 
@@ -109,10 +110,13 @@ func (n *Neighbors) WakeIf(holds func(*Group) bool) {
 // wake, too, so that the others hear of them.
 func (n *Neighbors) Change() {
 	n.own.Changes++
-	n.WakeIf(func(g *Group) bool {
-		_, leads := g.replica.Leader()
-		return leads
-	})
+	leads := func(g *Group) bool { _, self := g.replica.Leader(); return self }
+	n.WakeIf(leads)
+	for _, g := range n.awake { // one that has fallen asleep in the turn under way is noted after it
+		if g.replica.Asleep() && leads(g) {
+			g.replica.Stir()
+		}
+	}
 }
 
 // Tick takes the signals of the listed nodes that have come in since the last one, wakes the groups
@@ -156,11 +160,14 @@ func (n *Neighbors) hear(id nexusraft.NodeID, s zone.Signal, ok bool, tick func(
 		x.silence = min(x.silence+1, n.limit)
 	}
 	is := x.silence < n.limit
+	if x.calm = min(x.calm+1, n.limit); was && ok && s.Incarnation == x.signal.Incarnation && x.calm < n.limit {
+		s = x.signal // a node that says something else all the time, as a bad witness may, wakes nobody by that
+	}
 	if was == is && (!ok || s == x.signal) {
 		return
 	}
 	if ok {
-		x.signal = s
+		x.signal, x.calm = s, 0
 	}
 	if !was {
 		missed = 0 // the zones that sleep have gone to sleep without it

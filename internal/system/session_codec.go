@@ -1,6 +1,7 @@
 package system
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -34,13 +35,15 @@ func sessionAnswerKey(id, sequence uint64) []byte {
 type sessionTable struct {
 	count, bytes   uint64 // of the sessions; what they are charged for
 	oldest, newest uint64 // 0 if there are none
+	clock          int64  // nanoseconds; by it sessions expire
+	last           int64  // the zone's time when clock was moved on; 0: never
 }
 
-const sessionTableBytes = 4 * 8
+const sessionTableBytes = 6 * 8
 
 func (t sessionTable) encode() []byte {
 	b := make([]byte, 0, sessionTableBytes)
-	for _, v := range [...]uint64{t.count, t.bytes, t.oldest, t.newest} {
+	for _, v := range [...]uint64{t.count, t.bytes, t.oldest, t.newest, uint64(t.clock), uint64(t.last)} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
 	return b
@@ -53,6 +56,7 @@ func decodeSessionTable(b []byte) (t sessionTable, err error) {
 	for i, v := range [...]*uint64{&t.count, &t.bytes, &t.oldest, &t.newest} {
 		*v = binary.BigEndian.Uint64(b[8*i:])
 	}
+	t.clock, t.last = int64(binary.BigEndian.Uint64(b[4*8:])), int64(binary.BigEndian.Uint64(b[5*8:]))
 	none := t.count == 0
 	if none != (t.oldest == 0) || none != (t.newest == 0) || none != (t.bytes == 0) || t.count > maxSessions {
 		return t, fmt.Errorf("%w: the table of the sessions contradicts itself", nexusraft.ErrCorrupt)
@@ -68,7 +72,7 @@ type session struct {
 	top        uint64 // the highest number so far; 0 before the first
 	ran, kept  uint64 // bit i is the number top-i; what is kept has run
 	bytes      uint64 // what it is charged for
-	used       int64  // the zone's time of its last use
+	used       int64  // when it was last used, by the sessions' clock
 	owner      string
 }
 
@@ -137,6 +141,9 @@ func answerOf(data []byte, err error) (a sessionAnswer) {
 		return sessionAnswer{data: data}
 	}
 	a.failed, a.data = true, []byte(err.Error())
+	if len(a.data) > maxSessionErrorBytes {
+		a.data = bytes.ToValidUTF8(a.data[:maxSessionErrorBytes], nil)
+	}
 	for i, sentinel := range answerSentinels {
 		if errors.Is(err, sentinel) {
 			a.matches |= 1 << i

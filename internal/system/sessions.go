@@ -25,9 +25,11 @@ const (
 	sessionCharge        = 1 << 10   // for each session
 	sessionAnswerCharge  = 128       // for each answer, besides its data
 	sessionWindow        = 64        // numbers; the bits of session.ran
-	sessionLife          = time.Hour // without use
-	sessionSweep         = 4         // expired sessions that one command forgets
+	sessionLife          = time.Hour // without use, by the sessions' clock
+	sessionPause         = time.Minute
+	sessionSweep         = 4 // expired sessions that one command forgets
 	maxSessionOwnerBytes = 64
+	maxSessionErrorBytes = 1 << 10 // of an answer's text, which is cut there
 )
 
 // SessionWindow is how many of a session's numbers may be under way at a time.
@@ -50,7 +52,8 @@ func applyRegisterSession(
 	if err != nil {
 		return nil, err
 	}
-	if err := t.sweep(now); err != nil {
+	t.advance(now)
+	if err := t.sweep(); err != nil {
 		return nil, err
 	}
 	if t.count == maxSessions {
@@ -58,7 +61,7 @@ func applyRegisterSession(
 			return nil, err
 		}
 	}
-	s := &session{id: uint64(index), used: now, owner: c.GetOwner()}
+	s := &session{id: uint64(index), used: t.clock, owner: c.GetOwner()}
 	t.held = s
 	if err := t.append(s); err != nil {
 		return nil, err
@@ -114,12 +117,17 @@ func BeginAttempt(
 	if err != nil {
 		return nil, err
 	}
-	if err := t.sweep(now); err != nil {
+	clock, last := t.clock, t.last
+	t.advance(now)
+	if err := t.sweep(); err != nil {
 		return nil, err
 	}
-	s, err := t.use(request.Session, now)
+	s, err := t.use(request.Session)
 	if err != nil {
 		return nil, err
+	}
+	if s == nil { // that was no use
+		t.clock, t.last = clock, last
 	}
 	if err := t.store(); err != nil {
 		return nil, err
@@ -201,8 +209,14 @@ func (a *Attempt) End(index nexusraft.Index, data []byte, answer error) error {
 	return errors.Join(a.t.makeRoom(), a.t.store())
 }
 
-// charge is what a session is charged for an answer.
-func (a *sessionAnswer) charge() uint64 { return sessionAnswerCharge + uint64(len(a.data)) }
+// charge is what a session is charged for an answer: for a failure the same whatever its text, which may be
+// another one in another release, while what is forgotten must be the same.
+func (a *sessionAnswer) charge() uint64 {
+	if a.failed {
+		return sessionAnswerCharge + maxSessionErrorBytes
+	}
+	return sessionAnswerCharge + uint64(len(a.data))
+}
 
 // sessions are those of a zone, while one command works on them. held is the session that it is about, which is
 // stored last: what changes in the list meanwhile must reach it.
@@ -246,17 +260,26 @@ func (t *sessions) get(id uint64) (*session, error) {
 
 func (t *sessions) put(s *session) error { return t.base.Set(sessionKey(s.id), s.encode()) }
 
+// advance moves the sessions' clock on to the zone's time, by a minute at most since their last use: a leader
+// whose clock is ahead would let all of them expire, those that were used a moment ago, too.
+func (t *sessions) advance(now int64) {
+	if t.last != 0 {
+		t.clock += min(now-t.last, int64(sessionPause)) // the zone's time does not go backwards
+	}
+	t.last = now
+}
+
 // use makes a session that is known the newest one, and holds it. It returns nil for one that has expired, which it
 // forgets.
-func (t *sessions) use(id uint64, now int64) (*session, error) {
+func (t *sessions) use(id uint64) (*session, error) {
 	s, err := findSession(t.base, id)
 	if err != nil || s == nil { // the sweep has just forgotten it
 		return nil, err
 	}
-	if s.expired(now) {
+	if t.expired(s) {
 		return nil, t.forget(id)
 	}
-	t.held, s.used = s, now
+	t.held, s.used = s, t.clock
 	if t.newest == id {
 		return s, nil
 	}
@@ -266,10 +289,10 @@ func (t *sessions) use(id uint64, now int64) (*session, error) {
 	return s, t.append(s)
 }
 
-func (s *session) expired(now int64) bool { return now-s.used > int64(sessionLife) }
+func (t *sessions) expired(s *session) bool { return t.clock-s.used > int64(sessionLife) }
 
 // sweep forgets sessions that have expired, a few of them.
-func (t *sessions) sweep(now int64) error {
+func (t *sessions) sweep() error {
 	for range sessionSweep {
 		if t.count == 0 {
 			return nil
@@ -278,7 +301,7 @@ func (t *sessions) sweep(now int64) error {
 		if err != nil {
 			return err
 		}
-		if !s.expired(now) {
+		if !t.expired(s) {
 			return nil
 		}
 		if err := t.forget(s.id); err != nil {

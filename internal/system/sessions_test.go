@@ -195,6 +195,26 @@ func TestAnswerSentinelsAreForEver(t *testing.T) {
 	}
 }
 
+// A leader's clock that jumps by hours lets no session expire that was in use.
+func TestSessionsOutliveAJump(t *testing.T) {
+	z := newSessionsZone(t, emptyState(t))
+	id, other := z.register("a"), z.register("b")
+	z.run(id, 1, "c", nil, nil)
+	for range 30 {
+		z.now += 30 * int64(sessionLife)
+		for range 10 {
+			z.now++
+			if got := z.run(id, 1, "c", nil, nil); !strings.HasPrefix(got, "again") {
+				t.Fatalf("the session in use: %s", got)
+			}
+		}
+	}
+	if got := z.run(other, 1, "c", nil, nil); got != "ran" {
+		t.Errorf("one that was not used during 30 jumps: %s", got)
+	}
+	z.check()
+}
+
 // A session that was not used for an hour is forgotten, the others are not; what is forgotten is not run.
 func TestSessionExpires(t *testing.T) {
 	z := newSessionsZone(t, emptyState(t))
@@ -203,7 +223,12 @@ func TestSessionExpires(t *testing.T) {
 		ids = append(ids, z.register("a"))
 		z.run(ids[len(ids)-1], 1, "c", nil, nil)
 	}
-	z.now += int64(sessionLife)
+	keeper := z.register("a")
+	for range sessionLife/sessionPause - 1 {
+		z.now += int64(sessionPause)
+		z.run(keeper, 1, "c", nil, nil)
+	}
+	z.now += int64(sessionPause)
 	if got := z.run(ids[3], 1, "c", nil, nil); !strings.HasPrefix(got, "again") {
 		t.Errorf("after an hour: %s", got)
 	}
@@ -216,7 +241,7 @@ func TestSessionExpires(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := uint64(len(ids) - sessionSweep - 1); table.count != want {
+	if want := uint64(len(ids) + 1 - sessionSweep - 1); table.count != want {
 		t.Errorf("one command has left %d sessions, want %d: the one that it used, and %d by the way", table.count, want,
 			sessionSweep)
 	}

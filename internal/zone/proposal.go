@@ -156,11 +156,11 @@ func (r *Replica) Propose(envelopes []Envelope) error {
 }
 
 func (r *Replica) propose(entries []*raftpb.Entry) (nexusraft.Term, error) {
-	r.Stir()
 	st := r.rn.BasicStatus()
 	if st.RaftState != raft.StateLeader {
 		return 0, nexusraft.ErrNotLeader
 	}
+	r.Stir()
 	err := r.rn.Step(&raftpb.Message{Type: raftpb.MsgProp.Enum(), From: new(uint64(r.cfg.Replica)), Entries: entries})
 	switch {
 	case errors.Is(err, raft.ErrProposalDropped) && st.LeadTransferee != 0:
