@@ -40,7 +40,7 @@ func newKeyPair(ca pki.Pair, node nexusraft.NodeID) (keyPair, error) {
 	if err != nil {
 		return keyPair{}, err
 	}
-	cert, err := ca.Sign(csr, pki.Subject{Cluster: 1, Node: node}, time.Now(), 24*time.Hour)
+	cert, err := pki.Sign(ca, csr, pki.Subject{Cluster: 1, Node: node}, time.Now(), 24*time.Hour)
 	return keyPair{Own: pki.Pair{Cert: cert, Key: key}, CA: ca.Cert}, err
 }
 

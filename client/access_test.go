@@ -222,7 +222,7 @@ func TestIssueCertificate(t *testing.T) {
 	ca, stranger := newAuthority(t), newAuthority(t)
 	signer := func(by authority, s pki.Subject, life time.Duration) func([]byte) []byte {
 		return func(request []byte) []byte {
-			chain, err := by.Sign(request, s, time.Now(), life)
+			chain, err := pki.Sign(by.Pair, request, s, time.Now(), life)
 			if err != nil {
 				t.Errorf("sign: %v", err)
 			}

@@ -50,7 +50,7 @@ func (a authority) signAt(t *testing.T, s pki.Subject, then time.Time) pki.Pair 
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := a.Sign(csr, s, then, time.Hour)
+	cert, err := pki.Sign(a.Pair, csr, s, then, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,7 +288,7 @@ func TestTokenIsNotToldToAWitness(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cert, err := ca.SignNode(csr, pki.Subject{Cluster: 0xc1, Node: node}, role, time.Now(), time.Hour)
+		cert, err := pki.SignNode(ca.Pair, csr, pki.Subject{Cluster: 0xc1, Node: node}, role, time.Now(), time.Hour)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -21,7 +21,7 @@ func thief(t *testing.T, e *expiring, ca pki.Pair, id nexusraft.NodeID) *transpo
 		t.Fatal(err)
 	}
 	subject := pki.Subject{Cluster: cluster, Node: id}
-	chain, err := ca.SignNode(request, subject, nexusraft.RoleMember, time.Now(), 90*day)
+	chain, err := pki.SignNode(ca, request, subject, nexusraft.RoleMember, time.Now(), 90*day)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -165,7 +165,7 @@ func (g *group) propose(ps []*propose.Call) {
 		g.envelopes = append(g.envelopes, zone.Envelope{Time: now, Own: true, Command: c})
 		g.calls = append(g.calls, nil)
 	}
-	g.group.Propose(g.envelopes, g.calls)
+	driver.Propose(g.group, g.envelopes, g.calls)
 	clear(g.envelopes)
 	clear(g.calls)
 	g.envelopes, g.calls = g.envelopes[:0], g.calls[:0]
@@ -202,7 +202,7 @@ func (g *group) proposeConf(p *propose.Call) {
 		return
 	}
 	p.Conf.Time = g.clock().UnixNano()
-	_ = g.group.ProposeConfChange(*p.Conf, p) // p hears of it
+	_ = driver.ProposeConfChange(g.group, *p.Conf, p) // p hears of it
 }
 
 // Refusal implements driver.Owner.

@@ -52,9 +52,9 @@ func fromFiles(t *testing.T, s pki.Subject, role nexusraft.Role) *mtls.TLS {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := ca.Sign(request, s, time.Now(), time.Hour)
+	cert, err := pki.Sign(ca, request, s, time.Now(), time.Hour)
 	if role != "" {
-		cert, err = ca.SignNode(request, s, role, time.Now(), time.Hour)
+		cert, err = pki.SignNode(ca, request, s, role, time.Now(), time.Hour)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -127,7 +127,7 @@ func certificateOf(t *testing.T, ca pki.Pair, s pki.Subject, then time.Time) tls
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain, err := ca.Sign(request, s, then, 90*day)
+	chain, err := pki.Sign(ca, request, s, then, 90*day)
 	if err != nil {
 		t.Fatal(err)
 	}

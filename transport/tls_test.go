@@ -37,7 +37,7 @@ func certificate(t *testing.T, ca pki.Pair, s pki.Subject, then time.Time) tls.C
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := ca.Sign(csr, s, then, time.Hour)
+	text, err := pki.Sign(ca, csr, s, then, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,9 +193,9 @@ func TestFullByCertificate(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		text, err := ca.Sign(csr, subject(nodeB), time.Now(), time.Hour)
+		text, err := pki.Sign(ca, csr, subject(nodeB), time.Now(), time.Hour)
 		if role != "" {
-			text, err = ca.SignNode(csr, subject(nodeB), role, time.Now(), time.Hour)
+			text, err = pki.SignNode(ca, csr, subject(nodeB), role, time.Now(), time.Hour)
 		}
 		if err != nil {
 			t.Fatal(err)

@@ -122,7 +122,7 @@ func (s *accessServer) IssueCertificate(
 	if err := s.note(req); err != nil {
 		return nil, err
 	}
-	chain, err := s.ca.Sign(req.GetRequest(), pki.Subject{Cluster: 0xc1, Client: req.GetName()}, time.Now(),
+	chain, err := pki.Sign(s.ca, req.GetRequest(), pki.Subject{Cluster: 0xc1, Client: req.GetName()}, time.Now(),
 		time.Duration(req.GetTtlNanos()))
 	return &pb.IssueCertificateResponse{Chain: chain}, err
 }

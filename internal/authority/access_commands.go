@@ -163,7 +163,7 @@ func (s *Service) issueCertificate(
 	s.o.Logger.Info("certificate signed for a client", "change", fmt.Sprintf("certificate of %q", name), "by",
 		authz.RequesterName(ctx))
 	subject := pki.Subject{Cluster: s.self().Cluster, Client: name}
-	chain, err = system.SignerOfClients(a).Sign(request, subject, s.o.Clock(), life)
+	chain, err = pki.Sign(system.SignerOfClients(a), request, subject, s.o.Clock(), life)
 	return chain, believedBy(a).Certificates, err
 }
 

@@ -26,7 +26,7 @@ func (s *Service) Sign(request []byte, node nexusraft.NodeID, role nexusraft.Rol
 		return transport.Renewal{}, err
 	}
 	subject := pki.Subject{Cluster: s.self().Cluster, Node: node}
-	cert, err := system.SignerOfNodes(a).SignNode(request, subject, role, s.o.Clock(), certificateLife)
+	cert, err := pki.SignNode(system.SignerOfNodes(a), request, subject, role, s.o.Clock(), certificateLife)
 	if err != nil {
 		return transport.Renewal{}, fmt.Errorf("sign the certificate of node %v: %w", node, err)
 	}
@@ -82,7 +82,7 @@ func signedPair(ca pki.Pair, s pki.Subject, now time.Time, life time.Duration) (
 	if err != nil {
 		return pki.Pair{}, err
 	}
-	cert, err := ca.Sign(request, s, now, life)
+	cert, err := pki.Sign(ca, request, s, now, life)
 	return pki.Pair{Cert: cert, Key: key}, err
 }
 
@@ -92,6 +92,6 @@ func nodePair(ca pki.Pair, s pki.Subject, now time.Time) (pki.Pair, error) {
 	if err != nil {
 		return pki.Pair{}, err
 	}
-	cert, err := ca.SignNode(request, s, nexusraft.RoleMember, now, certificateLife)
+	cert, err := pki.SignNode(ca, request, s, nexusraft.RoleMember, now, certificateLife)
 	return pki.Pair{Cert: cert, Key: key}, err
 }

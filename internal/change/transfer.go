@@ -87,9 +87,9 @@ func Pass(r *zone.Replica, to nexusraft.ReplicaID) (nexusraft.Member, error) {
 	if !self || to == leader {
 		return m, nil
 	}
-	err := r.TransferLeader(leader)
+	err := zone.TransferLeader(r, leader)
 	if err == nil && to != 0 {
-		err = r.TransferLeader(to)
+		err = zone.TransferLeader(r, to)
 	}
 	if errors.Is(err, nexusraft.ErrNotLeader) { // no more, in this very round
 		err = nil

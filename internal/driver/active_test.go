@@ -170,7 +170,7 @@ func TestStoppedGroupLeavesActive(t *testing.T) {
 	if b.turn(t, func(g *Group) { t.Errorf("zone %v is asked again", g.Zone()) }) {
 		t.Error("nothing is left, and the worker is busy")
 	}
-	if err := failed.Valid(); err != nil || !failed.stopped {
+	if err := Valid(failed); err != nil || !failed.stopped {
 		t.Errorf("the group that failed: stopped %t, %v", failed.stopped, err)
 	}
 }

@@ -88,7 +88,7 @@ func check(groups []*Group) {
 		return
 	}
 	for _, g := range groups {
-		if err := g.Valid(); err != nil {
+		if err := Valid(g); err != nil {
 			panic(fmt.Sprintf("zone %v after a round: %v", g.zone, err))
 		}
 	}

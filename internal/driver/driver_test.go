@@ -113,7 +113,7 @@ func (b *bench) turns() {
 			b.t.Fatal(err)
 		}
 		for _, g := range b.groups {
-			if err := g.Valid(); err != nil {
+			if err := Valid(g); err != nil {
 				b.t.Fatalf("zone %v: %v", g.Zone(), err)
 			}
 		}
@@ -225,7 +225,7 @@ func (b *bench) propose(g *Group, commands ...string) {
 		envelopes = append(envelopes, zone.Envelope{Command: []byte(c)})
 		calls = append(calls, &call{b: b, name: c})
 	}
-	g.Propose(envelopes, calls)
+	Propose(g, envelopes, calls)
 }
 
 func message(from nexusraft.ReplicaID, typ raftpb.MessageType, term uint64) *raftpb.Message {
@@ -399,7 +399,7 @@ func TestPartsOfARound(t *testing.T) {
 	b.propose(g, "p", "q", "r")
 	learner := nexusraft.Member{Replica: third, Node: 30, Address: "127.0.0.1:3", Role: nexusraft.RoleLearner}
 	change := zone.ConfChange{Set: []nexusraft.Member{learner}}
-	if err := g.ProposeConfChange(change, &call{b: b, name: "change"}); err != nil {
+	if err := ProposeConfChange(g, change, &call{b: b, name: "change"}); err != nil {
 		t.Fatal(err)
 	}
 	b.turns()
@@ -480,7 +480,7 @@ func TestRefusedProposals(t *testing.T) {
 	b := newBench(t, 1<<20)
 	g := b.group(2)
 	b.propose(g, "x")
-	err := g.ProposeConfChange(zone.ConfChange{}, nil)
+	err := ProposeConfChange(g, zone.ConfChange{}, nil)
 	b.expect(`x: "", nexusraft: not leader`)
 	if err == nil || !g.proposals.empty() {
 		t.Errorf("a conf change that nobody waits for: %v; nothing waits: %v", err, g.proposals.empty())
@@ -565,7 +565,7 @@ func BenchmarkProposals(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for i := 0; i < b.N; i += together {
-		g.Propose(envelopes, calls)
+		Propose(g, envelopes, calls)
 		w.turns()
 	}
 }

@@ -305,7 +305,7 @@ func (g *Group) Stop(err error) {
 
 // Valid returns what is wrong with a group between two turns; nil if nothing is. It is for tests,
 // and is asked after every turn where the build has the tag "invariants".
-func (g *Group) Valid() error {
+func Valid(g *Group) error {
 	switch r := &g.round; {
 	case g.stopped:
 		return nil
@@ -316,5 +316,5 @@ func (g *Group) Valid() error {
 	case len(g.from) > nexusraft.MaxMembers:
 		return fmt.Errorf("%d replicas that no record names", len(g.from))
 	}
-	return errors.Join(g.proposals.valid(), g.reads.valid(g.replica.Applied()), g.replica.Valid())
+	return errors.Join(g.proposals.valid(), g.reads.valid(g.replica.Applied()), zone.Valid(g.replica))
 }

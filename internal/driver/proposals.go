@@ -98,12 +98,12 @@ func (p *pending) valid() error {
 
 // Propose hands commands to raft, all or none, and numbers them: it sets the Proposal of each
 // envelope. calls[i] waits for the end of the i-th, and hears an error before anything is appended,
-// too; see zone.Replica.Propose. Both lists are borrowed until Propose returns.
-func (g *Group) Propose(envelopes []zone.Envelope, calls []Call) {
+// too; see zone.Propose. Both lists are borrowed until Propose returns.
+func Propose(g *Group, envelopes []zone.Envelope, calls []Call) {
 	for i, call := range calls { // before raft has them, which may panic
 		envelopes[i].Proposal = g.nextProposal(call)
 	}
-	err := g.replica.Propose(envelopes)
+	err := zone.Propose(g.replica, envelopes)
 	if err == nil {
 		return
 	}
@@ -116,9 +116,9 @@ func (g *Group) Propose(envelopes []zone.Envelope, calls []Call) {
 
 // ProposeConfChange is Propose for one conf change. call may be nil: nobody waits. The error is the
 // one that call hears.
-func (g *Group) ProposeConfChange(c zone.ConfChange, call Call) error {
+func ProposeConfChange(g *Group, c zone.ConfChange, call Call) error {
 	id := g.nextProposal(call)
-	err := g.replica.ProposeConfChange(id, c)
+	err := zone.ProposeConfChange(g.replica, id, c)
 	if err == nil {
 		return nil
 	}

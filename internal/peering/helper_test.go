@@ -130,6 +130,6 @@ func issued(ca pki.Pair, at time.Time) Credentials {
 		panic(err)
 	}
 	subject := pki.Subject{Cluster: testCluster, Node: self}
-	cert := must(ca.SignNode(request, subject, nexusraft.RoleMember, at, 90*24*time.Hour))
+	cert := must(pki.SignNode(ca, request, subject, nexusraft.RoleMember, at, 90*24*time.Hour))
 	return Credentials{Cert: cert, Key: key, Roots: ca.Cert}
 }

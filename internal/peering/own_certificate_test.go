@@ -89,7 +89,7 @@ func TestJoinWithAToken(t *testing.T) {
 			if m.Credentials.Key == nil || m.Credentials.Cert != nil {
 				t.Errorf("stored when it asks: %+v", m.Credentials)
 			}
-			cert, err := by.SignNode(r.CertificateRequest, pki.Subject{Cluster: testCluster, Node: n.Self().Node},
+			cert, err := pki.SignNode(by, r.CertificateRequest, pki.Subject{Cluster: testCluster, Node: n.Self().Node},
 				nexusraft.RoleMember, time.Now(), time.Hour)
 			return transport.JoinResult{
 				Cluster: testCluster, Zone: 1, Replica: 3, Certificate: cert,

@@ -94,20 +94,23 @@ func KeyHash(csr []byte) ([]byte, error) {
 	return sum[:], nil
 }
 
-// Sign gives the key of a request a certificate for s, valid from an hour before now until
-// life after it, and no longer than the CA itself. What else the request asks for is
-// ignored. The result is PEM: the certificate, then the CA's. A bad request is ErrRefused.
-func (ca Pair) Sign(csr []byte, s Subject, now time.Time, life time.Duration) ([]byte, error) {
-	return ca.sign(csr, s, []*url.URL{s.URI()}, now, life)
+// Sign gives the key of a request a certificate of the CA for s, valid from an hour before now
+// until life after it, and no longer than the CA itself. What else the request asks for is ignored.
+// The result is PEM: the certificate, then the CA's. A bad request is ErrRefused.
+//
+// It and SignNode are no methods: a method is linked into each program that has the type, and a
+// witness signs nothing.
+func Sign(ca Pair, csr []byte, s Subject, now time.Time, life time.Duration) ([]byte, error) {
+	return issue(ca, csr, s, []*url.URL{s.URI()}, now, life)
 }
 
 // SignNode is Sign for a node whose certificate says, too, what the node is (RoleOf): a witness, or
 // a full one by any other role.
-func (ca Pair) SignNode(csr []byte, s Subject, role nexusraft.Role, now time.Time, life time.Duration) ([]byte, error) {
-	return ca.sign(csr, s, []*url.URL{s.URI(), roleURI(role)}, now, life)
+func SignNode(ca Pair, csr []byte, s Subject, role nexusraft.Role, now time.Time, life time.Duration) ([]byte, error) {
+	return issue(ca, csr, s, []*url.URL{s.URI(), roleURI(role)}, now, life)
 }
 
-func (ca Pair) sign(csr []byte, s Subject, uris []*url.URL, now time.Time, life time.Duration) ([]byte, error) {
+func issue(ca Pair, csr []byte, s Subject, uris []*url.URL, now time.Time, life time.Duration) ([]byte, error) {
 	if err := s.validate(); err != nil {
 		return nil, err
 	}

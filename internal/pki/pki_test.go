@@ -42,7 +42,7 @@ func sign(t testing.TB, ca Pair, s Subject, life time.Duration) Pair {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := ca.Sign(csr, s, now, life)
+	cert, err := Sign(ca, csr, s, now, life)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,15 +133,15 @@ func TestSignRefuses(t *testing.T) {
 		"another curve":      {request(t, elliptic.P384()), node},
 		"half of a request ": {csr[:len(csr)/2], node},
 	} {
-		if cert, err := ca.Sign(tc.csr, tc.s, now, time.Hour); !errors.Is(err, nexusraft.ErrRefused) || cert != nil {
+		if cert, err := Sign(ca, tc.csr, tc.s, now, time.Hour); !errors.Is(err, nexusraft.ErrRefused) || cert != nil {
 			t.Errorf("%s: got %q, %v; want ErrRefused", name, cert, err)
 		}
 	}
 	leaf := sign(t, ca, node, time.Hour)
-	if _, err := leaf.Sign(csr, node, now, time.Hour); err == nil {
+	if _, err := Sign(leaf, csr, node, now, time.Hour); err == nil {
 		t.Error("a node's certificate has signed another one")
 	}
-	if _, err := ca.Sign(csr, node, now.AddDate(11, 0, 0), time.Hour); err == nil ||
+	if _, err := Sign(ca, csr, node, now.AddDate(11, 0, 0), time.Hour); err == nil ||
 		!strings.Contains(err.Error(), "expired") {
 		t.Errorf("an expired CA: got %v, want that it has expired", err)
 	}
@@ -400,7 +400,7 @@ func FuzzSign(f *testing.F) {
 	}
 	f.Add(csr)
 	f.Fuzz(func(t *testing.T, text []byte) {
-		cert, err := ca.Sign(text, node, now, time.Hour)
+		cert, err := Sign(ca, text, node, now, time.Hour)
 		if err != nil {
 			if !errors.Is(err, nexusraft.ErrRefused) {
 				t.Errorf("%q: got %v, want ErrRefused", text, err)

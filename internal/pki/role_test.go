@@ -21,7 +21,7 @@ func TestRoleOf(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		chain, err := ca.sign(request, s, append(uris, s.URI()), now, time.Hour)
+		chain, err := issue(ca, request, s, append(uris, s.URI()), now, time.Hour)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -35,7 +35,7 @@ func issue(t *testing.T, s pki.Subject, then time.Time) (ca, pair pki.Pair) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := ca.Sign(csr, s, then, time.Hour)
+	cert, err := pki.Sign(ca, csr, s, then, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}

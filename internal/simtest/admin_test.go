@@ -2,6 +2,7 @@ package simtest
 
 import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/driver"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
@@ -43,6 +44,6 @@ func (a *admin) advise(n *node) {
 		a.done = true
 		return
 	}
-	err := n.group.ProposeConfChange(change, nil)
+	err := driver.ProposeConfChange(n.group, change, nil)
 	a.s.eventf("%s proposes %s as %s: %v", n.name, change.Set[0].Name, change.Set[0].Role, err)
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/driver"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
@@ -136,7 +137,7 @@ func (c *churn) transfer() {
 func (n *node) pass(to nexusraft.NodeID) {
 	transferee, err := zone.PlanTransfer(n.r, to)
 	if err == nil && transferee != n.replica {
-		err = n.r.TransferLeader(transferee)
+		err = zone.TransferLeader(n.r, transferee)
 	}
 	n.s.eventf("%s is asked to hand over to %s: %v", n.name, n.s.name(transferee), err)
 }
@@ -203,7 +204,7 @@ func (c *churn) plan(n *node, change nexusraft.MembershipChange) {
 }
 
 func (c *churn) propose(n *node, change zone.ConfChange) {
-	err := n.group.ProposeConfChange(change, nil)
+	err := driver.ProposeConfChange(n.group, change, nil)
 	c.s.eventf("%s proposes a change: %v", n.name, err)
 }
 

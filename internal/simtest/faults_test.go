@@ -1,6 +1,9 @@
 package simtest
 
-import nexusraft "github.com/nexi-lab/nexus-raft"
+import (
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/zone"
+)
 
 // faults breaks things at random while it is on.
 type faults struct {
@@ -85,7 +88,7 @@ func (f *faults) transfer() {
 	}
 	to := f.s.nodes[f.s.rng.IntN(len(f.s.nodes))]
 	n.later(func(n *node) {
-		err := n.r.TransferLeader(to.replica)
+		err := zone.TransferLeader(n.r, to.replica)
 		if err == nil && to.witness {
 			f.s.fatalf("I11: %s takes a transfer to the witness", n.name)
 		}

@@ -239,7 +239,7 @@ func (n *node) goOn() {
 	n.turn = nil
 	if n.r != nil {
 		n.others.Note(n.group)
-		n.s.must(n, "leave the group as it should be", n.group.Valid())
+		n.s.must(n, "leave the group as it should be", driver.Valid(n.group))
 		n.s.oracle.gate(n)
 	}
 }
@@ -318,7 +318,7 @@ func (n *node) propose() {
 		envelopes[i] = zone.Envelope{Time: n.s.now, Command: []byte(op.command)}
 		calls[i] = proposed{n, op}
 	}
-	n.group.Propose(envelopes, calls)
+	driver.Propose(n.group, envelopes, calls)
 }
 
 // proposed is an operation that waits for its entry at a node.

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/driver"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
@@ -54,7 +55,7 @@ func (s *sim) change(c nexusraft.MembershipChange, done func() bool) {
 		if n := s.leader(); n != nil && s.now%(3*tickSteps) == 0 && !n.r.Joint() {
 			n.later(func(n *node) {
 				if conf, err := zone.Plan(n.r, c); err == nil {
-					_ = n.group.ProposeConfChange(conf, nil)
+					_ = driver.ProposeConfChange(n.group, conf, nil)
 				}
 			})
 		}

@@ -42,7 +42,7 @@ type confChange struct {
 // ProposeConfChange proposes one change of the zone's replicas. It returns ErrNotLeader,
 // ErrOverloaded, or ErrRefused with the reason: the change was not appended. (For one that
 // is refused because another is under way raft appends an empty entry.)
-func (r *Replica) ProposeConfChange(id ProposalID, c ConfChange) error {
+func ProposeConfChange(r *Replica, id ProposalID, c ConfChange) error {
 	if err := r.checkConfChange(c); err != nil {
 		return err
 	}

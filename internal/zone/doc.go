@@ -22,5 +22,9 @@
 //
 // An idle zone sleeps: its replicas need no ticks (sleep.go has the essay).
 //
+// What a witness never asks of a replica is a function, not a method: Propose, ProposeConfChange,
+// TransferLeader and Valid. A linker keeps every method of a type that the program has, and the
+// witness is to stay small. Packages gate and driver do the same.
+//
 // A Replica is for one goroutine.
 package zone

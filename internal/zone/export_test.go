@@ -4,6 +4,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/zone/gate"
 )
 
 // What the tests of package zone_test see beyond the package's API. They run rounds by the driver,
@@ -16,7 +17,7 @@ const (
 )
 
 // DescribeGate returns the leader's gate, with R as it is now.
-func (r *Replica) DescribeGate() string { return r.gate.Describe(r.voters()) }
+func (r *Replica) DescribeGate() string { return gate.Describe(&r.gate, r.voters()) }
 
 // HeardWithin reports whether the gate remembers to have heard a replica within so many ticks.
 func (r *Replica) HeardWithin(id nexusraft.ReplicaID, ticks int) bool {

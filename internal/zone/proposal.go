@@ -134,7 +134,7 @@ func proposalOf(e *raftpb.Entry) (ProposalID, bool) {
 // Propose hands commands to raft, all or none. The caller numbers them: Proposal.Sequence
 // must be new in this incarnation. Errors are returned before anything is appended:
 // ErrNotLeader, ErrOverloaded, ErrTooLarge.
-func (r *Replica) Propose(envelopes []Envelope) error {
+func Propose(r *Replica, envelopes []Envelope) error {
 	if len(envelopes) == 0 {
 		return nil // raft panics on an empty proposal
 	}

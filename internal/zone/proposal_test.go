@@ -72,7 +72,7 @@ func TestProposeDuringTransfer(t *testing.T) {
 	w := ledZone(t)
 	n := w.nodes[1]
 	w.cut[[2]uint64{1, 2}] = true
-	must(n.r.TransferLeader(2))
+	must(zone.TransferLeader(n.r, 2))
 	w.run(n)
 	if err := w.propose(n, "x"); !errors.Is(err, nexusraft.ErrNotLeader) {
 		t.Errorf("got error %v, want ErrNotLeader", err)

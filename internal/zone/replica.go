@@ -233,7 +233,7 @@ func (r *Replica) TermApplied() bool {
 // TransferLeader asks the leader to hand over to a member. It returns ErrNotLeader, or
 // ErrRefused with the reason; a witness is refused here, before raft would stop taking
 // proposals for an election timeout (I11).
-func (r *Replica) TransferLeader(to nexusraft.ReplicaID) error {
+func TransferLeader(r *Replica, to nexusraft.ReplicaID) error {
 	m, ok := r.members.Replica(to)
 	switch {
 	case !r.leads():

@@ -81,12 +81,12 @@ func TestTransferLeader(t *testing.T) {
 		to   nexusraft.ReplicaID
 		want string
 	}{{3, "a witness never leads"}, {4, "only members lead"}, {8, "has no replica"}} {
-		if err := n.r.TransferLeader(tt.to); !errors.Is(err, nexusraft.ErrRefused) ||
+		if err := zone.TransferLeader(n.r, tt.to); !errors.Is(err, nexusraft.ErrRefused) ||
 			!strings.Contains(err.Error(), tt.want) {
 			t.Errorf("transfer to %d: got error %v, want ErrRefused with %q", tt.to, err, tt.want)
 		}
 	}
-	if err := w.nodes[2].r.TransferLeader(2); !errors.Is(err, nexusraft.ErrNotLeader) {
+	if err := zone.TransferLeader(w.nodes[2].r, 2); !errors.Is(err, nexusraft.ErrNotLeader) {
 		t.Errorf("got error %v from a follower, want ErrNotLeader", err)
 	}
 	// Nothing refused may keep raft from taking proposals.
@@ -138,7 +138,7 @@ func TestEarlyMessages(t *testing.T) {
 				w.tick(n)
 				w.stabilize()
 			}
-			must(n.r.TransferLeader(3 - id))
+			must(zone.TransferLeader(n.r, 3-id))
 			w.run(n)
 			w.stabilize()
 		}

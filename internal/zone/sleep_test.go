@@ -129,7 +129,7 @@ func TestWhatWakes(t *testing.T) {
 		"a command":          {func(_ *testing.T, w *world) { must(w.propose(w.nodes[1], "x")) }, `2 applies 12/2 "x"`},
 		"a read":             {func(_ *testing.T, w *world) { w.read(1) }, `1 serves read "r"`},
 		"a follower's read":  {func(_ *testing.T, w *world) { w.read(2) }, `2 serves read "r"`},
-		"a transfer":         {func(_ *testing.T, w *world) { must(w.nodes[1].r.TransferLeader(2)) }, "2 is leader"},
+		"a transfer":         {func(_ *testing.T, w *world) { must(zone.TransferLeader(w.nodes[1].r, 2)) }, "2 is leader"},
 		"a campaign":         {func(_ *testing.T, w *world) { must(w.nodes[2].r.Campaign()) }, "2 is pre-candidate"},
 		"a follower's leave": {func(_ *testing.T, w *world) { w.nodes[1].r.ReportLeaving(2) }, "degraded"},
 		"a change": {func(t *testing.T, w *world) {
@@ -316,7 +316,7 @@ func TestLeaderDiesAsleep(t *testing.T) {
 		w, leader, follower, _ := sleepy(t)
 		for range seed { // other timeouts
 			w.pass(electionTicks)
-			must(leader.r.TransferLeader(nexusraft.ReplicaID(follower.id)))
+			must(zone.TransferLeader(leader.r, nexusraft.ReplicaID(follower.id)))
 			w.run(leader)
 			w.stabilize()
 			leader, follower = follower, leader

@@ -378,7 +378,7 @@ func TestForgedReadContexts(t *testing.T) {
 	}
 	for _, to := range []nexusraft.ReplicaID{2, 1} {
 		old := w.nodes[uint64(3-to)]
-		must(old.r.TransferLeader(to))
+		must(zone.TransferLeader(old.r, to))
 		w.run(old)
 		w.stabilize()
 	}

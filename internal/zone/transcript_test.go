@@ -82,7 +82,7 @@ func (s *story) nodeCommand(d *datadriven.TestData, n *node) {
 	case "conf":
 		s.cmdConf(d, n)
 	case "transfer":
-		s.report(n.r.TransferLeader(nexusraft.ReplicaID(s.value(d, "to"))))
+		s.report(zone.TransferLeader(n.r, nexusraft.ReplicaID(s.value(d, "to"))))
 		s.run(n)
 	case "leaving":
 		n.r.ReportLeaving(nexusraft.ReplicaID(s.value(d, "who")))

@@ -96,7 +96,7 @@ func TestLeaderWithoutARecord(t *testing.T) {
 	w.settle(40)
 	must(w.change(leader, zone.ConfChange{Set: []nexusraft.Member{record(4, nexusraft.RoleMember)}}))
 	w.settle(40)
-	must(leader.r.TransferLeader(4))
+	must(zone.TransferLeader(leader.r, 4))
 	w.run(leader)
 	w.settle(5)
 	if s := w.nodes[4].r.Status(); s.State != nexusraft.Leader {

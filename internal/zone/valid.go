@@ -7,11 +7,12 @@ import (
 	"go.etcd.io/raft/v3"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/zone/gate"
 )
 
 // Valid returns what is wrong with the replica between two rounds, nil if nothing is. It is for
 // tests, and for builds with the tag "invariants". It does not look at a replica that must stop.
-func (r *Replica) Valid() error {
+func Valid(r *Replica) error {
 	switch term := r.gate.Term(); {
 	case r.lost != nil:
 		return nil
@@ -30,7 +31,7 @@ func (r *Replica) Valid() error {
 	case r.terms.spent > maxWitnessBudget:
 		return fmt.Errorf("witnesses have moved it %d terms ahead", r.terms.spent)
 	}
-	return errors.Join(r.proposals.valid(r.applied), r.gate.Valid())
+	return errors.Join(r.proposals.valid(r.applied), gate.Valid(&r.gate))
 }
 
 // valid returns what is wrong with the pairings of a replica that has applied so much.

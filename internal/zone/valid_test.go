@@ -20,7 +20,7 @@ func TestValid(t *testing.T) {
 		r.proposals.paired = []pairing{{proposal(1), 2, 11}, {proposal(2), 2, 12}}
 		return r
 	}
-	if err := leading().Valid(); err != nil {
+	if err := Valid(leading()); err != nil {
 		t.Errorf("nothing is wrong, and it says: %v", err)
 	}
 	for name, spoil := range map[string]func(*Replica){
@@ -37,13 +37,13 @@ func TestValid(t *testing.T) {
 	} {
 		r := leading()
 		spoil(r)
-		if err := r.Valid(); err == nil {
+		if err := Valid(r); err == nil {
 			t.Errorf("%s: nothing is found", name)
 		}
 	}
 	stopped := leading()
 	stopped.inRound, stopped.lost = true, nexusraft.ErrCorrupt
-	if err := stopped.Valid(); err != nil {
+	if err := Valid(stopped); err != nil {
 		t.Errorf("a replica that must stop: %v", err)
 	}
 }

@@ -269,7 +269,7 @@ func (w *world) goOn(n *node) {
 	}
 	n.resume, n.end = nil, nil
 	if n.err == nil {
-		n.err = n.group.Valid()
+		n.err = driver.Valid(n.group)
 	}
 	if n.err != nil {
 		w.tellf("%d stops: %v", n.id, n.err)
@@ -506,7 +506,7 @@ func (w *world) propose(n *node, commands ...string) error {
 		waiting = n.call(c)
 		envelopes[i].Command, calls[i] = []byte(c), waiting
 	}
-	n.group.Propose(envelopes, calls)
+	driver.Propose(n.group, envelopes, calls)
 	for i, e := range envelopes {
 		if want := calls[i].(*call).sequence; e.Proposal.Sequence != want {
 			w.t.Errorf("%d: a proposal has number %d, want %d", n.id, e.Proposal.Sequence, want)
@@ -516,7 +516,7 @@ func (w *world) propose(n *node, commands ...string) error {
 }
 
 func (w *world) change(n *node, c zone.ConfChange) error {
-	return n.group.ProposeConfChange(c, n.call(""))
+	return driver.ProposeConfChange(n.group, c, n.call(""))
 }
 
 // call is a proposal that waits for its end.

@@ -45,7 +45,7 @@ func certificate(t *testing.T, ca pki.Pair, s pki.Subject, then time.Time) tls.C
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := ca.Sign(csr, s, then, time.Hour)
+	text, err := pki.Sign(ca, csr, s, then, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}

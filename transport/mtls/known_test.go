@@ -87,7 +87,7 @@ func TestIssuedWithSeveralAuthorities(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := next.Sign(request, subject(nodeB), time.Now(), time.Hour)
+	cert, err := pki.Sign(next, request, subject(nodeB), time.Now(), time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}

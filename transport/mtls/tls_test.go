@@ -285,7 +285,7 @@ func TestNextCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	sign := func(ca pki.Pair, s pki.Subject, then time.Time) []byte {
-		text, err := ca.Sign(csr, s, then, time.Hour)
+		text, err := pki.Sign(ca, csr, s, then, time.Hour)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -222,7 +222,7 @@ func (g *Gate) fail(last nexusraft.Index) {
 
 // Valid returns what is wrong with the gate, nil if nothing is. It is for tests, and for builds with
 // the tag "invariants".
-func (g *Gate) Valid() error {
+func Valid(g *Gate) error {
 	if g.term == 0 {
 		if g.held != nil || g.heard != nil || g.floor != 0 || g.state != "" {
 			return fmt.Errorf("something is left of a leadership that is over: %s, floor %d", g.state, g.floor)
@@ -249,7 +249,7 @@ func (g *Gate) Valid() error {
 }
 
 // Describe returns the gate's state, its figures and what is held, for people and for transcripts.
-func (g *Gate) Describe(p Voters) string {
+func Describe(g *Gate, p Voters) string {
 	if g.term == 0 {
 		return "no gate: not leading"
 	}

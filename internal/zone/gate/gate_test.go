@@ -413,11 +413,11 @@ func TestValid(t *testing.T) {
 		h.conf = []*raftpb.Entry{entryAt(12, 2)}
 		return &g
 	}
-	if err := leading().Valid(); err != nil {
+	if err := Valid(leading()); err != nil {
 		t.Errorf("nothing is wrong, and it says: %v", err)
 	}
-	if g := New(6, 1); g.Valid() != nil {
-		t.Errorf("nothing is wrong where nobody leads, and it says: %v", g.Valid())
+	if g := New(6, 1); Valid(&g) != nil {
+		t.Errorf("nothing is wrong where nobody leads, and it says: %v", Valid(&g))
 	}
 	for name, spoil := range map[string]func(*Gate){
 		"left over":               func(g *Gate) { g.term = 0 },
@@ -437,7 +437,7 @@ func TestValid(t *testing.T) {
 	} {
 		g := leading()
 		spoil(g)
-		if g.Valid() == nil {
+		if Valid(g) == nil {
 			t.Errorf("%s: nothing is found", name)
 		}
 	}
