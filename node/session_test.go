@@ -128,9 +128,18 @@ func TestSessionIsReplaced(t *testing.T) {
 	if s.ID() != id {
 		t.Errorf("the session has been replaced")
 	}
-	clock.Lock()
-	clock.ahead = 2 * time.Hour
-	clock.Unlock()
+	other, err := m.zone().NewSession(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 70 { // minutes, in which another session is in use
+		clock.Lock()
+		clock.ahead += time.Minute
+		clock.Unlock()
+		if _, err := other.Propose(within(t), []byte("other")); err != nil {
+			t.Fatal(err)
+		}
+	}
 	increment()
 	if s.ID() == id {
 		t.Errorf("the session is still %d", id)

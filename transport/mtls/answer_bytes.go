@@ -3,6 +3,7 @@ package mtls
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -47,23 +48,38 @@ type countedStream struct {
 	k      *call
 	ctx    context.Context
 	answer *budget.Answer
+	sent   []*budget.Answer // messages that may not be on the wire yet
 }
 
-// counted has a stream's messages count. The handler's end must be followed by answer.End.
-func (l *Limits) counted(stream grpc.ServerStream, k *call) countedStream {
+// counted has a stream's messages count. The handler's end must be followed by end.
+func (l *Limits) counted(stream grpc.ServerStream, k *call) *countedStream {
 	a := l.answers.NewAnswer(k.key)
-	return countedStream{stream, k, budget.WithAnswer(stream.Context(), a), a}
+	return &countedStream{ServerStream: stream, k: k, ctx: budget.WithAnswer(stream.Context(), a), answer: a}
+}
+
+// end gives back what the stream holds for messages that will never be on the wire: its next one, and, if
+// its caller has ended it, all others. gRPC drops those, and does not say so of one that it was given
+// in that moment.
+func (s *countedStream) end() {
+	s.answer.End()
+	if s.ServerStream.Context().Err() == nil {
+		return
+	}
+	for _, a := range s.sent {
+		a.End()
+	}
 }
 
 // Context implements grpc.ServerStream.
-func (s countedStream) Context() context.Context { return s.ctx }
+func (s *countedStream) Context() context.Context { return s.ctx }
 
 // SendMsg implements grpc.ServerStream.
-func (s countedStream) SendMsg(m any) error {
+func (s *countedStream) SendMsg(m any) error {
 	if s.answer.Held() == 0 {
 		return s.ServerStream.SendMsg(m)
 	}
 	a := s.answer.Part(m)
+	s.sent = append(slices.DeleteFunc(s.sent, func(a *budget.Answer) bool { return a.Held() == 0 }), a)
 	s.k.c.sends(a)
 	err := s.ServerStream.SendMsg(a)
 	if err != nil {

@@ -293,7 +293,7 @@ func (l *Limits) stream(
 		return handle(srv, firstInTime{stream, k})
 	}
 	messages := l.counted(stream, k)
-	defer messages.answer.End()
+	defer messages.end()
 	return handle(srv, eachInTime{messages, k})
 }
 
