@@ -5,8 +5,10 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -224,7 +226,8 @@ func TestRoundIsWrittenSideBySide(t *testing.T) {
 	w, _ := zoneGroups(t, f, zones...)
 	granted := askAll(w, zones, 4)
 	var arrived, running, most atomic.Int64
-	together := make(chan struct{})
+	together, failed := make(chan struct{}), make(chan struct{})
+	fail := sync.OnceFunc(func() { close(failed) })
 	f.Before = func(step, name string) error {
 		if n := granted.Load(); n > 0 {
 			t.Errorf("%s %s: %d votes have left", step, name, n)
@@ -239,12 +242,18 @@ func TestRoundIsWrittenSideBySide(t *testing.T) {
 		case "sync":
 			defer running.Add(-1)
 			if arrived.Add(1) == maxWrites {
+				for range 10_000 { // room for those that are too many
+					runtime.Gosched()
+				}
 				close(together)
 			}
 			select {
 			case <-together:
+			case <-failed:
+				return errors.New("the logs are not synced together")
 			case <-time.After(patience):
-				return errors.New("the syncs wait for each other")
+				fail()
+				return errors.New("the logs are not synced together")
 			}
 		}
 		return nil
