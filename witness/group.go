@@ -4,43 +4,34 @@ import (
 	"fmt"
 	"log/slog"
 
-	"go.etcd.io/raft/v3/raftpb"
-
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/driver"
-	"github.com/nexi-lab/nexus-raft/internal/raftwire"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
-// group is one zone on the worker, which alone touches it: the group's owner, and disk and sender of
-// its driver. Each zone has a driver of its own, for each has a file of its own: no answer of one
-// waits for the write of another.
+// group is one zone on the worker, which alone touches it, and the owner of its driver.Group.
 type group struct {
 	id      nexusraft.ZoneID
 	log     *Log
 	group   *driver.Group
 	replica *zone.Replica // the group's
-	driver  *driver.Driver
-	groups  []*driver.Group // the one
 	logger  *slog.Logger
 	update  Update // of the round under way
-	queued  bool   // it is in worker.ready
+	sync    bool   // it must be on the disk before anything is told of it
 	ended   error  // why it takes no part any more, though its witness goes on; nil while it does
 
-	out     raftwire.Outbox
 	connect func(nexusraft.Membership)
 
 	errRemoved func(nexusraft.ZoneID) error // says that this witness was removed
 }
 
 func newGroup(
-	log *Log, incarnation nexusraft.Incarnation, c Config, n raftwire.Network, connect func(nexusraft.Membership),
+	log *Log, incarnation nexusraft.Incarnation, c Config, connect func(nexusraft.Membership),
 	vouched func(nexusraft.NodeID) bool, errRemoved func(nexusraft.ZoneID) error, signals zone.Signals,
 ) (_ *group, err error) {
 	o := log.Origin()
 	g := &group{
 		id: o.Zone, log: log, logger: c.Logger.With("zone", o.Zone),
-		out:     raftwire.Outbox{Network: n, Logger: c.Logger},
 		connect: connect, errRemoved: errRemoved,
 	}
 	g.group, err = driver.NewGroup(driver.Config{Owner: g, Config: zone.Config{
@@ -51,8 +42,7 @@ func newGroup(
 	if err != nil {
 		return nil, err
 	}
-	g.replica, g.groups = g.group.Replica(), []*driver.Group{g.group}
-	g.driver = driver.New(g, g, 1) // effects, which it would bound, there are none
+	g.replica = g.group.Replica()
 	if o.Zone != nexusraft.RootZone {
 		if err := g.Ended(); err != nil { // before it was opened
 			return nil, err
@@ -60,17 +50,6 @@ func newGroup(
 	}
 	connect(log.Membership())
 	return g, nil
-}
-
-// turn makes rounds until the zone has no work.
-func (g *group) turn() error {
-	for busy := true; busy; {
-		var err error
-		if busy, err = g.driver.Turn(g.groups); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // Began implements driver.Owner.
@@ -96,16 +75,8 @@ func (g *group) Held() int { return 0 }
 // Stage implements driver.Owner.
 func (g *group) Stage(p *driver.Part) error {
 	g.update.Snapshot, g.update.Append, g.update.HardState = p.Work.Snapshot, p.Work.Append, p.Work.HardState
+	g.sync = p.MustSync
 	return nil
-}
-
-// Commit implements driver.Disk. Commit positions alone wait in memory for the next write that must
-// be synced.
-func (g *group) Commit(groups []*driver.Group, sync bool) error {
-	if len(groups) == 0 || g.update.empty() {
-		return nil
-	}
-	return g.log.Write(g.update, sync)
 }
 
 // Written implements driver.Owner.
@@ -141,14 +112,6 @@ func (g *group) stop(err error) {
 
 // Failed implements driver.Owner: no state machine can.
 func (g *group) Failed(err error) { g.logger.Error("zone stopped on this node", "err", err) }
-
-// RequestVotes implements driver.Sender: a witness never asks for any (I11).
-func (g *group) RequestVotes(to nexusraft.NodeID, _ []driver.VoteRequest) {
-	g.logger.Error("raft wants votes for a witness, not asked", "peer", to)
-}
-
-// Send implements driver.Sender.
-func (g *group) Send(of *driver.Group, to nexusraft.NodeID, m *raftpb.Message) { g.out.Send(of, to, m) }
 
 func (g *group) status() nexusraft.ZoneStatus {
 	st := g.replica.Status()

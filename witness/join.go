@@ -30,7 +30,7 @@ func (w *Witness) newGroups(logs []*Log) (groups []*group, err error) {
 		if log.Origin().Zone == nexusraft.RootZone {
 			connect = w.learn
 		}
-		g, err := newGroup(log, w.peering.Self().Incarnation, w.config, w.peers, connect, w.peering.Vouched, w.errRemoved,
+		g, err := newGroup(log, w.peering.Self().Incarnation, w.config, connect, w.peering.Vouched, w.errRemoved,
 			w.worker.neighbors)
 		if err != nil {
 			return nil, err

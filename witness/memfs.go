@@ -19,7 +19,8 @@ import (
 type MemFS struct {
 	// Before, if not nil, is called before each step that changes the disk: "create",
 	// "write", "sync", "remove" or "syncdir", with the file's name. Its error becomes the step's,
-	// which then does nothing. Set it while nothing is under way; it may call CrashClone.
+	// which then does nothing. Set it while nothing is under way; it may call CrashClone, and is
+	// called from many goroutines if the methods are.
 	Before func(step, name string) error
 
 	mu     sync.Mutex

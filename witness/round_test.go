@@ -62,11 +62,12 @@ func newBench(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	c := Config{ElectionTicks: 6, Logger: slog.New(slog.DiscardHandler)}
-	b.g, err = newGroup(log, 1, c, b, func(nexusraft.Membership) {}, nil, nil, nil)
+	b.g, err = newGroup(log, 1, c, func(nexusraft.Membership) {}, nil, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.worker = newWorker(c, 1, noMinor)
+	b.out.Network = b
 	b.zones[testOrigin.Zone] = b.g
 	b.disk.Before = func(string, string) error {
 		for _, s := range b.slots {
@@ -113,9 +114,7 @@ func (b *bench) turn(in ...driver.Inbound) {
 	b.t.Helper()
 	b.loop.Inbox().Put(in)
 	b.loop.Drain()
-	if _, err := b.Turn(); err != nil {
-		b.t.Fatal(err)
-	}
+	turnOf(b.t, b.worker)
 }
 
 // take returns how many messages of a type have left since the last take.

@@ -27,7 +27,7 @@ func TestRefusedVoteTakesNoPlace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := newGroup(log, 1, c, nil, func(nexusraft.Membership) {}, nil, nil, nil)
+	g, err := newGroup(log, 1, c, func(nexusraft.Membership) {}, nil, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,9 +1,15 @@
 package witness
 
 import (
+	"cmp"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
+	"sync"
+	"sync/atomic"
+
+	"go.etcd.io/raft/v3/raftpb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/driver"
@@ -11,11 +17,14 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
-// worker has the witness's zones: only the goroutine of its loop, whose host it is, touches them.
+// worker has the witness's zones: only the goroutine of its loop, whose host it is, touches them. It
+// is the disk and the sender of its driver, which makes the rounds.
 type worker struct {
-	loop  *driver.Worker
-	zones map[nexusraft.ZoneID]*group
-	ready []*group // those that may have work, each once: a round asks no other
+	loop   *driver.Worker
+	driver *driver.Driver
+	zones  map[nexusraft.ZoneID]*group
+	active driver.Active // those of them that may have work
+	logger *slog.Logger
 
 	neighbors *driver.Neighbors // other nodes, and which of the zones sleep because of that
 	peers     []nexusraft.NodeID
@@ -32,7 +41,9 @@ func newWorker(c Config, incarnation nexusraft.Incarnation, minor func(nexusraft
 	w := &worker{
 		zones:     make(map[nexusraft.ZoneID]*group),
 		neighbors: driver.NewNeighbors(incarnation, silent), minor: minor,
+		out: raftwire.Outbox{Logger: c.Logger}, logger: c.Logger,
 	}
+	w.driver = driver.New(w, w, 1) // effects, which it would bound, there are none
 	w.loop = driver.NewWorker(w, inboxBounds, c.Logger)
 	return w
 }
@@ -42,7 +53,7 @@ func (w *worker) host(groups []*group) {
 	for _, g := range groups {
 		w.zones[g.id] = g
 		w.neighbors.Note(g.group)
-		w.touch(g)
+		w.active.Add(g.group)
 	}
 }
 
@@ -57,14 +68,6 @@ func (w *worker) drop(zones []nexusraft.ZoneID) {
 	}
 }
 
-// touch has the next round ask a group.
-func (w *worker) touch(g *group) {
-	if !g.queued {
-		g.queued = true
-		w.ready = append(w.ready, g)
-	}
-}
-
 // Group implements driver.Host. Its caller is about to give the group something to do.
 func (w *worker) Group(id nexusraft.ZoneID) (*driver.Group, error) {
 	g := w.zones[id]
@@ -74,7 +77,7 @@ func (w *worker) Group(id nexusraft.ZoneID) (*driver.Group, error) {
 	if g.ended != nil {
 		return nil, g.ended
 	}
-	w.touch(g)
+	w.active.Add(g.group)
 	return g.group, nil
 }
 
@@ -97,26 +100,58 @@ func (w *worker) Tick(heard map[nexusraft.NodeID]zone.Signal) {
 	w.out.Signal(w.peers, w.neighbors.Own(), w.minor)
 	w.neighbors.Tick(w.peers, heard, func(x *driver.Group) {
 		if x.Tick(); x.HasWork() {
-			w.touch(w.zones[x.Zone()])
+			w.active.Add(x)
 		}
 	})
 }
 
-// Turn implements driver.Host: it makes rounds until no zone has work.
+// Turn implements driver.Host.
 func (w *worker) Turn() (busy bool, err error) {
-	for _, g := range w.ready {
-		if g.queued = false; g.ended != nil {
-			continue
-		}
-		if err := g.turn(); err != nil {
-			return false, err
-		}
-		w.neighbors.Note(g.group)
-	}
-	clear(w.ready)
-	w.ready = w.ready[:0]
-	return false, nil
+	return w.active.Turn(w.driver, w.neighbors.Note)
 }
+
+// maxWrites is how many logs are written at once. File systems merge syncs that run together.
+const maxWrites = 32
+
+// Commit implements driver.Disk. Each zone's log is a file of its own, so they are written side by side;
+// an error may leave some of them written, of which nothing is told. Commit positions alone wait in
+// memory for the next write of their log that must be synced.
+func (w *worker) Commit(groups []*driver.Group, _ bool) error {
+	var synced []*group
+	for _, x := range groups {
+		switch g := w.zones[x.Zone()]; {
+		case g.update.empty():
+		case g.sync:
+			synced = append(synced, g)
+		default:
+			if err := g.log.Write(g.update, false); err != nil {
+				return err
+			}
+		}
+	}
+	errs := make([]error, len(synced))
+	var next atomic.Int64
+	write := func() {
+		for i := next.Add(1) - 1; i < int64(len(synced)); i = next.Add(1) - 1 {
+			errs[i] = synced[i].log.Write(synced[i].update, true)
+		}
+	}
+	var others sync.WaitGroup
+	for range min(maxWrites, len(synced)) - 1 {
+		others.Go(write)
+	}
+	write()
+	others.Wait()
+	return cmp.Or(errs...)
+}
+
+// RequestVotes implements driver.Sender: a witness never asks for any (I11).
+func (w *worker) RequestVotes(to nexusraft.NodeID, _ []driver.VoteRequest) {
+	w.logger.Error("raft wants votes for a witness, not asked", "peer", to)
+}
+
+// Send implements driver.Sender.
+func (w *worker) Send(g *driver.Group, to nexusraft.NodeID, m *raftpb.Message) { w.out.Send(g, to, m) }
 
 // Stop implements driver.Host.
 func (w *worker) Stop(err error) {

@@ -4,9 +4,14 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
@@ -42,6 +47,7 @@ func zoneGroups(t *testing.T, f FS, zones ...nexusraft.ZoneID) (*worker, *outbox
 	}
 	c := Config{ElectionTicks: 6, Logger: slog.New(slog.DiscardHandler)}
 	w, out := newWorker(c, 1, noMinor), &outbox{t: t}
+	w.out.Network = out
 	errRemoved := func(z nexusraft.ZoneID) error { return errors.Join(nexusraft.ErrFenced, errors.New("removed")) }
 	var groups []*group
 	for _, z := range zones {
@@ -49,7 +55,7 @@ func zoneGroups(t *testing.T, f FS, zones ...nexusraft.ZoneID) (*worker, *outbox
 		must(err)
 		logs, err := createLogs(f, "d", []record{r})
 		must(err)
-		g, err := newGroup(logs[0], 1, c, out, func(nexusraft.Membership) {}, nil, errRemoved, nil)
+		g, err := newGroup(logs[0], 1, c, func(nexusraft.Membership) {}, nil, errRemoved, nil)
 		must(err)
 		groups = append(groups, g)
 	}
@@ -58,10 +64,14 @@ func zoneGroups(t *testing.T, f FS, zones ...nexusraft.ZoneID) (*worker, *outbox
 	return w, out
 }
 
+// turnOf has the worker make rounds until no zone has work.
 func turnOf(t *testing.T, w *worker) {
 	t.Helper()
-	if busy, err := w.Turn(); busy || err != nil {
-		t.Fatalf("turn: got %t, %v", busy, err)
+	for busy := true; busy; {
+		var err error
+		if busy, err = w.Turn(); err != nil {
+			t.Fatalf("turn: %v", err)
+		}
 	}
 }
 
@@ -72,16 +82,23 @@ func heartbeat(z nexusraft.ZoneID, term uint64) *raftpb.Message {
 	}
 }
 
+// voteRequest is a member's, whose log is as good as any.
+func voteRequest(z nexusraft.ZoneID, term uint64) *raftpb.Message {
+	return &raftpb.Message{
+		Type: raftpb.MsgVote.Enum(), From: new(uint64(replicaIn(z, 1))), To: new(uint64(replicaIn(z, 3))),
+		Term: new(term), Index: new(uint64(20)), LogTerm: new(term - 1),
+	}
+}
+
 // TestRoundsAskTheZonesThatWereTouched: a round costs nothing for the zones that nothing has come for.
 func TestRoundsAskTheZonesThatWereTouched(t *testing.T) {
 	w, out := zoneGroups(t, NewMemFS(), 2, 3, 4, 5)
-	ready := func() (zones []nexusraft.ZoneID) {
-		for _, g := range w.ready {
-			zones = append(zones, g.id)
-		}
+	asked := func() (zones []nexusraft.ZoneID) {
+		_, err := w.active.Turn(w.driver, func(g *driver.Group) { zones = append(zones, g.Zone()) })
+		must(err)
 		return zones
 	}
-	if got := ready(); len(got) != 0 {
+	if got := asked(); len(got) != 0 {
 		t.Errorf("after a round: %v", got)
 	}
 	for range 2 {
@@ -91,16 +108,16 @@ func TestRoundsAskTheZonesThatWereTouched(t *testing.T) {
 			must(g.Step(0x10, heartbeat(z, 3), nil))
 		}
 	}
-	if got := ready(); !slices.Equal(got, []nexusraft.ZoneID{4, 2}) {
+	if got := asked(); !slices.Equal(got, []nexusraft.ZoneID{4, 2}) {
 		t.Errorf("after messages for zones 4 and 2: %v", got)
 	}
 	w.Tick(nil)
 	turnOf(t, w)
-	if len(ready()) != 0 || len(out.sent) != 4 || w.zones[2].log.record.Term != 3 || w.zones[3].log.record.Term != 1 {
-		t.Errorf("after the round: %v, %d answers", ready(), len(out.sent))
+	if len(out.sent) != 4 || w.zones[2].log.record.Term != 3 || w.zones[3].log.record.Term != 1 {
+		t.Errorf("after the round: %d answers", len(out.sent))
 	}
 	w.Tick(nil)
-	if got := ready(); len(got) != 0 {
+	if got := asked(); len(got) != 0 {
 		t.Errorf("after a tick in which nothing happens: %v", got)
 	}
 }
@@ -153,11 +170,12 @@ func TestRemovedFromOneZone(t *testing.T) {
 	again := newWorker(Config{ElectionTicks: 6, Logger: slog.New(slog.DiscardHandler)}, 2, noMinor)
 	var groups []*group
 	for _, z := range []nexusraft.ZoneID{2, 3} {
-		g, err := newGroup(w.zones[z].log, 2, Config{ElectionTicks: 6, Logger: slog.New(slog.DiscardHandler)}, out,
+		g, err := newGroup(w.zones[z].log, 2, Config{ElectionTicks: 6, Logger: slog.New(slog.DiscardHandler)},
 			func(nexusraft.Membership) {}, nil, func(nexusraft.ZoneID) error { return nexusraft.ErrFenced }, nil)
 		must(err)
 		groups = append(groups, g)
 	}
+	again.out.Network = out
 	again.host(groups)
 	turnOf(t, again)
 	check(again)
@@ -174,14 +192,149 @@ func TestDroppedZoneAnswersItsVotes(t *testing.T) {
 	g, err := w.Group(2)
 	must(err)
 	var answers []string
-	must(g.Step(0x10, &raftpb.Message{
-		Type: raftpb.MsgVote.Enum(), From: new(uint64(replicaIn(2, 1))), To: new(uint64(replicaIn(2, 3))),
-		Term: new(uint64(4)), Index: new(uint64(20)), LogTerm: new(uint64(3)),
-	}, answerFunc(func(a driver.VoteAnswer) { answers = append(answers, a.Why) })))
+	must(g.Step(0x10, voteRequest(2, 4), answerFunc(func(a driver.VoteAnswer) { answers = append(answers, a.Why) })))
 	w.drop([]nexusraft.ZoneID{2})
 	turnOf(t, w)
 	if len(answers) != 1 || !strings.Contains(answers[0], "was deleted") {
 		t.Errorf("it was answered %q", answers)
+	}
+}
+
+// askAll steps a vote request of a term in each zone, and returns how many votes are granted.
+func askAll(w *worker, zones []nexusraft.ZoneID, term uint64) (granted *atomic.Int64) {
+	granted = new(atomic.Int64)
+	for _, z := range zones {
+		g, err := w.Group(z)
+		must(err)
+		must(g.Step(0x10, voteRequest(z, term), answerFunc(func(a driver.VoteAnswer) {
+			if a.Response != nil && !a.Response.GetReject() {
+				granted.Add(1)
+			}
+		})))
+	}
+	return granted
+}
+
+// TestRoundIsWrittenSideBySide: the logs of a round's zones are synced together, a bounded number at a time,
+// and no vote leaves before all of them are on the disk (I3).
+func TestRoundIsWrittenSideBySide(t *testing.T) {
+	zones := make([]nexusraft.ZoneID, 3*maxWrites)
+	for i := range zones {
+		zones[i] = nexusraft.ZoneID(i + 2)
+	}
+	f := NewMemFS()
+	w, _ := zoneGroups(t, f, zones...)
+	granted := askAll(w, zones, 4)
+	var arrived, running, most atomic.Int64
+	together, failed := make(chan struct{}), make(chan struct{})
+	fail := sync.OnceFunc(func() { close(failed) })
+	f.Before = func(step, name string) error {
+		if n := granted.Load(); n > 0 {
+			t.Errorf("%s %s: %d votes have left", step, name, n)
+		}
+		switch step {
+		case "create":
+			for now := running.Add(1); ; {
+				if old := most.Load(); now <= old || most.CompareAndSwap(old, now) {
+					return nil
+				}
+			}
+		case "sync":
+			defer running.Add(-1)
+			if arrived.Add(1) == maxWrites {
+				for range 10_000 { // room for those that are too many
+					runtime.Gosched()
+				}
+				close(together)
+			}
+			select {
+			case <-together:
+			case <-failed:
+				return errors.New("the logs are not synced together")
+			case <-time.After(patience):
+				fail()
+				return errors.New("the logs are not synced together")
+			}
+		}
+		return nil
+	}
+	turnOf(t, w)
+	if n, at := granted.Load(), most.Load(); n != int64(len(zones)) || at != maxWrites {
+		t.Errorf("%d votes of %d, %d files at once, want %d", n, len(zones), at, maxWrites)
+	}
+	crashed := f.CrashClone(nil, 0)
+	for _, z := range zones {
+		log, err := OpenLog(crashed, "d", z)
+		must(err)
+		if r := log.record; r.Term != 4 || r.Vote != replicaIn(z, 1) {
+			t.Errorf("zone %v: on the disk are term %d and vote %v", z, r.Term, r.Vote)
+		}
+	}
+}
+
+// TestRoundWritesWhatMustBeSynced: a round of several zones writes the logs of those that promise something,
+// and the commit positions of the others are kept in memory, for the next write of their log.
+func TestRoundWritesWhatMustBeSynced(t *testing.T) {
+	f := NewMemFS()
+	w, _ := zoneGroups(t, f, 2, 3)
+	entry := func(z nexusraft.ZoneID, commit uint64, es ...*raftpb.Entry) *raftpb.Message {
+		m := heartbeat(z, 2)
+		m.Type, m.Index, m.LogTerm = raftpb.MsgApp.Enum(), new(uint64(zone.FoundingIndex)), new(uint64(zone.FoundingTerm))
+		m.Commit, m.Entries = new(commit), es
+		return m
+	}
+	step := func(z nexusraft.ZoneID, m *raftpb.Message) {
+		g, err := w.Group(z)
+		must(err)
+		must(g.Step(0x10, m, nil))
+	}
+	first := uint64(zone.FoundingIndex) + 1
+	step(2, entry(2, first-1, &raftpb.Entry{Type: raftpb.EntryNormal.Enum(), Term: new(uint64(2)), Index: new(first)}))
+	turnOf(t, w)
+	var written []string
+	f.Before = func(step, name string) error {
+		if step == "sync" {
+			written = append(written, zoneIn(name))
+		}
+		return nil
+	}
+	commit := heartbeat(2, 2)
+	commit.Commit = new(first)
+	step(2, commit)
+	granted := askAll(w, []nexusraft.ZoneID{3}, 4)
+	turnOf(t, w)
+	if got := w.zones[2].log.record.Commit; granted.Load() != 1 || !slices.Equal(written, []string{zoneIn(logName(3))}) ||
+		uint64(got) != first {
+		t.Errorf("%d votes; written %q; zone 2 is committed up to %d, want %d", granted.Load(), written, got, first)
+	}
+}
+
+// zoneIn is a log file's name without its slot.
+func zoneIn(name string) string {
+	base := filepath.Base(name)
+	return strings.TrimSuffix(strings.TrimSuffix(base, ".a"), ".b")
+}
+
+// TestFailedWriteOfOneZone: if one log of a round can't be written nothing of the round leaves (I9).
+func TestFailedWriteOfOneZone(t *testing.T) {
+	f := NewMemFS()
+	zones := []nexusraft.ZoneID{2, 3, 4, 5, 6}
+	w, out := zoneGroups(t, f, zones...)
+	granted := askAll(w, zones, 4)
+	failure := errors.New("the disk is broken")
+	f.Before = func(step, name string) error {
+		if step == "sync" && zoneIn(name) == logName(5) {
+			return failure
+		}
+		return nil
+	}
+	busy, err := w.Turn()
+	if busy || !errors.Is(err, failure) || !strings.Contains(err.Error(), nexusraft.ZoneID(5).String()) {
+		t.Errorf("got %t, %v", busy, err)
+	}
+	w.Stop(err)
+	if n := granted.Load(); n != 0 || len(out.sent) != 0 {
+		t.Errorf("%d votes and %d messages have left", n, len(out.sent))
 	}
 }
 

@@ -23,8 +23,8 @@
 //	         whose state machine fails leaves nothing behind.
 //	stage    each group puts its part of the write together: in its first part snapshot, entries and
 //	         hard state, in every part the effects with the applied index (I2).
-//	commit   one write of all groups, all or nothing, synced if one of them must be: votes, terms
-//	         and entries, and every conf change. After an error nothing leaves any more (I9).
+//	commit   one write for all groups, of each all or nothing, synced if one of them must be: votes,
+//	         terms and entries, and every conf change. After an error nothing leaves any more (I9).
 //	settle   proposals whose entries the part has applied are answered (I8); apply to settle repeat
 //	         until the whole round is written.
 //	finish   Work.AfterSync leaves: every vote and every response. Proposals that end elsewhere

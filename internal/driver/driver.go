@@ -11,10 +11,11 @@ import (
 
 // Disk writes the rounds of a worker's groups.
 type Disk interface {
-	// Commit writes what the groups have staged since the last Commit, all of it or nothing; it is
-	// on the disk when Commit returns if sync is true. The list may be empty, and groups may have
-	// staged nothing: an error then tells of a disk that has failed since. It is borrowed until
-	// Commit returns. After an error nothing of the round leaves, and the Driver is not used again.
+	// Commit writes what the groups have staged since the last Commit, of each group all of it or
+	// nothing; if sync is true, which it is if the part of one of them must be synced, that part
+	// is on the disk when Commit returns. The list may be empty, and groups may have staged
+	// nothing: an error then tells of a disk that has failed since. It is borrowed until Commit
+	// returns. After an error nothing of the round leaves, and the Driver is not used again.
 	Commit(groups []*Group, sync bool) error
 }
 

@@ -166,7 +166,7 @@ var mutants = []mutant{
 	},
 	{
 		"A witness's write is not synced.",
-		"witness/group.go", "g.log.Write(g.update, sync)", "g.log.Write(g.update, sync && false)",
+		"witness/worker.go", "log.Write(synced[i].update, true)", "log.Write(synced[i].update, false)",
 		"witness", "TestAnswersLeaveAfterTheSync",
 	},
 	{

@@ -96,9 +96,10 @@ func (s *Registry) Create(ctx context.Context, name, machine string) (nexusraft.
 }
 
 // maxIdleZones is how many zones a cluster may have besides the root zone before no more are made. They
-// sleep while they are idle; but when a node is lost all that it led elect a leader at once, and with
-// thousands the votes of a witness, which stores them zone by zone, come too late. What is applied allows
-// for nexusraft.MaxZones.
+// sleep while they are idle; but when a node is lost all that it led elect a leader at once. A witness has a
+// file for each and syncs 32 at a time: with a fast disk so many zones are led again within some 2 s, and
+// with a slow one the last votes come too late and are asked for again. What is applied allows for
+// nexusraft.MaxZones.
 const maxIdleZones = 1000
 
 // requireRoom refuses one zone more than that, as far as this node knows.
