@@ -304,8 +304,9 @@ func FuzzNumbered(f *testing.F) {
 	f.Add(id, uint64(1), []byte("a"), int64(5))
 	f.Add(id, uint64(141), []byte("!b"), int64(1)<<60)
 	f.Add(id+1, uint64(0), []byte("x"), int64(-1))
+	f.Add(uint64(0), uint64(0), []byte("0"), int64(-19))
 	f.Fuzz(func(t *testing.T, session, sequence uint64, command []byte, now int64) {
-		if len(command) == 0 {
+		if len(command) == 0 || session == 0 && sequence == 0 { // that is no number
 			return
 		}
 		p := &pair{t: t, empty: empty, index: index, now: now}
