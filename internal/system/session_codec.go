@@ -190,7 +190,8 @@ func decodeSessionAnswer(b []byte) (a sessionAnswer, err error) {
 	copy(a.digest[:], b[16:])
 	a.failed, a.matches = b[flag] == 1, binary.BigEndian.Uint32(b[flag+1:])
 	a.data = b[sessionAnswerHeader:]
-	if b[flag] > 1 || !a.failed && a.matches != 0 || a.matches>>len(answerSentinels) != 0 {
+	if b[flag] > 1 || !a.failed && a.matches != 0 || a.matches>>len(answerSentinels) != 0 ||
+		a.failed && len(a.data) > maxSessionErrorBytes {
 		return a, fmt.Errorf("%w: the answer of a session contradicts itself", nexusraft.ErrCorrupt)
 	}
 	return a, nil

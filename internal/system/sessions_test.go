@@ -367,6 +367,8 @@ func FuzzSessionRecords(f *testing.F) {
 	f.Add((&sessionAnswer{sequence: 1, index: 2, data: []byte("data")}).encode())
 	failed := answerOf(nil, nexusraft.ErrRefused)
 	f.Add(failed.encode())
+	long := sessionAnswer{failed: true, data: make([]byte, maxSessionErrorBytes+1)}
+	f.Add(long.encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if x, err := decodeSessionTable(b); err == nil && !bytes.Equal(x.encode(), b) {
 			t.Errorf("table %x: got %+v", b, x)
