@@ -40,6 +40,37 @@ func TestNeighborsAreHeard(t *testing.T) {
 	}
 }
 
+// A node that says something else with each tick, as a bad witness may, is believed once in as many ticks as
+// it may be silent for; its restart at once.
+func TestSignalThatChangesAllTheTime(t *testing.T) {
+	const limit, ticks = 4, 40
+	n, taken := NewNeighbors(1, limit), make(map[uint64]bool)
+	say := func(s zone.Signal) zone.Signal {
+		n.Tick([]nexusraft.NodeID{7}, map[nexusraft.NodeID]zone.Signal{7: s}, nil)
+		heard, ok := n.Of(7)
+		if !ok {
+			t.Fatal("the node is not heard")
+		}
+		return heard
+	}
+	for i := range uint64(ticks) {
+		taken[say(zone.Signal{Incarnation: 1, Changes: i}).Changes] = true
+	}
+	if len(taken) != ticks/limit {
+		t.Errorf("%d of %d changes were taken, want %d", len(taken), ticks, ticks/limit)
+	}
+	last := zone.Signal{Incarnation: 1, Changes: 99}
+	for range limit {
+		say(last)
+	}
+	if got := say(last); got != last {
+		t.Errorf("what it says in the end: got %v, want %v", got, last)
+	}
+	if restarted := (zone.Signal{Incarnation: 2}); say(restarted) != restarted {
+		t.Error("a restart is not taken at once")
+	}
+}
+
 // An inbox keeps the last signal of each node however full it is, of a bounded number of nodes,
 // until the next tick.
 func TestInboxKeepsSignals(t *testing.T) {
