@@ -392,3 +392,19 @@ func TestZonesAfterACrashAtAnyStep(t *testing.T) {
 	s.reopenAll()
 	t.Logf("%d crashes of each kind", s.taken)
 }
+
+// A node whose cluster has version 4 has a directory that no earlier release opens, also without other zones.
+func TestEarlierReleasesAreKeptOut(t *testing.T) {
+	n := idleNode(t, false)
+	if err := n.worker.openAll(); err != nil {
+		t.Fatal(err)
+	}
+	n.turns(t)
+	before := n.dir.Store.Stats().Syncs
+	if err := n.dir.RequireZones(); err != nil {
+		t.Fatal(err)
+	}
+	if again := n.dir.Store.Stats().Syncs - before; again != 0 {
+		t.Errorf("%d syncs to raise the format of the directory: it was not done before", again)
+	}
+}
