@@ -7,10 +7,10 @@ import (
 	"hash/crc32"
 )
 
-// A slot file is a list of blocks of 512 bytes, what a disk writes whole or not at all:
+// A file is a list of blocks of 512 bytes, what a disk writes whole or not at all:
 //
 //	magic       8 bytes  "nexuswit"
-//	version     4        of this format: firstFormat or zonesFormat
+//	version     4        of this format: firstFormat, slotsFormat or journalFormat
 //	number      4        of the block, from 0
 //	sequence    8        of the content
 //	length      4        of the content, in bytes
@@ -27,12 +27,15 @@ const (
 	blockHeader  = 32
 	payloadBytes = blockBytes - blockHeader - 4
 
-	// Format versions. The second is the identity of a witness that knows of zones besides the root
-	// zone, and differs in nothing else: an earlier release, which would lose them, refuses it.
-	firstFormat = 1
-	zonesFormat = 2
+	// Format versions, which differ in nothing but in who reads them. Those of an identity say where the zones
+	// besides the root zone are: there are none; each is in a slots of its own, as an earlier release has left
+	// them; they are in the journal. A release that does not know a version refuses the directory: it would
+	// forget votes.
+	firstFormat   = 1
+	slotsFormat   = 2
+	journalFormat = 3
 
-	// maxContentBytes bounds a content, so that a length is checked before memory is taken.
+	// maxContentBytes bounds a content of slots, and a zone's record.
 	maxContentBytes = 1 << 20
 )
 
@@ -90,11 +93,19 @@ func readBlock(b []byte, number int) (s stamp, payload []byte, ok bool) {
 		binary.BigEndian.Uint32(b[8:]), binary.BigEndian.Uint64(b[16:]), binary.BigEndian.Uint32(b[24:]),
 		binary.BigEndian.Uint32(b[28:]),
 	}
-	return s, b[blockHeader : blockBytes-4], s.length <= maxContentBytes
+	return s, b[blockHeader : blockBytes-4], s.length <= maxJournalBytes
 }
 
 // formatOf returns the format version in a file's first block.
 func formatOf(file []byte) uint32 { return binary.BigEndian.Uint32(file[8:]) }
+
+// formatIn is formatOf for a file that may have no block; 0 then.
+func formatIn(file []byte) uint32 {
+	if len(file) < blockBytes || [8]byte(file) != blockMagic {
+		return 0
+	}
+	return formatOf(file)
+}
 
 // decodeBlocks returns the content of a slot file and its sequence, which is that of the
 // newest block where a write was cut off. The error is errCutOff, errDamaged or an unknown
@@ -106,8 +117,8 @@ func decodeBlocks(file []byte) (sequence uint64, content []byte, err error) {
 	if len(file) < blockBytes {
 		return 0, nil, errDamaged
 	}
-	if v := formatOf(file); [8]byte(file) == blockMagic && (v < firstFormat || v > zonesFormat) {
-		return 0, nil, fmt.Errorf("its format version is %d, this program knows %d to %d", v, firstFormat, zonesFormat)
+	if v := formatOf(file); [8]byte(file) == blockMagic && (v < firstFormat || v > journalFormat) {
+		return 0, nil, fmt.Errorf("its format version is %d, this program knows %d to %d", v, firstFormat, journalFormat)
 	}
 	first, _, ok := readBlock(file, 0)
 	if !ok {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -365,8 +366,10 @@ func joined(t *testing.T, f FS) (*fakeMember, *running) {
 	return m, start(t, Config{Dir: "d", FS: f, Join: []string{m.id.Address}}).awaitReady()
 }
 
+// zoneFile reports whether a file has what was voted in zones.
 func zoneFile(name string) bool {
-	return len(filepath.Base(name)) > len(logPrefix) && filepath.Base(name)[:len(logPrefix)] == logPrefix
+	base := filepath.Base(name)
+	return strings.HasPrefix(base, logPrefix) || strings.HasPrefix(base, journalPrefix)
 }
 
 func (m *fakeMember) ChangeMembership(

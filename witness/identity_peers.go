@@ -73,14 +73,6 @@ func parseIdentity(b []byte) (identityRecord, error) {
 	return r, nil
 }
 
-// format is the format version of the record's file.
-func (r *identityRecord) format() uint32 {
-	if r.ZonesVersion > 0 {
-		return zonesFormat
-	}
-	return firstFormat
-}
-
 // tlsMode is how the directory was served last with TLS. With the cluster's own certificates the
 // record has a key.
 func (r *identityRecord) tlsMode() peering.TLSMode {
@@ -129,10 +121,11 @@ type keeper struct {
 	fs  FS
 	dir string
 
-	mu     sync.Mutex // guards what follows
-	slots  *slots     // nil: the directory has no identity yet
-	record identityRecord
-	failed error // a failed sync is never retried (I9)
+	mu      sync.Mutex // guards what follows
+	slots   *slots     // nil: the directory has no identity yet
+	record  identityRecord
+	inSlots bool  // the zones besides the root zone are where an earlier release has left them
+	failed  error // a failed sync is never retried (I9)
 }
 
 // openKeeper opens the identity record in dir. In a directory without one, exists is false, and the
@@ -146,7 +139,7 @@ func openKeeper(f FS, dir string) (k *keeper, exists bool, err error) {
 	if err != nil {
 		return nil, false, fmt.Errorf("open identity: %w", err)
 	}
-	k.slots = s
+	k.slots, k.inSlots = s, s.format == slotsFormat
 	if k.record, err = parseIdentity(content); err != nil {
 		return nil, false, fmt.Errorf("open %s: %w", s.path(slotOf(s.sequence)), err)
 	}
@@ -164,7 +157,7 @@ func (k *keeper) update(change func(*identityRecord)) error {
 	change(&r)
 	content, err := json.Marshal(r)
 	if err == nil {
-		err = k.write(r.format(), content)
+		err = k.write(k.format(r), content)
 	}
 	if err != nil {
 		k.failed = fmt.Errorf("write identity: %w", err)
@@ -172,6 +165,25 @@ func (k *keeper) update(change func(*identityRecord)) error {
 	}
 	k.record = r
 	return nil
+}
+
+// leaveSlots stores that the zones besides the root zone are in the journal.
+func (k *keeper) leaveSlots() error {
+	k.mu.Lock()
+	k.inSlots = false
+	k.mu.Unlock()
+	return k.update(func(*identityRecord) {})
+}
+
+// format is the format version of a record's file.
+func (k *keeper) format(r identityRecord) uint32 {
+	switch {
+	case r.ZonesVersion == 0:
+		return firstFormat
+	case k.inSlots:
+		return slotsFormat
+	}
+	return journalFormat
 }
 
 func (k *keeper) write(format uint32, content []byte) (err error) {

@@ -1,6 +1,7 @@
 package witness
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -21,7 +22,7 @@ import (
 //
 // A Log is for one goroutine. After an error of Write it must not be used again.
 type Log struct {
-	slots  *slots
+	slots  *slots // nil: it is in the witness's journal
 	record record
 	failed error
 }
@@ -47,30 +48,16 @@ func (u *Update) empty() bool {
 // CreateLog stores an empty log in dir, which exists. Its membership is what the zone
 // said when it admitted this replica; a snapshot from the leader will replace it.
 func CreateLog(f FS, dir string, o Origin, m nexusraft.Membership) (*Log, error) {
-	logs, err := createLogs(f, dir, []record{{Origin: o, Membership: m}})
+	r := record{Origin: o, Membership: m}
+	content, err := r.encode()
+	if err = cmp.Or(r.valid(), err); err != nil {
+		return nil, fmt.Errorf("create log of zone %v: %w", o.Zone, err)
+	}
+	s, err := createSlots(f, dir, logName(o.Zone), content)
 	if err != nil {
 		return nil, fmt.Errorf("create log of zone %v: %w", o.Zone, err)
 	}
-	return logs[0], nil
-}
-
-// createLogs stores several logs, each of a zone that has none.
-func createLogs(f FS, dir string, records []record) (logs []*Log, err error) {
-	names, contents := make([]string, len(records)), make([][]byte, len(records))
-	for i, r := range records {
-		if err := r.valid(); err != nil {
-			return nil, err
-		}
-		if contents[i], err = r.encode(); err != nil {
-			return nil, err
-		}
-		names[i] = logName(r.Zone)
-	}
-	all, err := createAllSlots(f, dir, names, contents)
-	for i, s := range all {
-		logs = append(logs, &Log{slots: s, record: records[i]})
-	}
-	return logs, err
+	return &Log{slots: s, record: r}, nil
 }
 
 // OpenLog returns the log of a zone as it was last synced. It returns fs.ErrNotExist if
@@ -87,14 +74,20 @@ func openLog(
 	if err != nil {
 		return nil, fmt.Errorf("open log of zone %v: %w", zone, err)
 	}
-	r, err := decodeRecord(content)
-	if err == nil && r.Zone != zone {
-		err = fmt.Errorf("%w: it is the log of zone %v", nexusraft.ErrCorrupt, r.Zone)
-	}
+	r, err := decodeRecordOf(zone, content)
 	if err != nil {
 		return nil, fmt.Errorf("open log of zone %v: %s: %w", zone, s.path(slotOf(s.sequence)), err)
 	}
 	return &Log{slots: s, record: r}, nil
+}
+
+// decodeRecordOf is decodeRecord for a zone's record.
+func decodeRecordOf(zone nexusraft.ZoneID, content []byte) (record, error) {
+	r, err := decodeRecord(content)
+	if err == nil && r.Zone != zone {
+		err = fmt.Errorf("%w: it is the log of zone %v", nexusraft.ErrCorrupt, r.Zone)
+	}
+	return r, err
 }
 
 const logPrefix = "zone-"
@@ -117,6 +110,22 @@ func zoneOfFile(name string) (zone nexusraft.ZoneID, ok bool) {
 // a crash before takes it back: that is allowed for commit positions and what is applied,
 // and for nothing else (I3). Of the update only immutable parts are kept.
 func (l *Log) Write(u Update, sync bool) error {
+	if !sync {
+		return l.keep(u)
+	}
+	next, content, err := l.next(u)
+	if err != nil {
+		return err
+	}
+	if err := l.slots.store(content); err != nil {
+		return l.fail(err)
+	}
+	l.record = next
+	return nil
+}
+
+// keep is Write without a sync.
+func (l *Log) keep(u Update) error {
 	if l.failed != nil {
 		return l.failed
 	}
@@ -124,17 +133,22 @@ func (l *Log) Write(u Update, sync bool) error {
 	if err != nil {
 		return l.fail(err)
 	}
-	if sync {
-		content, err := next.encode()
-		if err != nil {
-			return l.fail(err)
-		}
-		if err := l.slots.store(content); err != nil {
-			return l.fail(err)
-		}
-	}
 	l.record = next
 	return nil
+}
+
+// next returns the record as an update leaves it, and what is to be stored of it.
+func (l *Log) next(u Update) (next record, content []byte, err error) {
+	if l.failed != nil {
+		return next, nil, l.failed
+	}
+	if next, err = l.record.with(u); err == nil {
+		content, err = next.encode()
+	}
+	if err != nil {
+		return next, nil, l.fail(err)
+	}
+	return next, content, nil
 }
 
 func (l *Log) fail(err error) error {
@@ -184,8 +198,13 @@ func (l *Log) Applied() nexusraft.Index { return l.record.Applied }
 // Membership returns the records as of Applied.
 func (l *Log) Membership() nexusraft.Membership { return l.record.Membership }
 
-// Bytes returns what the log takes on disk.
-func (l *Log) Bytes() int64 { return l.slots.size() }
+// Bytes returns what the log takes on disk in files of its own.
+func (l *Log) Bytes() int64 {
+	if l.slots == nil {
+		return 0
+	}
+	return l.slots.size()
+}
 
 // InitialState implements raft.Storage.
 func (l *Log) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) {

@@ -1,6 +1,7 @@
 package witness
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -66,7 +67,7 @@ func TestRecordedDirectory(t *testing.T) {
 	f := NewMemFS()
 	must(f.MkdirAll("w"))
 	for _, name := range []string{"identity.a", "identity.b"} {
-		content, err := readFile(OSFS{}, filepath.Join("testdata", "directory", name))
+		content, err := os.ReadFile(filepath.Join("testdata", "directory", name))
 		must(err)
 		file, err := f.Create(filepath.Join("w", name))
 		must(err)

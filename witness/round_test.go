@@ -66,7 +66,7 @@ func newBench(t *testing.T) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.worker = newWorker(c, 1, noMinor)
+	b.worker = newWorker(c, nil, 1, noMinor)
 	b.out.Network = b
 	b.zones[testOrigin.Zone] = b.g
 	b.disk.Before = func(string, string) error {

@@ -38,30 +38,16 @@ func slotOf(sequence uint64) int { return int(1-sequence%2) & 1 }
 // createSlots stores the first content under a name that has none. Both files exist when
 // it returns, so that one that is missing later is known to be lost.
 func createSlots(f FS, dir, name string, content []byte) (*slots, error) {
-	all, err := createAllSlots(f, dir, []string{name}, [][]byte{content})
-	if err != nil {
-		return nil, err
-	}
-	return all[0], nil
-}
-
-// createAllSlots is createSlots for several names, each with its content, and takes fewer syncs.
-func createAllSlots(f FS, dir string, names []string, contents [][]byte) ([]*slots, error) {
-	all := make([]*slots, len(names))
-	for i, name := range names {
-		all[i] = &slots{fs: f, dir: dir, name: name, format: firstFormat}
-	}
+	s := &slots{fs: f, dir: dir, name: name, format: firstFormat}
 	for range 2 {
-		for i, s := range all {
-			if err := s.store(contents[i]); err != nil {
-				return nil, err
-			}
+		if err := s.store(content); err != nil {
+			return nil, err
 		}
 		if err := f.SyncDir(dir); err != nil {
 			return nil, fmt.Errorf("sync directory %s: %w", dir, err)
 		}
 	}
-	return all, nil
+	return s, nil
 }
 
 // removeSlots removes both files of a name, either of which may be missing. A crash may bring them back.
@@ -102,7 +88,7 @@ func readSlots(f FS, dir, name string) (*slots, []byte, error) {
 		return nil, nil, err
 	}
 	s.sequence, s.format = found[newest].sequence, found[newest].format
-	if err := s.makeDurable(newest); err != nil {
+	if err := syncFile(f, s.path(newest)); err != nil {
 		return nil, nil, err
 	}
 	// A copy in the other file mends one that was cut off.
@@ -156,7 +142,7 @@ func (s *slots) corrupt(slot int, err error) error {
 
 // load reads one file.
 func (s *slots) load(slot int) slotContent {
-	file, err := readFile(s.fs, s.path(slot))
+	file, err := readFile(s.fs, s.path(slot), int64(blocksFor(maxContentBytes)*blockBytes))
 	if err != nil {
 		return slotContent{err: err}
 	}
@@ -172,7 +158,8 @@ func (s *slots) load(slot int) slotContent {
 	return c
 }
 
-func readFile(f FS, name string) ([]byte, error) {
+// readFile returns a file's content, ErrCorrupt if it is longer than limit.
+func readFile(f FS, name string, limit int64) ([]byte, error) {
 	file, err := f.Open(name)
 	if err != nil {
 		return nil, err
@@ -182,7 +169,7 @@ func readFile(f FS, name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if limit := int64(blocksFor(maxContentBytes) * blockBytes); size > limit {
+	if size > limit {
 		return nil, fmt.Errorf("%w: it has %d bytes, limit %d", nexusraft.ErrCorrupt, size, limit)
 	}
 	b := make([]byte, size)
@@ -192,15 +179,15 @@ func readFile(f FS, name string) ([]byte, error) {
 	return b, nil
 }
 
-// makeDurable syncs a file that this process has only read: the one that wrote it may have
+// syncFile syncs a file that this process has only read: the one that wrote it may have
 // died before its sync, and what is believed from now on must not be lost.
-func (s *slots) makeDurable(slot int) error {
-	file, err := s.fs.Open(s.path(slot))
+func syncFile(f FS, name string) error {
+	file, err := f.Open(name)
 	if err != nil {
-		return fmt.Errorf("open %s: %w", s.path(slot), err)
+		return fmt.Errorf("open %s: %w", name, err)
 	}
 	if err := errors.Join(file.Sync(), file.Close()); err != nil {
-		return fmt.Errorf("sync %s: %w", s.path(slot), err)
+		return fmt.Errorf("sync %s: %w", name, err)
 	}
 	return nil
 }

@@ -230,7 +230,7 @@ func FuzzDecodeBlocks(f *testing.F) {
 	f.Add(encodeBlocks(firstFormat, 1, nil))
 	f.Add(encodeBlocks(firstFormat, 9, testContent(1, 1000)))
 	f.Add(append(encodeBlocks(firstFormat, 3, testContent(1, 600))[:blockBytes],
-		encodeBlocks(zonesFormat, 5, testContent(2, 700))[blockBytes:]...))
+		encodeBlocks(slotsFormat, 5, testContent(2, 700))[blockBytes:]...))
 	f.Fuzz(func(t *testing.T, file []byte) {
 		sequence, content, err := decodeBlocks(file)
 		if err != nil {

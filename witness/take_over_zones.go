@@ -17,11 +17,11 @@ import (
 //  1. the logs of the zones that were made are on the disk;
 //  2. one write to the identity: the version of the root zone's table, and which zones are hosted as of it;
 //  3. the worker gets the new zones and gives up those that were deleted;
-//  4. the files of those are removed.
+//  4. the journal forgets those.
 //
 // So a log is made once: before the version that made its zone is known. A crash before the second step
-// leaves files of zones in which nothing was voted, and one after it, files of zones that were deleted:
-// Open removes both. From then on what the identity names must be there, or votes are lost.
+// leaves logs of zones in which nothing was voted, and one after it, logs of zones that were deleted:
+// Open forgets both. From then on what the identity names must be there, or votes are lost.
 
 const (
 	// stepZones is how many zones one step makes at most: what is lost of a call that is given up.
@@ -179,7 +179,7 @@ func without(live []nexusraft.ZoneID, later []transport.HostedZone) (left zoneLi
 
 // takeStep takes a step. After an error the witness can't go on.
 func (w *Witness) takeStep(s zonesStep) error {
-	logs, err := createLogs(w.config.FS, w.config.Dir, s.create)
+	logs, err := w.journal.create(s.create)
 	if err != nil {
 		return fmt.Errorf("create the logs of zones: %w", err)
 	}
@@ -197,32 +197,8 @@ func (w *Witness) takeStep(s zonesStep) error {
 	if err := w.hand(context.Background(), groups, deleted); err != nil {
 		return err
 	}
-	for _, id := range deleted {
-		if err := removeSlots(w.config.FS, w.config.Dir, logName(id)); err != nil {
-			return fmt.Errorf("remove the log of zone %v, which was deleted: %w", id, err)
-		}
-	}
+	w.journal.drop(deleted)
 	w.logger.Info("zones taken over", "version", s.version, "created", len(groups), "deleted", len(deleted),
 		"count", len(s.hosted))
-	return nil
-}
-
-// removeLeftovers removes the logs of zones that are not hosted.
-func (w *Witness) removeLeftovers() error {
-	c, r := w.config, w.keeper.stored()
-	names, err := c.FS.Names(c.Dir)
-	if err != nil {
-		return fmt.Errorf("read data directory: %w", err)
-	}
-	for _, name := range names {
-		id, ok := zoneOfFile(name)
-		if _, hosted := slices.BinarySearch(r.Hosted, id); !ok || hosted || id == nexusraft.RootZone ||
-			slices.Contains(r.Zones, id) {
-			continue
-		}
-		if err := removeSlots(c.FS, c.Dir, logName(id)); err != nil {
-			return fmt.Errorf("remove what is left of zone %v: %w", id, err)
-		}
-	}
 	return nil
 }

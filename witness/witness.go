@@ -28,10 +28,11 @@ type Witness struct {
 	config Config
 	logger *slog.Logger
 
-	unlock func() error
-	keeper *keeper
-	logs   []*Log        // until the worker owns them
-	taking chan struct{} // has room for one: it takes over which zones there are
+	unlock  func() error
+	keeper  *keeper
+	journal *journal
+	logs    []*Log        // until the worker owns them
+	taking  chan struct{} // has room for one: it takes over which zones there are
 
 	worker  *worker
 	peering *peering.Peering
@@ -87,9 +88,9 @@ func Open(c Config) (*Witness, error) {
 		Identify: mtls.IdentifyByCertificate,
 	})
 	if err := w.load(); err != nil {
-		return nil, errors.Join(err, unlock())
+		return nil, errors.Join(err, w.release())
 	}
-	w.worker = newWorker(c, w.peering.Self().Incarnation, w.peering.Minor)
+	w.worker = newWorker(c, w.journal, w.peering.Self().Incarnation, w.peering.Minor)
 	return w, nil
 }
 
@@ -135,6 +136,9 @@ func (w *Witness) load() (err error) {
 	if w.keeper, _, err = openKeeper(c.FS, c.Dir); err != nil {
 		return err
 	}
+	if err := w.openJournal(); err != nil {
+		return err
+	}
 	w.peering, err = peering.Open(peering.Options{
 		Dir: c.Dir, Name: c.Name, Advertise: c.Advertise, Join: c.Join, JoinTimeout: c.JoinTimeout,
 		Role: nexusraft.RoleWitness, MaxPeers: maxPeers,
@@ -154,14 +158,16 @@ func (w *Witness) load() (err error) {
 	return w.loadLogs()
 }
 
-// loadLogs opens the logs of the zones that the identity names, and removes those of other zones.
+// loadLogs opens the logs of the zones that the identity names.
 func (w *Witness) loadLogs() error {
 	c, id := w.config, w.keeper.stored()
 	for _, z := range slices.Concat(id.Zones, id.Hosted) {
-		log, err := openLog(c.FS, c.Dir, z, readSlots)
+		log, err := w.journal.open(z)
+		if slices.Contains(id.Zones, z) {
+			log, err = openLog(c.FS, c.Dir, z, readSlots)
+		}
 		if isMissing(err) {
-			err = fmt.Errorf("%w: %s: the log of zone %v is gone; what it has voted is unknown: remove this witness and let a "+
-				"new one join", nexusraft.ErrCorrupt, c.Dir, z)
+			err = errLogGone(c.Dir, z)
 		}
 		if err != nil {
 			return err
@@ -179,8 +185,8 @@ func (w *Witness) loadLogs() error {
 		}
 		w.logs = append(w.logs, log)
 	}
-	if err := w.removeLeftovers(); err != nil || len(w.logs) == 0 {
-		return err
+	if len(w.logs) == 0 {
+		return nil
 	}
 	if err := c.FS.SyncDir(c.Dir); err != nil { // once for all that were opened
 		return fmt.Errorf("sync directory %s: %w", c.Dir, err)
@@ -193,7 +199,16 @@ func (w *Witness) Close() error {
 	if !w.start() {
 		return nil
 	}
-	return w.unlock()
+	return w.release()
+}
+
+// release gives the directory back.
+func (w *Witness) release() error {
+	var err error
+	if w.journal != nil {
+		err = w.journal.Close()
+	}
+	return errors.Join(err, w.unlock())
 }
 
 // start reports whether this is the first call.
@@ -215,7 +230,7 @@ func (w *Witness) Run(ctx context.Context, lis net.Listener) (err error) {
 	if !w.start() {
 		return errors.Join(fmt.Errorf("run witness: %w", nexusraft.ErrClosed), lis.Close())
 	}
-	defer func() { err = errors.Join(err, w.unlock()) }()
+	defer func() { err = errors.Join(err, w.release()) }()
 	w.peering.ListenOn(lis.Addr())
 	w.peers = w.peering.Dial(transport.PeersOptions{
 		VoteTimeout: time.Duration(w.config.ElectionTicks) * w.config.TickInterval, // an election timeout

@@ -6,8 +6,6 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"sync"
-	"sync/atomic"
 
 	"go.etcd.io/raft/v3/raftpb"
 
@@ -26,6 +24,9 @@ type worker struct {
 	active driver.Active // those of them that may have work
 	logger *slog.Logger
 
+	journal *journal // of the zones besides the root zone
+	synced  []*group // empty between two rounds; kept for its memory
+
 	neighbors *driver.Neighbors // other nodes, and which of the zones sleep because of that
 	peers     []nexusraft.NodeID
 	out       raftwire.Outbox
@@ -36,10 +37,12 @@ type worker struct {
 var inboxBounds = driver.Bounds{Messages: 16 << 10, MessageBytes: 32 << 20, Calls: 1 << 10}
 
 // newWorker returns the worker of a witness in an incarnation.
-func newWorker(c Config, incarnation nexusraft.Incarnation, minor func(nexusraft.NodeID) (uint32, bool)) *worker {
+func newWorker(
+	c Config, journal *journal, incarnation nexusraft.Incarnation, minor func(nexusraft.NodeID) (uint32, bool),
+) *worker {
 	silent := max(2, c.ElectionTicks-1) // as zone.SilentTicks has it, without a gate
 	w := &worker{
-		zones:     make(map[nexusraft.ZoneID]*group),
+		zones: make(map[nexusraft.ZoneID]*group), journal: journal,
 		neighbors: driver.NewNeighbors(incarnation, silent), minor: minor,
 		out: raftwire.Outbox{Logger: c.Logger}, logger: c.Logger,
 	}
@@ -110,39 +113,54 @@ func (w *worker) Turn() (busy bool, err error) {
 	return w.active.Turn(w.driver, w.neighbors.Note)
 }
 
-// maxWrites is how many logs are written at once. File systems merge syncs that run together.
-const maxWrites = 32
-
-// Commit implements driver.Disk. Each zone's log is a file of its own, so they are written side by side;
-// an error may leave some of them written, of which nothing is told. Commit positions alone wait in
-// memory for the next write of their log that must be synced.
+// Commit implements driver.Disk: it writes the root zone's log, which has files of its own, and side by side with it
+// the journal, once for all other zones. An error may leave either of them written, of which nothing is
+// told. Commit positions alone wait in memory for the next write of their log that must be synced.
 func (w *worker) Commit(groups []*driver.Group, _ bool) error {
-	var synced []*group
+	var root *group
+	synced := w.synced[:0]
 	for _, x := range groups {
 		switch g := w.zones[x.Zone()]; {
 		case g.update.empty():
-		case g.sync:
-			synced = append(synced, g)
-		default:
-			if err := g.log.Write(g.update, false); err != nil {
+		case !g.sync:
+			if err := g.log.keep(g.update); err != nil {
 				return err
 			}
+		case g.log.slots != nil:
+			root = g
+		default:
+			synced = append(synced, g)
 		}
 	}
-	errs := make([]error, len(synced))
-	var next atomic.Int64
-	write := func() {
-		for i := next.Add(1) - 1; i < int64(len(synced)); i = next.Add(1) - 1 {
-			errs[i] = synced[i].log.Write(synced[i].update, true)
+	w.synced = synced
+	if root == nil {
+		return w.writeJournal(synced)
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- w.writeJournal(synced) }()
+	return cmp.Or(root.log.Write(root.update, true), <-failed)
+}
+
+// writeJournal writes the updates of groups whose logs are in the journal.
+func (w *worker) writeJournal(groups []*group) error {
+	if len(groups) == 0 {
+		return nil
+	}
+	next, zones := make([]record, len(groups)), make([]zoneContent, len(groups))
+	for i, g := range groups {
+		var err error
+		if next[i], zones[i].content, err = g.log.next(g.update); err != nil {
+			return err
 		}
+		zones[i].zone = g.id
 	}
-	var others sync.WaitGroup
-	for range min(maxWrites, len(synced)) - 1 {
-		others.Go(write)
+	if err := w.journal.put(zones); err != nil {
+		return err
 	}
-	write()
-	others.Wait()
-	return cmp.Or(errs...)
+	for i, g := range groups {
+		g.log.record = next[i]
+	}
+	return nil
 }
 
 // RequestVotes implements driver.Sender: a witness never asks for any (I11).
@@ -161,7 +179,8 @@ func (w *worker) Stop(err error) {
 }
 
 // bytes returns how many the zones' logs have on the disk.
-func (w *worker) bytes() (n int64) {
+func (w *worker) bytes() int64 {
+	n := w.journal.bytes()
 	for _, g := range w.zones {
 		n += g.log.Bytes()
 	}

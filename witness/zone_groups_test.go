@@ -4,14 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"maps"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
@@ -46,14 +45,16 @@ func zoneGroups(t *testing.T, f FS, zones ...nexusraft.ZoneID) (*worker, *outbox
 		x.create(true)
 	}
 	c := Config{ElectionTicks: 6, Logger: slog.New(slog.DiscardHandler)}
-	w, out := newWorker(c, 1, noMinor), &outbox{t: t}
+	j, err := openJournal(f, "d", nil, nil)
+	must(err)
+	w, out := newWorker(c, j, 1, noMinor), &outbox{t: t}
 	w.out.Network = out
 	errRemoved := func(z nexusraft.ZoneID) error { return errors.Join(nexusraft.ErrFenced, errors.New("removed")) }
 	var groups []*group
 	for _, z := range zones {
 		r, err := newRecord(identityRecord{Node: 0x30, Cluster: 1}, x.zones[z])
 		must(err)
-		logs, err := createLogs(f, "d", []record{r})
+		logs, err := j.create([]record{r})
 		must(err)
 		g, err := newGroup(logs[0], 1, c, func(nexusraft.Membership) {}, nil, errRemoved, nil)
 		must(err)
@@ -148,7 +149,9 @@ func TestRemovedFromOneZone(t *testing.T) {
 	if !w.zones[2].log.Membership().IsRemoved(replicaIn(2, 3)) {
 		t.Fatalf("the removal is not applied: %+v", w.zones[2].log.Membership())
 	}
-	log, err := OpenLog(f.CrashClone(nil, 0), "d", 2)
+	onDisk, err := openJournal(f.CrashClone(nil, 0), "d", []nexusraft.ZoneID{2, 3}, nil)
+	must(err)
+	log, err := onDisk.open(2)
 	must(err)
 	if got := log.Applied(); got < zone.FoundingIndex {
 		t.Errorf("on the disk the log is applied up to %d", got)
@@ -167,7 +170,7 @@ func TestRemovedFromOneZone(t *testing.T) {
 		}
 	}
 	check(w)
-	again := newWorker(Config{ElectionTicks: 6, Logger: slog.New(slog.DiscardHandler)}, 2, noMinor)
+	again := newWorker(Config{ElectionTicks: 6, Logger: slog.New(slog.DiscardHandler)}, w.journal, 2, noMinor)
 	var groups []*group
 	for _, z := range []nexusraft.ZoneID{2, 3} {
 		g, err := newGroup(w.zones[z].log, 2, Config{ElectionTicks: 6, Logger: slog.New(slog.DiscardHandler)},
@@ -215,61 +218,95 @@ func askAll(w *worker, zones []nexusraft.ZoneID, term uint64) (granted *atomic.I
 	return granted
 }
 
-// TestRoundIsWrittenSideBySide: the logs of a round's zones are synced together, a bounded number at a time,
-// and no vote leaves before all of them are on the disk (I3).
-func TestRoundIsWrittenSideBySide(t *testing.T) {
-	zones := make([]nexusraft.ZoneID, 3*maxWrites)
+// TestRoundIsOneWrite: all zones of a round are stored by one sync, and no vote leaves before (I3).
+func TestRoundIsOneWrite(t *testing.T) {
+	zones := make([]nexusraft.ZoneID, 100)
 	for i := range zones {
 		zones[i] = nexusraft.ZoneID(i + 2)
 	}
 	f := NewMemFS()
 	w, _ := zoneGroups(t, f, zones...)
 	granted := askAll(w, zones, 4)
-	var arrived, running, most atomic.Int64
-	together, failed := make(chan struct{}), make(chan struct{})
-	fail := sync.OnceFunc(func() { close(failed) })
+	steps := make(map[string]int)
 	f.Before = func(step, name string) error {
 		if n := granted.Load(); n > 0 {
 			t.Errorf("%s %s: %d votes have left", step, name, n)
 		}
-		switch step {
-		case "create":
-			for now := running.Add(1); ; {
-				if old := most.Load(); now <= old || most.CompareAndSwap(old, now) {
-					return nil
-				}
-			}
-		case "sync":
-			defer running.Add(-1)
-			if arrived.Add(1) == maxWrites {
-				for range 10_000 { // room for those that are too many
-					runtime.Gosched()
-				}
-				close(together)
-			}
-			select {
-			case <-together:
-			case <-failed:
-				return errors.New("the logs are not synced together")
-			case <-time.After(patience):
-				fail()
-				return errors.New("the logs are not synced together")
-			}
-		}
+		steps[step]++
 		return nil
 	}
 	turnOf(t, w)
-	if n, at := granted.Load(), most.Load(); n != int64(len(zones)) || at != maxWrites {
-		t.Errorf("%d votes of %d, %d files at once, want %d", n, len(zones), at, maxWrites)
+	if n := granted.Load(); n != int64(len(zones)) || !maps.Equal(steps, map[string]int{"write": 1, "sync": 1}) {
+		t.Errorf("%d votes of %d, by the steps %v", n, len(zones), steps)
 	}
-	crashed := f.CrashClone(nil, 0)
+	crashed, err := openJournal(f.CrashClone(nil, 0), "d", zones, nil)
+	must(err)
 	for _, z := range zones {
-		log, err := OpenLog(crashed, "d", z)
+		log, err := crashed.open(z)
 		must(err)
 		if r := log.record; r.Term != 4 || r.Vote != replicaIn(z, 1) {
 			t.Errorf("zone %v: on the disk are term %d and vote %v", z, r.Term, r.Vote)
 		}
 	}
+}
+
+// TestRootZoneIsWrittenWithTheOthers: the root zone's log and the journal are synced together, and nothing
+// leaves before both are on the disk (I3).
+func TestRootZoneIsWrittenWithTheOthers(t *testing.T) {
+	for name, failing := range map[string]string{"": "", "the root zone's": logPrefix, "the others'": journalPrefix} {
+		t.Run("fails: "+name, func(t *testing.T) {
+			f := NewMemFS()
+			w, _ := zoneGroups(t, f, 2, 3)
+			root := hostRoot(t, w, f)
+			granted := askAll(w, []nexusraft.ZoneID{root, 2, 3}, 4)
+			failure := errors.New("the disk is broken")
+			var together sync.WaitGroup
+			together.Add(2)
+			f.Before = func(step, name string) error {
+				if n := granted.Load(); n > 0 {
+					t.Errorf("%s %s: %d votes have left", step, name, n)
+				}
+				if step != "sync" {
+					return nil
+				}
+				together.Done()
+				together.Wait() // hangs if one waits for the other
+				if failing != "" && strings.HasPrefix(filepath.Base(name), failing) {
+					return failure
+				}
+				return nil
+			}
+			_, err := w.Turn()
+			if want := int64(3); failing == "" && (err != nil || granted.Load() != want) {
+				t.Errorf("%d votes of %d, %v", granted.Load(), want, err)
+			}
+			if failing != "" && (!errors.Is(err, failure) || granted.Load() != 0) {
+				t.Errorf("%d votes have left, %v", granted.Load(), err)
+			}
+			w.Stop(nexusraft.ErrClosed)
+		})
+	}
+}
+
+// hostRoot has a worker host the root zone, whose log has files of its own.
+func hostRoot(t *testing.T, w *worker, f FS) nexusraft.ZoneID {
+	t.Helper()
+	z := nexusraft.RootZone
+	o := Origin{Cluster: 1, Node: 0x30, Zone: z, Replica: replicaIn(z, 3)}
+	log, err := CreateLog(f, "d", o, nexusraft.Membership{})
+	must(err)
+	members := nexusraft.Membership{Shape: nexusraft.DefaultShape, Members: []nexusraft.Member{
+		{Replica: replicaIn(z, 1), Node: 0x10, Address: "127.0.0.1:1", Role: nexusraft.RoleMember},
+		{Replica: replicaIn(z, 2), Node: 0x20, Address: "127.0.0.1:1", Role: nexusraft.RoleMember},
+		{Replica: o.Replica, Node: o.Node, Address: "127.0.0.1:1", Role: nexusraft.RoleWitness},
+	}}
+	log.record = foundingRecord(o, members)
+	c := Config{ElectionTicks: 6, Logger: slog.New(slog.DiscardHandler)}
+	g, err := newGroup(log, 1, c, func(nexusraft.Membership) {}, nil, func(nexusraft.ZoneID) error { return nil }, nil)
+	must(err)
+	w.host([]*group{g})
+	turnOf(t, w)
+	return z
 }
 
 // TestRoundWritesWhatMustBeSynced: a round of several zones writes the logs of those that promise something,
@@ -291,50 +328,52 @@ func TestRoundWritesWhatMustBeSynced(t *testing.T) {
 	first := uint64(zone.FoundingIndex) + 1
 	step(2, entry(2, first-1, &raftpb.Entry{Type: raftpb.EntryNormal.Enum(), Term: new(uint64(2)), Index: new(first)}))
 	turnOf(t, w)
-	var written []string
-	f.Before = func(step, name string) error {
-		if step == "sync" {
-			written = append(written, zoneIn(name))
-		}
-		return nil
-	}
 	commit := heartbeat(2, 2)
 	commit.Commit = new(first)
 	step(2, commit)
 	granted := askAll(w, []nexusraft.ZoneID{3}, 4)
 	turnOf(t, w)
-	if got := w.zones[2].log.record.Commit; granted.Load() != 1 || !slices.Equal(written, []string{zoneIn(logName(3))}) ||
-		uint64(got) != first {
-		t.Errorf("%d votes; written %q; zone 2 is committed up to %d, want %d", granted.Load(), written, got, first)
+	onDisk, err := openJournal(f.CrashClone(nil, 0), "d", []nexusraft.ZoneID{2, 3}, nil)
+	must(err)
+	second, err := onDisk.open(2)
+	must(err)
+	third, err := onDisk.open(3)
+	must(err)
+	if got := w.zones[2].log.record.Commit; granted.Load() != 1 || uint64(got) != first {
+		t.Errorf("%d votes; zone 2 is committed up to %d, want %d", granted.Load(), got, first)
+	}
+	if a, b := second.record, third.record; uint64(a.Last) != first || uint64(a.Commit) != first-1 || b.Term != 4 {
+		t.Errorf("on the disk zone 2 is committed up to %d of %d, and zone 3 has term %d", a.Commit, a.Last, b.Term)
 	}
 }
 
-// zoneIn is a log file's name without its slot.
-func zoneIn(name string) string {
-	base := filepath.Base(name)
-	return strings.TrimSuffix(strings.TrimSuffix(base, ".a"), ".b")
-}
-
-// TestFailedWriteOfOneZone: if one log of a round can't be written nothing of the round leaves (I9).
-func TestFailedWriteOfOneZone(t *testing.T) {
+// TestFailedWriteOfARound: nothing of it leaves, and the journal is not used again (I9).
+func TestFailedWriteOfARound(t *testing.T) {
 	f := NewMemFS()
 	zones := []nexusraft.ZoneID{2, 3, 4, 5, 6}
 	w, out := zoneGroups(t, f, zones...)
 	granted := askAll(w, zones, 4)
 	failure := errors.New("the disk is broken")
-	f.Before = func(step, name string) error {
-		if step == "sync" && zoneIn(name) == logName(5) {
+	f.Before = func(step, _ string) error {
+		if step == "sync" {
 			return failure
 		}
 		return nil
 	}
 	busy, err := w.Turn()
-	if busy || !errors.Is(err, failure) || !strings.Contains(err.Error(), nexusraft.ZoneID(5).String()) {
+	if busy || !errors.Is(err, failure) || !strings.Contains(err.Error(), w.journal.path(w.journal.number)) {
 		t.Errorf("got %t, %v", busy, err)
 	}
 	w.Stop(err)
 	if n := granted.Load(); n != 0 || len(out.sent) != 0 {
 		t.Errorf("%d votes and %d messages have left", n, len(out.sent))
+	}
+	f.Before = func(step, name string) error {
+		t.Errorf("%s %s after a sync that failed", step, name)
+		return nil
+	}
+	if err := w.journal.put([]zoneContent{{zone: 2}}); !errors.Is(err, failure) {
+		t.Errorf("after that: got %v", err)
 	}
 }
 

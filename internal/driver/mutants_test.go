@@ -166,8 +166,18 @@ var mutants = []mutant{
 	},
 	{
 		"A witness's write is not synced.",
-		"witness/worker.go", "log.Write(synced[i].update, true)", "log.Write(synced[i].update, false)",
+		"witness/worker.go", "root.log.Write(root.update, true)", "root.log.Write(root.update, false)",
 		"witness", "TestAnswersLeaveAfterTheSync",
+	},
+	{
+		"What a witness writes for the zones besides the root zone is not synced.",
+		"witness/journal.go", "\t\terr = j.file.Sync()\n", "\t\terr = nil\n",
+		"witness", "TestRoundIsOneWrite",
+	},
+	{
+		"The directory of a witness's next file is not synced before the old file goes.",
+		"witness/journal.go", "\t\terr = j.fs.SyncDir(j.dir)\n", "\t\terr = nil\n",
+		"witness", "TestRemovedFileComesBack",
 	},
 	{
 		"The log above a snapshot that is on its way is compacted.",
