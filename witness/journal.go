@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -267,10 +268,9 @@ func (j *journal) write(zones []zoneContent) error {
 func (j *journal) begin(old []uint64) error {
 	number := j.number + 1
 	var state []zoneContent
-	for zone, content := range j.zones {
-		state = append(state, zoneContent{zone, content})
+	for _, zone := range slices.Sorted(maps.Keys(j.zones)) {
+		state = append(state, zoneContent{zone, j.zones[zone]})
 	}
-	slices.SortFunc(state, func(a, b zoneContent) int { return cmp.Compare(a.zone, b.zone) })
 	blocks := encodeBlocks(journalFormat, sequenceOf(number, 1), encodeZones(state))
 	at := len(blocks)
 	blocks = append(blocks, make([]byte, max(minRoom, at/roomShare/blockBytes*blockBytes))...)
