@@ -170,6 +170,10 @@ var rules = map[string]struct {
 		},
 		"the program joins everything",
 	},
+	"machinetest": {
+		[]string{"", "storage", "internal/apply", "internal/system", "internal/zone"},
+		"a state machine as a replica applies it, without a node",
+	},
 	"cmd/nexus-raft/demo": {[]string{"", "client"}, "it drives processes from outside"},
 	"examples/counter":    {[]string{"", "node"}, "what a program that embeds a node sees"},
 	"examples/fstree":     {[]string{"", "node"}, "what a program that embeds a node sees"},

@@ -2,10 +2,7 @@ package main
 
 import (
 	"bytes"
-	"encoding/hex"
 	"errors"
-	"fmt"
-	"iter"
 	"testing"
 	"time"
 
@@ -13,7 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	"github.com/nexi-lab/nexus-raft/storage"
+	"github.com/nexi-lab/nexus-raft/machinetest"
 )
 
 // The program's play, in a new directory.
@@ -37,67 +34,17 @@ jobs waiting: 1, leased: 0
 	}
 }
 
-// nothing is an empty state.
-type nothing struct{}
-
-func (nothing) Get([]byte) ([]byte, bool, error) { return nil, false, nil }
-
-func (nothing) Scan(_, _ []byte) iter.Seq2[nexusraft.Pair, error] {
-	return func(func(nexusraft.Pair, error) bool) {}
-}
-
-func (n nothing) ScanReverse(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
-	return n.Scan(start, end)
-}
-
-// replica is a zone's state in memory, to which commands are applied as a node does.
-type replica struct{ state *storage.Overlay }
-
-func newReplica() replica { return replica{storage.NewOverlay(nothing{})} }
-
-func (r replica) apply(sm nexusraft.StateMachine, cmd nexusraft.Command) ([]byte, error) {
-	effects := &tx{Overlay: storage.NewOverlay(r.state)}
-	answer, err := sm.Apply(effects, cmd)
-	if effects.calls > maxCalls {
-		err = fmt.Errorf("a command made %d calls, the limit is %d", effects.calls, maxCalls)
-	}
-	if err == nil {
-		effects.MergeInto(r.state)
-	}
-	return answer, err
-}
-
-// dump is the whole state as text.
-func (r replica) dump() (all []string) {
-	for p := range r.state.Scan(nil, nil) {
-		all = append(all, hex.EncodeToString(p.Key)+" "+hex.EncodeToString(p.Value))
-	}
-	return all
-}
-
 // maxCalls is how much of the state a command may read and write: calls, with the steps of scans.
 const maxCalls = 6
 
-// tx counts what a command does.
-type tx struct {
-	*storage.Overlay
-	calls int
-}
-
-func (t *tx) Get(key []byte) ([]byte, bool, error) { t.calls++; return t.Overlay.Get(key) }
-func (t *tx) Set(key, value []byte) error          { t.calls++; return t.Overlay.Set(key, value) }
-func (t *tx) Delete(key []byte) error              { t.calls++; return t.Overlay.Delete(key) }
-func (*tx) Publish(_, _ string, _ []byte) error    { return nil }
-func (*tx) Note(any)                               {}
-
-func (t *tx) Scan(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
-	return func(yield func(nexusraft.Pair, error) bool) {
-		for p, err := range t.Overlay.Scan(start, end) {
-			if t.calls++; !yield(p, err) {
-				return
-			}
-		}
+// apply is z.Apply, by a bounded number of calls.
+func apply(t machinetest.TB, z *machinetest.Replicas, cmd nexusraft.Command) ([]byte, error) {
+	t.Helper()
+	answer, err := z.Apply(cmd)
+	if z.Calls() > maxCalls {
+		t.Fatalf("a command made %d calls, the limit is %d", z.Calls(), maxCalls)
 	}
+	return answer, err
 }
 
 // held is what the model knows of a job.
@@ -108,24 +55,18 @@ type held struct {
 }
 
 // Whatever is put, taken and done, in any order: the queue is a list in which the lease that ran
-// out first comes first, then the job that was put first. Two replicas have the same state, and no
-// command touches more keys than it may.
+// out first comes first, then the job that was put first. No command touches more keys than it may.
 func TestQueueIsAList(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		a, b := newReplica(), newReplica()
+		z := machinetest.New(t, queue{})
 		var waiting, leased []held // leased: by end
 		var known []Taken          // all that were ever taken
 		now, index := int64(1), uint64(0)
-		apply := func(command []byte) ([]byte, error) {
+		do := func(command []byte) ([]byte, error) {
 			index += rapid.Uint64Range(1, 3).Draw(t, "entries")
 			now += int64(rapid.SampledFrom([]time.Duration{0, time.Millisecond, 9 * time.Millisecond}).Draw(t, "time"))
-			cmd := nexusraft.Command{Index: nexusraft.Index(index), Time: now, Data: command}
-			answer, err := a.apply(queue{}, cmd)
-			other, otherErr := b.apply(queue{}, cmd)
-			if !bytes.Equal(answer, other) || fmt.Sprint(err) != fmt.Sprint(otherErr) {
-				t.Fatalf("replicas answer %x, %v and %x, %v", answer, err, other, otherErr)
-			}
+			answer, err := apply(t, z, nexusraft.Command{Index: nexusraft.Index(index), Time: now, Data: command})
 			if err != nil && !errors.Is(err, nexusraft.ErrRefused) {
 				t.Fatal(err)
 			}
@@ -134,7 +75,7 @@ func TestQueueIsAList(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"put": func(t *rapid.T) {
 				job := rapid.StringN(0, 3, 5).Draw(t, "job")
-				answer, err := apply(Put([]byte(job)))
+				answer, err := do(Put([]byte(job)))
 				if err != nil || number(answer) != index {
 					t.Fatalf("got %x, %v, want %d", answer, err, index)
 				}
@@ -144,7 +85,7 @@ func TestQueueIsAList(t *testing.T) {
 				lease := rapid.SampledFrom([]time.Duration{
 					0, minLease, 10 * time.Millisecond, 50 * time.Millisecond, maxLease, maxLease + 1, -1,
 				}).Draw(t, "lease")
-				answer, err := apply(Take(lease))
+				answer, err := do(Take(lease))
 				if lease < minLease || lease > maxLease {
 					if err == nil {
 						t.Fatalf("a lease of %v was given", lease)
@@ -181,7 +122,7 @@ func TestQueueIsAList(t *testing.T) {
 					t.Skip("nothing was taken")
 				}
 				k := rapid.SampledFrom(known).Draw(t, "taken")
-				_, err := apply(Done(k))
+				_, err := do(Done(k))
 				for i, h := range leased {
 					if h.id != k.ID {
 						continue
@@ -203,15 +144,12 @@ func TestQueueIsAList(t *testing.T) {
 				if len(command) > 0 && (command[0] == opPut || command[0] == opTake || command[0] == opDone) {
 					command[0]++
 				}
-				if _, err := apply(command); err == nil {
+				if _, err := do(command); err == nil {
 					t.Fatalf("%x was accepted", command)
 				}
 			},
 			"": func(t *rapid.T) {
-				if d := cmp.Diff(a.dump(), b.dump()); d != "" {
-					t.Fatalf("replicas differ:\n%s", d)
-				}
-				w, l, err := Waiting(a.state, 1_000)
+				w, l, err := Waiting(z.Reader(), 1_000)
 				if err != nil || w != len(waiting) || l != len(leased) {
 					t.Fatalf("got %d waiting, %d leased, %v, want %d and %d", w, l, err, len(waiting), len(leased))
 				}
@@ -223,20 +161,20 @@ func TestQueueIsAList(t *testing.T) {
 // What is refused leaves nothing behind, and says what to do.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
-	r := newReplica()
-	if _, err := r.apply(queue{}, nexusraft.Command{Index: 1, Time: 1, Data: Put([]byte("a"))}); err != nil {
+	z := machinetest.New(t, queue{})
+	if _, err := apply(t, z, nexusraft.Command{Index: 1, Time: 1, Data: Put([]byte("a"))}); err != nil {
 		t.Fatal(err)
 	}
-	before := r.dump()
+	before := z.Dump()
 	for i, command := range [][]byte{
 		nil, {opTake}, {opDone, 1}, Put(make([]byte, maxJobBytes+1)), Take(0), Take(maxLease + 1), Done(Taken{ID: 1}),
 	} {
-		_, err := r.apply(queue{}, nexusraft.Command{Index: nexusraft.Index(2 + i), Time: 2, Data: command})
+		_, err := apply(t, z, nexusraft.Command{Index: nexusraft.Index(2 + i), Time: 2, Data: command})
 		if !errors.Is(err, nexusraft.ErrRefused) {
 			t.Errorf("%.20x: got %v, want a refusal", command, err)
 		}
 	}
-	if d := cmp.Diff(before, r.dump()); d != "" {
+	if d := cmp.Diff(before, z.Dump()); d != "" {
 		t.Errorf("a refusal changed the state:\n%s", d)
 	}
 }

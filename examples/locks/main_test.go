@@ -2,10 +2,8 @@ package main
 
 import (
 	"bytes"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"iter"
 	"strings"
 	"testing"
 	"time"
@@ -14,7 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	"github.com/nexi-lab/nexus-raft/storage"
+	"github.com/nexi-lab/nexus-raft/machinetest"
 )
 
 // The program's play, in a new directory.
@@ -36,73 +34,23 @@ bob has released the lock; the ledger has: by bob
 	}
 }
 
-// nothing is an empty state.
-type nothing struct{}
-
-func (nothing) Get([]byte) ([]byte, bool, error) { return nil, false, nil }
-
-func (nothing) Scan(_, _ []byte) iter.Seq2[nexusraft.Pair, error] {
-	return func(func(nexusraft.Pair, error) bool) {}
-}
-
-func (n nothing) ScanReverse(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
-	return n.Scan(start, end)
-}
-
-// replica is a zone's state in memory, to which commands are applied as a node does.
-type replica struct{ state *storage.Overlay }
-
-func newReplica() replica { return replica{storage.NewOverlay(nothing{})} }
-
-func (r replica) apply(sm nexusraft.StateMachine, cmd nexusraft.Command) ([]byte, error) {
-	effects := &tx{Overlay: storage.NewOverlay(r.state)}
-	answer, err := sm.Apply(effects, cmd)
-	if effects.calls > maxCalls {
-		err = fmt.Errorf("a command made %d calls, the limit is %d", effects.calls, maxCalls)
-	}
-	if err == nil {
-		effects.MergeInto(r.state)
-	}
-	return answer, err
-}
-
-// dump is the whole state as text.
-func (r replica) dump() (all []string) {
-	for p := range r.state.Scan(nil, nil) {
-		all = append(all, hex.EncodeToString(p.Key)+" "+hex.EncodeToString(p.Value))
-	}
-	return all
-}
-
 // maxCalls is how much of the state a command may read and write: calls, with the steps of scans. A
 // grant reads the lock and drops the old grant, finds two that have ended and drops them, and is
 // stored.
 const maxCalls = 11
 
-// tx counts what a command does.
-type tx struct {
-	*storage.Overlay
-	calls int
-}
-
-func (t *tx) Get(key []byte) ([]byte, bool, error) { t.calls++; return t.Overlay.Get(key) }
-func (t *tx) Set(key, value []byte) error          { t.calls++; return t.Overlay.Set(key, value) }
-func (t *tx) Delete(key []byte) error              { t.calls++; return t.Overlay.Delete(key) }
-func (*tx) Publish(_, _ string, _ []byte) error    { return nil }
-func (*tx) Note(any)                               {}
-
-func (t *tx) Scan(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
-	return func(yield func(nexusraft.Pair, error) bool) {
-		for p, err := range t.Overlay.Scan(start, end) {
-			if t.calls++; !yield(p, err) {
-				return
-			}
-		}
+// apply is z.Apply, by a bounded number of calls.
+func apply(t machinetest.TB, z *machinetest.Replicas, cmd nexusraft.Command) ([]byte, error) {
+	t.Helper()
+	answer, err := z.Apply(cmd)
+	if z.Calls() > maxCalls {
+		t.Fatalf("a command made %d calls, the limit is %d", z.Calls(), maxCalls)
 	}
+	return answer, err
 }
 
 // Random commands: a lock is held by the grant that has not ended, of which there is one; tokens
-// ascend; two replicas have the same state; and grants that have ended do not pile up.
+// ascend; and grants that have ended do not pile up.
 func TestLocksAreAMapOfGrants(t *testing.T) {
 	t.Parallel()
 	names := rapid.SampledFrom([]string{"a", "b", "c", "d"})
@@ -110,7 +58,7 @@ func TestLocksAreAMapOfGrants(t *testing.T) {
 		0, minLease, 3 * time.Millisecond, 9 * time.Millisecond, maxLease, maxLease + 1, -1,
 	})
 	rapid.Check(t, func(t *rapid.T) {
-		a, b := newReplica(), newReplica()
+		z := machinetest.New(t, service{})
 		grants := make(map[string]Grant) // the newest of each lock that was not released
 		tokens := []uint64{0}
 		now, index := time.Unix(1, 0), uint64(0)
@@ -139,22 +87,16 @@ func TestLocksAreAMapOfGrants(t *testing.T) {
 					delete(grants, name)
 				}
 			}
-			before := a.dump()
+			before := z.Dump()
 			cmd := nexusraft.Command{Index: nexusraft.Index(index), Time: now.UnixNano(), Data: command}
-			answer, err := a.apply(service{}, cmd)
-			other, otherErr := b.apply(service{}, cmd)
+			answer, err := apply(t, z, cmd)
 			switch {
-			case !bytes.Equal(answer, other) || fmt.Sprint(err) != fmt.Sprint(otherErr):
-				t.Fatalf("replicas answer %x, %v and %x, %v", answer, err, other, otherErr)
 			case err != nil && !errors.Is(err, nexusraft.ErrRefused):
 				t.Fatal(err)
 			case (err == nil) != accepted:
 				t.Fatalf("%q at %v: got %v, want accepted: %v (grant %v)", command, now, err, accepted, old)
-			case err != nil && cmp.Diff(before, a.dump()) != "":
+			case err != nil && cmp.Diff(before, z.Dump()) != "":
 				t.Fatalf("%q was refused, and changed the state", command)
-			}
-			if d := cmp.Diff(a.dump(), b.dump()); d != "" {
-				t.Fatalf("replicas differ:\n%s", d)
 			}
 			if accepted && op != opRelease {
 				got, err := ParseGrant(answer)
@@ -164,13 +106,13 @@ func TestLocksAreAMapOfGrants(t *testing.T) {
 				grants[name], tokens = got, append(tokens, got.Token)
 			}
 			for name, g := range grants {
-				owner, got, err := Holder(a.state, name)
+				owner, got, err := Holder(z.Reader(), name)
 				forgotten := owner == "" && !now.Before(g.End)
 				if err != nil || !forgotten && (owner != "owner" || got != g) {
 					t.Fatalf("the holder of %s is %q, %v, %v, want %v", name, owner, got, err, g)
 				}
 			}
-			if got, most := len(a.dump()), 2*len(grants); got > most || got%2 != 0 {
+			if got, most := len(z.Dump()), 2*len(grants); got > most || got%2 != 0 {
 				t.Fatalf("%d keys, want two for each of %d grants at most", got, len(grants))
 			}
 		}
@@ -181,22 +123,22 @@ func TestLocksAreAMapOfGrants(t *testing.T) {
 // grants.
 func TestLocksAreForgotten(t *testing.T) {
 	t.Parallel()
-	r := newReplica()
+	z := machinetest.New(t, service{})
 	for i := range 2_000 {
 		now := time.Duration(max(0, i-999)) * time.Minute
 		cmd := nexusraft.Command{
 			Index: nexusraft.Index(i + 1), Time: int64(now), Data: Acquire(fmt.Sprint("job ", i), "owner", time.Second),
 		}
-		if _, err := r.apply(service{}, cmd); err != nil {
+		if _, err := apply(t, z, cmd); err != nil {
 			t.Fatal(err)
 		}
 		if i == 999 {
-			if got := len(r.dump()); got != 2*1_000 {
+			if got := len(z.Dump()); got != 2*1_000 {
 				t.Fatalf("%d keys of 1,000 locks", got)
 			}
 		}
 	}
-	if got := len(r.dump()); got > 2*2 {
+	if got := len(z.Dump()); got > 2*2 {
 		t.Errorf("%d keys are left, of which one lock is held", got)
 	}
 }
@@ -204,7 +146,7 @@ func TestLocksAreForgotten(t *testing.T) {
 // What is refused says what to do, and leaves nothing behind.
 func TestRefusals(t *testing.T) {
 	t.Parallel()
-	r := newReplica()
+	z := machinetest.New(t, service{})
 	long := strings.Repeat("x", maxNameBytes+1)
 	for i, command := range [][]byte{
 		nil,
@@ -218,11 +160,11 @@ func TestRefusals(t *testing.T) {
 		Renew("a", 1, time.Second), Renew("", 1, time.Second), Renew(long, 1, time.Second), Release("", 1), Release(long, 1),
 	} {
 		cmd := nexusraft.Command{Index: nexusraft.Index(i + 1), Time: 1, Data: command}
-		if _, err := r.apply(service{}, cmd); !errors.Is(err, nexusraft.ErrRefused) {
+		if _, err := apply(t, z, cmd); !errors.Is(err, nexusraft.ErrRefused) {
 			t.Errorf("%.40q: got %v, want a refusal", command, err)
 		}
 	}
-	if d := r.dump(); len(d) != 0 {
+	if d := z.Dump(); len(d) != 0 {
 		t.Errorf("refusals left %q", d)
 	}
 }
