@@ -264,9 +264,12 @@ type usage struct {
 
 const clockTicks = 100 // a second, on every Linux
 
-// usage asks the system. It returns errNotMeasured where that doesn't tell.
-func (c *zoneCluster) usage(i int) (u usage, err error) {
-	dir := filepath.Join("/proc", strconv.Itoa(c.processes[i].pid))
+// usage is what a process of the cluster has used.
+func (c *zoneCluster) usage(i int) (usage, error) { return usageOf(c.processes[i].pid) }
+
+// usageOf asks the system. It returns errNotMeasured where that doesn't tell.
+func usageOf(pid int) (u usage, err error) {
+	dir := filepath.Join("/proc", strconv.Itoa(pid))
 	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
 	if err != nil {
 		return u, fmt.Errorf("%w: %w", errNotMeasured, err)

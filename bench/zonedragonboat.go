@@ -100,23 +100,21 @@ func snapshotEntries(witness bool) uint64 {
 	return 10_000
 }
 
-func (d *dragonboatHost) isWitness() bool { return d.setup.isThird() && !d.setup.Full }
+func (d *dragonboatHost) isWitness() bool { return d.setup.isThird() }
 
 // create implements zoneSystem. Each process starts its replicas; the first one also adds the witnesses, which can
 // only be added to a shard that has a leader.
 func (d *dragonboatHost) create(ctx context.Context, n int) error {
 	founders := make(map[uint64]dragonboat.Target)
-	for i, address := range d.setup.Addresses {
-		if i < 2 || d.setup.Full {
-			founders[uint64(i+1)] = address
-		}
+	for i, address := range d.setup.Addresses[:2] {
+		founders[uint64(i+1)] = address
 	}
 	return eachZone(n, func(zone int) error {
 		if d.isWitness() {
 			return d.startReplica(zone, nil, true)
 		}
 		err := d.startReplica(zone, founders, false)
-		if err != nil || d.setup.Replica > 1 || d.setup.Full {
+		if err != nil || d.setup.Replica > 1 {
 			return err
 		}
 		return d.addWitness(ctx, zone)
@@ -126,7 +124,7 @@ func (d *dragonboatHost) create(ctx context.Context, n int) error {
 func (d *dragonboatHost) addWitness(ctx context.Context, zone int) error {
 	third := len(d.setup.Addresses)
 	for {
-		attempt, cancel := context.WithTimeout(ctx, attemptMost)
+		attempt, cancel := context.WithTimeout(ctx, readMost)
 		err := d.host.SyncRequestAddWitness(attempt, shard(zone), uint64(third), d.setup.Addresses[third-1], 0)
 		if err == nil {
 			cancel()

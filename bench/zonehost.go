@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/pprof"
 	"sync"
 	"time"
 )
@@ -26,7 +27,6 @@ type zoneSetup struct {
 	Addresses []string `json:"addresses"` // of the three processes
 	Zones     int      `json:"zones"`     // how many were created before it starts
 	Program   string   `json:"program"`   // nexus-witness; empty: the package
-	Full      bool     `json:"full"`      // dragonboat's third process is a member as the others
 	Quiesce   bool     `json:"quiesce"`   // dragonboat's idle shards fall silent
 }
 
@@ -66,7 +66,9 @@ type question struct {
 	Span   time.Duration `json:"span,omitempty"`
 	Since  time.Time     `json:"since,omitzero"`
 	Acked  []ackedWrites `json:"acked,omitempty"`
-	Most   time.Duration `json:"most"` // the deadline
+
+	Profile string        `json:"profile,omitempty"` // a file; empty: none
+	Most    time.Duration `json:"most"`              // the deadline
 }
 
 // zoneAnswer is what it answers; Error is empty if it could.
@@ -182,8 +184,12 @@ func (h *zoneHost) do(ctx context.Context, q question) (a zoneAnswer, err error)
 	case "handover":
 		return a, h.handOver(ctx, q.Zones)
 	case "load":
+		end, err := startProfile(q.Profile)
+		if err != nil {
+			return a, err
+		}
 		a.Loads, err = newZoneLoad(h.system, q.Groups, attemptMost).measure(ctx, q.Warm, q.Span)
-		return a, err
+		return a, errors.Join(err, end())
 	case "begin":
 		h.end()
 		h.under = newZoneLoad(h.system, q.Groups, attemptUnderKill)
@@ -201,6 +207,24 @@ func (h *zoneHost) do(ctx context.Context, q question) (a zoneAnswer, err error)
 	default:
 		return a, fmt.Errorf("no such question")
 	}
+}
+
+// startProfile writes a CPU profile to a file until end is called; without a name it does nothing.
+func startProfile(name string) (end func() error, err error) {
+	if name == "" {
+		return func() error { return nil }, nil
+	}
+	f, err := os.Create(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() error {
+		pprof.StopCPUProfile()
+		return f.Close()
+	}, nil
 }
 
 // end ends what "begin" has begun, if it has not ended.

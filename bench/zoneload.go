@@ -96,6 +96,8 @@ type zoneWriter struct {
 	again []atomic.Int64  // when a write begun after the kill was acknowledged, in nanoseconds; 0 if none was
 	took  []time.Duration // of writes while measuring
 	fails atomic.Int64
+
+	measured atomic.Bool // took has one
 }
 
 func newZoneLoad(s zoneSystem, groups []loadGroup, attempt time.Duration) *zoneLoad {
@@ -133,8 +135,9 @@ func (l *zoneLoad) end() {
 	l.running.Wait()
 }
 
-// measure runs the load for a while, measures it after another, and ends it.
-func (l *zoneLoad) measure(ctx context.Context, warm, span time.Duration) ([]loadResult, error) {
+// measure runs the load for a while, measures it after another, and ends it. It measures for longer than
+// span until each group has written: a figure of nothing would say nothing.
+func (l *zoneLoad) measure(ctx context.Context, warm, span time.Duration) (all []loadResult, err error) {
 	l.start(ctx)
 	defer l.end()
 	if err := sleep(ctx, warm); err != nil {
@@ -142,19 +145,27 @@ func (l *zoneLoad) measure(ctx context.Context, warm, span time.Duration) ([]loa
 	}
 	l.measuring.Store(true)
 	start := time.Now()
-	err := sleep(ctx, span)
+	err = sleep(ctx, span)
+	for err == nil && !l.allMeasured() {
+		err = sleep(ctx, pollEvery)
+	}
 	l.measuring.Store(false)
 	seconds := time.Since(start).Seconds()
 	l.end()
-	var all []loadResult
 	for _, group := range l.writers {
-		r := summary(group, seconds)
-		if err == nil && r.PerSecond == 0 {
-			err = fmt.Errorf("no write was acknowledged in %v, and %d failed", span, r.Failed)
-		}
-		all = append(all, r)
+		all = append(all, summary(group, seconds))
+	}
+	if err != nil {
+		err = fmt.Errorf("after %.1f s: %+v: %w", seconds, all, err)
 	}
 	return all, err
+}
+
+// allMeasured reports whether each group has a write that was measured.
+func (l *zoneLoad) allMeasured() bool {
+	return !slices.ContainsFunc(l.writers, func(group []*zoneWriter) bool {
+		return !slices.ContainsFunc(group, func(w *zoneWriter) bool { return w.measured.Load() })
+	})
 }
 
 // begin starts the load, which ends by end, and returns when each writer has written to each of its zones.
@@ -247,6 +258,7 @@ func (w *zoneWriter) succeeded(i int, begun, ended time.Time) {
 	w.acked[i].Add(1)
 	if w.load.measuring.Load() {
 		w.took = append(w.took, ended.Sub(begun))
+		w.measured.Store(true)
 	}
 	since := w.load.since.Load()
 	if since > 0 && begun.UnixNano() >= since && w.again[i].Load() == 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 )
 
@@ -176,7 +177,13 @@ func zonesActive(n int) string {
 
 // load has the process that leads all zones write to some of them.
 func (r *zoneRunner) load(ctx context.Context, c *zoneCluster, groups ...loadGroup) ([]loadResult, error) {
-	a, err := c.ask(ctx, 0, question{Do: "load", Groups: groups, Warm: r.Time / 4, Span: r.Time})
+	q := question{Do: "load", Groups: groups, Warm: r.Time / 4, Span: r.Time}
+	if r.Profile != "" {
+		r.profiles++
+		q.Profile = filepath.Join(r.Profile, fmt.Sprintf("%s-%d.pprof", c.setup.System, r.profiles))
+		r.say("  profile %s", q.Profile)
+	}
+	a, err := c.ask(ctx, 0, q)
 	if err != nil {
 		return nil, err
 	}
