@@ -102,23 +102,23 @@ func snapshotEntries(witness bool) uint64 {
 
 func (d *dragonboatHost) isWitness() bool { return d.setup.isThird() }
 
-// create implements zoneSystem. Each process starts its replicas; the first one also adds the witnesses, which can
+// create implements zoneSystem. Each process starts its replicas; the first one then adds the witnesses, which can
 // only be added to a shard that has a leader.
 func (d *dragonboatHost) create(ctx context.Context, n int) error {
 	founders := make(map[uint64]dragonboat.Target)
 	for i, address := range d.setup.Addresses[:2] {
 		founders[uint64(i+1)] = address
 	}
-	return eachZone(n, func(zone int) error {
+	err := eachZone(n, func(zone int) error {
 		if d.isWitness() {
 			return d.startReplica(zone, nil, true)
 		}
-		err := d.startReplica(zone, founders, false)
-		if err != nil || d.setup.Replica > 1 {
-			return err
-		}
-		return d.addWitness(ctx, zone)
+		return d.startReplica(zone, founders, false)
 	})
+	if err != nil || d.setup.Replica > 1 {
+		return err
+	}
+	return eachZone(n, func(zone int) error { return d.addWitness(ctx, zone) }) // by now most have been elected
 }
 
 func (d *dragonboatHost) addWitness(ctx context.Context, zone int) error {
