@@ -58,7 +58,8 @@ type loadResult struct {
 	PerSecond float64 `json:"per_second"`
 	P50       float64 `json:"p50_ms"`
 	P99       float64 `json:"p99_ms"`
-	Failed    int64   `json:"failed"` // attempts, each of which was made again
+	Failed    int64   `json:"failed"`        // attempts, each of which was made again
+	Why       string  `json:"why,omitempty"` // of one of them
 }
 
 // ackedWrites says that the writes 1 to N of a writer to a zone were acknowledged.
@@ -87,7 +88,7 @@ type zoneLoad struct {
 	since     atomic.Int64 // when a process was killed, in nanoseconds; 0 if none was
 }
 
-// zoneWriter is one writer. Apart from atomics, others look at it when it has ended.
+// zoneWriter is one writer. Others look at it when it has ended, but for what is atomic.
 type zoneWriter struct {
 	load  *zoneLoad
 	id    uint64
@@ -95,7 +96,8 @@ type zoneWriter struct {
 	acked []atomic.Uint64 // of each of the zones
 	again []atomic.Int64  // when a write begun after the kill was acknowledged, in nanoseconds; 0 if none was
 	took  []time.Duration // of writes while measuring
-	fails atomic.Int64
+	fails int64
+	why   error // of the last one
 
 	measured atomic.Bool // took has one
 }
@@ -248,7 +250,7 @@ func (w *zoneWriter) write(ctx context.Context, i int, command []byte) bool {
 			return true
 		}
 		if sleep(ctx, retryAfter) == nil { // otherwise the load has ended, which is no failure
-			w.fails.Add(1)
+			w.fails, w.why = w.fails+1, err
 		}
 	}
 	return false
@@ -272,7 +274,10 @@ func summary(group []*zoneWriter, seconds float64) (r loadResult) {
 		for _, d := range w.took {
 			took = append(took, d.Seconds()*1e3)
 		}
-		r.Failed += w.fails.Load()
+		r.Failed += w.fails
+		if w.why != nil {
+			r.Why = w.why.Error()
+		}
 	}
 	r.PerSecond = float64(len(took)) / seconds
 	r.P50, r.P99 = quantile(took, 0.5), quantile(took, 0.99)

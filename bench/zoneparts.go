@@ -188,8 +188,10 @@ func (r *zoneRunner) load(ctx context.Context, c *zoneCluster, groups ...loadGro
 		return nil, err
 	}
 	for i, l := range a.Loads {
-		r.say("  load %+v: %s/s, p50 %s ms, p99 %s ms, %d failed attempts", groups[i], figure(l.PerSecond), figure(l.P50),
-			figure(l.P99), l.Failed)
+		r.say("  load %+v: %s/s, p50 %s ms, p99 %s ms", groups[i], figure(l.PerSecond), figure(l.P50), figure(l.P99))
+		if l.Failed > 0 {
+			r.say("    %d attempts failed and were made again, one by: %s", l.Failed, l.Why)
+		}
 	}
 	return a.Loads, nil
 }

@@ -149,7 +149,8 @@ func TestZoneProcesses(t *testing.T) {
 	if err := c.gather(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.ask(t.Context(), 1, question{Do: "nonsense"}); err == nil || !strings.Contains(err.Error(), "nonsense") {
+	_, err = c.ask(t.Context(), 1, question{Do: "nonsense"})
+	if err == nil || !strings.Contains(err.Error(), "nonsense") {
 		t.Errorf("got %v of a question that there is not", err)
 	}
 	running := c.processes
