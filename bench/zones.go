@@ -28,7 +28,7 @@ type zonesCommand struct {
 	Only       []string      `help:"Parts to measure: many, shared, kills." placeholder:"PART,..."`
 	Dragonboat string        `help:"Measure dragonboat beside ours, in turns." enum:"on,off" default:"on"`
 	Quiesce    bool          `help:"Let dragonboat's idle shards fall silent, where they don't notice a dead leader."`
-	Witness    string        `help:"The program nexus-witness; default: its package." type:"existingfile" placeholder:"FILE"`
+	Witness    string        `help:"Program nexus-witness; default: built in." type:"existingfile" placeholder:"FILE"`
 	Quick      bool          `help:"Small figures within a minute, in place of those of the flags that are numbers."`
 	Most       time.Duration `help:"How long one step may take before the command gives up." default:"5m"`
 	Dir        string        `help:"Where the data is, on the disk to measure." default:"${temp}" type:"existingdir"`
