@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -146,7 +147,7 @@ func (c *zoneCluster) answer(ctx context.Context, i int) (a zoneAnswer, err erro
 
 // ask asks a process, and waits for its answer.
 func (c *zoneCluster) ask(ctx context.Context, i int, q question) (zoneAnswer, error) {
-	q.Most = c.most
+	q.Most = cmp.Or(q.Most, c.most)
 	if q.Zones == 0 {
 		q.Zones = c.setup.Zones
 	}
@@ -197,12 +198,20 @@ func (c *zoneCluster) gather(ctx context.Context, leader int) error {
 	if err := c.askAll(ctx, question{Do: "whole"}); err != nil {
 		return err
 	}
-	if _, err := c.ask(ctx, 1-leader, question{Do: "handover"}); err != nil {
-		return err
+	for end := time.Now().Add(c.most); ; {
+		if _, err := c.ask(ctx, 1-leader, question{Do: "handover"}); err != nil {
+			return err
+		}
+		_, err := c.ask(ctx, leader, question{Do: "led", Mine: true, Most: min(c.most, gatherAgain)})
+		if err == nil || ctx.Err() != nil || time.Now().After(end) {
+			return err
+		}
 	}
-	_, err := c.ask(ctx, leader, question{Do: "led", Mine: true})
-	return err
 }
+
+// gatherAgain is how long it is waited for zones to be led by one member before they are handed over once
+// more: a member that was too busy may have lost some again meanwhile.
+const gatherAgain = 5 * time.Second
 
 // restart ends all processes in order, starts all at once, and returns how long it took from there until all zones
 // are led.
