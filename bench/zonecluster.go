@@ -38,7 +38,8 @@ type zoneProcess struct {
 	ended chan struct{} // closed when it has ended
 }
 
-// newZoneCluster starts a new cluster below dir, without zones. The caller ends it by stop, also after an error.
+// newZoneCluster starts a new cluster below dir, without zones. The caller ends it by stop, also
+// after an error.
 func newZoneCluster(ctx context.Context, dir string, s zoneSetup, most time.Duration) (*zoneCluster, error) {
 	c := &zoneCluster{setup: s, dir: dir, most: most}
 	var err error
@@ -213,8 +214,8 @@ func (c *zoneCluster) gather(ctx context.Context, leader int) error {
 // more: a member that was too busy may have lost some again meanwhile.
 const gatherAgain = 5 * time.Second
 
-// restart ends all processes in order, starts all at once, and returns how long it took from there until all zones
-// are led.
+// restart ends all processes in order, starts all at once, and returns how long it took from
+// there until all zones are led.
 func (c *zoneCluster) restart(ctx context.Context) (seconds float64, err error) {
 	c.stop()
 	start := time.Now()

@@ -15,9 +15,9 @@ import (
 	"github.com/lni/dragonboat/v4/statemachine"
 )
 
-// Dragonboat's side of the zones command: a NodeHost in each process, with its log in Pebble and its other
-// defaults, and the timing of our nodes. Its shards are numbered from 1. Its state machine is in memory, which is
-// less work than ours has: that writes to its store.
+// Dragonboat's side of the zones command: a NodeHost in each process, with its log in Pebble and its
+// other defaults, and the timing of our nodes. Its shards are numbered from 1. Its state machine is in
+// memory, which is less work than ours has: that writes to its store.
 
 const dragonboatSystem = "dragonboat"
 
@@ -102,8 +102,8 @@ func snapshotEntries(witness bool) uint64 {
 
 func (d *dragonboatHost) isWitness() bool { return d.setup.isThird() }
 
-// create implements zoneSystem. Each process starts its replicas; the first one then adds the witnesses, which can
-// only be added to a shard that has a leader.
+// create implements zoneSystem. Each process starts its replicas; the first one then adds the
+// witnesses, which can only be added to a shard that has a leader.
 func (d *dragonboatHost) create(ctx context.Context, n int) error {
 	founders := make(map[uint64]dragonboat.Target)
 	for i, address := range d.setup.Addresses[:2] {
