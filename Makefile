@@ -71,7 +71,7 @@ fuzz:
 etcd:
 	cd etcdtest && go test ./...
 
-## bench: what measures the store measures it right; to measure: cd bench && go run . storage
+## bench: what measures the store measures it right; to measure: cd bench && go run . storage (transport, zones)
 bench:
 	cd bench && go test ./...
 

@@ -1,10 +1,11 @@
 // Command bench measures the parts of nexus-raft beside others: the storage package beside other
 // embedded stores, in one run on one disk (raw Pebble with the same options, Pebble with its
-// defaults, bbolt and badger), and the transport package beside a bare grpc-go stream, between two
-// processes.
+// defaults, bbolt and badger), the transport package beside a bare grpc-go stream, between two
+// processes, and clusters with many zones beside dragonboat, three processes each.
 //
 //	go run . storage
 //	go run . transport
+//	go run . zones
 package main
 
 import (
@@ -23,9 +24,12 @@ import (
 type commandLine struct {
 	Storage   storageCommand   `cmd:"" help:"Measure storage beside raw Pebble, stock Pebble, bbolt and badger."`
 	Transport transportCommand `cmd:"" help:"Measure transport beside a bare grpc-go stream and a file over TCP."`
+	Zones     zonesCommand     `cmd:"" help:"Measure many zones on two members and a witness, beside dragonboat."`
 
 	Fill    fillCommand    `cmd:"" hidden:"" help:"Write keys and wait to be killed; the storage command runs it."`
 	Receive receiveCommand `cmd:"" hidden:"" help:"Receive until standard input ends; the transport command runs it."`
+
+	ZoneHost zoneHostCommand `cmd:"" hidden:"" help:"One process of a cluster; the zones command runs it."`
 }
 
 type storageCommand struct {

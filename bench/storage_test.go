@@ -18,9 +18,9 @@ import (
 	"github.com/nexi-lab/nexus-raft/storage"
 )
 
-// TestMain is the program when it is started to be killed, or to receive.
+// TestMain is the program when it is started to be killed, to receive, or to have zones.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && (os.Args[1] == "fill" || os.Args[1] == "receive") {
+	if len(os.Args) > 1 && slices.Contains([]string{"fill", "receive", "zone-host"}, os.Args[1]) {
 		main()
 		return
 	}
