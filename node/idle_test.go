@@ -22,7 +22,7 @@ type nothing struct{}
 
 func (nothing) Apply(nexusraft.Tx, nexusraft.Command) ([]byte, error) { return nil, nil }
 
-// The admission of the node that admittedNode makes.
+// The admission of the node that admit admits.
 const (
 	selfReplica   nexusraft.ReplicaID = 7
 	leaderReplica nexusraft.ReplicaID = 5

@@ -79,7 +79,7 @@ func (w *idleWorker) does(t *testing.T, commands ...*pb.NodeCommand) {
 	}
 }
 
-// foundingNode is a node on a disk whose root zone it leads alone.
+// foundingWorker is that of a node on a disk whose root zone it leads alone.
 func foundingWorker(t *testing.T, disk storage.FS) *idleWorker {
 	t.Helper()
 	w := idleWorkerOn(t, false, disk)

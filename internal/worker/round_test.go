@@ -22,13 +22,13 @@ import (
 	"github.com/nexi-lab/nexus-raft/transport"
 )
 
-// The admission of the witness that votingNode knows.
+// The admission of the witness that votingWorker knows.
 const (
 	witnessReplica nexusraft.ReplicaID = 9
 	witnessNode    nexusraft.NodeID    = 0x99
 )
 
-// outbox is the sender of a node under test. As a message leaves, it looks at what a crash
+// outbox is the sender of a worker under test. As a message leaves, it looks at what a crash
 // in that moment would leave on the node's disk, and holds I3 against it.
 type outbox struct {
 	t     *testing.T
@@ -43,7 +43,7 @@ type outbox struct {
 	asked func([]transport.VoteResult, error)
 }
 
-// votingNode is an opened node that does not run, a member beside a leader and a witness,
+// votingWorker is an idle worker of a member beside a leader and a witness,
 // with a log that begins at index 20.
 func votingWorker(t *testing.T) (*idleWorker, *group, *outbox) {
 	t.Helper()
