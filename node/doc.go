@@ -9,8 +9,8 @@
 //
 // # Goroutines
 //
-// One worker goroutine owns every zone's step machine (internal/zone), its waiting calls
-// and its ticks. All others hand over to its inbox and wait. A round (internal/driver) steps
+// One worker goroutine (internal/worker) owns every zone's step machine (internal/zone), its waiting
+// calls and its ticks. All others hand over to its inbox and wait. A round (internal/driver) steps
 // what is waiting, sends what may leave early, writes one batch for all zones that have
 // something to write, synced if one of them must be, sends what had to wait for the sync,
 // and answers the calls (docs/architecture.md has the picture; docs/invariants.md the

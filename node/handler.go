@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"iter"
 	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -23,9 +24,9 @@ type peerHandler struct {
 func (n *Node) peerHandlers() transport.Handlers {
 	h := handler{n}
 	return transport.Handlers{
-		Peer: peerHandler{h, raftwire.NewReceiver(n.worker.inbox, n.logger, false)}, Member: h,
+		Peer: peerHandler{h, raftwire.NewReceiver(n.worker.Inbox(), n.logger, false)}, Member: h,
 		Operators:     rpc.NewZones(h, zoneKeeper{n}),
-		CheckSnapshot: h.CheckSnapshot, CheckToken: n.authority.CheckToken,
+		CheckSnapshot: n.worker.CheckSnapshot, CheckToken: n.authority.CheckToken,
 		Renew: n.authority.Renew, Trust: n.authority.Trust,
 	}
 }
@@ -45,12 +46,12 @@ func (n handler) ChangeMembership(
 func (n handler) TransferLeader(
 	ctx context.Context, zone nexusraft.ZoneID, to nexusraft.NodeID,
 ) (nexusraft.NodeID, error) {
-	return n.changer(zone).TransferLeader(ctx, to)
+	return n.worker.Changer(zone).TransferLeader(ctx, to)
 }
 
 // Checksum implements rpc.ZoneHandler.
 func (n handler) Checksum(ctx context.Context, zone nexusraft.ZoneID) (nexusraft.Checksum, error) {
-	return n.checksum(ctx, zone)
+	return n.worker.Checksum(ctx, zone)
 }
 
 // Publish implements rpc.EventHandler.
@@ -75,3 +76,13 @@ func (n handler) Retain(ctx context.Context, zone nexusraft.ZoneID, count uint64
 
 // Hello implements transport.PeerHandler.
 func (n handler) Hello(peer transport.Identity) error { return n.peering.Hello(peer) }
+
+// Leaving implements transport.PeerHandler.
+func (n handler) Leaving(node nexusraft.NodeID) { n.worker.Leaving(node) }
+
+// InstallSnapshot implements transport.MemberHandler.
+func (n handler) InstallSnapshot(
+	ctx context.Context, from nexusraft.NodeID, h transport.SnapshotHeader, chunks iter.Seq2[[]byte, error],
+) error {
+	return n.worker.InstallSnapshot(ctx, from, h, chunks)
+}

@@ -7,7 +7,7 @@ import (
 
 // A handler that is forgotten would be a service that a member lacks without a word.
 func TestMemberHasAllHandlers(t *testing.T) {
-	n := &Node{worker: new(worker)}
+	n := idleNode(t, false)
 	for _, handlers := range []any{n.peerHandlers(), n.clientHandlers()} {
 		v := reflect.ValueOf(handlers)
 		for i := range v.NumField() {

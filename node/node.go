@@ -10,7 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/grpc"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -22,12 +21,13 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/events"
 	"github.com/nexi-lab/nexus-raft/internal/forward"
 	"github.com/nexi-lab/nexus-raft/internal/hosting"
+	"github.com/nexi-lab/nexus-raft/internal/leading"
 	"github.com/nexi-lab/nexus-raft/internal/peering"
 	"github.com/nexi-lab/nexus-raft/internal/replicas"
 	"github.com/nexi-lab/nexus-raft/internal/serving"
 	"github.com/nexi-lab/nexus-raft/internal/snapshot"
 	"github.com/nexi-lab/nexus-raft/internal/watchdog"
-	"github.com/nexi-lab/nexus-raft/storage"
+	"github.com/nexi-lab/nexus-raft/internal/worker"
 	"github.com/nexi-lab/nexus-raft/transport"
 	"github.com/nexi-lab/nexus-raft/transport/mtls"
 )
@@ -41,7 +41,7 @@ type Node struct {
 	logger *slog.Logger
 	dir    *datadir.Dir
 
-	worker    *worker
+	worker    *worker.Worker
 	peering   *peering.Peering
 	peers     *transport.Peers
 	server    *transport.Server
@@ -49,7 +49,6 @@ type Node struct {
 	snapshots *snapshot.Progress // that come in and go out
 	forwards  forward.Calls
 	watchdog  watchdog.Watchdog
-	lost      sync.Map           // by node: the worker is to hear that messages to it were lost
 	cancel    context.CancelFunc // ends the jobs
 
 	ready   chan struct{} // closed when the node serves
@@ -70,7 +69,7 @@ type Node struct {
 
 	events        *events.Local
 	subscriptions *events.Subscriptions
-	leads         leads
+	leads         *leading.Leads
 
 	replicas *replicas.Table // of the zones, as all goroutines may know them
 }
@@ -145,14 +144,30 @@ func (n *Node) connect() {
 	var ctx context.Context
 	ctx, n.cancel = context.WithCancel(context.Background())
 	c := n.config
-	n.worker, n.sending, n.snapshots = newWorker(n), snapshot.NewJobs(ctx, maxSending), snapshot.NewProgress(c.Logger)
-	n.server = transport.NewServer(n.peering.Introduce, n.peerHandlers())
-	n.peering.Serve(n.server)
+	n.sending, n.snapshots = snapshot.NewJobs(ctx, maxSending), snapshot.NewProgress(c.Logger)
+	n.leads = leading.New(leading.Options{Propose: n.proposeInTerm, Read: n.read})
 	n.peers = n.peering.Dial(transport.PeersOptions{
-		VoteTimeout: c.electionTimeout(), OnUnreachable: n.unreachable, OnConnection: n.events.Peer,
+		VoteTimeout:       c.electionTimeout(),
+		OnUnreachable:     func(node nexusraft.NodeID) { n.worker.Unreachable(node) },
+		OnConnection:      n.events.Peer,
 		SnapshotBandwidth: c.SnapshotBandwidth, SnapshotCompression: c.SnapshotCompression,
 	})
-	n.worker.out.Network = n.peers
+	n.worker = n.newWorker()
+	n.server = transport.NewServer(n.peering.Introduce, n.peerHandlers())
+	n.peering.Serve(n.server)
+}
+
+func (n *Node) newWorker() *worker.Worker {
+	c := n.config
+	return worker.New(worker.Options{
+		Path: c.Dir, Dir: n.dir, Peering: n.peering, Peers: n.peers, Replicas: n.replicas, Events: n.events,
+		Access: n.access, Forwards: &n.forwards, Leads: n.leads, ZonesChanged: &n.zonesChanged,
+		Watchdog: &n.watchdog, Sending: n.sending, Snapshots: n.snapshots,
+		StateMachine: c.StateMachine, Machines: c.Machines,
+		TickInterval: c.TickInterval, ElectionTicks: c.ElectionTicks, HeartbeatTicks: c.HeartbeatTicks,
+		HoldTicks: c.HoldTicks, CompactEntries: c.CompactEntries, CompactBytes: c.CompactBytes,
+		Clock: c.Clock, Logger: c.Logger,
+	})
 }
 
 func notFounded(dir string) error {
@@ -185,15 +200,6 @@ func (n *Node) openPeering() (err error) {
 		return n.dir.ReadRoot(func(_ nexusraft.ClusterID, state nexusraft.Reader) error { return fn(state) })
 	})
 	return nil
-}
-
-// countIfAlone counts the opening once a replica is its zone's only voter: its commands bear the
-// incarnation, and it needs no peer for them.
-func (n *Node) countIfAlone(self nexusraft.ReplicaID, conf *raftpb.ConfState) error {
-	if voters := conf.GetVoters(); len(voters) != 1 || voters[0] != uint64(self) {
-		return nil
-	}
-	return n.peering.Count()
 }
 
 // checkRemoved refuses a directory whose own records say that the node was removed.
@@ -289,17 +295,7 @@ func (n *Node) openZones(ctx context.Context, r *serving.Running) error {
 			return err
 		}
 	}
-	done := make(chan error, 1)
-	err := n.worker.inbox.Call(func(err error) {
-		if err == nil {
-			err = n.worker.openAll()
-		}
-		done <- err
-	})
-	if err != nil {
-		return err
-	}
-	return <-done
+	return n.worker.OpenZones()
 }
 
 // joinWhile joins while what Run has started goes on, which fails by broken.
@@ -337,12 +333,6 @@ func (n *Node) membership() nexusraft.Membership { return n.replicas.Members(nex
 // self is what the node says of itself in handshakes.
 func (n *Node) self() transport.Identity { return n.peering.Self() }
 
-// current is a record with the address that its node has now.
-func (n *Node) current(m nexusraft.Member) nexusraft.Member {
-	m.Address = n.peering.AddressOf(m.Node, m.Address)
-	return m
-}
-
 // Zone returns a zone that this node has a replica of, or ErrZoneNotFound.
 func (n *Node) Zone(id nexusraft.ZoneID) (*Zone, error) {
 	if _, err := n.replicas.View(id); err != nil {
@@ -369,7 +359,7 @@ func (n *Node) status(ctx context.Context, only nexusraft.ZoneID) (nexusraft.Nod
 		MachineVersions: n.machineVersions(),
 	}
 	s.Healthy = s.Problem == ""
-	zones, err := driver.Statuses(ctx, n.worker.inbox, only, n.worker.ids, n.worker.status)
+	zones, err := n.worker.Statuses(ctx, only)
 	switch {
 	case err == nil:
 		s.Zones = zones
@@ -408,44 +398,6 @@ func (n *Node) problem() string {
 // after each 16 MiB, and of the empty entries that leaders begin their terms with, the log keeps
 // Config.CompactEntries at most, about 1 MiB.
 func (n *Node) Room() error { return n.dir.Store.Room() }
-
-// checksum is Zone.Checksum.
-func (n *Node) checksum(ctx context.Context, id nexusraft.ZoneID) (nexusraft.Checksum, error) {
-	type moment struct {
-		applied nexusraft.Index
-		snap    *storage.Snapshot
-		state   *storage.Tree
-	}
-	snaps := make(chan moment, 1)
-	var gone atomic.Bool
-	drop := func() { // a snapshot that nobody takes: the second of worker and caller drops it
-		select {
-		case m := <-snaps:
-			m.snap.Close()
-		default:
-		}
-	}
-	_, err := ask(ctx, n, id, func(g *group) (struct{}, error) {
-		snaps <- moment{g.log.Applied(), n.dir.Store.NewSnapshot(), g.state}
-		if gone.Load() {
-			drop()
-		}
-		return struct{}{}, nil
-	})
-	if err != nil {
-		gone.Store(true)
-		drop()
-		return nexusraft.Checksum{}, err
-	}
-	m := <-snaps
-	defer m.snap.Close()
-	c, err := snapshot.Checksum(ctx, m.snap.Reader(m.state))
-	if err != nil {
-		return nexusraft.Checksum{}, err
-	}
-	c.Applied = m.applied
-	return c, nil
-}
 
 // Close closes a node that was opened and not run; after Run it does nothing.
 func (n *Node) Close() error {

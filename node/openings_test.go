@@ -2,20 +2,16 @@ package node
 
 import (
 	"context"
-	"encoding/json"
 	"math/rand/v2"
 	"net"
 	"testing"
 	"time"
 
-	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/proto"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/datadir"
 	"github.com/nexi-lab/nexus-raft/internal/peering"
-	"github.com/nexi-lab/nexus-raft/internal/zone"
 	"github.com/nexi-lab/nexus-raft/storage"
 	"github.com/nexi-lab/nexus-raft/transport"
 )
@@ -48,7 +44,8 @@ func TestOpeningsThatSpeakCount(t *testing.T) {
 
 // TestForgetLives: a peer that was refused as a copy is met again, and where it was is kept.
 func TestForgetLives(t *testing.T) {
-	n, _, _ := votingNode(t)
+	n := idleNode(t, true)
+	admit(t, n, "127.0.0.1:1")
 	peer := transport.Identity{Cluster: 1, Node: leaderNode, Incarnation: 7, Boot: 3, Address: "a:1"}
 	if err := n.Handler().Hello(peer); err != nil {
 		t.Fatal(err)
@@ -176,24 +173,14 @@ func listenLocal(t *testing.T) net.Listener {
 func reopenedMember(t *testing.T, disk storage.FS, peer string) *Node {
 	t.Helper()
 	n := idleNodeOn(t, true, disk)
-	members := admittedMembers(n)
-	for i, m := range members.Members {
-		if m.Node == leaderNode {
-			members.Members[i].Address = peer
-		}
-	}
-	err := n.peering.Admitted(transport.JoinResult{
-		Cluster: 1, Zone: nexusraft.RootZone, Replica: selfReplica, Membership: members,
-	}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	admit(t, n, peer)
 	c := n.config
 	if err := n.Close(); err != nil {
 		t.Fatal(err)
 	}
 	c.Join, c.Advertise = nil, ""
-	if n, err = Open(c); err != nil {
+	n, err := Open(c)
+	if err != nil {
 		t.Fatal(err)
 	}
 	return n
@@ -210,67 +197,6 @@ func runUntilTheEnd(t *testing.T, n *Node, lis net.Listener) {
 			t.Errorf("Run: %v", err)
 		}
 	})
-}
-
-// TestOnlyVoterCounts: a replica that needs no peer gives its commands an incarnation, so that is
-// stored once it is its zone's only voter: at the opening, or by a conf change while it runs.
-func TestOnlyVoterCounts(t *testing.T) {
-	disk := storage.NewMemFS()
-	n := idleNodeOn(t, false, disk)
-	c := n.config
-	if err := n.Close(); err != nil {
-		t.Fatal(err)
-	}
-	n, err := Open(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer n.Close()
-	if afterCrash(t, disk).Identity.Incarnation == n.self().Incarnation {
-		t.Fatal("an opening counts although nothing has run")
-	}
-	host(t, n)
-	if got := afterCrash(t, disk).Identity.Incarnation; got != n.self().Incarnation {
-		t.Errorf("the only voter is incarnation %d, and %d is on the disk", n.self().Incarnation, got)
-	}
-
-	n, h, _ := votingNode(t)
-	reopenPeering(t, n)
-	a := appendOf(20, 2, 2, 0, 22)
-	a.Message.Entries = []*raftpb.Entry{leaving(t, 21, leaderReplica, witnessReplica), leaving(t, 22)}
-	n.turnWith(t, a)
-	id, _, err := n.dir.Identity()
-	if h.log.Applied() != 22 || id.Incarnation != n.self().Incarnation || err != nil {
-		t.Errorf("applied %d as incarnation %d, and %d is on the disk (%v)", h.log.Applied(), n.self().Incarnation,
-			id.Incarnation, err)
-	}
-}
-
-// leaving is the entry of a conf change that removes voters, or, without any, leaves the joint
-// configuration.
-func leaving(t *testing.T, index uint64, remove ...nexusraft.ReplicaID) *raftpb.Entry {
-	t.Helper()
-	e := &raftpb.Entry{Type: raftpb.EntryConfChangeV2.Enum(), Term: new(uint64(2)), Index: new(index)}
-	if len(remove) == 0 {
-		return e
-	}
-	cc := &raftpb.ConfChangeV2{Transition: raftpb.ConfChangeTransitionJointImplicit.Enum()}
-	for _, id := range remove {
-		cc.Changes = append(cc.Changes, &raftpb.ConfChangeSingle{
-			Type: raftpb.ConfChangeRemoveNode.Enum(), NodeId: new(uint64(id)),
-		})
-	}
-	var err error
-	cc.Context, err = json.Marshal(map[string]any{
-		"proposal": zone.ProposalID{Replica: leaderReplica, Incarnation: 1, Sequence: index},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if e.Data, err = proto.Marshal(cc); err != nil {
-		t.Fatal(err)
-	}
-	return e
 }
 
 // TestCountingKeepsTheRecord: how the directory was served is still known after the opening counts.

@@ -3,31 +3,27 @@ package node
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/apply"
 	"github.com/nexi-lab/nexus-raft/internal/driver"
+	"github.com/nexi-lab/nexus-raft/internal/worker"
 )
 
 // A zone's leader raises the version of the zone's state machine (nexusraft.Versioned). It asks each node that has
 // a copy of the state, each time anew: what a node has said before does not bind the program that runs
 // there next. That nothing is applied that a program does not know is not due to this: each replica
-// refuses the raise itself, and a state that has it (group.knows).
+// refuses the raise itself, and a state that has it (internal/worker: group.knows).
 
 const (
 	raisePause   = 2 * time.Second        // between two looks, at most, while nothing happens; the first ones come sooner
 	raiseTimeout = 2 * time.Second        // for one zone
 	raiseRest    = 100 * time.Millisecond // between two looks, at least
 )
-
-// raisable is a zone that this node leads whose version its program would raise.
-type raisable struct {
-	zone     nexusraft.ZoneID
-	kind     string
-	now, may uint32 // the zone's version, and what this program knows
-	members  []nexusraft.Member
-}
 
 // tendMachineVersions raises the versions of the zones that this node leads, until ctx ends.
 func (n *Node) tendMachineVersions(ctx context.Context) {
@@ -64,12 +60,7 @@ func rest(ctx context.Context, pause time.Duration, changed <-chan struct{}) boo
 // raiseMachineVersions is one look. It reports whether a zone is left that waits for a member. What fails is
 // tried again by the next one.
 func (n *Node) raiseMachineVersions(ctx context.Context, held map[nexusraft.ZoneID]string) (waiting bool) {
-	zones, err := driver.Ask(ctx, n.worker.inbox, func(err error) []raisable {
-		if err != nil { // raft may have panicked
-			return nil
-		}
-		return n.worker.raisable()
-	})
+	zones, err := n.worker.Raisable(ctx)
 	if err != nil {
 		return true
 	}
@@ -77,13 +68,13 @@ func (n *Node) raiseMachineVersions(ctx context.Context, held map[nexusraft.Zone
 	for _, z := range zones {
 		err := n.raiseMachineVersion(ctx, z, said)
 		if err == nil {
-			delete(held, z.zone)
+			delete(held, z.Zone)
 			continue
 		}
 		waiting = true
-		if why := err.Error(); held[z.zone] != why && ctx.Err() == nil {
-			held[z.zone] = why
-			n.logger.Info("version of a state machine not raised yet", "zone", z.zone, "version", z.now, "known", z.may,
+		if why := err.Error(); held[z.Zone] != why && ctx.Err() == nil {
+			held[z.Zone] = why
+			n.logger.Info("version of a state machine not raised yet", "zone", z.Zone, "version", z.Now, "known", z.May,
 				"err", err)
 		}
 	}
@@ -98,12 +89,12 @@ type nodeAnswer struct {
 
 // raiseMachineVersion raises a zone's version as far as all members know it. An error says which one does not
 // know what this program does.
-func (n *Node) raiseMachineVersion(ctx context.Context, z raisable, said map[nexusraft.NodeID]nodeAnswer) error {
+func (n *Node) raiseMachineVersion(ctx context.Context, z worker.Raisable, said map[nexusraft.NodeID]nodeAnswer) error {
 	ctx, cancel := context.WithTimeout(ctx, raiseTimeout)
 	defer cancel()
-	to, held := z.may, error(nil)
-	for _, m := range z.members {
-		known, err := n.machineVersionOf(ctx, m.Node, z.kind, said)
+	to, held := z.May, error(nil)
+	for _, m := range z.Members {
+		known, err := n.machineVersionOf(ctx, m.Node, z.Machine, said)
 		switch {
 		case err != nil:
 			return fmt.Errorf("%v has not said which version it knows: %w", m, err)
@@ -111,16 +102,16 @@ func (n *Node) raiseMachineVersion(ctx context.Context, z raisable, said map[nex
 			to, held = known, fmt.Errorf("%v knows version %d: install the newest release on it", m, known)
 		}
 	}
-	if to <= z.now {
+	if to <= z.Now {
 		return held
 	}
-	root := z.zone == nexusraft.RootZone
+	root := z.Zone == nexusraft.RootZone
 	if root {
 		if err := n.registry.RequireVersion(ctx); err != nil {
 			return err
 		}
 	}
-	_, err := n.proposeSystem(ctx, z.zone, &pb.NodeCommand{Kind: &pb.NodeCommand_RaiseMachineVersion{
+	_, err := n.proposeSystem(ctx, z.Zone, &pb.NodeCommand{Kind: &pb.NodeCommand_RaiseMachineVersion{
 		RaiseMachineVersion: &pb.RaiseMachineVersion{Version: to, RootZone: root},
 	}})
 	if err != nil {
@@ -143,20 +134,21 @@ func (n *Node) machineVersionOf(
 	return a.status.MachineVersions[kind], a.err
 }
 
-// raisable returns the zones that this node leads and whose versions its program would raise.
-func (w *worker) raisable() (all []raisable) {
-	for id, g := range w.zones {
-		known := versionOf(g.configured)
-		if known <= g.machine.Version || !g.replica.TermApplied() {
-			continue
+// machines are the names of the state machines that zones may run here.
+func (n *Node) machines() []string { return slices.Sorted(maps.Keys(n.config.Machines)) }
+
+// machineVersions returns the highest versions that this program knows of its state machines, by their
+// names, without those of version 0; see nexusraft.NodeStatus.
+func (n *Node) machineVersions() map[string]uint32 {
+	versions := make(map[string]uint32)
+	note := func(name string, m nexusraft.StateMachine) {
+		if v := apply.VersionOf(m); v > 0 {
+			versions[name] = v
 		}
-		z := raisable{zone: id, kind: g.kind, now: g.machine.Version, may: known}
-		for _, m := range g.replica.Membership().Members {
-			if m.Role != nexusraft.RoleWitness && m.Node != w.node.ID() {
-				z.members = append(z.members, m)
-			}
-		}
-		all = append(all, z)
 	}
-	return all
+	note("", n.config.StateMachine)
+	for name, m := range n.config.Machines {
+		note(name, m)
+	}
+	return versions
 }

@@ -45,9 +45,7 @@ func (z rootZone) Command(ctx context.Context, c *pb.NodeCommand) ([]byte, error
 func (z rootZone) Leads() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), driver.StatusTimeout)
 	defer cancel()
-	leads, err := ask(ctx, z.node, nexusraft.RootZone, func(g *group) (bool, error) {
-		return g.replica.TermApplied(), nil
-	})
+	leads, err := z.node.worker.Leads(ctx, nexusraft.RootZone)
 	return err == nil && leads
 }
 
@@ -59,7 +57,9 @@ func (z rootZone) ReadLocal(fn func(nexusraft.Reader) error) error {
 	return z.node.readSystemLocal(nexusraft.RootZone, fn)
 }
 
-func (z rootZone) Confirm(ctx context.Context) error { return z.node.confirm(ctx, nexusraft.RootZone) }
+func (z rootZone) Confirm(ctx context.Context) error {
+	return z.node.worker.Confirm(ctx, nexusraft.RootZone)
+}
 
 func (z rootZone) Members() (nexusraft.Membership, error) {
 	k, err := z.node.replicas.View(nexusraft.RootZone)
@@ -67,5 +67,5 @@ func (z rootZone) Members() (nexusraft.Membership, error) {
 }
 
 func (z rootZone) MayJoin(ctx context.Context, r transport.JoinRequest) (refusal, err error) {
-	return z.node.changer(nexusraft.RootZone).MayJoin(ctx, joiner(r))
+	return z.node.worker.Changer(nexusraft.RootZone).MayJoin(ctx, joiner(r))
 }

@@ -1,11 +1,12 @@
 package node_test
 
 import (
-	"errors"
+	"context"
 	"fmt"
 	"testing"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/node"
 )
 
 // awaitAsleep waits until all zones of some members sleep.
@@ -71,21 +72,43 @@ func TestSleepingZonesFailOver(t *testing.T) {
 	awaitAsleep(t, back, other)
 }
 
+// failing is a state machine that stops its zone on the node that leads it, once fail is closed, and without
+// a command.
+type failing struct {
+	words
+	fail chan struct{}
+}
+
+func (f failing) Lead(ctx context.Context, _ nexusraft.Leadership) {
+	select {
+	case <-f.fail:
+		panic("the test fails it")
+	case <-ctx.Done():
+	}
+}
+
 // TestSleepingZoneStopsAlone: a zone that stops on a node alone wakes what rests on that node, and
 // moves.
 func TestSleepingZoneStopsAlone(t *testing.T) {
 	t.Parallel()
-	n1 := found(t, zonesConfig(t, "n1"))
-	n2 := join(t, zonesConfig(t, "n2"), n1)
+	fail := make(chan struct{})
+	config := func(name string, fail chan struct{}) node.Config {
+		c := zonesConfig(t, name)
+		c.Machines["failing"] = failing{fail: fail}
+		return c
+	}
+	n1 := found(t, config("n1", fail))
+	n2 := join(t, config("n2", nil), n1)
 	runWitnessOf(t, n1)
-	z := n1.create("a-words", "words")
+	z := n1.create("a-zone", "failing")
 	proposed(t, z, "k=v")
+	n1.leads(z.ID(), n2)
 	awaitAsleep(t, n1, n2)
 	before, err := n1.node.Changes(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	n1.node.FailZone(z.ID(), errors.New("the test fails it"))
+	close(fail)
 	eventually(t, "the other member serves", func() error {
 		s, err := n2.zoneOf(z.ID()).Status(t.Context())
 		if err == nil && s.State != nexusraft.Leader {

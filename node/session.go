@@ -241,7 +241,7 @@ func (z *Zone) registerOnce(ctx context.Context) (uint64, error) {
 		}
 	}
 	answer, err := z.node.proposeSystem(ctx, z.id, &pb.NodeCommand{Kind: &pb.NodeCommand_RegisterSession{
-		RegisterSession: &pb.RegisterSession{Owner: nameOf(authz.RequesterOf(ctx)), RootZone: root},
+		RegisterSession: &pb.RegisterSession{Owner: authz.RequesterName(ctx), RootZone: root},
 	}})
 	switch {
 	case err != nil:

@@ -22,6 +22,9 @@ const (
 	forwardTimeout  = time.Second
 )
 
+// leadTimeout is how long an orderly stop waits for calls of Lead, all together.
+const leadTimeout = 1500 * time.Millisecond
+
 // start starts the worker, its watchdog and the server.
 func (n *Node) start(lis net.Listener, register func(grpc.ServiceRegistrar)) *serving.Running {
 	options := append(transport.LimitedServerOptions(n.limits, n.peering.TLS()), n.access.Options()...)
@@ -37,7 +40,7 @@ func (n *Node) start(lis net.Listener, register func(grpc.ServiceRegistrar)) *se
 			reflection.Register(s)
 			n.access.Register(s)
 		},
-		Work: n.worker.run, Watch: n.watchdog.Watch, Health: n.events.Health, Logger: n.logger,
+		Work: n.worker.Run, Watch: n.watchdog.Watch, Health: n.events.Health, Logger: n.logger,
 		Leave: func() {
 			n.events.End()
 			n.peers.Close()
@@ -55,9 +58,16 @@ func (n *Node) handOver() {
 	for _, id := range n.replicas.Zones() {
 		places <- struct{}{}
 		all.Go(func() {
-			n.changer(id).HandOver(ctx)
+			n.worker.Changer(id).HandOver(ctx)
 			<-places
 		})
 	}
 	all.Wait()
+}
+
+// awaitLeads waits for the calls of Lead once the worker has ended.
+func (n *Node) awaitLeads() {
+	for _, id := range n.leads.Wait(leadTimeout) {
+		n.logger.Error("the state machine's Lead has not returned; the node closes all the same", "zone", id)
+	}
 }

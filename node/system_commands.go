@@ -44,7 +44,7 @@ func (n *Node) proposeSystem(ctx context.Context, z nexusraft.ZoneID, c *pb.Node
 // readSystem runs fn over all that a zone keeps, the system state included, as Zone.Read does over
 // the state machine's part.
 func (n *Node) readSystem(ctx context.Context, z nexusraft.ZoneID, fn func(nexusraft.Reader) error) error {
-	if err := n.confirm(ctx, z); err != nil {
+	if err := n.worker.Confirm(ctx, z); err != nil {
 		return err
 	}
 	return n.readPermitted(ctx, z, fn)
@@ -54,7 +54,7 @@ func (n *Node) readSystem(ctx context.Context, z nexusraft.ZoneID, fn func(nexus
 // before the records are looked at, so that they are no older.
 func (n *Node) readPermitted(ctx context.Context, z nexusraft.ZoneID, fn func(nexusraft.Reader) error) error {
 	return n.readSystemLocal(z, func(r nexusraft.Reader) error {
-		if err := n.permitted(ctx); err != nil {
+		if err := n.access.Permits(authz.RequesterOf(ctx)); err != nil {
 			return err
 		}
 		return fn(r)

@@ -7,6 +7,3 @@ import "time"
 // TestTick is longer than in other builds: the race detector makes a node many times slower, and an
 // election timeout of a few rounds would have every test elect leaders, whatever it is about.
 const TestTick = 30 * time.Millisecond
-
-// crashStride is at which of the disk's operations TestZonesAfterACrashAtAnyStep crashes: each so many.
-const crashStride = 6

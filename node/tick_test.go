@@ -6,6 +6,3 @@ import "time"
 
 // TestTick is the tick interval of the tests' nodes, short, so that they wait little.
 const TestTick = 10 * time.Millisecond
-
-// crashStride is at which of the disk's operations TestZonesAfterACrashAtAnyStep crashes: each so many.
-const crashStride = 1

@@ -5,15 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/apply"
 	"github.com/nexi-lab/nexus-raft/internal/authz"
-	"github.com/nexi-lab/nexus-raft/internal/driver"
 	"github.com/nexi-lab/nexus-raft/internal/forward"
-	"github.com/nexi-lab/nexus-raft/internal/propose"
 	"github.com/nexi-lab/nexus-raft/internal/system"
 	"github.com/nexi-lab/nexus-raft/transport"
 )
@@ -105,7 +102,7 @@ func (n *Node) proposeAnywhere(ctx context.Context, p transport.Proposal) (nexus
 // Checksum digests this node's own copy of the zone's state: SHA-256 over each pair in key order,
 // lengths included.
 func (z *Zone) Checksum(ctx context.Context) (nexusraft.Checksum, error) {
-	return z.node.checksum(ctx, z.id)
+	return z.node.worker.Checksum(ctx, z.id)
 }
 
 // Term returns the newest term that this replica has stored. It does not wait.
@@ -134,12 +131,18 @@ func (n handler) Propose(ctx context.Context, p transport.Proposal) (nexusraft.R
 		return nexusraft.Result{}, fmt.Errorf("gave up before anything was written: %w", err)
 	}
 	p.Command = bytes.Clone(p.Command)
-	var r nexusraft.Result
-	err := n.onceTermBegan(ctx, p.Zone, func() (err error) {
-		r, err = n.proposeHere(ctx, p, 0)
-		return err
-	})
-	return r, err
+	return n.worker.Propose(ctx, p)
+}
+
+// proposeInTerm is nexusraft.Leadership.Propose.
+func (n *Node) proposeInTerm(
+	ctx context.Context, zone nexusraft.ZoneID, term nexusraft.Term, id nexusraft.RequestID, command []byte,
+) (nexusraft.Result, error) {
+	if err := checkSize(command); err != nil {
+		return nexusraft.Result{}, err
+	}
+	p := transport.Proposal{Zone: zone, Request: id, Command: bytes.Clone(command)}
+	return n.worker.ProposeInTerm(ctx, p, term)
 }
 
 func checkSize(command []byte) error {
@@ -149,17 +152,6 @@ func checkSize(command []byte) error {
 	return nil
 }
 
-// proposeHere proposes if this node leads; in one term only, if that is not 0.
-func (n *Node) proposeHere(ctx context.Context, p transport.Proposal, term nexusraft.Term) (nexusraft.Result, error) {
-	call := propose.New(p.Zone)
-	call.Term = term
-	call.Request, call.Own, call.Command, call.Requester = p.Request, p.Own, p.Command, p.Requester
-	if err := n.worker.put(call); err != nil {
-		return nexusraft.Result{}, err
-	}
-	return call.Wait(ctx)
-}
-
 // Read runs fn over the zone's state, which includes every write that was acknowledged, by any
 // node, before Read was called: a quorum confirms it. It returns ErrNoQuorum if the context ends
 // first, or no leader is known for 32 election timeouts, ErrNotLeader with the leader while this
@@ -167,10 +159,14 @@ func (n *Node) proposeHere(ctx context.Context, p transport.Proposal, term nexus
 // of a client's call and the client may not make it any more by the state that was confirmed, or
 // fn's own error. The Reader is void when fn returns.
 func (z *Zone) Read(ctx context.Context, fn func(nexusraft.Reader) error) error {
-	if err := z.node.confirm(ctx, z.id); err != nil {
+	return z.node.read(ctx, z.id, fn)
+}
+
+func (n *Node) read(ctx context.Context, id nexusraft.ZoneID, fn func(nexusraft.Reader) error) error {
+	if err := n.worker.Confirm(ctx, id); err != nil {
 		return err
 	}
-	return z.ReadLocal(ctx, fn)
+	return (&Zone{n, id}).ReadLocal(ctx, fn)
 }
 
 // ReadWithin runs fn over a state of the zone that is at most age old: it includes every write that was
@@ -202,59 +198,11 @@ func (z *Zone) ReadAt(ctx context.Context, index nexusraft.Index, fn func(nexusr
 		return err
 	}
 	if !p.Fresh.Has(index) {
-		err := z.node.served(ctx, z.id, func(g *group, r *read) { g.group.ReadAt(r, index) })
-		if err != nil {
+		if err := z.node.worker.ConfirmIndex(ctx, z.id, index); err != nil {
 			return fmt.Errorf("read zone %v at index %d: %w", z.id, index, err)
 		}
 	}
 	return z.ReadLocal(ctx, fn)
-}
-
-// readElections is for how many election timeouts a read waits for a leader.
-const readElections = 32
-
-// read is one call that waits until its zone may serve it.
-type read struct {
-	ready chan error  // has room for the one answer
-	gone  atomic.Bool // the caller has given up
-}
-
-func newRead() *read { return &read{ready: make(chan error, 1)} }
-
-// Serve implements driver.Read.
-func (r *read) Serve(err error) { r.ready <- err }
-
-// Gone implements driver.Read.
-func (r *read) Gone() bool { return r.gone.Load() }
-
-// confirm returns once this replica's state includes every write that was acknowledged
-// before, or ErrNoQuorum; see Zone.Read.
-func (n *Node) confirm(ctx context.Context, z nexusraft.ZoneID) error {
-	asked := time.Now()
-	return n.served(ctx, z, func(g *group, r *read) { g.group.Read(r, asked) })
-}
-
-// served returns once a replica serves the read that give gives to it, unless it follows with a full disk,
-// or ErrNoQuorum if the context ends first.
-func (n *Node) served(ctx context.Context, z nexusraft.ZoneID, give func(*group, *read)) error {
-	r := newRead()
-	defer r.gone.Store(true)
-	_, err := ask(ctx, n, z, func(g *group) (struct{}, error) {
-		if err := g.behind(); err != nil {
-			return struct{}{}, err
-		}
-		give(g, r)
-		return struct{}{}, nil
-	})
-	if err != nil {
-		return err
-	}
-	select {
-	case err := <-r.ready:
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", nexusraft.ErrNoQuorum, context.Cause(ctx))
-	}
 }
 
 // ReadLocal runs fn over the state as this replica has it, which may be behind; so may be what it
@@ -266,30 +214,5 @@ func (z *Zone) ReadLocal(ctx context.Context, fn func(nexusraft.Reader) error) e
 
 // Status returns this replica's view of the zone.
 func (z *Zone) Status(ctx context.Context) (nexusraft.ZoneStatus, error) {
-	return ask(ctx, z.node, z.id, func(g *group) (nexusraft.ZoneStatus, error) { return g.status(), nil })
-}
-
-// ask has the worker run f with the zone, and waits for its answer.
-func ask[T any](ctx context.Context, n *Node, id nexusraft.ZoneID, f func(*group) (T, error)) (T, error) {
-	type reply struct {
-		value T
-		err   error
-	}
-	r, err := driver.Ask(ctx, n.worker.inbox, func(err error) (r reply) {
-		if g := n.worker.group(id); err != nil {
-			r.err = err
-		} else if g == nil {
-			r.err = n.replicas.Absent(id)
-		} else {
-			r.value, r.err = f(g)
-		}
-		return r
-	})
-	switch {
-	case err == nil:
-		return r.value, r.err
-	case errors.Is(err, context.Cause(ctx)):
-		err = fmt.Errorf("%w: %w", nexusraft.ErrNoQuorum, err)
-	}
-	return r.value, err
+	return z.node.worker.Status(ctx, z.id)
 }

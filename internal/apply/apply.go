@@ -163,6 +163,14 @@ type Machine struct {
 	Heard   bool   // somebody hears notes; otherwise they are dropped
 }
 
+// VersionOf returns the highest version that a state machine knows; see nexusraft.Versioned.
+func VersionOf(m nexusraft.StateMachine) uint32 {
+	if v, ok := m.(nexusraft.Versioned); ok {
+		return v.Version()
+	}
+	return 0
+}
+
 // Command applies one command over base and merges its writes into base only if it
 // succeeds. The error is not the command's: ErrMachine and a system.DivergedError stop the zone, and
 // any other one is the disk's and ends the node (I9).

@@ -89,7 +89,7 @@ var mutants = []mutant{
 	{
 		"A conf change in a later part of its round is not synced.",
 		"internal/driver/group.go", "r.part.MustSync = r.part.MustSync || c.ConfChange != nil", "_ = c.ConfChange",
-		"node", "TestConfChangeInALaterPart",
+		"internal/worker", "TestConfChangeInALaterPart",
 	},
 	{
 		"What a group has applied is written though its state machine has failed.",
@@ -124,7 +124,7 @@ var mutants = []mutant{
 	{
 		"Any read's answer serves the reads that wait.",
 		"internal/driver/reads.go", "\tif i < 0 {\n\t\treturn\n\t}\n", "\tif i < 0 {\n\t\ti = len(r.asked) - 1\n\t}\n",
-		"node", "TestReadsWaitForTheirOwnIndex",
+		"internal/worker", "TestReadsWaitForTheirOwnIndex",
 	},
 	{
 		"An answer serves reads that came after its question.",
@@ -161,8 +161,8 @@ var mutants = []mutant{
 	},
 	{
 		"A member's write is not synced.",
-		"node/worker.go", "w.batch.Commit(sync)", "w.batch.Commit(sync && false)",
-		"node", "TestAnswersLeaveAfterTheSync|TestVotesLeaveAfterTheSync",
+		"internal/worker/worker.go", "w.batch.Commit(sync)", "w.batch.Commit(sync && false)",
+		"internal/worker", "TestAnswersLeaveAfterTheSync|TestVotesLeaveAfterTheSync",
 	},
 	{
 		"A witness's write is not synced.",
@@ -182,12 +182,12 @@ var mutants = []mutant{
 	{
 		"The log above a snapshot that is on its way is compacted.",
 		"internal/raftlog/compact.go", "\t\t\tupTo = min(upTo, index)\n", "\t\t\t_ = index\n",
-		"node", "TestLogAboveASnapshotStays",
+		"internal/worker", "TestLogAboveASnapshotStays",
 	},
 	{
 		"A witness is shown entries before they are on the leader's disk.",
 		"internal/zone/ready.go", "mayLeaveEarly(m) && !r.showsWitness(m) &&", "mayLeaveEarly(m) &&",
-		"node", "TestCandidateAsksAfterTheSync",
+		"internal/worker", "TestCandidateAsksAfterTheSync",
 	},
 	{
 		"What tells of the commit of a conf change leaves before the write.",

@@ -1,4 +1,4 @@
-package node
+package worker
 
 import (
 	"fmt"
@@ -16,6 +16,7 @@ import (
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/apply"
 	"github.com/nexi-lab/nexus-raft/internal/propose"
 	"github.com/nexi-lab/nexus-raft/internal/raftlog"
 	"github.com/nexi-lab/nexus-raft/internal/system"
@@ -49,7 +50,7 @@ func deletion(id nexusraft.ZoneID, name string) *pb.NodeCommand {
 }
 
 // asks has commands of the nodes wait for the root zone; all of them are taken by one round.
-func (n *Node) asks(t *testing.T, commands ...*pb.NodeCommand) (calls []*propose.Call) {
+func (w *idleWorker) asks(t *testing.T, commands ...*pb.NodeCommand) (calls []*propose.Call) {
 	t.Helper()
 	for _, c := range commands {
 		data, err := proto.Marshal(c)
@@ -58,7 +59,7 @@ func (n *Node) asks(t *testing.T, commands ...*pb.NodeCommand) (calls []*propose
 		}
 		p := propose.New(nexusraft.RootZone)
 		p.Own, p.Command = true, data
-		if err := n.worker.put(p); err != nil {
+		if err := w.put(p); err != nil {
 			t.Fatal(err)
 		}
 		calls = append(calls, p)
@@ -67,10 +68,10 @@ func (n *Node) asks(t *testing.T, commands ...*pb.NodeCommand) (calls []*propose
 }
 
 // does has commands of the nodes done.
-func (n *Node) does(t *testing.T, commands ...*pb.NodeCommand) {
+func (w *idleWorker) does(t *testing.T, commands ...*pb.NodeCommand) {
 	t.Helper()
-	calls := n.asks(t, commands...)
-	n.turnWith(t)
+	calls := w.asks(t, commands...)
+	w.turnWith(t)
 	for i, p := range calls {
 		if a := answerOf(t, "command", p); a.err != nil {
 			t.Fatalf("%v: %v", commands[i], a.err)
@@ -78,34 +79,34 @@ func (n *Node) does(t *testing.T, commands ...*pb.NodeCommand) {
 	}
 }
 
-// foundingNode is a node on a disk whose root zone it leads alone.
-func foundingNode(t *testing.T, disk storage.FS) *Node {
+// foundingWorker is that of a node on a disk whose root zone it leads alone.
+func foundingWorker(t *testing.T, disk storage.FS) *idleWorker {
 	t.Helper()
-	n := idleNodeOn(t, false, disk)
-	n.config.Logger = slog.New(slog.DiscardHandler)
-	close(n.ready)
-	if err := n.worker.openAll(); err != nil {
+	w := idleWorkerOn(t, false, disk)
+	w.o.Logger = slog.New(slog.DiscardHandler)
+	close(w.ready)
+	if err := w.openAll(); err != nil {
 		t.Fatal(err)
 	}
-	n.elects(t, nexusraft.RootZone)
-	return n
+	w.elects(t, nexusraft.RootZone)
+	return w
 }
 
 // elects has the node lead zones whose only voter it is.
-func (n *Node) elects(t *testing.T, ids ...nexusraft.ZoneID) {
+func (w *idleWorker) elects(t *testing.T, ids ...nexusraft.ZoneID) {
 	t.Helper()
 	for _, id := range ids {
-		if err := n.worker.zones[id].replica.Campaign(); err != nil {
+		if err := w.zones[id].replica.Campaign(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	n.turns(t)
+	w.turns(t)
 }
 
 // zoneState returns the IDs of the root zone's records, as they are applied here.
-func (n *Node) zoneState(t *testing.T) (ids []nexusraft.ZoneID) {
+func (w *idleWorker) zoneState(t *testing.T) (ids []nexusraft.ZoneID) {
 	t.Helper()
-	err := n.readSystemLocal(nexusraft.RootZone, func(r nexusraft.Reader) (err error) {
+	err := w.o.Replicas.Read(nexusraft.RootZone, func(r nexusraft.Reader) (err error) {
 		ids, err = system.ZoneIDs(r)
 		return err
 	})
@@ -117,27 +118,27 @@ func (n *Node) zoneState(t *testing.T) (ids []nexusraft.ZoneID) {
 
 // checkHosted checks that what the node hosts, and what its disk has, is the root zone and the zones of
 // its records, each once and whole, and nothing else.
-func (n *Node) checkHosted(t *testing.T) {
+func (w *idleWorker) checkHosted(t *testing.T) {
 	t.Helper()
-	want := append([]nexusraft.ZoneID{nexusraft.RootZone}, n.zoneState(t)...)
-	onDisk, err := raftlog.Zones(n.dir.Raft)
+	want := append([]nexusraft.ZoneID{nexusraft.RootZone}, w.zoneState(t)...)
+	onDisk, err := raftlog.Zones(w.o.Dir.Raft)
 	if err != nil {
 		t.Fatal(err)
 	}
-	hosted := slices.Sorted(maps.Keys(n.worker.zones))
-	if !slices.Equal(hosted, want) || !slices.Equal(onDisk, want) || !slices.Equal(n.replicas.Zones(), want) {
+	hosted := slices.Sorted(maps.Keys(w.zones))
+	if !slices.Equal(hosted, want) || !slices.Equal(onDisk, want) || !slices.Equal(w.o.Replicas.Zones(), want) {
 		t.Errorf("the records have zones %v; hosted are %v, on the disk %v, known %v", want, hosted, onDisk,
-			n.replicas.Zones())
+			w.o.Replicas.Zones())
 	}
 	trees := make(map[string]bool)
 	for _, id := range onDisk {
-		log, err := raftlog.Open(n.dir.Raft, id)
+		log, err := raftlog.Open(w.o.Dir.Raft, id)
 		if err != nil {
 			t.Fatal(err)
 		}
 		m, hs := log.Meta(), log.HardState()
 		last, _ := log.LastIndex()
-		if self := system.ReplicaOf(id, n.ID()); id != nexusraft.RootZone && m.Replica != self ||
+		if self := system.ReplicaOf(id, w.ID()); id != nexusraft.RootZone && m.Replica != self ||
 			!slices.Equal(m.ConfState.GetVoters(), []uint64{uint64(m.Replica)}) {
 			t.Errorf("zone %v is replica %v with voters %v", id, m.Replica, m.ConfState.GetVoters())
 		}
@@ -146,7 +147,7 @@ func (n *Node) checkHosted(t *testing.T) {
 		}
 		trees[m.StateTree] = strings.HasPrefix(m.StateTree, "zone/"+id.String()+"/")
 	}
-	names, err := n.dir.Store.Trees()
+	names, err := w.o.Dir.Store.Trees()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,8 +157,8 @@ func (n *Node) checkHosted(t *testing.T) {
 		}
 		delete(trees, name)
 	}
-	if len(trees) > 0 || n.problem() != "" {
-		t.Errorf("states %v are not on the disk; the node says %q", slices.Collect(maps.Keys(trees)), n.problem())
+	if len(trees) > 0 || w.problem() != "" {
+		t.Errorf("states %v are not on the disk; the node says %q", slices.Collect(maps.Keys(trees)), w.problem())
 	}
 }
 
@@ -171,7 +172,7 @@ type promise struct {
 type crashScript struct {
 	t      *testing.T
 	disk   *storage.MemFS
-	n      *Node
+	w      *idleWorker
 	last   nexusraft.ZoneID // the newest
 	writes int
 	at     atomic.Pointer[moment]
@@ -231,12 +232,12 @@ func (s *crashScript) step(commands ...*pb.NodeCommand) {
 		at.zones = append(at.zones, zones)
 	}
 	s.at.Store(&at)
-	s.n.does(s.t, commands...)
+	s.w.does(s.t, commands...)
 	s.settle(zones)
-	s.n.checkHosted(s.t)
+	s.w.checkHosted(s.t)
 	for range electTicks {
-		s.n.worker.Tick(nil)
-		s.n.turns(s.t)
+		s.w.Tick(nil)
+		s.w.turns(s.t)
 	}
 	s.settle(zones)
 	for i, id := range zones {
@@ -254,10 +255,10 @@ func (s *crashScript) write(id nexusraft.ZoneID) {
 	p := propose.New(id)
 	s.writes++
 	p.Command = fmt.Append(nil, "k", s.writes)
-	if err := s.n.worker.put(p); err != nil {
+	if err := s.w.put(p); err != nil {
 		s.t.Fatal(err)
 	}
-	s.n.turnWith(s.t)
+	s.w.turnWith(s.t)
 	if a := answerOf(s.t, "write", p); a.err != nil {
 		s.t.Fatalf("write to zone %v: %v", id, a.err)
 	}
@@ -272,11 +273,11 @@ func (s *crashScript) write(id nexusraft.ZoneID) {
 // settle notes that there are these zones for certain, and what each has promised.
 func (s *crashScript) settle(zones []nexusraft.ZoneID) {
 	s.t.Helper()
-	if got := s.n.zoneState(s.t); !slices.Equal(got, zones) {
+	if got := s.w.zoneState(s.t); !slices.Equal(got, zones) {
 		s.t.Fatalf("there are zones %v, want %v", got, zones)
 	}
 	at := moment{[][]nexusraft.ZoneID{zones}, make(map[nexusraft.ZoneID]promise)}
-	for id, g := range s.n.worker.zones {
+	for id, g := range s.w.zones {
 		hs := g.log.HardState()
 		last, _ := g.log.LastIndex()
 		at.promises[id] = promise{hs.GetTerm(), hs.GetVote(), last, s.at.Load().promises[id].keys}
@@ -302,23 +303,20 @@ func (s *crashScript) reopenAll() {
 // reopen opens what a crash has left as a node does, and holds it against what may be found.
 func (c crashClone) reopen(t *testing.T) {
 	t.Helper()
-	config := idleConfig(t, c.disk)
-	config.Logger = nil
-	n, err := Open(config)
+	w, err := reopen(c.disk, false, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatalf("open after %s: %v", c.name, err)
 	}
-	defer n.Close()
-	n.worker.batch = n.dir.Store.NewBatch()
-	defer n.worker.batch.Close()
-	close(n.ready)
-	if err := n.worker.openAll(); err != nil {
+	defer w.Close()
+	defer w.batch.Close()
+	close(w.ready)
+	if err := w.openAll(); err != nil {
 		t.Fatalf("open the zones after %s: %v", c.name, err)
 	}
-	n.turns(t)
-	n.checkHosted(t)
+	w.turns(t)
+	w.checkHosted(t)
 	for id, x := range c.promises {
-		g := n.worker.zones[id]
+		g := w.zones[id]
 		if g == nil {
 			continue // it was deleted, or its loss shows below
 		}
@@ -328,24 +326,25 @@ func (c crashClone) reopen(t *testing.T) {
 			t.Errorf("zone %v: the log ends at %d, hard state %v, want at least %+v", id, last, hs, x)
 		}
 	}
-	n.elects(t, nexusraft.RootZone) // and so it applies all of its log
-	n.checkHosted(t)
-	zones := n.zoneState(t)
+	w.elects(t, nexusraft.RootZone) // and so it applies all of its log
+	w.checkHosted(t)
+	zones := w.zoneState(t)
 	if !slices.ContainsFunc(c.zones, func(z []nexusraft.ZoneID) bool { return slices.Equal(z, zones) }) {
 		t.Errorf("there are zones %v, want one of %v", zones, c.zones)
 	}
 	for _, id := range zones {
 		if x := c.promises[id]; len(x.keys) > 0 {
-			n.elects(t, id)
-			n.checkKeys(t, id, x.keys)
+			w.elects(t, id)
+			w.checkKeys(t, id, x.keys)
 		}
 	}
 }
 
 // checkKeys checks that a zone has kept keys.
-func (n *Node) checkKeys(t *testing.T, id nexusraft.ZoneID, keys []string) {
+func (w *idleWorker) checkKeys(t *testing.T, id nexusraft.ZoneID, keys []string) {
 	t.Helper()
-	err := (&Zone{n, id}).ReadLocal(t.Context(), func(r nexusraft.Reader) error {
+	err := w.o.Replicas.Read(id, func(r nexusraft.Reader) error {
+		r = apply.MachineReader(r)
 		for _, key := range keys {
 			if _, ok, err := r.Get([]byte(key)); !ok || err != nil {
 				t.Errorf("zone %v has lost %q, which was acknowledged: %v", id, key, err)
@@ -364,10 +363,10 @@ func TestZonesAfterACrashAtAnyStep(t *testing.T) {
 	s := &crashScript{
 		t: t, disk: storage.NewMemFS(), rng: rand.New(rand.NewPCG(1, 2)), last: nexusraft.RootZone, stride: crashStride,
 	}
-	s.n = foundingNode(t, errorfs.Wrap(s.disk, errorfs.InjectorFunc(s.onDisk)))
+	s.w = foundingWorker(t, errorfs.Wrap(s.disk, errorfs.InjectorFunc(s.onDisk)))
 	s.at.Store(&moment{zones: [][]nexusraft.ZoneID{nil}})
 	s.settle(nil)
-	self := s.n.ID()
+	self := s.w.ID()
 	s.step(raise())
 	s.step(create("x-a", self))
 	s.step(create("x-b", self))
@@ -386,7 +385,7 @@ func TestZonesAfterACrashAtAnyStep(t *testing.T) {
 		many[i] = deletion(nexusraft.ZoneID(7+i), fmt.Sprint("many", i))
 	}
 	s.step(many[:maxHosted+2]...)
-	if err := s.n.Close(); err != nil { // what the store writes at its end is a step, too
+	if err := s.w.Close(); err != nil { // what the store writes at its end is a step, too
 		t.Fatal(err)
 	}
 	s.reopenAll()
@@ -395,16 +394,16 @@ func TestZonesAfterACrashAtAnyStep(t *testing.T) {
 
 // A node whose cluster has version 4 has a directory that no earlier release opens, also without other zones.
 func TestEarlierReleasesAreKeptOut(t *testing.T) {
-	n := idleNode(t, false)
-	if err := n.worker.openAll(); err != nil {
+	w := newIdleWorker(t, false)
+	if err := w.openAll(); err != nil {
 		t.Fatal(err)
 	}
-	n.turns(t)
-	before := n.dir.Store.Stats().Syncs
-	if err := n.dir.RequireZones(); err != nil {
+	w.turns(t)
+	before := w.o.Dir.Store.Stats().Syncs
+	if err := w.o.Dir.RequireZones(); err != nil {
 		t.Fatal(err)
 	}
-	if again := n.dir.Store.Stats().Syncs - before; again != 0 {
+	if again := w.o.Dir.Store.Stats().Syncs - before; again != 0 {
 		t.Errorf("%d syncs to raise the format of the directory: it was not done before", again)
 	}
 }

@@ -1,4 +1,4 @@
-package node
+package worker
 
 import (
 	"context"
@@ -36,7 +36,7 @@ func (g *group) permits(q *nexusraft.Requester) error {
 	if !g.replica.TermApplied() {
 		return errTermBegins
 	}
-	return g.w.node.access.Permits(q)
+	return g.w.o.Access.Permits(q)
 }
 
 // permitsSession returns nil if the client that asks may use the session of its command: it has registered it,
@@ -69,14 +69,14 @@ func nameOf(q *nexusraft.Requester) string {
 	return q.Name
 }
 
-// onceTermBegan runs f again when its errTermBegins has passed.
-func (n *Node) onceTermBegan(ctx context.Context, z nexusraft.ZoneID, f func() error) error {
+// onceTermBegan runs f again when its errTermBegins has passed. It may be called from any goroutine.
+func (w *worker) onceTermBegan(ctx context.Context, z nexusraft.ZoneID, f func() error) error {
 	for {
 		err := f()
 		if !errors.Is(err, errTermBegins) {
 			return err
 		}
-		if err := n.confirm(ctx, z); err != nil {
+		if err := w.confirm(ctx, z); err != nil {
 			return err
 		}
 	}
@@ -84,10 +84,10 @@ func (n *Node) onceTermBegan(ctx context.Context, z nexusraft.ZoneID, f func() e
 
 // askPermitted is ask for what only a leader does, and only if the client of ctx may have it done.
 func askPermitted[T any](
-	ctx context.Context, n *Node, z nexusraft.ZoneID, f func(*group) (T, error),
+	ctx context.Context, w *worker, z nexusraft.ZoneID, f func(*group) (T, error),
 ) (value T, err error) {
-	err = n.onceTermBegan(ctx, z, func() (err error) {
-		value, err = ask(ctx, n, z, func(g *group) (T, error) {
+	err = w.onceTermBegan(ctx, z, func() (err error) {
+		value, err = ask(ctx, w, z, func(g *group) (T, error) {
 			if err := g.permits(authz.RequesterOf(ctx)); err != nil {
 				var none T
 				return none, err
@@ -98,7 +98,3 @@ func askPermitted[T any](
 	})
 	return value, err
 }
-
-// permitted returns ErrDenied unless the client of a context may still do what it asks for, by the
-// records as they are here now.
-func (n *Node) permitted(ctx context.Context) error { return n.access.Permits(authz.RequesterOf(ctx)) }

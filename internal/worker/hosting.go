@@ -1,9 +1,10 @@
-package node
+package worker
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync/atomic"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -63,22 +64,22 @@ func (w *worker) host() (more bool, err error) {
 // which those know nothing: they would pass over commands of sessions, for example, as if there were none.
 func (w *worker) keepEarlierOut() error {
 	var version uint32
-	err := w.node.readSystemLocal(nexusraft.RootZone, func(r nexusraft.Reader) (err error) {
+	err := w.o.Replicas.Read(nexusraft.RootZone, func(r nexusraft.Reader) (err error) {
 		version, err = system.ClusterVersion(r)
 		return err
 	})
 	if err != nil || version < system.ZonesVersion {
 		return err
 	}
-	return w.node.dir.RequireZones()
+	return w.o.Dir.RequireZones()
 }
 
 // compareZones finds the zones of this node that were deleted.
 func (w *worker) compareZones() error {
 	h := &w.hosting
 	h.compare, h.deleted, h.seen = false, nil, nexusraft.RootZone
-	return w.node.readSystemLocal(nexusraft.RootZone, func(r nexusraft.Reader) error {
-		for _, id := range w.node.replicas.Zones() {
+	return w.o.Replicas.Read(nexusraft.RootZone, func(r nexusraft.Reader) error {
+		for _, id := range w.o.Replicas.Zones() {
 			if id == nexusraft.RootZone {
 				continue
 			}
@@ -105,12 +106,12 @@ func (w *worker) dropZones() error {
 			w.neighbors.Forget(g.group)
 			g.stop(fmt.Errorf("%w: zone %v was deleted", nexusraft.ErrZoneNotFound, id))
 		}
-		w.node.forwards.Tick(id, 0, 1) // ends the calls: no tick of the zone comes any more that would
-		if w.node.replicas.Withdraw(id) {
-			w.node.zonesChanged.Notify()
-			w.node.logger.Info("zone deleted", "zone", id)
+		w.o.Forwards.Tick(id, 0, 1) // ends the calls: no tick of the zone comes any more that would
+		if w.o.Replicas.Withdraw(id) {
+			w.o.ZonesChanged.Notify()
+			w.o.Logger.Info("zone deleted", "zone", id)
 		}
-		if err := w.node.dir.DropZone(w.batch, id); err != nil {
+		if err := w.o.Dir.DropZone(w.batch, id); err != nil {
 			return err
 		}
 	}
@@ -123,7 +124,7 @@ func (w *worker) dropZones() error {
 func (w *worker) makeZones() (looked int, err error) {
 	h := &w.hosting
 	var records []*pb.ZoneRecord
-	err = w.node.readSystemLocal(nexusraft.RootZone, func(r nexusraft.Reader) (err error) {
+	err = w.o.Replicas.Read(nexusraft.RootZone, func(r nexusraft.Reader) (err error) {
 		records, err = system.Zones(r, h.seen, maxHosted)
 		return err
 	})
@@ -132,7 +133,7 @@ func (w *worker) makeZones() (looked int, err error) {
 	}
 	var fresh []*pb.ZoneRecord
 	for _, z := range records {
-		if w.node.replicas.Has(nexusraft.ZoneID(z.GetId())) {
+		if w.o.Replicas.Has(nexusraft.ZoneID(z.GetId())) {
 			continue
 		}
 		if err := w.stageZone(z); err != nil {
@@ -150,7 +151,7 @@ func (w *worker) makeZones() (looked int, err error) {
 		w.elect(nexusraft.ZoneID(z.GetId()))
 	}
 	h.seen = nexusraft.ZoneID(records[len(records)-1].GetId())
-	w.node.zonesChanged.Notify()
+	w.o.ZonesChanged.Notify()
 	return len(records), nil
 }
 
@@ -176,7 +177,7 @@ func (w *worker) elect(id nexusraft.ZoneID) {
 // stageZone stages a zone's replica.
 func (w *worker) stageZone(z *pb.ZoneRecord) error {
 	id := nexusraft.ZoneID(z.GetId())
-	return w.node.dir.StageZone(w.batch, id, system.ReplicaOf(id, w.node.ID()), foundersOf(z),
+	return w.o.Dir.StageZone(w.batch, id, system.ReplicaOf(id, w.o.Peering.Self().Node), foundersOf(z),
 		system.FoundingDigest())
 }
 
@@ -191,9 +192,9 @@ func foundersOf(z *pb.ZoneRecord) (members []nexusraft.Member) {
 // on this node alone, and the others go on.
 func (w *worker) openZone(z *pb.ZoneRecord) error {
 	id := nexusraft.ZoneID(z.GetId())
-	if w.node.machine(z.GetMachine()) == nil {
+	if w.machine(z.GetMachine()) == nil {
 		w.unopened(z, fmt.Errorf("%w: it runs the state machine %q, and this program has none of that name (it has %q): "+
-			"run the release that has it", nexusraft.ErrRefused, z.GetMachine(), w.node.machines()))
+			"run the release that has it", nexusraft.ErrRefused, z.GetMachine(), slices.Sorted(maps.Keys(w.o.Machines))))
 		return nil
 	}
 	g, err := openGroup(w, id, z.GetMachine())
@@ -212,29 +213,29 @@ func (w *worker) openZone(z *pb.ZoneRecord) error {
 		return nil
 	}
 	w.add(g)
-	w.node.peering.Connect(g.replica.Membership())
+	w.o.Peering.Connect(g.replica.Membership())
 	return nil
 }
 
 // unopened publishes that a zone of this node does not run, and why.
 func (w *worker) unopened(z *pb.ZoneRecord, err error) {
 	id := nexusraft.ZoneID(z.GetId())
-	w.node.logger.Error("zone does not run on this node", "zone", id, "name", z.GetName(), "err", err)
+	w.o.Logger.Error("zone does not run on this node", "zone", id, "name", z.GetName(), "err", err)
 	members := nexusraft.Membership{Shape: nexusraft.DefaultShape, Members: foundersOf(z)}
-	if log, err := raftlog.Open(w.node.dir.Raft, id); err == nil {
+	if log, err := raftlog.Open(w.o.Dir.Raft, id); err == nil {
 		members = log.Meta().Membership // as it was when the zone last ran here
 	}
-	w.node.replicas.Publish(id, replicas.Known{
+	w.o.Replicas.Publish(id, replicas.Known{
 		Members: members, Term: new(atomic.Uint64), Fresh: new(driver.Freshness), Events: new(events.Notifier),
 	})
-	w.node.replicas.Fail(id, err)
-	w.node.events.ZoneStopped(id, err.Error())
+	w.o.Replicas.Fail(id, err)
+	w.o.Events.ZoneStopped(id, err.Error())
 }
 
 // openAll opens the root zone, and then by its records the other zones that there are replicas of here.
 // What was made or deleted while the node was away is done by the first turn.
 func (w *worker) openAll() error {
-	zones, err := raftlog.Zones(w.node.dir.Raft)
+	zones, err := raftlog.Zones(w.o.Dir.Raft)
 	if err != nil || len(zones) == 0 {
 		return err
 	}
@@ -247,14 +248,14 @@ func (w *worker) openAll() error {
 		return unfit
 	}
 	w.add(root)
-	w.node.peering.Connect(root.replica.Membership())
+	w.o.Peering.Connect(root.replica.Membership())
 	w.hosting.look, w.hosting.compare = true, true
 	for _, id := range zones {
 		if id == nexusraft.RootZone {
 			continue
 		}
 		var z *pb.ZoneRecord
-		err := w.node.readSystemLocal(nexusraft.RootZone, func(r nexusraft.Reader) (err error) {
+		err := w.o.Replicas.Read(nexusraft.RootZone, func(r nexusraft.Reader) (err error) {
 			z, err = system.FindZone(r, id)
 			return err
 		})
@@ -273,110 +274,4 @@ func (w *worker) openAll() error {
 		w.fail(root, unfit) // not before: the others are opened by its records
 	}
 	return nil
-}
-
-// ZoneSpec says what a zone is to be.
-type ZoneSpec struct {
-	// Machine is which state machine it runs, by its name in Config.Machines, of every member.
-	Machine string
-}
-
-// CreateZone makes a zone with a replica on each node of the cluster, and returns it once this node
-// has its own; if there is one of this name and state machine, that. The zone is complete or there is
-// none, whatever happens meanwhile: nodes that are away make their replicas when they come back. Its
-// leader is elected in a moment; Propose waits for that.
-//
-// Names are as nexusraft.ValidateZoneName has them. Errors are those of Zone.Propose, and ErrRefused
-// with the reason: the name, a state machine that this node does not have or another one than the
-// zone's, too many zones, or a node of an earlier release in the cluster.
-func (n *Node) CreateZone(ctx context.Context, name string, spec ZoneSpec) (*Zone, error) {
-	z, err := zoneKeeper{n}.Create(ctx, name, spec.Machine)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		changed := n.zonesChanged.Wait() // before the zone is looked for, so that nothing falls in between
-		found, err := n.Zone(z.ID)
-		if !errors.Is(err, nexusraft.ErrZoneNotFound) {
-			return found, err
-		}
-		if err := n.deleted(z); err != nil {
-			return nil, err
-		}
-		select {
-		case <-changed:
-		case <-n.ended:
-			return nil, n.errEnded()
-		case <-ctx.Done():
-			return nil, fmt.Errorf("zone %q is made, and not on this node yet: %w: %w", name, nexusraft.ErrUncertain,
-				context.Cause(ctx))
-		}
-	}
-}
-
-// deleted returns ErrZoneNotFound if a zone that was made is there no more, as far as this node knows.
-func (n *Node) deleted(z nexusraft.ZoneInfo) error {
-	gone := false
-	err := n.readSystemLocal(nexusraft.RootZone, func(r nexusraft.Reader) error {
-		table, err := system.ZoneTable(r)
-		if err != nil || table.GetLastId() < uint64(z.ID) { // the record is still on its way
-			return err
-		}
-		record, err := system.FindZone(r, z.ID)
-		gone = record == nil
-		return err
-	})
-	if err == nil && gone {
-		err = fmt.Errorf("%w: zone %q was made, and deleted meanwhile", nexusraft.ErrZoneNotFound, z.Name)
-	}
-	return err
-}
-
-// DeleteZone deletes a zone and its data on all nodes, for ever; a node that is away does so when it comes back.
-// The name is the zone's, so that the wrong one is not deleted. Calls that wait for the zone end with
-// ErrZoneNotFound. Errors are those of Zone.Propose, and ErrRefused if there is no such zone, or it is
-// the root zone.
-func (n *Node) DeleteZone(ctx context.Context, id nexusraft.ZoneID, name string) error {
-	return zoneKeeper{n}.Delete(ctx, id, name)
-}
-
-// Zones returns the cluster's zones but for the root zone, by ID, as a quorum of that knows them. Errors
-// are those of Zone.Read.
-func (n *Node) Zones(ctx context.Context) (all []nexusraft.ZoneInfo, err error) {
-	for more := true; more; {
-		var page []nexusraft.ZoneInfo
-		after := nexusraft.RootZone
-		if len(all) > 0 {
-			after = all[len(all)-1].ID
-		}
-		if page, more, err = (zoneKeeper{n}).List(ctx, after, ""); err != nil {
-			return nil, err
-		}
-		all = append(all, page...)
-	}
-	return all, nil
-}
-
-// zoneKeeper is what a node does about zones for callers of its own program and for clients.
-type zoneKeeper struct{ *Node }
-
-// Create implements rpc.ZoneKeeper.
-func (n zoneKeeper) Create(ctx context.Context, name, machine string) (nexusraft.ZoneInfo, error) {
-	if n.config.Machines[machine] == nil {
-		return nexusraft.ZoneInfo{}, fmt.Errorf("create zone %q: %w: this program has no state machine %q; it has %q",
-			nexusraft.Printable(name), nexusraft.ErrRefused, nexusraft.Printable(machine), n.machines())
-	}
-	return n.registry.Create(ctx, name, machine)
-}
-
-// Delete implements rpc.ZoneKeeper.
-func (n zoneKeeper) Delete(ctx context.Context, id nexusraft.ZoneID, name string) error {
-	return n.registry.Delete(ctx, id, name)
-}
-
-// List implements rpc.ZoneKeeper.
-func (n zoneKeeper) List(
-	ctx context.Context, after nexusraft.ZoneID, name string,
-) ([]nexusraft.ZoneInfo, bool, error) {
-	return n.registry.List(ctx, after, name)
 }

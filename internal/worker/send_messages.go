@@ -1,4 +1,4 @@
-package node
+package worker
 
 import (
 	"go.etcd.io/raft/v3/raftpb"
@@ -21,15 +21,16 @@ func (w *worker) RequestVotes(to nexusraft.NodeID, votes []driver.VoteRequest) {
 	w.out.RequestVotes(to, votes)
 }
 
-// unreachable tells every zone that does not sleep that messages to a node were lost: once for all that
+// Unreachable tells every zone that does not sleep that messages to a node were lost: once for all that
 // are lost before the worker comes to it, since a full queue loses one after the other.
-func (n *Node) unreachable(node nexusraft.NodeID) {
-	if _, waits := n.lost.LoadOrStore(node, true); waits {
+func (x *Worker) Unreachable(node nexusraft.NodeID) {
+	w := x.w
+	if _, waits := w.lost.LoadOrStore(node, true); waits {
 		return
 	}
-	n.worker.inbox.Post(func() {
-		n.lost.Delete(node)
-		for g := range n.worker.all {
+	w.inbox.Post(func() {
+		w.lost.Delete(node)
+		for g := range w.all {
 			if m, ok := g.replica.Membership().Node(node); ok && m.Replica != g.self {
 				g.replica.ReportUnreachable(m.Replica)
 			}
@@ -37,12 +38,12 @@ func (n *Node) unreachable(node nexusraft.NodeID) {
 	})
 }
 
-// Leaving implements transport.PeerHandler: the peer shuts down in order, so nothing is
-// held back for it.
-func (n handler) Leaving(node nexusraft.NodeID) {
-	n.worker.inbox.Post(func() {
-		n.worker.neighbors.WakeIf(func(x *driver.Group) bool { return x.Replica().RestsOn(node) })
-		for g := range n.worker.all {
+// Leaving tells the zones that a node shuts down in order, so nothing is held back for it.
+func (x *Worker) Leaving(node nexusraft.NodeID) {
+	w := x.w
+	w.inbox.Post(func() {
+		w.neighbors.WakeIf(func(x *driver.Group) bool { return x.Replica().RestsOn(node) })
+		for g := range w.all {
 			if m, ok := g.replica.Membership().Node(node); ok && m.Replica != g.self {
 				g.replica.ReportLeaving(m.Replica)
 			}

@@ -1,4 +1,4 @@
-package node
+package worker
 
 import (
 	"fmt"
@@ -24,24 +24,24 @@ func (a *amplifier) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error
 }
 
 // amplifying is a node that leads, and whose state machine that is.
-func amplifying(t *testing.T, disk storage.FS) (*Node, *group, *amplifier) {
+func amplifying(t *testing.T, disk storage.FS) (*idleWorker, *group, *amplifier) {
 	t.Helper()
-	n := idleNodeOn(t, false, disk)
-	h := host(t, n)
+	w := idleWorkerOn(t, false, disk)
+	h := host(t, w)
 	a := &amplifier{g: h}
 	h.machine.StateMachine = a
 	if err := h.replica.Campaign(); err != nil {
 		t.Fatal(err)
 	}
-	n.turns(t)
-	return n, h, a
+	w.turns(t)
+	return w, h, a
 }
 
 // What commands make is written part by part (I15): a round has thousands of small ones, and each
 // may make a MiB.
 func TestRoundIsWrittenInParts(t *testing.T) {
 	const commands = 100
-	n, h, a := amplifying(t, storage.NewMemFS())
+	w, h, a := amplifying(t, storage.NewMemFS())
 	var waiting []*propose.Call
 	for i := range commands {
 		p := propose.New(h.id)
@@ -50,7 +50,7 @@ func TestRoundIsWrittenInParts(t *testing.T) {
 	}
 	waiting[3].Take()
 	h.propose(waiting)
-	n.turns(t)
+	w.turns(t)
 	for i, p := range waiting {
 		if i == 3 {
 			continue
@@ -74,7 +74,7 @@ func TestRoundIsWrittenInParts(t *testing.T) {
 // (I3).
 func TestConfChangeInALaterPart(t *testing.T) {
 	disk := storage.NewMemFS()
-	n, h, _ := amplifying(t, disk)
+	w, h, _ := amplifying(t, disk)
 	o := &outbox{t: t, disk: disk, zone: h.id}
 	var ps []*propose.Call
 	for i := range 10 {
@@ -97,7 +97,7 @@ func TestConfChangeInALaterPart(t *testing.T) {
 	}
 	h.propose(ps)
 	h.propose([]*propose.Call{change})
-	n.turns(t)
+	w.turns(t)
 	if a := answerOf(t, "conf change", change); a.err != nil || !told {
 		t.Errorf("conf change: %v, told: %t", a.err, told)
 	}
@@ -105,12 +105,12 @@ func TestConfChangeInALaterPart(t *testing.T) {
 
 // An answer that nobody waits for is not kept until its round is written.
 func TestAnswersThatNobodyWaitsFor(t *testing.T) {
-	n, h, _ := amplifying(t, storage.NewMemFS())
+	w, h, _ := amplifying(t, storage.NewMemFS())
 	p, left := propose.New(h.id), propose.New(h.id)
 	p.Command, left.Command = []byte("a"), []byte("b")
 	h.propose([]*propose.Call{p, left})
 	_, _ = left.Wait(ended(t))
-	n.turns(t)
+	w.turns(t)
 	for p, want := range map[*propose.Call]int{p: 1 << 20, left: 0} {
 		if a := answerOf(t, "proposal", p); a.err != nil || len(a.result.Data) != want {
 			t.Errorf("an answer of %d bytes was kept, want %d; %v", len(a.result.Data), want, a.err)

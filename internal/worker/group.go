@@ -1,4 +1,4 @@
-package node
+package worker
 
 import (
 	"cmp"
@@ -15,6 +15,7 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/apply"
 	"github.com/nexi-lab/nexus-raft/internal/driver"
 	"github.com/nexi-lab/nexus-raft/internal/events"
+	"github.com/nexi-lab/nexus-raft/internal/leading"
 	"github.com/nexi-lab/nexus-raft/internal/propose"
 	"github.com/nexi-lab/nexus-raft/internal/raftlog"
 	"github.com/nexi-lab/nexus-raft/internal/replicas"
@@ -39,10 +40,10 @@ type group struct {
 	clock   func() time.Time
 
 	kind       string                 // the name of its state machine; "" of the root zone's
-	configured nexusraft.StateMachine // as Config has it
+	configured nexusraft.StateMachine // as Options have it
 	machine    apply.Machine          // as it applies commands
 	leads      nexusraft.Leading      // the same; nil if it has no Lead
-	led        *leadership            // the call of Lead that has not returned; nil if there is none
+	led        *leading.Lead          // the call of Lead that has not returned; nil if there is none
 	ledTerm    nexusraft.Term         // in which Lead has returned by itself
 
 	envelopes []zone.Envelope // being handed to raft; empty otherwise, and kept for its memory
@@ -75,7 +76,7 @@ type unwritten struct {
 	zones   bool // a zone was made or deleted, or the cluster's version raised
 	deleted []nexusraft.ZoneID
 	told    []accessChange
-	notes   []nexusraft.Note // for the call of Lead; at most maxNotes/2 and those of one command
+	notes   []nexusraft.Note // for the call of Lead; at most leading.MaxNotes/2 and those of one command
 }
 
 // accessChange is a change of who may do what, of the zones, or of the version of a state machine, for the log.
@@ -94,32 +95,32 @@ type confApplied struct {
 // openGroup opens a replica from its log and state; openMachine is to follow. kind is the name of its state
 // machine, "" of the root zone's.
 func openGroup(w *worker, id nexusraft.ZoneID, kind string) (*group, error) {
-	log, err := raftlog.Open(w.node.dir.Raft, id)
+	log, err := raftlog.Open(w.o.Dir.Raft, id)
 	if err != nil {
 		return nil, fmt.Errorf("open the log of zone %v: %w", id, err)
 	}
 	meta := log.Meta()
-	state, ok, err := w.node.dir.Store.OpenTree(meta.StateTree)
+	state, ok, err := w.o.Dir.Store.OpenTree(meta.StateTree)
 	if err != nil {
 		return nil, fmt.Errorf("open the state of zone %v: %w", id, err)
 	}
 	if !ok {
 		return nil, fmt.Errorf("%w: zone %v has no state tree %q", nexusraft.ErrCorrupt, id, meta.StateTree)
 	}
-	if err := w.node.countIfAlone(meta.Replica, meta.ConfState); err != nil {
+	if err := w.countIfAlone(meta.Replica, meta.ConfState); err != nil {
 		return nil, err
 	}
-	c := w.node.config
+	c := &w.o
 	g := &group{
-		w: w, id: id, self: meta.Replica, log: log, state: state, kind: kind, configured: w.node.machine(kind),
+		w: w, id: id, self: meta.Replica, log: log, state: state, kind: kind, configured: w.machine(kind),
 		overlay: storage.NewOverlay(state),
 		logger:  c.Logger.With("zone", id), clock: c.Clock,
 		sending: make(map[nexusraft.ReplicaID]nexusraft.Index),
 	}
 	g.group, err = driver.NewGroup(driver.Config{Owner: g, ReadTicks: readElections * c.ElectionTicks, Config: zone.Config{
-		Zone: id, Replica: meta.Replica, Incarnation: w.node.self().Incarnation,
+		Zone: id, Replica: meta.Replica, Incarnation: w.o.Peering.Self().Incarnation,
 		Storage: log, Applied: log.Applied(), Membership: meta.Membership,
-		Vouched:       w.node.peering.Vouched,
+		Vouched:       w.o.Peering.Vouched,
 		Signals:       w.neighbors,
 		ElectionTicks: c.ElectionTicks, HeartbeatTicks: c.HeartbeatTicks, HoldTicks: c.HoldTicks,
 		Logger: zone.NewLogger(c.Logger, id),
@@ -129,8 +130,17 @@ func openGroup(w *worker, id nexusraft.ZoneID, kind string) (*group, error) {
 	}
 	g.replica = g.group.Replica()
 	g.term.Store(log.HardState().GetTerm())
-	w.node.replicas.Publish(id, g.published())
+	w.o.Replicas.Publish(id, g.published())
 	return g, nil
+}
+
+// countIfAlone counts the opening once a replica is its zone's only voter: its commands bear the
+// incarnation, and it needs no peer for them.
+func (w *worker) countIfAlone(self nexusraft.ReplicaID, conf *raftpb.ConfState) error {
+	if voters := conf.GetVoters(); len(voters) != 1 || voters[0] != uint64(self) {
+		return nil
+	}
+	return w.o.Peering.Count()
 }
 
 // published is what others may know of the zone as it is now.
@@ -221,7 +231,7 @@ func (g *group) hint() *nexusraft.NotLeaderError {
 	e := &nexusraft.NotLeaderError{Zone: g.id}
 	id, self := g.replica.Leader()
 	if m, ok := g.replica.Membership().Replica(id); ok && !self {
-		e.Leader, e.Address = m.Node, g.w.node.peering.AddressOf(m.Node, m.Address)
+		e.Leader, e.Address = m.Node, g.w.o.Peering.AddressOf(m.Node, m.Address)
 	}
 	return e
 }
@@ -235,14 +245,14 @@ func (g *group) Began(*zone.Work) {
 		st := g.replica.Status()
 		g.logger.Info("leader changed", "leader", leader, "self", self, "term", st.Term, "index", st.LastIndex)
 		m, _ := g.replica.Membership().Replica(leader)
-		g.w.node.events.Leader(g.id, m.Node, leader, st.Term)
+		g.w.o.Events.Leader(g.id, m.Node, leader, st.Term)
 	}
 	state, index := g.replica.Sync()
 	if state != g.sync {
 		g.sync, g.syncSince = state, time.Now()
 		if state != nexusraft.SyncUnknown {
 			g.logger.Info("sync state changed", "sync", state, "term", g.term.Load(), "index", index)
-			g.w.node.events.Sync(g.id, state, nexusraft.Term(g.term.Load()), index)
+			g.w.o.Events.Sync(g.id, state, nexusraft.Term(g.term.Load()), index)
 		}
 	}
 }
@@ -356,7 +366,7 @@ func (g *group) applyConfChange(e *raftpb.Entry) (apply.Effects, error) {
 	if c.conf, c.after, err = g.group.ApplyConfChange(e); err != nil {
 		return apply.Effects{}, err
 	}
-	if err := g.w.node.countIfAlone(g.self, c.conf); err != nil {
+	if err := g.w.countIfAlone(g.self, c.conf); err != nil {
 		return apply.Effects{}, err
 	}
 	g.unwritten.changes = append(g.unwritten.changes, c)
@@ -366,7 +376,7 @@ func (g *group) applyConfChange(e *raftpb.Entry) (apply.Effects, error) {
 func (g *group) stageConfChange(b *storage.Batch, c confApplied) error {
 	for _, m := range c.after.Members {
 		if old, ok := c.before.Replica(m.Replica); ok && old.Address != m.Address {
-			g.w.node.peering.Moved(m.Node, m.Address)
+			g.w.o.Peering.Moved(m.Node, m.Address)
 		}
 	}
 	if c.after.IsRemoved(g.self) {
@@ -375,7 +385,7 @@ func (g *group) stageConfChange(b *storage.Batch, c confApplied) error {
 	if err := g.log.SetMembership(b, c.conf, c.after); err != nil {
 		return err
 	}
-	g.w.node.replicas.Publish(g.id, g.published())
+	g.w.o.Replicas.Publish(g.id, g.published())
 	for _, m := range c.after.Members {
 		g.logger.Info("replica", "index", c.entry.GetIndex(), "replica", m.Replica, "peer", m.Node, "role", m.Role, "addr",
 			m.Address)
@@ -386,15 +396,15 @@ func (g *group) stageConfChange(b *storage.Batch, c confApplied) error {
 // errRemoved says what is left to do with a node whose replica was removed. The round that
 // applies the removal is finished first, so that the directory knows of it.
 func (g *group) errRemoved(at nexusraft.Index) error {
-	who := g.w.node.self()
+	who := g.w.o.Peering.Self()
 	m := nexusraft.Member{Node: who.Node, Name: who.Name}
 	return fmt.Errorf("%w: %v was removed from zone %v of the cluster at index %d: clear %s and join as a new node",
-		nexusraft.ErrFenced, m, g.id, at, g.w.node.config.Dir)
+		nexusraft.ErrFenced, m, g.id, at, g.w.o.Path)
 }
 
 // stageCompaction drops the older half of a log that is over its bounds.
 func (g *group) stageCompaction(b *storage.Batch) error {
-	c := g.w.node.config
+	c := &g.w.o
 	return g.log.CompactOver(b, c.CompactEntries, c.CompactBytes, maps.Values(g.sending))
 }
 
@@ -411,12 +421,12 @@ func (g *group) Written(p *driver.Part) {
 		g.logger.Info(c.what, "change", c.change, "by", c.by, "index", c.index)
 	}
 	if (whole || g.unwritten.access) && g.id == nexusraft.RootZone {
-		g.w.node.access.Changed() // first, so that no event is sent by older records
+		g.w.o.Access.Changed() // first, so that no event is sent by older records
 	}
 	if (whole || g.unwritten.zones) && g.id == nexusraft.RootZone {
 		h := &g.w.hosting
 		h.look, h.compare, h.deleted = true, h.compare || whole, append(h.deleted, g.unwritten.deleted...)
-		g.w.node.zonesChanged.Notify()
+		g.w.o.ZonesChanged.Notify()
 	}
 	if whole || g.unwritten.news {
 		g.events.Notify()
@@ -449,7 +459,7 @@ func (g *group) tick() {
 			_ = g.replica.Campaign() // otherwise an election timeout passes
 		}
 	}
-	g.w.node.forwards.Tick(g.id, g.leadingNode(), g.w.node.config.ElectionTicks)
+	g.w.o.Forwards.Tick(g.id, g.leadingNode(), g.w.o.ElectionTicks)
 	if g.check.Index != 0 {
 		g.propose(nil) // no command has taken it along
 	}
@@ -483,6 +493,6 @@ func (g *group) status() nexusraft.ZoneStatus {
 	if s.Sync != nexusraft.SyncUnknown {
 		s.SyncSince = g.syncSince
 	}
-	s.Snapshots = g.w.node.snapshots.Status(g.id)
+	s.Snapshots = g.w.o.Snapshots.Status(g.id)
 	return s
 }

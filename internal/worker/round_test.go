@@ -1,4 +1,4 @@
-package node
+package worker
 
 import (
 	"encoding/binary"
@@ -22,13 +22,13 @@ import (
 	"github.com/nexi-lab/nexus-raft/transport"
 )
 
-// The admission of the witness that votingNode knows.
+// The admission of the witness that votingWorker knows.
 const (
 	witnessReplica nexusraft.ReplicaID = 9
 	witnessNode    nexusraft.NodeID    = 0x99
 )
 
-// outbox is the sender of a node under test. As a message leaves, it looks at what a crash
+// outbox is the sender of a worker under test. As a message leaves, it looks at what a crash
 // in that moment would leave on the node's disk, and holds I3 against it.
 type outbox struct {
 	t     *testing.T
@@ -43,58 +43,58 @@ type outbox struct {
 	asked func([]transport.VoteResult, error)
 }
 
-// votingNode is an opened node that does not run, a member beside a leader and a witness,
+// votingWorker is an idle worker of a member beside a leader and a witness,
 // with a log that begins at index 20.
-func votingNode(t *testing.T) (*Node, *group, *outbox) {
+func votingWorker(t *testing.T) (*idleWorker, *group, *outbox) {
 	t.Helper()
 	o := &outbox{t: t, disk: storage.NewMemFS(), zone: nexusraft.RootZone}
-	n := idleNodeOn(t, true, errorfs.Wrap(o.disk, errorfs.InjectorFunc(o.onDisk)))
+	w := idleWorkerOn(t, true, errorfs.Wrap(o.disk, errorfs.InjectorFunc(o.onDisk)))
 	members := nexusraft.Membership{Shape: nexusraft.DefaultShape}.
 		With(nexusraft.Member{Replica: leaderReplica, Node: leaderNode, Address: "127.0.0.1:1", Role: nexusraft.RoleMember}).
-		With(nexusraft.Member{Replica: selfReplica, Node: n.ID(), Address: "127.0.0.1:2", Role: nexusraft.RoleMember}).
+		With(nexusraft.Member{Replica: selfReplica, Node: w.ID(), Address: "127.0.0.1:2", Role: nexusraft.RoleMember}).
 		With(nexusraft.Member{
 			Replica: witnessReplica, Node: witnessNode, Address: "127.0.0.1:3",
 			Role: nexusraft.RoleWitness,
 		})
-	err := n.peering.Admitted(transport.JoinResult{
-		Cluster: 1, Zone: nexusraft.RootZone, Replica: selfReplica, Membership: admittedMembers(n),
+	err := w.o.Peering.Admitted(transport.JoinResult{
+		Cluster: 1, Zone: nexusraft.RootZone, Replica: selfReplica, Membership: admittedMembers(w),
 	}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := host(t, n)
-	n.worker.out.Network = o
-	m := snapshotAt(t, n, leaderNode, 20)
+	h := host(t, w)
+	w.out.Network = o
+	m := snapshotAt(t, w, leaderNode, 20)
 	m.message.Snapshot.Data = members.Encode()
 	m.message.Snapshot.Metadata.ConfState = &raftpb.ConfState{Voters: []uint64{
 		uint64(leaderReplica), uint64(selfReplica),
 		uint64(witnessReplica),
 	}}
-	m.offer(t, n)
-	n.turnWith(t)
+	m.offer(t, w)
+	w.turnWith(t)
 	if h.log.Applied() != 20 || len(o.take(raftpb.MsgAppResp)) == 0 {
 		t.Fatalf("the snapshot was not installed and acknowledged: applied %d", h.log.Applied())
 	}
-	return n, h, o
+	return w, h, o
 }
 
 // turnWith has the worker step what came in, and do all that follows.
-func (n *Node) turnWith(t *testing.T, in ...driver.Inbound) {
+func (w *idleWorker) turnWith(t *testing.T, in ...driver.Inbound) {
 	t.Helper()
-	n.worker.inbox.Put(in)
-	n.worker.loop.Drain()
-	n.turns(t)
+	w.inbox.Put(in)
+	w.loop.Drain()
+	w.turns(t)
 }
 
 // turns has the worker do all that there is to do.
-func (n *Node) turns(t testing.TB) {
+func (w *idleWorker) turns(t testing.TB) {
 	t.Helper()
-	for range n.worker.all { // tests give work to groups without the worker
+	for range w.all { // tests give work to groups without the worker
 		continue
 	}
 	for busy := true; busy; {
 		var err error
-		if busy, err = n.worker.Turn(); err != nil {
+		if busy, err = w.Turn(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -235,10 +235,10 @@ func (o *outbox) vote(v transport.Vote) (driver.Inbound, *raftwire.Waiter) {
 
 // Whatever a node answers, what it promises is on its disk when the answer leaves (I3).
 func TestAnswersLeaveAfterTheSync(t *testing.T) {
-	n, _, o := votingNode(t)
+	w, _, o := votingWorker(t)
 	answers := func(typ raftpb.MessageType, in ...driver.Inbound) {
 		t.Helper()
-		n.turnWith(t, in...)
+		w.turnWith(t, in...)
 		if len(o.take(typ)) == 0 {
 			t.Errorf("no %v has left", typ)
 		}
@@ -254,10 +254,10 @@ func TestAnswersLeaveAfterTheSync(t *testing.T) {
 
 // A vote that was granted is on the disk when its answer leaves (I3).
 func TestVotesLeaveAfterTheSync(t *testing.T) {
-	n, _, o := votingNode(t)
+	w, _, o := votingWorker(t)
 	for _, v := range []transport.Vote{{Term: 6}, {Term: 9, Pre: true}, {Term: 9}} {
 		in, slot := o.vote(v)
-		n.turnWith(t, appendOf(20, 2, 2, 1, 20), in) // late; it makes a round that writes
+		w.turnWith(t, appendOf(20, 2, 2, 1, 20), in) // late; it makes a round that writes
 		r := answered(t, "vote", slot.Done())
 		if r.Outcome != transport.VoteGranted || r.Term != v.Term {
 			t.Errorf("the answer to %+v is %+v, want it granted", v, r)
@@ -274,10 +274,10 @@ func TestVotesLeaveAfterTheSync(t *testing.T) {
 
 // Two requests of one candidate in one round: each answer is to the request of its term.
 func TestVoteAnswersTheRequestOfItsTerm(t *testing.T) {
-	n, _, o := votingNode(t)
+	w, _, o := votingWorker(t)
 	older, first := o.vote(transport.Vote{Term: 6})
 	newer, second := o.vote(transport.Vote{Term: 7})
-	n.turnWith(t, older, newer)
+	w.turnWith(t, older, newer)
 	if r := answered(t, "first vote", first.Done()); r.Outcome == transport.VoteGranted && r.Term != 6 {
 		t.Errorf("the request of term 6 is answered %+v", r)
 	}
@@ -289,7 +289,7 @@ func TestVoteAnswersTheRequestOfItsTerm(t *testing.T) {
 // A candidate asks for votes, and a leader sends, only with term and vote on the disk; a
 // witness is shown nothing that is not there (I3).
 func TestCandidateAsksAfterTheSync(t *testing.T) {
-	n, h, o := votingNode(t)
+	w, h, o := votingWorker(t)
 	granted := func(pre bool, term uint64) driver.Inbound {
 		typ := raftpb.MsgVoteResp
 		if pre {
@@ -300,31 +300,31 @@ func TestCandidateAsksAfterTheSync(t *testing.T) {
 	if err := h.replica.Campaign(); err != nil {
 		t.Fatal(err)
 	}
-	n.turnWith(t)
+	w.turnWith(t)
 	asked := o.take(raftpb.MsgPreVote)
 	if len(asked) != 2 {
 		t.Fatalf("%d requests for a pre-vote, want 2", len(asked))
 	}
-	n.turnWith(t, granted(true, asked[0].GetTerm()))
+	w.turnWith(t, granted(true, asked[0].GetTerm()))
 	asked = o.take(raftpb.MsgVote)
 	if len(asked) != 2 {
 		t.Fatalf("%d requests for a vote, want 2", len(asked))
 	}
-	n.turnWith(t, granted(false, asked[0].GetTerm()))
+	w.turnWith(t, granted(false, asked[0].GetTerm()))
 	if _, self := h.replica.Leader(); !self || len(o.take(raftpb.MsgApp)) == 0 {
 		t.Fatal("the node does not lead, or has sent nothing")
 	}
 	for range 20 { // heartbeats, and what a witness may see
 		p := propose.New(h.id)
 		p.Command = []byte("k")
-		if err := n.worker.put(p); err != nil {
+		if err := w.put(p); err != nil {
 			t.Fatal(err)
 		}
 		h.tick()
 		answer := fromLeader(&raftpb.Message{Type: raftpb.MsgHeartbeatResp.Enum(), Term: asked[0].Term})
 		witness := fromLeader(&raftpb.Message{Type: raftpb.MsgHeartbeatResp.Enum(), Term: asked[0].Term})
 		witness.From, witness.Message.From = witnessNode, new(uint64(witnessReplica))
-		n.turnWith(t, answer, witness)
+		w.turnWith(t, answer, witness)
 	}
 	var members, witnesses int
 	for _, m := range o.take(raftpb.MsgApp) {
@@ -342,13 +342,13 @@ func TestCandidateAsksAfterTheSync(t *testing.T) {
 // A read is served by the answer to its own question, or to one that was asked after it came,
 // and not before the answer's index is applied.
 func TestReadsWaitForTheirOwnIndex(t *testing.T) {
-	n, h, o := votingNode(t)
-	n.turnWith(t, appendOf(20, 2, 2, 1, 21)) // there is a leader, and 21 is applied
+	w, h, o := votingWorker(t)
+	w.turnWith(t, appendOf(20, 2, 2, 1, 21)) // there is a leader, and 21 is applied
 	o.take(raftpb.MsgAppResp)
 	ask := func() *read {
 		r := newRead()
 		h.group.Read(r, time.Time{})
-		n.turnWith(t)
+		w.turnWith(t)
 		return r
 	}
 	question := func() []byte {
@@ -360,7 +360,7 @@ func TestReadsWaitForTheirOwnIndex(t *testing.T) {
 		return asked[0].GetEntries()[0].GetData()
 	}
 	tell := func(context []byte, index uint64) {
-		n.turnWith(t, fromLeader(&raftpb.Message{
+		w.turnWith(t, fromLeader(&raftpb.Message{
 			Type: raftpb.MsgReadIndexResp.Enum(), Term: new(uint64(2)), Index: new(index),
 			Entries: []*raftpb.Entry{{Data: context}},
 		}))
@@ -383,7 +383,7 @@ func TestReadsWaitForTheirOwnIndex(t *testing.T) {
 		for range 4 {
 			h.group.Tick()
 		}
-		n.turnWith(t, fromLeader(&raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), Term: new(uint64(2))}))
+		w.turnWith(t, fromLeader(&raftpb.Message{Type: raftpb.MsgHeartbeat.Enum(), Term: new(uint64(2))}))
 	}
 	o.take(raftpb.MsgReadIndex)
 	second := ask()
@@ -393,9 +393,9 @@ func TestReadsWaitForTheirOwnIndex(t *testing.T) {
 	newer := question()
 	tell(newer, 23)
 	want("an answer whose index is not applied", second, false)
-	n.turnWith(t, appendOf(21, 2, 2, 1, 22))
+	w.turnWith(t, appendOf(21, 2, 2, 1, 22))
 	want("an index before the answer's", second, false)
-	n.turnWith(t, appendOf(22, 2, 2, 1, 23))
+	w.turnWith(t, appendOf(22, 2, 2, 1, 23))
 	want("the answer's index, applied", first, true)
 	want("the answer's index, applied", second, true)
 }
@@ -403,20 +403,20 @@ func TestReadsWaitForTheirOwnIndex(t *testing.T) {
 // The log above a snapshot that is on its way stays, up to a bound, or its receiver would
 // never catch up.
 func TestLogAboveASnapshotStays(t *testing.T) {
-	n := idleNode(t, false)
-	n.config.CompactEntries = 20
-	h := host(t, n)
+	w := newIdleWorker(t, false)
+	w.o.CompactEntries = 20
+	h := host(t, w)
 	if err := h.replica.Campaign(); err != nil {
 		t.Fatal(err)
 	}
-	n.turnWith(t)
+	w.turnWith(t)
 	write := func(count int) {
 		t.Helper()
 		for range count {
 			p := propose.New(h.id)
 			p.Command = []byte("k")
 			h.propose([]*propose.Call{p})
-			n.turns(t) // without a look at the inbox: there the end of the job waits
+			w.turns(t) // without a look at the inbox: there the end of the job waits
 			if a := answerOf(t, "proposal", p); a.err != nil {
 				t.Fatal(a.err)
 			}
@@ -438,7 +438,7 @@ func TestLogAboveASnapshotStays(t *testing.T) {
 	if len(h.sending) != 1 {
 		t.Fatal("no snapshot is on its way")
 	}
-	for range 2 * n.config.CompactEntries {
+	for range 2 * w.o.CompactEntries {
 		write(1)
 		if got := first(); got > at+1 {
 			t.Fatalf("the log begins at %d, the snapshot that is on its way ends at %d", got, at)

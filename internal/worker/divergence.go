@@ -1,4 +1,4 @@
-package node
+package worker
 
 import (
 	"errors"
@@ -59,7 +59,7 @@ func (g *group) diverged(err error) error {
 		return err
 	}
 	mark := system.MarkDiverged(d)
-	return errors.Join(wayOut(err, g.id, g.w.node.config.Dir), g.w.batch.Set(g.state, mark.Key, mark.Value))
+	return errors.Join(wayOut(err, g.id, g.w.o.Path), g.w.batch.Set(g.state, mark.Key, mark.Value))
 }
 
 // wayOut says what is left to do with a state that differs from the leader's.

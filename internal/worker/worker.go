@@ -1,28 +1,111 @@
-package node
+package worker
 
 import (
 	"cmp"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/authz"
+	"github.com/nexi-lab/nexus-raft/internal/datadir"
 	"github.com/nexi-lab/nexus-raft/internal/driver"
+	"github.com/nexi-lab/nexus-raft/internal/events"
+	"github.com/nexi-lab/nexus-raft/internal/forward"
+	"github.com/nexi-lab/nexus-raft/internal/leading"
+	"github.com/nexi-lab/nexus-raft/internal/peering"
 	"github.com/nexi-lab/nexus-raft/internal/propose"
 	"github.com/nexi-lab/nexus-raft/internal/raftwire"
+	"github.com/nexi-lab/nexus-raft/internal/replicas"
 	"github.com/nexi-lab/nexus-raft/internal/snapshot"
+	"github.com/nexi-lab/nexus-raft/internal/watchdog"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
 	"github.com/nexi-lab/nexus-raft/storage"
+	"github.com/nexi-lab/nexus-raft/transport"
 )
 
-// worker has the node's zones: its goroutine, run, alone touches what is below proposals. It is the host
-// of its loop, and the disk and the sender of its driver, which makes the rounds.
+// Options are what a Worker needs of its node, which may share all of it with other goroutines. Fields without
+// a comment are as in node.Config; the node has set their defaults.
+type Options struct {
+	Path string // of the data directory, for errors
+	Dir  *datadir.Dir
+
+	Peering  *peering.Peering
+	Peers    *transport.Peers // what the zones send leaves by them
+	Replicas *replicas.Table  // has what others may know of the zones; the worker alone changes it
+	Events   *events.Local    // is told what happens to the zones
+	Access   *authz.Guard     // is told of changes of the root zone's records; says what clients may do
+	Forwards *forward.Calls   // end when their leader does, by the ticks of the zones
+	Leads    *leading.Leads
+
+	ZonesChanged *events.Notifier   // is told when a zone was made or deleted, or a replica made or dropped here
+	Watchdog     *watchdog.Watchdog // is told of the writes; of this worker's alone
+	Sending      *snapshot.Jobs     // that send snapshots
+	Snapshots    *snapshot.Progress // of those that come in and go out
+
+	StateMachine nexusraft.StateMachine
+	Machines     map[string]nexusraft.StateMachine
+
+	TickInterval   time.Duration
+	ElectionTicks  int
+	HeartbeatTicks int
+	HoldTicks      int
+	CompactEntries int
+	CompactBytes   int64
+	Clock          func() time.Time
+	Logger         *slog.Logger
+}
+
+func (o *Options) electionTimeout() time.Duration {
+	return time.Duration(o.ElectionTicks) * o.TickInterval
+}
+
+// Worker is the way to the zones of a member that one goroutine owns. Its methods may be called from many
+// goroutines; Run is called once.
+//
+// What waits ends with an ErrClosed when Run returns. A context bounds the waiting, not what was handed
+// over. A zone that is not here is ErrZoneNotFound, or ErrOverloaded while the node has not opened its zones;
+// one that has stopped on this node is ErrClosed.
+type Worker struct{ w *worker }
+
+// New returns a worker without zones. Nothing runs yet.
+func New(o Options) *Worker { return &Worker{newWorker(o)} }
+
+// Run works until stop is closed, which is no error, or it can't go on, which is: its disk has failed, raft has
+// panicked, or this node was removed from the cluster. Then it has answered everything that waited.
+func (x *Worker) Run(stop <-chan struct{}) error { return x.w.run(stop) }
+
+// Inbox returns the way for what peers send, and for what the worker's goroutine is to run.
+func (x *Worker) Inbox() *driver.Inbox { return x.w.inbox }
+
+// OpenZones opens the zones of which the data directory has replicas, in Run's goroutine, and returns when they
+// are open. It is called once. A zone whose log, state or state machine is not good for that stops on
+// this node, and is no error.
+func (x *Worker) OpenZones() error {
+	done := make(chan error, 1)
+	err := x.w.inbox.Call(func(err error) {
+		if err == nil {
+			err = x.w.openAll()
+		}
+		done <- err
+	})
+	if err != nil {
+		return err
+	}
+	return <-done
+}
+
+// worker has the zones: its goroutine, run, alone touches what is below lost. It is the host of its loop, and
+// the disk and the sender of its driver, which makes the rounds.
 type worker struct {
-	node      *Node
+	o         Options
 	loop      *driver.Worker
 	inbox     *driver.Inbox // the loop's
 	proposals propose.Queue
+	lost      sync.Map // by node: the worker is to hear that messages to it were lost
 
 	zones     map[nexusraft.ZoneID]*group
 	active    driver.Active      // those of them that may have work
@@ -33,7 +116,7 @@ type worker struct {
 	hosting   toHost          // which zones there are to be
 	out       raftwire.Outbox // to the node's peers
 	proposing []*propose.Call // taken from proposals, and not given to their zones yet
-	full      error           // the disk is; as of the last drain, see Node.Room
+	full      error           // the disk is; as of the last drain, see node.Node.Room
 
 	batch     *storage.Batch // what the zones have staged
 	switching []*group       // those whose state changes its tree by it
@@ -42,14 +125,13 @@ type worker struct {
 // inboxBounds are of what waits for the worker, besides proposals.
 var inboxBounds = driver.Bounds{Messages: 16 << 10, MessageBytes: 64 << 20, Calls: 16 << 10}
 
-func newWorker(n *Node) *worker {
-	w := &worker{node: n, zones: make(map[nexusraft.ZoneID]*group)}
-	w.loop, w.driver = driver.NewWorker(w, inboxBounds, n.logger), driver.New(w, w, maxPartBytes)
+func newWorker(o Options) *worker {
+	w := &worker{o: o, zones: make(map[nexusraft.ZoneID]*group)}
+	w.loop, w.driver = driver.NewWorker(w, inboxBounds, o.Logger), driver.New(w, w, maxPartBytes)
 	w.inbox = w.loop.Inbox()
-	c := n.config
-	silent := zone.SilentTicks(c.ElectionTicks, c.HeartbeatTicks, c.HoldTicks)
-	w.neighbors = driver.NewNeighbors(n.self().Incarnation, silent)
-	w.out = raftwire.Outbox{Inbox: w.inbox, Logger: n.logger}
+	silent := zone.SilentTicks(o.ElectionTicks, o.HeartbeatTicks, o.HoldTicks)
+	w.neighbors = driver.NewNeighbors(o.Peering.Self().Incarnation, silent)
+	w.out = raftwire.Outbox{Network: o.Peers, Inbox: w.inbox, Logger: o.Logger}
 	return w
 }
 
@@ -87,10 +169,10 @@ func (w *worker) all(yield func(*group) bool) {
 
 // run works until stop is closed, which is no error, or the disk fails, which is.
 func (w *worker) run(stop <-chan struct{}) error {
-	w.batch = w.node.dir.Store.NewBatch()
+	w.batch = w.o.Dir.Store.NewBatch()
 	defer w.batch.Close()
 	w.batch.UseReserve() // what makes a log grow was refused before raft had it
-	ticker := time.NewTicker(w.node.config.TickInterval)
+	ticker := time.NewTicker(w.o.TickInterval)
 	defer ticker.Stop()
 	return w.loop.Run(ticker.C, stop)
 }
@@ -100,12 +182,12 @@ func (w *worker) Group(id nexusraft.ZoneID) (*driver.Group, error) {
 	if g := w.group(id); g != nil {
 		return g.group, nil
 	}
-	return nil, w.node.replicas.Absent(id)
+	return nil, w.o.Replicas.Absent(id)
 }
 
 // Room implements driver.Host.
 func (w *worker) Room() bool {
-	w.full = w.node.Room()
+	w.full = w.o.Dir.Store.Room()
 	return w.full == nil
 }
 
@@ -131,13 +213,13 @@ func (w *worker) propose(id nexusraft.ZoneID, ps []*propose.Call) {
 		g.propose(ps)
 		return
 	}
-	propose.Refuse(ps, w.node.replicas.Absent(id))
+	propose.Refuse(ps, w.o.Replicas.Absent(id))
 }
 
 // Tick implements driver.Host. Zones that sleep are not looked at.
 func (w *worker) Tick(heard map[nexusraft.NodeID]zone.Signal) {
 	w.followRoot()
-	w.out.Signal(w.peers, w.neighbors.Own(), w.node.peering.Minor)
+	w.out.Signal(w.peers, w.neighbors.Own(), w.o.Peering.Minor)
 	w.neighbors.Tick(w.peers, heard, func(x *driver.Group) {
 		if g := w.zones[x.Zone()]; g != nil {
 			g.tick()
@@ -156,13 +238,13 @@ func (w *worker) followRoot() {
 		return
 	}
 	now := root.replica.Membership().Members
-	same := func(a, b nexusraft.Member) bool { return w.node.current(a) == b }
+	same := func(a, b nexusraft.Member) bool { return w.current(a) == b }
 	if slices.EqualFunc(now, w.members, same) {
 		return
 	}
 	w.members, w.peers = w.members[:0], w.peers[:0]
 	for _, m := range now {
-		w.members = append(w.members, w.node.current(m))
+		w.members = append(w.members, w.current(m))
 		if m.Replica != root.self {
 			w.peers = append(w.peers, m.Node)
 		}
@@ -210,14 +292,14 @@ func (w *worker) Turn() (busy bool, err error) {
 // reader may look.
 func (w *worker) Commit(_ []*driver.Group, sync bool) error {
 	if len(w.switching) > 0 {
-		w.node.replicas.Lock()
-		defer w.node.replicas.Unlock()
+		w.o.Replicas.Lock()
+		defer w.o.Replicas.Unlock()
 	}
-	w.node.watchdog.Begin(sync)
+	w.o.Watchdog.Begin(sync)
 	err := w.batch.Commit(sync)
-	w.node.watchdog.End()
+	w.o.Watchdog.End()
 	if err != nil {
-		return fmt.Errorf("write to %s: %w", w.node.config.Dir, err)
+		return fmt.Errorf("write to %s: %w", w.o.Path, err)
 	}
 	for _, g := range w.switching {
 		g.switched()
@@ -242,11 +324,11 @@ func (w *worker) status(id nexusraft.ZoneID) (s nexusraft.ZoneStatus, ok bool) {
 // fail stops one zone on this node: its state machine can't go on.
 func (w *worker) fail(g *group, err error) {
 	g.logger.Error("zone stopped on this node", "term", g.term.Load(), "index", g.log.Applied(), "err", err)
-	w.node.replicas.Fail(g.id, err)
-	w.node.events.ZoneStopped(g.id, err.Error())
+	w.o.Replicas.Fail(g.id, err)
+	w.o.Events.ZoneStopped(g.id, err.Error())
 	delete(w.zones, g.id)
 	g.stop(fmt.Errorf("%w: %w", nexusraft.ErrClosed, err))
-	w.node.forwards.Tick(g.id, 0, 1) // as for one that was deleted
+	w.o.Forwards.Tick(g.id, 0, 1) // as for one that was deleted
 	w.neighbors.Forget(g.group)
 	w.neighbors.Change()
 }

@@ -1,10 +1,8 @@
-package node
+package worker
 
 import (
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/apply"
@@ -16,41 +14,18 @@ import (
 var errMachine = errors.New("the state machine can't go on with the zone's state")
 
 // machine returns the state machine of a name; the root zone's has none. nil: this program lacks it.
-func (n *Node) machine(name string) nexusraft.StateMachine {
+func (w *worker) machine(name string) nexusraft.StateMachine {
 	if name == "" {
-		return n.config.StateMachine
+		return w.o.StateMachine
 	}
-	return n.config.Machines[name]
-}
-
-// machines are the names of the state machines that zones may run here.
-func (n *Node) machines() []string { return slices.Sorted(maps.Keys(n.config.Machines)) }
-
-// machineVersions returns the highest versions that this program knows of its state machines, by their
-// names, without those of version 0; see nexusraft.NodeStatus.
-func (n *Node) machineVersions() map[string]uint32 {
-	versions := make(map[string]uint32)
-	for _, name := range append(n.machines(), "") {
-		if v := versionOf(n.machine(name)); v > 0 {
-			versions[name] = v
-		}
-	}
-	return versions
-}
-
-// versionOf returns the highest version that a state machine knows.
-func versionOf(m nexusraft.StateMachine) uint32 {
-	if v, ok := m.(nexusraft.Versioned); ok {
-		return v.Version()
-	}
-	return 0
+	return w.o.Machines[name]
 }
 
 // openMachine readies the state machine for the state as it is: at a start, and when a snapshot has replaced it.
 // An error stops the zone on this node.
 func (g *group) openMachine() error {
 	if err := system.CheckDiverged(g.state); err != nil {
-		return wayOut(err, g.id, g.w.node.config.Dir)
+		return wayOut(err, g.id, g.w.o.Path)
 	}
 	version, err := system.MachineVersion(g.state)
 	if err != nil {
@@ -72,7 +47,7 @@ func (g *group) openMachine() error {
 
 // knows returns errMachine if this program's state machine is older than a version of the zone's.
 func (g *group) knows(version uint32) error {
-	if known := versionOf(g.configured); version > known {
+	if known := apply.VersionOf(g.configured); version > known {
 		return fmt.Errorf("%w: %w: the zone is at version %d of its state machine, and this program knows version %d: run "+
 			"the release that knows it, and the zone goes on from here", errMachine, nexusraft.ErrRefused, version, known)
 	}

@@ -1,4 +1,4 @@
-package node
+package worker
 
 import (
 	"errors"
@@ -13,8 +13,8 @@ import (
 	"github.com/nexi-lab/nexus-raft/storage"
 )
 
-// recordZone gives the root zone's state the record of one more zone, with a replica on n alone.
-func recordZone(t *testing.T, n *Node, root *group, name string) {
+// recordZone gives the root zone's state the record of one more zone, with a replica on w's node alone.
+func recordZone(t *testing.T, w *idleWorker, root *group, name string) {
 	t.Helper()
 	state := storage.NewOverlay(root.state)
 	for _, c := range []*pb.NodeCommand{
@@ -22,7 +22,7 @@ func recordZone(t *testing.T, n *Node, root *group, name string) {
 			RaiseClusterVersion: &pb.RaiseClusterVersion{Minor: system.ZonesVersion},
 		}},
 		{Kind: &pb.NodeCommand_CreateZone{CreateZone: &pb.CreateZone{Name: name, Machine: "nothing", Nodes: []*pb.Member{
-			{Node: uint64(n.ID()), Address: "127.0.0.1:2", Role: pb.Role_ROLE_MEMBER},
+			{Node: uint64(w.ID()), Address: "127.0.0.1:2", Role: pb.Role_ROLE_MEMBER},
 		}}}},
 	} {
 		b, err := proto.Marshal(c)
@@ -33,22 +33,22 @@ func recordZone(t *testing.T, n *Node, root *group, name string) {
 			t.Fatal(err, r.Refused)
 		}
 	}
-	if err := errors.Join(state.WriteTo(n.worker.batch, root.state), n.worker.Commit(nil, true)); err != nil {
+	if err := errors.Join(state.WriteTo(w.batch, root.state), w.Commit(nil, true)); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // What the root zone asks for waits while it has stopped on this node; the others go on.
 func TestHostWithoutTheRootZone(t *testing.T) {
-	n := idleNode(t, false)
-	root := host(t, n)
-	recordZone(t, n, root, "zone-a")
-	n.worker.hosting = toHost{look: true, compare: true, seen: nexusraft.RootZone}
-	n.worker.fail(root, errors.New("as a state machine does"))
-	if more, err := n.worker.Turn(); more || err != nil {
+	w := newIdleWorker(t, false)
+	root := host(t, w)
+	recordZone(t, w, root, "zone-a")
+	w.hosting = toHost{look: true, compare: true, seen: nexusraft.RootZone}
+	w.fail(root, errors.New("as a state machine does"))
+	if more, err := w.Turn(); more || err != nil {
 		t.Errorf("got %v, %v, want no more work and no error", more, err)
 	}
-	if n.replicas.Has(2) {
+	if w.o.Replicas.Has(2) {
 		t.Error("a zone was made by records that can't be read")
 	}
 }
@@ -59,36 +59,36 @@ func TestHostOnAFullDisk(t *testing.T) {
 	for _, noticed := range []bool{false, true} {
 		t.Run(fmt.Sprintf("noticed %v", noticed), func(t *testing.T) {
 			disk := storage.NewMemFS()
-			n := idleNodeOn(t, false, disk)
-			n.worker.batch.UseReserve()
-			root := host(t, n)
-			recordZone(t, n, root, "zone-a")
+			w := idleWorkerOn(t, false, disk)
+			w.batch.UseReserve()
+			root := host(t, w)
+			recordZone(t, w, root, "zone-a")
 			disk.SetDiskFree(0)
-			eventuallyRoom(t, n, false)
-			h := &n.worker.hosting
+			eventuallyRoom(t, w, false)
+			h := &w.hosting
 			*h = toHost{look: true, seen: nexusraft.RootZone}
 			if noticed {
-				n.worker.Room()
+				w.Room()
 				h.deleted = make([]nexusraft.ZoneID, 2*maxHosted) // of zones that were never here
 				for i := range h.deleted {
 					h.deleted[i] = nexusraft.ZoneID(100 + i)
 				}
 			}
 			for range 4 {
-				if _, err := n.worker.Turn(); err != nil {
+				if _, err := w.Turn(); err != nil {
 					t.Fatal(err)
 				}
 			}
-			if n.replicas.Has(2) || len(h.deleted) > 0 {
-				t.Errorf("zone made: %v; %d left to drop", n.replicas.Has(2), len(h.deleted))
+			if w.o.Replicas.Has(2) || len(h.deleted) > 0 {
+				t.Errorf("zone made: %v; %d left to drop", w.o.Replicas.Has(2), len(h.deleted))
 			}
 			disk.SetDiskFree(1 << 40)
-			eventuallyRoom(t, n, true)
-			n.worker.Room()
-			if _, err := n.worker.Turn(); err != nil {
+			eventuallyRoom(t, w, true)
+			w.Room()
+			if _, err := w.Turn(); err != nil {
 				t.Fatal(err)
 			}
-			if !n.replicas.Has(2) {
+			if !w.o.Replicas.Has(2) {
 				t.Error("the zone is not made with room again")
 			}
 		})
@@ -96,9 +96,9 @@ func TestHostOnAFullDisk(t *testing.T) {
 }
 
 // eventuallyRoom waits until the store has noticed whether its disk has room.
-func eventuallyRoom(t *testing.T, n *Node, want bool) {
+func eventuallyRoom(t *testing.T, w *idleWorker, want bool) {
 	t.Helper()
-	for (n.Room() == nil) != want {
+	for (w.o.Dir.Store.Room() == nil) != want {
 		if t.Context().Err() != nil {
 			t.Fatal("the store does not notice")
 		}
@@ -108,19 +108,19 @@ func eventuallyRoom(t *testing.T, n *Node, want bool) {
 // Messages that are lost one after the other, as by a full queue, are one thing to do for the worker; what
 // is lost afterwards is another one.
 func TestUnreachableIsToldOnce(t *testing.T) {
-	n, _ := admittedNode(t)
+	w, _ := admittedWorker(t)
 	for range 2 {
 		for range 2 * inboxBounds.Calls { // which no Call would find room behind
-			n.unreachable(leaderNode)
+			w.ask.Unreachable(leaderNode)
 		}
-		if err := n.worker.inbox.Call(func(error) {}); err != nil {
+		if err := w.inbox.Call(func(error) {}); err != nil {
 			t.Errorf("a call behind what was lost: %v", err)
 		}
-		if _, waits := n.lost.Load(leaderNode); !waits {
+		if _, waits := w.lost.Load(leaderNode); !waits {
 			t.Error("the worker is not to be told")
 		}
-		n.worker.loop.Drain()
-		if _, waits := n.lost.Load(leaderNode); waits {
+		w.loop.Drain()
+		if _, waits := w.lost.Load(leaderNode); waits {
 			t.Error("the worker was not told")
 		}
 	}

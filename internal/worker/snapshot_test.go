@@ -1,4 +1,4 @@
-package node
+package worker
 
 import (
 	"encoding/binary"
@@ -16,9 +16,9 @@ import (
 // A snapshot that raft would ignore is refused before anything of it is read, and one that
 // becomes useless on the way soon after.
 func TestUselessSnapshotIsRefused(t *testing.T) {
-	n, _ := admittedNode(t)
+	w, _ := admittedWorker(t)
 	stops, ended := make(chan struct{}), make(chan error, 1)
-	go func() { ended <- n.worker.run(stops) }()
+	go func() { ended <- w.run(stops) }()
 	defer func() {
 		close(stops)
 		if err := <-ended; err != nil {
@@ -26,17 +26,17 @@ func TestUselessSnapshotIsRefused(t *testing.T) {
 		}
 	}()
 	reached := func(index nexusraft.Index) {
-		m := snapshotAt(t, n, leaderNode, index)
-		if m.offer(t, n); <-m.received.Ended() != nil {
+		m := snapshotAt(t, w, leaderNode, index)
+		if m.offer(t, w); <-m.received.Ended() != nil {
 			t.Fatalf("the snapshot at %d was not taken", index)
 		}
 	}
 	install := func(index nexusraft.Index, chunks iter.Seq2[[]byte, error]) error {
-		data, err := proto.Marshal(snapshotAt(t, n, leaderNode, index).message)
+		data, err := proto.Marshal(snapshotAt(t, w, leaderNode, index).message)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return handler{n}.InstallSnapshot(t.Context(), leaderNode, transport.SnapshotHeader{
+		return w.ask.InstallSnapshot(t.Context(), leaderNode, transport.SnapshotHeader{
 			Zone: nexusraft.RootZone, From: leaderReplica, To: selfReplica, Index: index, Term: 2, Message: data,
 		}, chunks)
 	}
@@ -62,16 +62,7 @@ func TestUselessSnapshotIsRefused(t *testing.T) {
 	if !errors.Is(err, snapshot.ErrIgnored) || read > asked+8<<10 {
 		t.Errorf("overtaken: got %v after %d bytes, want %v after %d", err, read, snapshot.ErrIgnored, asked)
 	}
-	for _, s := range n.snapshots.Status(nexusraft.RootZone) {
+	for _, s := range w.o.Snapshots.Status(nexusraft.RootZone) {
 		t.Errorf("still under way: %+v", s)
-	}
-}
-
-func TestSnapshotBandwidthIsChecked(t *testing.T) {
-	for limit, good := range map[int]bool{-1: false, 0: true, 1: false, transport.MinSnapshotBandwidth: true} {
-		c := Config{Dir: "x", StateMachine: nothing{}, SnapshotBandwidth: limit}
-		if _, err := c.withDefaults(); (err == nil) != good {
-			t.Errorf("%d: got %v, want it good=%t", limit, err, good)
-		}
 	}
 }

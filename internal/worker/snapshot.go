@@ -1,4 +1,4 @@
-package node
+package worker
 
 import (
 	"context"
@@ -26,7 +26,7 @@ func (g *group) sendSnapshot(node nexusraft.NodeID, m *raftpb.Message) {
 		g.w.out.Send(g.group, node, m) // metadata is all that a witness gets
 		return
 	}
-	if g.sending[to] != 0 || !g.w.node.sending.TryStart() {
+	if g.sending[to] != 0 || !g.w.o.Sending.TryStart() {
 		g.replica.ReportSnapshot(to, false)
 		return
 	}
@@ -36,45 +36,45 @@ func (g *group) sendSnapshot(node nexusraft.NodeID, m *raftpb.Message) {
 		header, err = snapshot.Header(g.id, m, s)
 	}
 	if err != nil {
-		g.w.node.sending.End()
+		g.w.o.Sending.End()
 		g.replica.ReportSnapshot(to, false)
 		g.logger.Error("snapshot not sent", "peer", node, "err", err)
 		return
 	}
-	snap, state := g.w.node.dir.Store.NewSnapshot(), g.state
+	snap, state := g.w.o.Dir.Store.NewSnapshot(), g.state
 	g.sending[to] = header.Index
 	g.logger.Info("sending snapshot", "peer", node, "term", header.Term, "index", header.Index)
-	go g.w.node.runSnapshot(g, node, header, snapshot.NewEncoder(snap.Reader(state)), snap)
+	go g.w.runSnapshot(g, node, header, snapshot.NewEncoder(snap.Reader(state)), snap)
 }
 
-// runSnapshot is the job. It tells raft how it ended, whatever happened; of a failure only
+// runSnapshot is the job, a goroutine of its own. It tells raft how it ended, whatever happened; of a failure only
 // after a pause, since raft then asks for another one at the next heartbeat, and a receiver
 // that is full or busy would be asked twenty times a second.
-func (n *Node) runSnapshot(
+func (w *worker) runSnapshot(
 	g *group, to nexusraft.NodeID, header transport.SnapshotHeader, state *snapshot.Encoder, snap *storage.Snapshot,
 ) {
-	defer n.sending.End()
-	x := n.snapshots.Begin(header.Zone, nexusraft.SnapshotStatus{Peer: to, Sending: true, Index: header.Index})
-	err := n.peers.SendSnapshot(n.sending.Context, to, transport.Snapshot{
+	defer w.o.Sending.End()
+	x := w.o.Snapshots.Begin(header.Zone, nexusraft.SnapshotStatus{Peer: to, Sending: true, Index: header.Index})
+	err := w.o.Peers.SendSnapshot(w.o.Sending.Context, to, transport.Snapshot{
 		SnapshotHeader: header, State: state.From,
 		Progress: x.At,
 	})
 	x.End()
 	snap.Close()
-	n.events.Snapshot(header.Zone, to, header.Index, header.Term, err)
+	w.o.Events.Snapshot(header.Zone, to, header.Index, header.Term, err)
 	if err != nil {
-		n.logger.Warn("snapshot failed", "zone", header.Zone, "peer", to, "term", header.Term, "index", header.Index, "err",
+		w.o.Logger.Warn("snapshot failed", "zone", header.Zone, "peer", to, "term", header.Term, "index", header.Index, "err",
 			err)
 		select {
-		case <-n.sending.Context.Done():
-		case <-time.After(2 * n.config.electionTimeout()):
+		case <-w.o.Sending.Context.Done():
+		case <-time.After(2 * w.o.electionTimeout()):
 		}
 	} else {
-		n.logger.Info("snapshot arrived", "zone", header.Zone, "peer", to, "term", header.Term, "index", header.Index)
+		w.o.Logger.Info("snapshot arrived", "zone", header.Zone, "peer", to, "term", header.Term, "index", header.Index)
 	}
-	n.worker.inbox.Post(func() {
+	w.inbox.Post(func() {
 		delete(g.sending, header.To)
-		if n.worker.group(g.id) == g { // it was not dropped meanwhile
+		if w.group(g.id) == g { // it was not dropped meanwhile
 			g.replica.ReportSnapshot(header.To, err == nil)
 		}
 	})
@@ -82,40 +82,41 @@ func (n *Node) runSnapshot(
 
 // CheckSnapshot is transport.Handlers.CheckSnapshot: what raft's message may not be stepped for,
 // nothing is taken of (I13).
-func (n handler) CheckSnapshot(ctx context.Context, from nexusraft.NodeID, h transport.SnapshotHeader) error {
+func (x *Worker) CheckSnapshot(ctx context.Context, from nexusraft.NodeID, h transport.SnapshotHeader) error {
 	message, err := snapshot.Message(h)
 	if err != nil {
 		return err
 	}
-	_, err = ask(ctx, n.Node, h.Zone, func(z *group) (struct{}, error) {
+	_, err = ask(ctx, x.w, h.Zone, func(z *group) (struct{}, error) {
 		return struct{}{}, z.replica.Check(from, message)
 	})
 	return err
 }
 
-// InstallSnapshot implements transport.MemberHandler: it receives the state into a tree of its own, and
+// InstallSnapshot is as in transport.MemberHandler: it receives the state into a tree of its own, and
 // only when all of it is there, verified and synced, raft hears of the snapshot.
-func (n handler) InstallSnapshot(
+func (x *Worker) InstallSnapshot(
 	ctx context.Context, from nexusraft.NodeID, h transport.SnapshotHeader, chunks iter.Seq2[[]byte, error],
 ) error {
 	message, err := snapshot.Message(h)
 	if err != nil {
 		return err
 	}
-	if err := n.Room(); err != nil {
+	w, store := x.w, x.w.o.Dir.Store
+	if err := store.Room(); err != nil {
 		return err
 	}
-	x := n.snapshots.Begin(h.Zone, nexusraft.SnapshotStatus{Peer: from, Index: h.Index})
-	defer x.End()
-	wanted := func() error { return n.checkWanted(ctx, from, h, message) }
-	tree, err := snapshot.Receive(n.dir.Store, datadir.NewStateTreeName(h.Zone), snapshot.Wanted(chunks, wanted, x.At))
+	under := w.o.Snapshots.Begin(h.Zone, nexusraft.SnapshotStatus{Peer: from, Index: h.Index})
+	defer under.End()
+	wanted := func() error { return w.checkWanted(ctx, from, h, message) }
+	tree, err := snapshot.Receive(store, datadir.NewStateTreeName(h.Zone), snapshot.Wanted(chunks, wanted, under.At))
 	if err != nil {
 		return err
 	}
 	s := snapshot.NewReceived(h.Index, h.Term, tree)
-	err = n.offerSnapshot(from, h.Zone, message, s)
+	err = w.offerSnapshot(from, h.Zone, message, s)
 	if err != nil {
-		err = errors.Join(err, snapshot.Drop(n.dir.Store, tree))
+		err = errors.Join(err, snapshot.Drop(store, tree))
 	}
 	return err
 }
@@ -123,10 +124,10 @@ func (n handler) InstallSnapshot(
 // checkWanted refuses a snapshot that raft would ignore, and one whose sender may send none any
 // more. Raft gets its message all the same, and so answers how far this replica is: the leader that
 // is not told would send another one.
-func (n *Node) checkWanted(
+func (w *worker) checkWanted(
 	ctx context.Context, from nexusraft.NodeID, h transport.SnapshotHeader, message *raftpb.Message,
 ) error {
-	_, err := ask(ctx, n, h.Zone, func(z *group) (struct{}, error) {
+	_, err := ask(ctx, w, h.Zone, func(z *group) (struct{}, error) {
 		if err := z.replica.Check(from, message); err != nil {
 			return struct{}{}, err
 		}
@@ -143,10 +144,10 @@ func (n *Node) checkWanted(
 
 // offerSnapshot has raft decide, and waits for the switch, however long that takes: the worker always
 // answers, so the tree is never dropped while the worker uses it.
-func (n *Node) offerSnapshot(
+func (w *worker) offerSnapshot(
 	from nexusraft.NodeID, z nexusraft.ZoneID, message *raftpb.Message, s *snapshot.Received,
 ) error {
-	if err := n.putSnapshot(from, z, message, s); err != nil {
+	if err := w.putSnapshot(from, z, message, s); err != nil {
 		return err
 	}
 	return <-s.Ended()
@@ -154,17 +155,17 @@ func (n *Node) offerSnapshot(
 
 // putSnapshot hands a received state and its message to the worker. After an error the worker does not
 // have them.
-func (n *Node) putSnapshot(
+func (w *worker) putSnapshot(
 	from nexusraft.NodeID, z nexusraft.ZoneID, message *raftpb.Message, s *snapshot.Received,
 ) error {
-	return n.worker.inbox.Call(func(err error) {
-		if g := n.worker.group(z); err == nil && g == nil {
-			err = n.replicas.Absent(z)
+	return w.inbox.Call(func(err error) {
+		if g := w.group(z); err == nil && g == nil {
+			err = w.o.Replicas.Absent(z)
 		} else if err == nil {
 			err = g.offer(from, message, s)
 		}
 		if errors.Is(err, nexusraft.ErrRefused) {
-			n.logger.Warn("snapshot refused", "zone", z, "peer", from, "term", message.GetTerm(), "err", err)
+			w.o.Logger.Warn("snapshot refused", "zone", z, "peer", from, "term", message.GetTerm(), "err", err)
 		}
 		if err != nil {
 			s.End(err)
@@ -203,9 +204,9 @@ func (g *group) switched() {
 	g.received, g.switching = slices.Delete(g.received, i, i+1), nil
 	g.state = x.Tree
 	g.overlay = storage.NewOverlay(g.state)
-	g.w.node.replicas.PublishLocked(g.id, g.published())
+	g.w.o.Replicas.PublishLocked(g.id, g.published())
 	g.logger.Info("snapshot installed", "term", x.Term, "index", x.Index)
-	g.w.node.events.Snapshot(g.id, 0, x.Index, x.Term, nil)
+	g.w.o.Events.Snapshot(g.id, 0, x.Index, x.Term, nil)
 	x.End(nil)
 }
 

@@ -1,4 +1,4 @@
-package node
+package worker
 
 import (
 	"testing"
@@ -9,12 +9,12 @@ import (
 // BenchmarkProposals is what a command costs on its way through the worker, beside the state machine
 // and the disk.
 func BenchmarkProposals(b *testing.B) {
-	n := idleNode(b, false)
-	h := host(b, n)
+	w := newIdleWorker(b, false)
+	h := host(b, w)
 	if err := h.replica.Campaign(); err != nil {
 		b.Fatal(err)
 	}
-	n.turns(b)
+	w.turns(b)
 	const together = 100
 	ps := make([]*propose.Call, together)
 	for b.Loop() {
@@ -23,7 +23,7 @@ func BenchmarkProposals(b *testing.B) {
 			ps[i].Command = []byte("key")
 		}
 		h.propose(ps)
-		n.turns(b)
+		w.turns(b)
 		for _, p := range ps {
 			if _, err := p.Wait(b.Context()); err != nil {
 				b.Fatal(err)

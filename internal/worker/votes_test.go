@@ -1,4 +1,4 @@
-package node
+package worker
 
 import (
 	"strings"
@@ -13,7 +13,7 @@ import (
 // A request that is refused, here of another node in the candidate's name, answers for itself and
 // takes nobody's place.
 func TestRefusedVoteTakesNoPlace(t *testing.T) {
-	_, h := admittedNode(t)
+	_, h := admittedWorker(t)
 	ask := func(from nexusraft.NodeID) *raftwire.Waiter {
 		v := transport.Vote{
 			Zone: nexusraft.RootZone, From: leaderReplica, To: selfReplica, Term: 2, LastIndex: 9,

@@ -1,0 +1,193 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/driver"
+	"github.com/nexi-lab/nexus-raft/internal/propose"
+	"github.com/nexi-lab/nexus-raft/internal/snapshot"
+	"github.com/nexi-lab/nexus-raft/internal/zone"
+	"github.com/nexi-lab/nexus-raft/storage"
+	"github.com/nexi-lab/nexus-raft/transport"
+)
+
+// This file has what other goroutines ask of a zone. They wait for their answers.
+
+// ask has the worker run f with the zone, and waits for its answer. It may be called from any goroutine.
+func ask[T any](ctx context.Context, w *worker, id nexusraft.ZoneID, f func(*group) (T, error)) (T, error) {
+	type reply struct {
+		value T
+		err   error
+	}
+	r, err := driver.Ask(ctx, w.inbox, func(err error) (r reply) {
+		if g := w.group(id); err != nil {
+			r.err = err
+		} else if g == nil {
+			r.err = w.o.Replicas.Absent(id)
+		} else {
+			r.value, r.err = f(g)
+		}
+		return r
+	})
+	switch {
+	case err == nil:
+		return r.value, r.err
+	case errors.Is(err, context.Cause(ctx)):
+		err = fmt.Errorf("%w: %w", nexusraft.ErrNoQuorum, err)
+	}
+	return r.value, err
+}
+
+// Propose proposes a command if this node leads its zone, which keeps the command; errors are those of
+// node.Zone.ProposeOnce. While it is not known yet what the requester of the command may do, it waits.
+func (x *Worker) Propose(ctx context.Context, p transport.Proposal) (r nexusraft.Result, err error) {
+	err = x.w.onceTermBegan(ctx, p.Zone, func() (err error) {
+		r, err = x.ProposeInTerm(ctx, p, 0)
+		return err
+	})
+	return r, err
+}
+
+// ProposeInTerm is Propose in one term only, if that is not 0; in another one it returns ErrNotLeader. It does
+// not wait to know the requester.
+func (x *Worker) ProposeInTerm(
+	ctx context.Context, p transport.Proposal, term nexusraft.Term,
+) (nexusraft.Result, error) {
+	call := propose.New(p.Zone)
+	call.Term = term
+	call.Request, call.Own, call.Command, call.Requester = p.Request, p.Own, p.Command, p.Requester
+	if err := x.w.put(call); err != nil {
+		return nexusraft.Result{}, err
+	}
+	return call.Wait(ctx)
+}
+
+// readElections is for how many election timeouts a read waits for a leader.
+const readElections = 32
+
+// read is one call that waits until its zone may serve it.
+type read struct {
+	ready chan error  // has room for the one answer
+	gone  atomic.Bool // the caller has given up
+}
+
+func newRead() *read { return &read{ready: make(chan error, 1)} }
+
+// Serve implements driver.Read.
+func (r *read) Serve(err error) { r.ready <- err }
+
+// Gone implements driver.Read.
+func (r *read) Gone() bool { return r.gone.Load() }
+
+// Confirm returns once this replica's state includes every write that was acknowledged
+// before, or ErrNoQuorum; see node.Zone.Read.
+func (x *Worker) Confirm(ctx context.Context, id nexusraft.ZoneID) error { return x.w.confirm(ctx, id) }
+
+func (w *worker) confirm(ctx context.Context, id nexusraft.ZoneID) error {
+	asked := time.Now()
+	return w.served(ctx, id, func(g *group, r *read) { g.group.Read(r, asked) })
+}
+
+// ConfirmIndex returns once this replica's state includes the entry at an index, or ErrNoQuorum; see
+// node.Zone.ReadAt.
+func (x *Worker) ConfirmIndex(ctx context.Context, id nexusraft.ZoneID, index nexusraft.Index) error {
+	return x.w.served(ctx, id, func(g *group, r *read) { g.group.ReadAt(r, index) })
+}
+
+// served returns once a replica serves the read that give gives to it, unless it follows with a full disk,
+// or ErrNoQuorum if the context ends first. It may be called from any goroutine.
+func (w *worker) served(ctx context.Context, id nexusraft.ZoneID, give func(*group, *read)) error {
+	r := newRead()
+	defer r.gone.Store(true)
+	_, err := ask(ctx, w, id, func(g *group) (struct{}, error) {
+		if err := g.behind(); err != nil {
+			return struct{}{}, err
+		}
+		give(g, r)
+		return struct{}{}, nil
+	})
+	if err != nil {
+		return err
+	}
+	select {
+	case err := <-r.ready:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", nexusraft.ErrNoQuorum, context.Cause(ctx))
+	}
+}
+
+// Leads reports whether this node leads a zone, and has applied what was acknowledged before.
+func (x *Worker) Leads(ctx context.Context, id nexusraft.ZoneID) (bool, error) {
+	return ask(ctx, x.w, id, func(g *group) (bool, error) { return g.replica.TermApplied(), nil })
+}
+
+// Membership returns a zone's records, with the addresses that the nodes have now.
+func (x *Worker) Membership(ctx context.Context, id nexusraft.ZoneID) (nexusraft.Membership, error) {
+	return ask(ctx, x.w, id, func(g *group) (nexusraft.Membership, error) { return g.current(), nil })
+}
+
+// Status returns this replica's view of a zone.
+func (x *Worker) Status(ctx context.Context, id nexusraft.ZoneID) (nexusraft.ZoneStatus, error) {
+	return ask(ctx, x.w, id, func(g *group) (nexusraft.ZoneStatus, error) { return g.status(), nil })
+}
+
+// Statuses is driver.Statuses of the zones.
+func (x *Worker) Statuses(ctx context.Context, only nexusraft.ZoneID) ([]nexusraft.ZoneStatus, error) {
+	return driver.Statuses(ctx, x.w.inbox, only, x.w.ids, x.w.status)
+}
+
+// Awake returns how many of the zones do not sleep, and the signal of this node, by which others know whether
+// zones may sleep on.
+func (x *Worker) Awake(ctx context.Context) (zones int, own zone.Signal, err error) {
+	own, err = driver.Ask(ctx, x.w.inbox, func(error) zone.Signal {
+		for range x.w.neighbors.Awake {
+			zones++
+		}
+		return x.w.neighbors.Own()
+	})
+	return zones, own, err
+}
+
+// Checksum is node.Zone.Checksum.
+func (x *Worker) Checksum(ctx context.Context, id nexusraft.ZoneID) (nexusraft.Checksum, error) {
+	type moment struct {
+		applied nexusraft.Index
+		snap    *storage.Snapshot
+		state   *storage.Tree
+	}
+	snaps := make(chan moment, 1)
+	var gone atomic.Bool
+	drop := func() { // a snapshot that nobody takes: the second of worker and caller drops it
+		select {
+		case m := <-snaps:
+			m.snap.Close()
+		default:
+		}
+	}
+	_, err := ask(ctx, x.w, id, func(g *group) (struct{}, error) {
+		snaps <- moment{g.log.Applied(), g.w.o.Dir.Store.NewSnapshot(), g.state}
+		if gone.Load() {
+			drop()
+		}
+		return struct{}{}, nil
+	})
+	if err != nil {
+		gone.Store(true)
+		drop()
+		return nexusraft.Checksum{}, err
+	}
+	m := <-snaps
+	defer m.snap.Close()
+	c, err := snapshot.Checksum(ctx, m.snap.Reader(m.state))
+	if err != nil {
+		return nexusraft.Checksum{}, err
+	}
+	c.Applied = m.applied
+	return c, nil
+}

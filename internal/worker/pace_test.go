@@ -1,0 +1,11 @@
+//go:build !race
+
+package worker
+
+import "time"
+
+// testTick is the tick interval of a worker that runs.
+const testTick = 5 * time.Millisecond
+
+// crashStride is at which of the disk's operations TestZonesAfterACrashAtAnyStep crashes: each so many.
+const crashStride = 1
