@@ -1,6 +1,7 @@
 package zone
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -30,7 +31,8 @@ type Outcome struct {
 // ended leadership waits for one more election timeout.
 type proposals struct {
 	fresh  map[ProposalID]nexusraft.Term
-	paired []pairing // in the order in which they were appended
+	paired []pairing // in the order in which they were appended, which mostly is that of their indexes
+	mixed  bool      // it is not: a later leadership has appended where an earlier one had
 	over   int       // ticks since some of them are of a leadership that is over
 	ended  []Outcome // for the next Ready
 }
@@ -54,7 +56,9 @@ func (p *proposals) observe(entries []*raftpb.Entry) []Outcome {
 	for _, e := range entries {
 		id, ok := proposalOf(e)
 		if term, mine := p.fresh[id]; ok && mine && term == nexusraft.Term(e.GetTerm()) {
-			p.paired = append(p.paired, pairing{id, term, nexusraft.Index(e.GetIndex())})
+			index := nexusraft.Index(e.GetIndex())
+			p.mixed = p.mixed || len(p.paired) > 0 && p.paired[len(p.paired)-1].index >= index
+			p.paired = append(p.paired, pairing{id, term, index})
 			delete(p.fresh, id)
 		}
 	}
@@ -89,32 +93,35 @@ func (p *proposals) tick(led nexusraft.Term, ticks int) {
 
 // settle ends every pairing up to index, which is applied with an entry of term.
 func (p *proposals) settle(index nexusraft.Index, term nexusraft.Term) (done ProposalID, ok bool, lost []Outcome) {
-	keep := p.paired[:0]
-	for _, x := range p.paired {
-		switch {
-		case x.index > index:
-			keep = append(keep, x)
-		case x.index == index && x.term == term:
+	for _, x := range p.upTo(index) {
+		if x.index == index && x.term == term {
 			done, ok = x.id, true
-		default:
+		} else {
 			lost = append(lost, Outcome{x.id, nexusraft.ErrNotLeader})
 		}
 	}
-	p.paired = keep
 	return done, ok, lost
+}
+
+// upTo takes out every pairing up to index. What it returns is good until the next entries are observed.
+func (p *proposals) upTo(index nexusraft.Index) (taken []pairing) {
+	if p.mixed {
+		slices.SortStableFunc(p.paired, func(a, b pairing) int { return cmp.Compare(a.index, b.index) })
+		p.mixed = false
+	}
+	n := 0
+	for n < len(p.paired) && p.paired[n].index <= index {
+		n++
+	}
+	taken, p.paired = p.paired[:n:n], p.paired[n:]
+	return taken
 }
 
 // skipTo ends every pairing that a snapshot at index skips: this replica did not see its outcome.
 func (p *proposals) skipTo(index nexusraft.Index) (lost []Outcome) {
-	keep := p.paired[:0]
-	for _, x := range p.paired {
-		if x.index > index {
-			keep = append(keep, x)
-			continue
-		}
+	for _, x := range p.upTo(index) {
 		lost = append(lost, Outcome{x.id, nexusraft.ErrUncertain})
 	}
-	p.paired = keep
 	return lost
 }
 

@@ -307,13 +307,9 @@ func (r *Replica) isMember(id nexusraft.ReplicaID) bool {
 	return ok && m.Role == nexusraft.RoleMember
 }
 
-// voters returns what the gate goes by: how far each voter is.
-func (r *Replica) voters() gate.Voters {
-	p := gate.Voters{
-		Last: r.last, Full: make(map[nexusraft.ReplicaID]gate.Voter),
-		Leaving: !slices.Contains(r.conf.GetVoters(), uint64(r.cfg.Replica)),
-	}
-	for _, half := range [][]uint64{r.conf.GetVoters(), r.conf.GetVotersOutgoing()} {
+// halves returns the voters of a configuration, of both halves of a joint one.
+func halves(conf *raftpb.ConfState) (all [][]nexusraft.ReplicaID) {
+	for _, half := range [][]uint64{conf.GetVoters(), conf.GetVotersOutgoing()} {
 		if len(half) == 0 {
 			continue
 		}
@@ -321,7 +317,23 @@ func (r *Replica) voters() gate.Voters {
 		for i, id := range half {
 			ids[i] = nexusraft.ReplicaID(id)
 		}
-		p.Halves = append(p.Halves, ids)
+		all = append(all, ids)
+	}
+	return all
+}
+
+// voters returns what the gate goes by: how far each voter is. Each round of a leader asks, so it is always in the
+// same memory: it is borrowed until the next call.
+func (r *Replica) voters() gate.Voters {
+	p := &r.voting
+	if p.Full == nil {
+		p.Full = make(map[nexusraft.ReplicaID]gate.Voter)
+	}
+	clear(p.Full)
+	p.Last = r.last
+	if r.votingBy != r.conf {
+		r.votingBy, p.Halves = r.conf, halves(r.conf)
+		p.Leaving = !slices.Contains(r.conf.GetVoters(), uint64(r.cfg.Replica))
 	}
 	r.rn.WithProgress(func(raw uint64, _ raft.ProgressType, pr tracker.Progress) {
 		id := nexusraft.ReplicaID(raw)
@@ -336,5 +348,5 @@ func (r *Replica) voters() gate.Voters {
 			Gone:      r.gate.Gone(id),
 		}
 	})
-	return p
+	return *p
 }

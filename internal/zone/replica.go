@@ -108,6 +108,8 @@ type Replica struct {
 
 	proposals proposals
 	gate      gate.Gate
+	voting    gate.Voters       // see voters
+	votingBy  *raftpb.ConfState // the configuration that voting is of
 	silence   silence
 	terms     terms
 	sleep     sleep

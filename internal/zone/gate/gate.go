@@ -157,8 +157,9 @@ type Voters struct {
 // are fewer of them than the quorum.
 func (p Voters) reached(count func(Voter) bool) (r nexusraft.Index, ok bool) {
 	r = ^nexusraft.Index(0)
+	var few [8]nexusraft.Index
 	for _, half := range p.Halves {
-		var matches []nexusraft.Index
+		matches := few[:0]
 		for _, id := range half {
 			if v, full := p.Full[id]; full && count(v) {
 				matches = append(matches, v.Match)
