@@ -104,7 +104,16 @@ const (
 	maxBytes = 128 << 20 // of their commands
 )
 
-// Queue has the calls that wait for a worker, which takes all at once: those of one zone become few
+// While calls of several zones are on their way, and for sharedTakes after that, the worker takes so many
+// calls of a zone at once, or the first one if that has more bytes: a round lasts as long as all that is in it,
+// and what another zone waits for is in the same round.
+const (
+	turnCalls   = 64
+	turnBytes   = 256 << 10
+	sharedTakes = 64
+)
+
+// Queue has the calls that wait for a worker, which takes many at once: those of one zone become few
 // messages to raft. It may be used from many goroutines. The zero value is ready.
 type Queue struct {
 	mu      sync.Mutex // guards what follows
@@ -112,6 +121,8 @@ type Queue struct {
 	waiting []*Call
 	all     load // of the calls on their way, those that were taken too
 	zones   map[nexusraft.ZoneID]load
+	shared  int                       // for how many more takes the bounds of a turn hold
+	turn    map[nexusraft.ZoneID]load // empty between two takes; kept for its memory
 }
 
 // load is how many calls are on their way, and the bytes of their commands.
@@ -155,21 +166,51 @@ func (q *Queue) released(p *Call) {
 	}
 }
 
-// Take empties the queue. Each of the calls ends by Call.Take or Call.Answer.
-func (q *Queue) Take() []*Call {
+// Take takes what waits, of each zone in the order in which it came: all of it, or while zones share the worker a
+// part of each; more says that there is more. Each of the calls ends by Call.Take or Call.Answer.
+func (q *Queue) Take() (taken []*Call, more bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	ps := q.waiting
-	q.waiting = nil
-	return ps
+	if len(q.zones) > 1 {
+		q.shared = sharedTakes
+	}
+	if q.shared == 0 || len(q.waiting) <= turnCalls && q.all.bytes <= turnBytes {
+		q.shared = max(0, q.shared-1)
+		taken, q.waiting = q.waiting, nil
+		return taken, false
+	}
+	q.shared--
+	return q.takeTurns()
 }
 
-// Close is Take, and refuses every call from now on.
-func (q *Queue) Close() []*Call {
+// takeTurns takes of each zone what one turn may have.
+func (q *Queue) takeTurns() (taken []*Call, more bool) {
+	if q.turn == nil {
+		q.turn = make(map[nexusraft.ZoneID]load)
+	}
+	defer clear(q.turn)
+	left := q.waiting[:0]
+	for _, p := range q.waiting {
+		had := q.turn[p.Zone]
+		now := had.plus(1, len(p.Command))
+		if q.turn[p.Zone] = now; had.calls > 0 && (now.calls > turnCalls || now.bytes > turnBytes) {
+			left = append(left, p) // and all later ones of its zone
+		} else {
+			taken = append(taken, p)
+		}
+	}
+	clear(q.waiting[len(left):])
+	q.waiting = left
+	return taken, len(left) > 0
+}
+
+// Close takes everything that waits, and refuses every call from now on.
+func (q *Queue) Close() (taken []*Call) {
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	q.closed = true
-	q.mu.Unlock()
-	return q.Take()
+	taken, q.waiting = q.waiting, nil
+	return taken
 }
 
 // Refuse answers calls that have not been given to a zone.

@@ -3,6 +3,7 @@ package propose
 import (
 	"context"
 	"errors"
+	"maps"
 	"testing"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -47,7 +48,7 @@ func TestCallsCountUntilTheirEnd(t *testing.T) {
 			if err := q.Put(p); err != nil {
 				t.Fatalf("%s: an empty queue refuses a call: %v", name, err)
 			}
-			if got := q.Take(); len(got) != 1 || got[0] != p {
+			if got, more := q.Take(); len(got) != 1 || got[0] != p || more {
 				t.Fatalf("%s: took %v", name, got)
 			}
 			if err := q.Put(call(7, maxBytes/4+1)); !errors.Is(err, nexusraft.ErrOverloaded) {
@@ -80,6 +81,97 @@ func TestBoundsOfAZoneAndOfAll(t *testing.T) {
 		}
 		if first, second, third := fill(1), fill(2), fill(3); first != x.of || second != x.all-x.of || third != 0 {
 			t.Errorf("%s: took %d, %d and %d", x.what, first, second, third)
+		}
+	}
+}
+
+// turns is a queue whose calls bear the order in which they came.
+type turns struct {
+	Queue
+	puts int
+	last map[nexusraft.ZoneID]nexusraft.Term
+}
+
+// put puts calls of a zone in, each with a command of some bytes.
+func (q *turns) put(t *testing.T, zone nexusraft.ZoneID, calls, bytes int) {
+	t.Helper()
+	for range calls {
+		q.puts++
+		p := New(zone)
+		p.Command, p.Term = make([]byte, bytes), nexusraft.Term(q.puts)
+		if err := q.Put(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// take takes once, and returns how many calls of each zone that has given. They end at once.
+func (q *turns) take(t *testing.T) (calls map[nexusraft.ZoneID]int, more bool) {
+	t.Helper()
+	if q.last == nil {
+		q.last = make(map[nexusraft.ZoneID]nexusraft.Term)
+	}
+	taken, more := q.Take()
+	calls = make(map[nexusraft.ZoneID]int)
+	for _, p := range taken {
+		if p.Term <= q.last[p.Zone] {
+			t.Errorf("call %d of zone %v is taken after call %d", p.Term, p.Zone, q.last[p.Zone])
+		}
+		q.last[p.Zone] = p.Term
+		calls[p.Zone]++
+		p.Take()
+		p.Answer(nexusraft.Result{}, nil)
+	}
+	return calls, more
+}
+
+// TestZonesShareATurn: what one zone waits for does not wait for all that another one has. A zone that is alone
+// is not bounded.
+func TestZonesShareATurn(t *testing.T) {
+	t.Parallel()
+	var q turns
+	q.put(t, 1, 1000, 1)
+	if got, more := q.take(t); got[1] != 1000 || more {
+		t.Errorf("alone: got %v, more %t", got, more)
+	}
+	q.put(t, 1, 1000, 1)
+	q.put(t, 2, 3, 1)
+	for i, want := range []map[nexusraft.ZoneID]int{{1: turnCalls, 2: 3}, {1: turnCalls}} {
+		if got, more := q.take(t); !maps.Equal(got, want) || !more {
+			t.Errorf("take %d: got %v, more %t, want %v", i, got, more, want)
+		}
+	}
+	left := 1000 - 2*turnCalls
+	for more := true; more; {
+		var got map[nexusraft.ZoneID]int
+		got, more = q.take(t)
+		left -= got[1]
+	}
+	if left != 0 || q.all != (load{}) || len(q.zones) != 0 {
+		t.Errorf("%d calls were not taken, %+v are on their way", left, q.all)
+	}
+	for range sharedTakes { // the other zone is not forgotten at once
+		q.put(t, 1, turnCalls+1, 1)
+		q.take(t)
+		q.take(t)
+	}
+	q.put(t, 1, 1000, 1)
+	if got, more := q.take(t); got[1] != 1000 || more {
+		t.Errorf("alone again: got %v, more %t", got, more)
+	}
+}
+
+// TestTurnsAreBoundedByBytes: large commands are taken one by one, and no later one overtakes.
+func TestTurnsAreBoundedByBytes(t *testing.T) {
+	t.Parallel()
+	var q turns
+	q.put(t, 1, 1, turnBytes/2)
+	q.put(t, 1, 1, 2*turnBytes)
+	q.put(t, 1, 1, 1)
+	q.put(t, 2, 2, 1)
+	for i, want := range []map[nexusraft.ZoneID]int{{1: 1, 2: 2}, {1: 1}, {1: 1}} {
+		if got, more := q.take(t); !maps.Equal(got, want) || more != (i < 2) {
+			t.Errorf("take %d: got %v, more %t, want %v", i, got, more, want)
 		}
 	}
 }

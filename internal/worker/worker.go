@@ -191,10 +191,13 @@ func (w *worker) Room() bool {
 	return w.full == nil
 }
 
-// Propose implements driver.Host: all that waits for one zone is handed to raft at once. What it has
+// Propose implements driver.Host: what waits for one zone is handed to raft at once. What it has
 // not come to when raft panics is still in w.proposing, so that Stop can answer it.
 func (w *worker) Propose() {
-	w.proposing = w.proposals.Take()
+	var more bool
+	if w.proposing, more = w.proposals.Take(); more {
+		w.inbox.Wake()
+	}
 	ps := w.proposing
 	slices.SortStableFunc(ps, func(a, b *propose.Call) int { return cmp.Compare(a.Zone, b.Zone) })
 	for len(ps) > 0 {
