@@ -128,6 +128,7 @@ func TestListReadsAllPages(t *testing.T) {
 
 // A list may take longer than the timeout of a page, and a page may not.
 func TestListHasATimeoutForEachPage(t *testing.T) {
+	t.Parallel()
 	keys := make([]string, 4*pageKeys)
 	for i := range keys {
 		keys[i] = fmt.Sprintf("%06d", i)

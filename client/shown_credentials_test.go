@@ -166,6 +166,7 @@ func TestCredentials(t *testing.T) {
 // Calls end once every endpoint has shown a certificate that is not believed; as long as one may
 // come to be reached, they go on.
 func TestNobodyIsBelieved(t *testing.T) {
+	t.Parallel()
 	ca, stranger := newAuthority(t), newAuthority(t)
 	first, _ := serveStatus(t, stranger.sign(t, aNode))
 	second, _ := serveStatus(t, stranger.sign(t, aNode))

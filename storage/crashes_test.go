@@ -18,17 +18,17 @@ import (
 // random share of what was not synced. Each of them must hold a prefix of the commits,
 // whole ones, and at least all that were synced before the crash.
 //
-// NEXUS_RAFT_CRASHES is how many crashes it looks at, if not 1000, or 2000 of a thorough test.
+// NEXUS_RAFT_CRASHES is how many crashes it looks at, if not 500, or 2000 of a thorough test.
 func TestCrashes(t *testing.T) {
 	const perRun = 52 // 210 commits, and after one of four a crash
-	crashes := 1000 / damageStride
+	crashes := 500 / damageStride
 	if thorough() {
-		crashes *= 2
+		crashes *= 4
 	}
 	if n, err := strconv.Atoi(os.Getenv("NEXUS_RAFT_CRASHES")); err == nil {
 		crashes = n
 	}
-	for seed := range uint64(max(1, crashes/perRun)) {
+	for seed := range uint64(max(2, crashes/perRun)) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			r := &crashing{fs: NewMemFS()}

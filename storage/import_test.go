@@ -340,7 +340,7 @@ func TestImportTellsOthers(t *testing.T) {
 	put(t, mustTree(t, s, "other"), "k", "v")
 	_, err := s.Import(t.Context(), bytes.NewReader(stream))
 	check(t, err)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if _, err := w.Next(ctx); !errors.Is(err, ErrLagged) {
 		t.Errorf("the watch of a tree that was imported: got %v, want ErrLagged", err)

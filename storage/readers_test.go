@@ -43,7 +43,7 @@ func TestReadersWaitForNobody(t *testing.T) {
 				if err != nil {
 					t.Errorf("%s: %v", name, err)
 				}
-			case <-time.After(20 * time.Second):
+			case <-time.After(time.Minute):
 				t.Errorf("%s waits", name)
 			}
 		}

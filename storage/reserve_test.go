@@ -250,7 +250,7 @@ func TestRemovalsOnAFullDisk(t *testing.T) {
 // wantSoon waits until the store has noticed that its disk is full, or that it has room.
 func wantSoon(t *testing.T, s *Store, full bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for errors.Is(s.Room(), nexusraft.ErrDiskFull) != full {
 		if time.Now().After(deadline) {
 			t.Fatalf("Room: still %v", s.Room())

@@ -163,7 +163,7 @@ func TestSenderIsTheCertificatesNode(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			conn := dialWith(t, addr, anyServer(tc.own...))
 			for method, call := range calls {
-				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				err := call(ctx, conn, hello(identityB, nodeA))
 				cancel()
 				checkRefusal(t, method, err, tc.says, tc.says == "")
@@ -277,8 +277,8 @@ func TestPeersWithTLS(t *testing.T) {
 		if string(m.Data) != "hello" {
 			t.Errorf("got %q, want what was sent to this node", m.Data)
 		}
-	case <-time.After(10 * time.Second):
-		t.Fatal("nothing arrived within 10 s")
+	case <-time.After(time.Minute):
+		t.Fatal("nothing arrived")
 	}
 	for _, row := range peers.Stats() {
 		if row.Peer == 0xd && row.Connected {

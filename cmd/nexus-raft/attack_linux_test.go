@@ -217,7 +217,7 @@ func (a *attacker) nuisance() bool {
 	})
 }
 
-// allAttacks is set by make attack; without it two of each kind are played.
+// allAttacks is set by make attack; without it one or two of each kind are played.
 var allAttacks = os.Getenv("NEXUS_RAFT_ATTACKS") == "all"
 
 func played[T any](attacks []T) []T {
@@ -313,7 +313,7 @@ func slowestOf(t *testing.T, c *client.Client, least int, done <-chan struct{}) 
 // checkHealth is a stranger's check, as a load balancer makes it.
 func checkHealth(t *testing.T, addr string) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	conn, err := grpc.NewClient("passthrough:///"+addr,
 		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{InsecureSkipVerify: true})))

@@ -65,7 +65,7 @@ func (p *process) exits(t *testing.T) int {
 	select {
 	case <-ended:
 		return p.ProcessState.ExitCode()
-	case <-time.After(45 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatalf("%v goes on, want it to end; it printed\n%s", p.args, &p.out)
 		return -1
 	}

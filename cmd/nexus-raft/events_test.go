@@ -448,13 +448,15 @@ func TestTwoBridgesAtOnce(t *testing.T) {
 		!strings.Contains(stderr, state+" is in use by another bridge") {
 		t.Errorf("the second one: got status %d, %q", code, stderr)
 	}
-	s.add(2)
-	eventually(t, "the first one posts", func() bool { return len(h.got()) == 2 })
+	s.add(3)
+	eventually(t, "the first one posts", func() bool { return len(h.got()) == 3 })
 	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	if code := p.exits(t); code != exitOK || !strings.Contains(p.out.String(), "to go on: --from 3\n") {
-		t.Errorf("got status %d, %q", code, p.out.String())
+	// The second event is noted, as the third one came; that one need not be, if the stop came before its answer.
+	code, out := p.exits(t), p.out.String()
+	if code != exitOK || !strings.Contains(out, "to go on: --from 3\n") && !strings.Contains(out, "to go on: --from 4\n") {
+		t.Errorf("got status %d, %q", code, out)
 	}
 }
 

@@ -129,7 +129,7 @@ func serveSecurely(t *testing.T) *secureMember {
 	})
 	select {
 	case <-m.node.Ready():
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the node is not ready")
 	}
 	return m
@@ -138,7 +138,7 @@ func serveSecurely(t *testing.T) *secureMember {
 // try repeats what a leader may refuse in its first moments.
 func (m *secureMember) try(f func(context.Context) error) {
 	m.t.Helper()
-	ctx, cancel := context.WithTimeout(m.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(m.t.Context(), time.Minute)
 	defer cancel()
 	eventually(m.t, "the leader takes it", func() bool {
 		err := f(ctx)
@@ -238,7 +238,7 @@ func (m *secureMember) nodeCertificate(ctx context.Context, request []byte, id n
 
 // call calls a method with an empty message, and returns the code of what comes back first.
 func (c caller) call(ctx context.Context, method string, streams bool) *status.Status {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	if c.token != "" {
 		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+c.token)

@@ -19,7 +19,7 @@ import (
 func TestReflection(t *testing.T) {
 	m := serveSecurely(t)
 	m.grant("reader", 0, nexusraft.AccessRead)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	stream, err := reflectionpb.NewServerReflectionClient(m.as(pki.Subject{Client: "reader"},
 		"").conn).ServerReflectionInfo(ctx)

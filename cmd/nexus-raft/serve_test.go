@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -21,22 +22,34 @@ import (
 // eventually polls until ok.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain until %s", what)
 		}
 	}
 }
 
-// freeAddress returns a loopback address at which nobody listens.
+// nextPort counts the ports that freeAddress has tried; test programs that run at once begin at places
+// of their own.
+var nextPort atomic.Int64
+
+func init() { nextPort.Store(int64(os.Getpid()) * 64) }
+
+// freeAddress returns a loopback address at which nobody listens. Its port is below those that systems
+// give to connections: one of them could take it before a program listens there.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var failed error
+	for range 1000 {
+		lis, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+nextPort.Add(1)%20_000))
+		if err == nil {
+			defer lis.Close()
+			return lis.Addr().String()
+		}
+		failed = err
 	}
-	defer lis.Close()
-	return lis.Addr().String()
+	t.Fatalf("no port is free: %v", failed)
+	return ""
 }
 
 // start runs nexus-raft as a process of its own, which is killed when the test ends. It

@@ -54,7 +54,7 @@ func say(t *testing.T, from, to net.Conn, text string) {
 func hear(t *testing.T, c net.Conn, text string) {
 	t.Helper()
 	got := make([]byte, len(text))
-	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(time.Minute))
 	if _, err := io.ReadFull(c, got); err != nil || string(got) != text {
 		t.Fatalf("read: got %q, %v, want %q", got, err, text)
 	}
@@ -72,7 +72,7 @@ func silent(t *testing.T, c net.Conn) {
 // broken checks that a connection ends.
 func broken(t *testing.T, c net.Conn) {
 	t.Helper()
-	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(time.Minute))
 	if n, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("read: got %d bytes, %v, want a broken connection", n, err)
 	}

@@ -4,18 +4,32 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"testing"
 )
 
 var (
-	seedsFlag = flag.Uint64("simtest.seeds", usualSeeds, "how many seeds to run; a tenth of them with -short")
+	seedsFlag = flag.Uint64("simtest.seeds", quickSeeds(), "how many seeds to run; a tenth of them with -short")
 	seedFlag  = flag.Uint64("simtest.seed", 0, "run this seed alone; 0: all")
 	fromFlag  = flag.Uint64("simtest.from", 1, "the first of the seeds")
 	traceFlag = flag.Bool("simtest.trace", false, "print what happens")
 )
 
+// usualSeeds is how many the checks of a landing play. So many find each rare event that a test wants
+// to have happened.
 const usualSeeds = 100
+
+// quickSeeds is how many are played where nobody says how many: go test ./... is to take few minutes.
+func quickSeeds() uint64 {
+	if os.Getenv("NEXUS_RAFT_CI") != "" {
+		return usualSeeds
+	}
+	return usualSeeds / 5
+}
+
+// rareHappens reports whether the seeds are so many that each rare event is among them.
+func rareHappens() bool { return *seedFlag == 0 && *seedsFlag >= usualSeeds && !testing.Short() }
 
 // forSeeds runs f once for each seed that the flags ask for, share percent of them.
 func forSeeds(t *testing.T, share uint64, f func(t *testing.T, seed uint64)) {

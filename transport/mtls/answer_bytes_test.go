@@ -87,7 +87,7 @@ func dialAnswers(t *testing.T, addr string, stalled *atomic.Bool) testpb.TestSer
 // awaitUsed waits until the budget's bytes are as they should be.
 func awaitUsed(t *testing.T, b *budget.Bytes, what string, ok func(int64) bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(b.Used()); {
+	for deadline := time.Now().Add(time.Minute); !ok(b.Used()); {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: %d bytes are held", what, b.Used())
 		}

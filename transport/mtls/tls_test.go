@@ -66,7 +66,7 @@ func TestServerIsTheNodeAsked(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			addr := serveTLS(t, testTLS(Certificates{Own: tc.server, Roots: mine.Roots}), services{})
 			conn := dialWith(t, addr, testTLS(tc.client).ClientCredentials(tc.asked))
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			_, err := pb.NewClusterClient(conn).Status(ctx, &pb.StatusRequest{})
 			if (err == nil) != (tc.says == "") || err != nil &&
@@ -95,7 +95,7 @@ func TestPlainAndTLSDoNotMix(t *testing.T) {
 		}), "protocol version not supported"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			_, err := healthpb.NewHealthClient(dialWith(t, tc.addr, tc.creds)).Check(ctx, &healthpb.HealthCheckRequest{})
 			if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), tc.says) {
