@@ -209,18 +209,26 @@ func TestLeaderCutOff(t *testing.T) {
 			if cutting.name == "reset" || cutting.name == "silent" {
 				alone(t, c, old, h)
 			} else {
-				heir := c.leader(old)
-				eventually(t, "a write by the other", func() error {
-					_, err := heir.try(t.Context(), time.Second, "w.heir", "1")
-					h.add("w.heir", err)
-					return err
-				})
+				writes(t, c.leader(old), h, "w.heir")
 			}
 			c.heal()
 			c.awaitSync()
 			c.verify(h)
 		})
 	}
+}
+
+// writes waits until a member writes. Each try has a key of its own: one that was refused is to be on no disk.
+func writes(t *testing.T, m *member, h *history, key string) {
+	t.Helper()
+	tries := 0
+	eventually(t, "a write by the other", func() error {
+		tries++
+		key := fmt.Sprint(key, ".", tries)
+		_, err := m.try(t.Context(), time.Second, key, "1")
+		h.add(key, err)
+		return err
+	})
 }
 
 // alone checks a leader that reaches nobody any more: it acknowledges nothing and answers
@@ -237,11 +245,7 @@ func alone(t *testing.T, c *cluster, old *member, h *history) {
 		}
 		h.add(key, err)
 
-		eventually(t, "a write by the other", func() error {
-			_, err := heir.try(t.Context(), time.Second, fmt.Sprint("w.heir", i), "1")
-			h.add(fmt.Sprint("w.heir", i), err)
-			return err
-		})
+		writes(t, heir, h, fmt.Sprint("w.heir", i))
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		began := time.Now()
 		err = old.zone().Read(ctx, func(nexusraft.Reader) error { return nil })
