@@ -142,11 +142,17 @@ func fill(t *testing.T, by insider) {
 	t.Helper()
 	c := etcdserverpb.NewKVClient(by.dial(t, nil))
 	put := func(key []byte, bytes int) {
-		if _, err := c.Put(by.context(t.Context()), &etcdserverpb.PutRequest{
-			Key:   key,
-			Value: make([]byte, bytes),
-		}); err != nil {
-			t.Error(err)
+		request := &etcdserverpb.PutRequest{Key: key, Value: make([]byte, bytes)}
+		for deadline := time.Now().Add(time.Minute); ; {
+			_, err := c.Put(by.context(t.Context()), request)
+			switch code := status.Code(err); {
+			case err == nil:
+				return
+			case code != codes.Unavailable && code != codes.Unknown || time.Now().After(deadline):
+				t.Error(err)
+				return
+			}
+			time.Sleep(10 * time.Millisecond) // another leader is elected
 		}
 	}
 	for i := range largePairs {

@@ -11,10 +11,16 @@ import (
 // publish appends an event and returns its sequence.
 func (c *trio) publish(t *testing.T, topic string) string {
 	t.Helper()
-	code, stdout, stderr := command(t, "publish", topic, "made", "--endpoints", c.endpoints())
-	if code != exitOK {
-		t.Fatalf("publish: status %d, %s", code, stderr)
-	}
+	var stdout string
+	eventually(t, topic+" is published", func() bool { // where the outcome is not known once more does no harm
+		var code int
+		var stderr string
+		code, stdout, stderr = command(t, "publish", topic, "made", "--endpoints", c.endpoints())
+		if code != exitOK && !strings.Contains(stderr, "outcome unknown") {
+			t.Fatalf("publish: status %d, %s", code, stderr)
+		}
+		return code == exitOK
+	})
 	return strings.TrimSpace(strings.TrimPrefix(stdout, "sequence "))
 }
 
