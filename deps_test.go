@@ -149,7 +149,10 @@ var rules = map[string]struct {
 		"etcd's services, over kv",
 	},
 	"internal/simtest": {
-		[]string{"", "storage", "internal/zone", "internal/driver", "internal/raftlog", "witness"},
+		[]string{
+			"", "api/nexusraft/v1", "storage", "internal/apply", "internal/driver", "internal/raftlog",
+			"internal/snapshot", "internal/system", "internal/zone", "witness",
+		},
 		"tests only",
 	},
 	"internal/netfault": {nil, "tests only"},

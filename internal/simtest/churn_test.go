@@ -204,6 +204,7 @@ func (c *churn) plan(n *node, change nexusraft.MembershipChange) {
 }
 
 func (c *churn) propose(n *node, change zone.ConfChange) {
+	change.Time = n.clock()
 	err := driver.ProposeConfChange(n.group, change, nil)
 	c.s.eventf("%s proposes a change: %v", n.name, err)
 }

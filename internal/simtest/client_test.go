@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
 // clients are closed loops: each has one operation at a time, sends it to the member that
@@ -90,7 +91,7 @@ func (c *client) begin() {
 	case p < 80:
 		op.command = fmt.Sprintf("append %s %s", op.key, value)
 	default:
-		op.command = fmt.Sprintf("cas %s %s %s", op.key, s.oracle.model[op.key], value)
+		op.command = fmt.Sprintf("cas %s %s %s", op.key, s.oracle.ledger.registers[op.key], value)
 	}
 	op.attempt()
 }
@@ -133,6 +134,16 @@ func (op *operation) elsewhere(n *node) {
 	if id, _ := n.r.Leader(); s.replica(id) != nil && !s.replica(id).witness {
 		op.c.target = s.replica(id)
 	}
+}
+
+func (op *operation) envelope() zone.Envelope { return zone.Envelope{Command: []byte(op.command)} }
+
+func (op *operation) left() bool { return op.over }
+
+// applied is the answer to a command. None of those that have no number fails.
+func (op *operation) applied(n *node, r nexusraft.Result, err error) {
+	n.s.must(n, op.command, err)
+	op.finish(string(r.Data))
 }
 
 // refused ends one attempt with an error of the node.

@@ -1,6 +1,8 @@
 package simtest
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 
@@ -9,8 +11,11 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/apply"
 	"github.com/nexi-lab/nexus-raft/internal/driver"
 	"github.com/nexi-lab/nexus-raft/internal/raftlog"
+	"github.com/nexi-lab/nexus-raft/internal/snapshot"
+	"github.com/nexi-lab/nexus-raft/internal/system"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
 	"github.com/nexi-lab/nexus-raft/storage"
 )
@@ -58,6 +63,10 @@ func newMemberDisk(n *node, o origin) *memberDisk {
 	}
 	b := d.store.NewBatch()
 	defer b.Close()
+	if o.index != 0 {
+		digest := system.FoundingDigest()
+		n.s.must(n, "begin the digest", b.Set(state, digest.Key, digest.Value))
+	}
 	n.s.must(n, "create a replica", raftlog.Create(b, d.raft, zoneID, meta, hs, o.index))
 	n.s.must(n, "commit a new replica", b.Commit(true))
 	d.close()
@@ -85,10 +94,14 @@ func (d *memberDisk) openStore() {
 }
 
 func (d *memberDisk) newTree() *storage.Tree {
-	d.trees++
-	t, err := d.store.Tree(fmt.Sprintf("state-%d", d.trees))
+	t, err := d.store.Tree(d.newName())
 	d.n.s.must(d.n, "make a state tree", err)
 	return t
+}
+
+func (d *memberDisk) newName() string {
+	d.trees++
+	return fmt.Sprintf("state-%d", d.trees)
 }
 
 func (d *memberDisk) open() (raft.Storage, nexusraft.Index, nexusraft.Membership) {
@@ -120,28 +133,29 @@ func (d *memberDisk) dropOrphans() {
 }
 
 // receive puts the data of a snapshot into a staging tree, before raft hears of it.
-func (d *memberDisk) receive(s *raftpb.Snapshot, data []nexusraft.Pair) {
-	t := d.newTree()
-	b := d.store.NewBatch()
-	defer b.Close()
-	for _, p := range data {
-		d.n.s.must(d.n, "fill a staging tree", b.Set(t, p.Key, p.Value))
-	}
-	d.n.s.must(d.n, "commit a staging tree", b.Commit(true))
+func (d *memberDisk) receive(s *raftpb.Snapshot, data [][]byte) {
+	t, err := snapshot.Receive(d.store, d.newName(), func(yield func([]byte, error) bool) {
+		for _, chunk := range data {
+			if !yield(chunk, nil) {
+				return
+			}
+		}
+	})
+	d.n.s.must(d.n, "receive a snapshot", err)
 	d.n.shadow.sync() // what was written before it, too
 	d.received[nexusraft.Index(s.GetMetadata().GetIndex())] = t
 }
 
 // snapshot returns what a snapshot of this moment is, from one storage snapshot.
-func (d *memberDisk) snapshot() (*raftpb.Snapshot, []nexusraft.Pair) {
+func (d *memberDisk) snapshot() (_ *raftpb.Snapshot, data [][]byte) {
 	s, err := d.log.Snapshot()
 	d.n.s.must(d.n, "take a snapshot", err)
 	view := d.store.NewSnapshot()
 	defer view.Close()
-	data := []nexusraft.Pair{}
-	for p, err := range view.Reader(d.state).Scan(nil, nil) {
+	data = [][]byte{} // not nil, though the state may be empty
+	for chunk, err := range snapshot.NewEncoder(view.Reader(d.state)).From(0) {
 		d.n.s.must(d.n, "read a snapshot", err)
-		data = append(data, nexusraft.Pair{Key: append([]byte(nil), p.Key...), Value: append([]byte(nil), p.Value...)})
+		data = append(data, bytes.Clone(chunk))
 	}
 	return s, data
 }
@@ -187,30 +201,44 @@ func (d *memberDisk) install(w *zone.Work) {
 	d.next, n.conf = tree, meta.GetConfState()
 }
 
-// apply runs one committed entry over what the ones before it have done.
-func (d *memberDisk) apply(c *zone.Committed) (a driver.Applied) {
-	n, s := d.n, d.n.s
+// apply runs one committed entry over what the ones before it have done, as a node's group does.
+func (d *memberDisk) apply(c *zone.Committed, wanted bool) (driver.Applied, error) {
+	n := d.n
 	if d.effects == nil {
 		d.effects = storage.NewOverlay(d.state)
 	}
+	a, err := d.applyOne(c)
+	if _, differs := errors.AsType[*system.DivergedError](err); differs {
+		return driver.Applied{}, &driver.GroupError{Err: err}
+	}
+	n.s.must(n, "apply an entry", err)
+	n.compared(&a)
+	n.s.oracle.applied(n, c.Index, &a, d.effects)
+	if !wanted {
+		a.Data = nil
+	}
+	return driver.Applied{Data: a.Data, Err: a.Err, First: a.First}, nil
+}
+
+func (d *memberDisk) applyOne(c *zone.Committed) (apply.Effects, error) {
+	n := d.n
 	switch {
 	case c.Command != nil:
-		own := storage.NewOverlay(d.effects)
-		a.Data, a.Err = machine{}.Apply(silent{own}, nexusraft.Command{
-			Index: c.Index, Time: c.Command.Time,
-			Data: c.Command.Command,
-		})
-		s.must(n, "apply a command", a.Err)
-		own.MergeInto(d.effects)
+		m := machine{where: n.name}
+		if n == n.s.liar {
+			m.lies = n.s.lies
+		}
+		return apply.Command(apply.Machine{StateMachine: m}, d.effects, c.Index, c.Command)
 	case c.ConfChange != nil:
+		now, err := zone.ConfChangeTime(c.ConfChange)
+		n.s.must(n, "read a conf change", err)
+		before := n.r.Membership()
 		cs, members, err := n.group.ApplyConfChange(c.ConfChange)
-		s.must(n, "apply a conf change", err)
+		n.s.must(n, "apply a conf change", err)
 		d.change, n.conf = &change{cs, members}, cs
+		return apply.Members(d.effects, c.Index, now, before, members)
 	}
-	h, err := stateHash(d.effects)
-	s.must(n, "hash the state", err)
-	s.oracle.applied(n, c.Index, h)
-	return a
+	return apply.Nothing(d.effects, c.Index)
 }
 
 func (d *memberDisk) held() int {

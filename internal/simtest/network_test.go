@@ -4,7 +4,6 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
-	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
@@ -29,11 +28,11 @@ type link struct{ from, to *node }
 
 type packet struct {
 	link
-	call    link             // the call that carries it
-	message []byte           // nil: a signal
-	signal  zone.Signal      // of the sender's node
-	data    []nexusraft.Pair // the state that belongs to a snapshot for a full replica
-	arrived func(ok bool)    // for a snapshot: how its transfer ended; nil otherwise
+	call    link          // the call that carries it
+	message []byte        // nil: a signal
+	signal  zone.Signal   // of the sender's node
+	data    [][]byte      // the state that belongs to a snapshot for a full replica
+	arrived func(ok bool) // for a snapshot: how its transfer ended; nil otherwise
 }
 
 func newNetwork(s *sim) *network {
@@ -87,7 +86,7 @@ func (w *network) signal(l link, s zone.Signal) {
 
 // transfer takes a snapshot for a full replica: a message with data, slower than others,
 // whose end is reported to its sender.
-func (w *network) transfer(l link, m *raftpb.Message, data []nexusraft.Pair, arrived func(ok bool)) {
+func (w *network) transfer(l link, m *raftpb.Message, data [][]byte, arrived func(ok bool)) {
 	raw, err := proto.Marshal(m)
 	w.s.must(l.from, "marshal a snapshot", err)
 	w.put(packet{link: l, call: l, message: raw, data: data, arrived: arrived}, w.s.between(2, 4*tickSteps))

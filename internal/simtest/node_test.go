@@ -13,7 +13,10 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/apply"
 	"github.com/nexi-lab/nexus-raft/internal/driver"
+	"github.com/nexi-lab/nexus-raft/internal/system"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
@@ -24,7 +27,7 @@ type disk interface {
 
 	// apply runs one committed entry over the state, and held returns what its effects and those
 	// before it take in memory.
-	apply(c *zone.Committed) driver.Applied
+	apply(c *zone.Committed, wanted bool) (driver.Applied, error)
 	held() int
 
 	// stage prepares the write of a part, and what it has applied.
@@ -61,11 +64,14 @@ type node struct {
 	incarnation nexusraft.Incarnation
 	gone        bool  // for good
 	retired     bool  // gone, and no node of the cluster any more
+	failed      error // why its zone has stopped there
 	restartAt   int64 // when it is down
 
 	inbox    []packet
 	calls    []func(*node)
-	commands []*operation
+	commands []caller
+	check    system.Digest // which the members have not compared; the zero value: none
+	skew     int64         // of its clock
 	nextTick int64
 	turn     *turn // under way
 	crashAt  crashPoint
@@ -86,10 +92,9 @@ type turn struct {
 	end    func()                  // where it stands still
 	yield  func(struct{}) bool     // false: it is to end
 
-	part    *driver.Part     // being written; nil: none
-	due     int64            // when it is
-	applied []zone.Committed // in this round
-	commit  commitView
+	part   *driver.Part // being written; nil: none
+	due    int64        // when it is
+	commit commitView
 }
 
 // commitView is the zone as its replica saw it when it made the round's Committed.
@@ -143,7 +148,7 @@ func (n *node) start() {
 	_, n.conf, err = log.InitialState()
 	n.s.must(n, "read the configuration", err)
 	n.r, n.nextTick, n.restartAt = g.Replica(), n.s.now+int64(n.s.between(1, tickSteps)), 0
-	n.sending = make(map[*node]nexusraft.Index)
+	n.sending, n.check = make(map[*node]nexusraft.Index), system.Digest{}
 	n.s.eventf("%s starts, incarnation %d, term %d, log (%d, %d]", n.name, n.incarnation, n.shadow.durable.term,
 		n.shadow.durable.compacted, n.shadow.durable.last())
 }
@@ -309,41 +314,66 @@ func (n *node) receive(p packet) {
 	n.s.oracle.looked(n)
 }
 
-// propose hands all waiting commands over at once.
+// propose hands all waiting commands over at once, and a leader's checkpoint with them.
 func (n *node) propose() {
-	ops := n.commands
+	var envelopes []zone.Envelope
+	var calls []driver.Call
+	for _, c := range n.commands {
+		e := c.envelope()
+		e.Time = n.clock()
+		envelopes, calls = append(envelopes, e), append(calls, proposed{n, c})
+	}
 	n.commands = nil
-	envelopes, calls := make([]zone.Envelope, len(ops)), make([]driver.Call, len(ops))
-	for i, op := range ops {
-		envelopes[i] = zone.Envelope{Time: n.s.now, Command: []byte(op.command)}
-		calls[i] = proposed{n, op}
+	if c := n.takeCheck(); c != nil {
+		envelopes = append(envelopes, zone.Envelope{Time: n.clock(), Own: true, Command: c})
+		calls = append(calls, nil)
 	}
 	driver.Propose(n.group, envelopes, calls)
 }
 
-// proposed is an operation that waits for its entry at a node.
+// clock is the time that the node puts into commands if it leads. Those of two nodes differ.
+func (n *node) clock() int64 { return n.s.now*n.s.stepTime + n.skew }
+
+// takeCheck returns the command with which a leader has the members compare their digests, as a
+// node's group does; nil if there is nothing to compare.
+func (n *node) takeCheck() []byte {
+	if _, self := n.r.Leader(); !self || n.check.Index == 0 {
+		return nil
+	}
+	c, err := proto.Marshal(&pb.NodeCommand{Kind: &pb.NodeCommand_VerifyState{
+		VerifyState: &pb.VerifyState{Index: uint64(n.check.Index), Digest: n.check.Sum},
+	}})
+	n.s.must(n, "ask for a comparison", err)
+	n.check = system.Digest{}
+	return c
+}
+
+// caller is who waits for the end of a command at a node.
+type caller interface {
+	envelope() zone.Envelope // without the time
+	applied(n *node, r nexusraft.Result, err error)
+	refused(n *node, err error) // before the command was applied, or whatever comes of it
+	left() bool
+}
+
+// proposed is a caller's command that waits for its entry.
 type proposed struct {
-	n  *node
-	op *operation
+	n *node
+	c caller
 }
 
 // Answer implements driver.Call.
 func (p proposed) Answer(r nexusraft.Result, err error) {
-	n := p.n
-	if err != nil {
-		p.op.refused(n, err)
+	if r.Index == 0 {
+		p.c.refused(p.n, err)
 		return
 	}
-	i := slices.IndexFunc(n.turn.applied, func(c zone.Committed) bool { return c.Index == r.Index })
-	if i < 0 {
-		n.s.fatalf("I8: %s answers %q before entry %d is applied", n.name, p.op.command, r.Index)
-	}
-	n.s.oracle.acknowledged(n, p.op, n.turn.applied[i], r.Copies, n.turn.commit)
-	p.op.finish(string(r.Data))
+	p.n.s.oracle.acknowledged(p.n, p.c, r, err)
+	p.c.applied(p.n, r, err)
 }
 
 // Left implements driver.Call.
-func (p proposed) Left() bool { return p.op.over }
+func (p proposed) Left() bool { return p.c.left() }
 
 // reading is an operation that waits for its read at a node.
 type reading struct {
@@ -357,7 +387,7 @@ func (r reading) Serve(err error) {
 		r.op.refused(r.n, err)
 		return
 	}
-	value, _, err := r.n.disk.(*memberDisk).state.Get([]byte(r.op.key))
+	value, _, err := apply.MachineReader(r.n.disk.(*memberDisk).state).Get([]byte(r.op.key))
 	r.n.s.must(r.n, "read a register", err)
 	r.op.finish(string(value))
 }
@@ -379,7 +409,7 @@ func (c voteCall) Answer(a driver.VoteAnswer) {
 func (n *node) Began(w *zone.Work) {
 	view := commitView{members: n.r.Membership(), conf: n.conf}
 	view.sync, _ = n.r.Sync()
-	n.madeBy, n.turn.commit, n.turn.applied = n.conf, view, nil
+	n.madeBy, n.turn.commit = n.conf, view
 	n.s.oracle.worked(n, w)
 	if n.crashIf != nil {
 		n.crashAt = max(n.crashAt, n.crashIf(w))
@@ -390,9 +420,18 @@ func (n *node) Began(w *zone.Work) {
 }
 
 // Apply implements driver.Owner.
-func (n *node) Apply(c *zone.Committed, _ bool) (driver.Applied, error) {
-	n.turn.applied = append(n.turn.applied, *c)
-	return n.disk.apply(c), nil
+func (n *node) Apply(c *zone.Committed, wanted bool) (driver.Applied, error) {
+	return n.disk.apply(c, wanted)
+}
+
+// compared notes what an entry has done about comparing digests, as a node's group does.
+func (n *node) compared(e *apply.Effects) {
+	if e.Verified >= n.check.Index {
+		n.check = system.Digest{}
+	}
+	if e.Checkpoint.Index != 0 {
+		n.check = e.Checkpoint
+	}
 }
 
 // Held implements driver.Owner.
@@ -419,6 +458,11 @@ func (n *node) Stage(p *driver.Part) error {
 
 // Commit implements driver.Disk.
 func (n *node) Commit(_ []*driver.Group, sync bool) error {
+	if n.failed != nil {
+		n.crashed(false, 0)
+		n.gone = true
+		return errCrash
+	}
 	for n.s.now < n.turn.due {
 		if !n.turn.yield(struct{}{}) {
 			return errCrash
@@ -449,8 +493,13 @@ func (n *node) Written(*driver.Part) {}
 // Refusal implements driver.Owner.
 func (n *node) Refusal(err error) error { return err }
 
-// Failed implements driver.Owner: nothing fails but the whole node.
-func (n *node) Failed(err error) { n.s.must(n, "apply an entry", err) }
+// Failed implements driver.Owner: nothing fails but a member whose state differs, where one is to.
+func (n *node) Failed(err error) {
+	if n.s.liar == nil {
+		n.s.must(n, "apply an entry", err)
+	}
+	n.failed = err
+}
 
 // Ended implements driver.Owner.
 func (n *node) Ended() error {

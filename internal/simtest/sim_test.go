@@ -28,11 +28,14 @@ type sim struct {
 	rng  *rand.Rand
 	now  int64 // steps
 
+	first nexusraft.Index // where a founder's log begins: above index 1, so that a joiner starts by a snapshot
+
 	nodes   []*node // the two members, then the witness, then nodes that joined later
 	retired []*node
 	net     *network
 	faults  *faults
 	clients *clients
+	callers *sessionCallers
 	admin   *admin
 	churn   *churn // nil: the zone stays as it is
 	oracle  *oracle
@@ -41,20 +44,31 @@ type sim struct {
 	partBytes int // of each node: so much is applied at once; 0: as much as there is
 
 	electionTicks, holdTicks int // of each replica that starts from now on; 0: as by default
+
+	stepTime int64 // how far a step of time takes the clock that leaders put into commands
+	liar     *node // whose state machine is not the same function, from the index lies on; nil: none
+	lies     nexusraft.Index
 }
 
 // newSim makes a zone and starts its nodes. A founding run begins with one member alone;
 // the others are there, empty, and are admitted as the run goes on.
 func newSim(t *testing.T, seed uint64, founding bool) *sim {
 	t.Helper()
+	return newSimAt(t, seed, founding, firstIndex)
+}
+
+// newSimAt is newSim for a zone whose log begins elsewhere.
+func newSimAt(t *testing.T, seed uint64, founding bool, first nexusraft.Index) *sim {
+	t.Helper()
 	// raft draws its election timeouts from crypto/rand.
 	cryptotest.SetGlobalRandom(t, seed)
-	s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 0x6e65787573))}
+	s := &sim{t: t, seed: seed, first: first, rng: rand.New(rand.NewPCG(seed, 0x6e65787573)), stepTime: 1}
 	s.trace.init()
 	s.net = newNetwork(s)
 	s.faults = &faults{s: s}
 	s.oracle = newOracle(s)
 	s.clients = &clients{s: s}
+	s.callers = &sessionCallers{s: s}
 	s.admin = &admin{s: s}
 	s.createNodes(founding)
 	t.Cleanup(func() {
@@ -79,7 +93,7 @@ func (s *sim) createNodes(founding bool) {
 		all = all.With(s.newNode(name, name == "w").record())
 	}
 	for i, n := range s.nodes {
-		origin := origin{index: firstIndex, term: firstTerm, members: all}
+		origin := origin{index: s.first, term: firstTerm, members: all}
 		switch {
 		case founding && i == 0:
 			origin.members = nexusraft.Membership{Shape: all.Shape}.With(n.record())
@@ -118,7 +132,7 @@ func (n *node) format(o origin) {
 	n.shadow.begin(o)
 }
 
-// A founder's log begins above index 1, so that every joiner starts by a snapshot.
+// Where a founder's log begins, unless the run says something else.
 const (
 	firstIndex nexusraft.Index = 10
 	firstTerm  nexusraft.Term  = 1
@@ -198,6 +212,7 @@ func (s *sim) step() {
 		s.nodes[i].run()
 	}
 	s.clients.step()
+	s.callers.step()
 	s.admin.step()
 	s.churn.step()
 	s.oracle.ages()

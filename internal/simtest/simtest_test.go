@@ -90,9 +90,9 @@ func (s *sim) recover() {
 // stopClients waits for the operations under way.
 func (s *sim) stopClients() {
 	s.t.Helper()
-	s.clients.stopped = true
+	s.clients.stopped, s.callers.stopped = true, true
 	s.until("no operation under way", 100, func() bool {
-		return !slices.ContainsFunc(s.clients.all, func(c *client) bool { return c.op != nil })
+		return s.callers.idle() && !slices.ContainsFunc(s.clients.all, func(c *client) bool { return c.op != nil })
 	})
 }
 

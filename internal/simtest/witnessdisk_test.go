@@ -52,13 +52,13 @@ func (d *witnessDisk) open() (raft.Storage, nexusraft.Index, nexusraft.Membershi
 	return d.log, d.log.Applied(), d.log.Membership()
 }
 
-func (d *witnessDisk) apply(c *zone.Committed) driver.Applied {
+func (d *witnessDisk) apply(c *zone.Committed, _ bool) (driver.Applied, error) {
 	if c.ConfChange != nil {
 		cs, members, err := d.n.group.ApplyConfChange(c.ConfChange)
 		d.n.s.must(d.n, "apply a conf change", err)
 		d.update.ConfState, d.update.Membership = cs, &members
 	}
-	return driver.Applied{}
+	return driver.Applied{}, nil
 }
 
 func (d *witnessDisk) held() int { return 0 }
