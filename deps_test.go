@@ -150,8 +150,8 @@ var rules = map[string]struct {
 	},
 	"internal/simtest": {
 		[]string{
-			"", "api/nexusraft/v1", "storage", "internal/apply", "internal/driver", "internal/raftlog",
-			"internal/snapshot", "internal/system", "internal/zone", "witness",
+			"", "api/nexusraft/v1", "storage", "internal/apply", "internal/datadir", "internal/driver", "internal/pki",
+			"internal/raftlog", "internal/snapshot", "internal/system", "internal/wire", "internal/zone", "witness",
 		},
 		"tests only",
 	},

@@ -1,6 +1,7 @@
 package simtest
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -91,8 +92,11 @@ func (c *churn) pick() (member, watcher *node, members int) {
 
 // String is for events and failures.
 func (n *node) String() string {
-	if n == nil {
+	switch {
+	case n == nil:
 		return "nobody"
+	case n.s.zone != onlyZone:
+		return fmt.Sprintf("%s/%v", n.name, n.s.zone)
 	}
 	return n.name
 }

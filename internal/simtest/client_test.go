@@ -153,7 +153,7 @@ func (op *operation) refused(n *node, err error) {
 	case errors.Is(err, nexusraft.ErrNotLeader), errors.Is(err, nexusraft.ErrOverloaded),
 		errors.Is(err, nexusraft.ErrNoQuorum):
 		op.elsewhere(n)
-	case errors.Is(err, nexusraft.ErrUncertain):
+	case errors.Is(err, nexusraft.ErrUncertain), errors.Is(err, nexusraft.ErrZoneNotFound):
 		op.abandon()
 	default:
 		n.s.fatalf("%s refuses %q: %v", n.name, op.command, err)

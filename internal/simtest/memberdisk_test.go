@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -20,22 +21,30 @@ import (
 	"github.com/nexi-lab/nexus-raft/storage"
 )
 
-// memberDisk is a member's store: log and state, over a file system in memory.
+// memberDevice is a member's store, over a file system in memory: the logs and states of all its zones.
+// What they write in a round is one batch.
 //
 // A crash loses all that came after the last sync. Pebble writes unsynced records in the
 // background, at a time of its own; half-kept tails would make a run differ from the next
 // one of the same seed. Instead node syncs at random where it need not, which leaves the
 // same prefixes; torn writes are the business of the crash tests of storage and raftlog.
-type memberDisk struct {
-	n     *node
+type memberDevice struct {
+	p     *process
 	fs    *storage.MemFS
 	store *storage.Store
 	raft  *storage.Tree
+	batch *storage.Batch // staged; nil: nothing is
+
+	trees int // made so far, for their names
+}
+
+// memberDisk is one zone's part of it: log and state.
+type memberDisk struct {
+	*memberDevice
+	n     *node
 	state *storage.Tree
 	log   *raftlog.Log
-	batch *storage.Batch // staged
 
-	trees    int                               // made so far, for their names
 	received map[nexusraft.Index]*storage.Tree // staging trees, by the snapshot's index
 	next     *storage.Tree                     // state, once the staged batch is committed
 
@@ -49,8 +58,11 @@ type change struct {
 	members nexusraft.Membership
 }
 
-func newMemberDisk(n *node, o origin) *memberDisk {
-	d := &memberDisk{n: n, fs: storage.NewMemFS()}
+func newMemberDevice(p *process) *memberDevice { return &memberDevice{p: p, fs: storage.NewMemFS()} }
+
+// add writes what the first replica begins with.
+func (d *memberDevice) add(n *node, o origin) {
+	n.disk = &memberDisk{memberDevice: d, n: n}
 	d.openStore()
 	state := d.newTree()
 	meta := raftlog.Meta{
@@ -64,13 +76,13 @@ func newMemberDisk(n *node, o origin) *memberDisk {
 	b := d.store.NewBatch()
 	defer b.Close()
 	if o.index != 0 {
-		digest := system.FoundingDigest()
-		n.s.must(n, "begin the digest", b.Set(state, digest.Key, digest.Value))
+		for _, p := range append(o.state, system.FoundingDigest()) {
+			n.s.must(n, "begin the state", b.Set(state, p.Key, p.Value))
+		}
 	}
-	n.s.must(n, "create a replica", raftlog.Create(b, d.raft, zoneID, meta, hs, o.index))
+	n.s.must(n, "create a replica", raftlog.Create(b, d.raft, n.s.zone, meta, hs, o.index))
 	n.s.must(n, "commit a new replica", b.Commit(true))
 	d.close()
-	return d
 }
 
 // confState returns raft's view of a membership without learners.
@@ -82,32 +94,52 @@ func confState(m nexusraft.Membership) *raftpb.ConfState {
 	return cs
 }
 
-func (d *memberDisk) openStore() {
+func (d *memberDevice) openStore() {
 	var err error
 	d.store, err = storage.Open("data", &storage.Options{
 		FS: d.fs, CacheBytes: 1 << 20, FlushInterval: -1,
 		Logger: slog.New(slog.DiscardHandler),
 	})
-	d.n.s.must(d.n, "open the store", err)
+	d.p.w.must(d.p, "open the store", err)
 	d.raft, err = d.store.Tree("raft")
-	d.n.s.must(d.n, "open the raft tree", err)
+	d.p.w.must(d.p, "open the raft tree", err)
 }
 
-func (d *memberDisk) newTree() *storage.Tree {
+func (d *memberDevice) newTree() *storage.Tree {
 	t, err := d.store.Tree(d.newName())
-	d.n.s.must(d.n, "make a state tree", err)
+	d.p.w.must(d.p, "make a state tree", err)
 	return t
 }
 
-func (d *memberDisk) newName() string {
+func (d *memberDevice) newName() string {
 	d.trees++
 	return fmt.Sprintf("state-%d", d.trees)
 }
 
-func (d *memberDisk) open() (raft.Storage, nexusraft.Index, nexusraft.Membership) {
+// open opens the store, and returns the replicas that are in it.
+func (d *memberDevice) open() (all []*node) {
 	d.openStore()
+	zones, err := raftlog.Zones(d.raft)
+	d.p.w.must(d.p, "list the zones", err)
+	for _, n := range d.p.replicas {
+		there := slices.Contains(zones, n.s.zone)
+		if !there && !n.dropped {
+			n.s.fatalf("I2: %s is gone from its disk", n)
+		}
+		if there { // perhaps again: that it was dropped is not synced
+			all = append(all, n)
+		}
+	}
+	if len(all) != len(zones) {
+		d.p.w.fatalf("%s has %d zones on its disk, and knows of %d", d.p, len(zones), len(all))
+	}
+	d.dropOrphans(zones)
+	return all
+}
+
+func (d *memberDisk) open() (raft.Storage, nexusraft.Index, nexusraft.Membership) {
 	var err error
-	d.log, err = raftlog.Open(d.raft, zoneID)
+	d.log, err = raftlog.Open(d.raft, d.n.s.zone)
 	d.n.s.must(d.n, "open the log", err)
 	var ok bool
 	d.state, ok, err = d.store.OpenTree(d.log.Meta().StateTree)
@@ -115,19 +147,24 @@ func (d *memberDisk) open() (raft.Storage, nexusraft.Index, nexusraft.Membership
 	if !ok {
 		d.n.s.fatalf("%s: its state tree %s is gone", d.n.name, d.log.Meta().StateTree)
 	}
-	d.dropOrphans()
 	d.received, d.next = make(map[nexusraft.Index]*storage.Tree), nil
 	d.effects, d.change = nil, nil
 	return d.log, d.log.Applied(), d.log.Meta().Membership
 }
 
 // dropOrphans removes staging trees whose snapshot was never installed.
-func (d *memberDisk) dropOrphans() {
+func (d *memberDevice) dropOrphans(zones []nexusraft.ZoneID) {
+	known := map[string]bool{d.raft.Name(): true}
+	for _, id := range zones {
+		log, err := raftlog.Open(d.raft, id)
+		d.p.w.must(d.p, "open a log", err)
+		known[log.Meta().StateTree] = true
+	}
 	names, err := d.store.Trees()
-	d.n.s.must(d.n, "list trees", err)
+	d.p.w.must(d.p, "list trees", err)
 	for _, name := range names {
-		if name != d.raft.Name() && name != d.state.Name() {
-			d.n.s.must(d.n, "drop an orphaned tree", d.store.DropTree(name))
+		if !known[name] {
+			d.p.w.must(d.p, "drop an orphaned tree", d.store.DropTree(name))
 		}
 	}
 }
@@ -142,7 +179,7 @@ func (d *memberDisk) receive(s *raftpb.Snapshot, data [][]byte) {
 		}
 	})
 	d.n.s.must(d.n, "receive a snapshot", err)
-	d.n.shadow.sync() // what was written before it, too
+	d.p.synced() // what was written before it, too
 	d.received[nexusraft.Index(s.GetMetadata().GetIndex())] = t
 }
 
@@ -162,7 +199,9 @@ func (d *memberDisk) snapshot() (_ *raftpb.Snapshot, data [][]byte) {
 
 func (d *memberDisk) stage(p *driver.Part) {
 	n, s := d.n, d.n.s
-	d.batch, d.next = d.store.NewBatch(), d.state
+	if d.next = d.state; d.batch == nil {
+		d.batch = d.store.NewBatch()
+	}
 	if w := p.Work; w != nil {
 		if w.Snapshot != nil {
 			d.install(w)
@@ -213,6 +252,7 @@ func (d *memberDisk) apply(c *zone.Committed, wanted bool) (driver.Applied, erro
 	}
 	n.s.must(n, "apply an entry", err)
 	n.compared(&a)
+	n.hosting = n.hosting || a.Zones
 	n.s.oracle.applied(n, c.Index, &a, d.effects)
 	if !wanted {
 		a.Data = nil
@@ -262,15 +302,22 @@ func (d *memberDisk) compact() {
 	s.must(d.n, "stage compaction", d.log.Compact(d.batch, upTo))
 }
 
-func (d *memberDisk) commit(sync bool) {
-	d.n.s.must(d.n, "commit a round", d.batch.Commit(sync))
+func (d *memberDevice) commit(written []*node, sync bool) {
+	d.p.w.must(d.p, "commit a round", d.batch.Commit(sync))
 	d.batch.Close()
-	d.batch, d.state = nil, d.next
+	d.batch = nil
+	for _, n := range written {
+		x := n.disk.(*memberDisk)
+		x.state = x.next
+	}
 }
 
-func (d *memberDisk) crash(kept bool) {
-	if kept && d.batch != nil {
-		d.commit(true)
+// synced returns whose writes a synced one takes along: all, as the store has one log of its own.
+func (d *memberDevice) synced([]*node) []*node { return d.p.replicas }
+
+func (d *memberDevice) crash(writing []*node, kept bool) {
+	if kept {
+		d.commit(writing, true)
 	}
 	if d.batch != nil {
 		d.batch.Close()
@@ -281,9 +328,9 @@ func (d *memberDisk) crash(kept bool) {
 	d.fs = survivor
 }
 
-func (d *memberDisk) close() {
+func (d *memberDevice) close() {
 	if d.store != nil {
-		d.n.s.must(d.n, "close the store", d.store.Close())
+		d.p.w.must(d.p, "close the store", d.store.Close())
 		d.store = nil
 	}
 }

@@ -20,7 +20,7 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
-// disk is what survives a node's crash, and how a round is written to it.
+// disk is what a replica has on its node's device, and how a round is written to it.
 type disk interface {
 	// open reads what is there.
 	open() (log raft.Storage, applied nexusraft.Index, members nexusraft.Membership)
@@ -32,57 +32,84 @@ type disk interface {
 
 	// stage prepares the write of a part, and what it has applied.
 	stage(p *driver.Part)
+}
 
-	// commit does the write that was staged.
-	commit(sync bool)
+// device is what survives the crash of a process: the disks of its replicas.
+type device interface {
+	// add writes what a replica begins with, and open returns those that are there.
+	add(n *node, o origin)
+	open() []*node
 
-	// crash leaves what is synced; kept says that the staged write, if there is one,
-	// was too.
-	crash(kept bool)
+	// commit does the writes that were staged by these, and synced returns whose are on the disk then
+	// if it is synced.
+	commit(written []*node, sync bool)
+	synced(written []*node) []*node
+
+	// crash leaves what is synced; kept says that the writes that were staged by these were, too.
+	crash(writing []*node, kept bool)
 
 	close()
 }
 
-// node is a replica with the driver that ships, and can crash at any point of a round. It is the
-// group's owner, the driver's disk and its sender.
-type node struct {
-	s       *sim
-	name    string
-	id      nexusraft.NodeID
-	replica nexusraft.ReplicaID
-	witness bool
-	disk    disk
-	shadow  shadow // what the oracle believes to be on the disk
-	conf    *raftpb.ConfState
-	madeBy  *raftpb.ConfState // the configuration that the round's messages were made in
+// process is a node of the cluster: all its replicas, with the driver that ships. It can crash at any
+// point of a round. It is the driver's disk and its sender.
+type process struct {
+	w        *world
+	name     string
+	id       nexusraft.NodeID
+	witness  bool
+	device   device
+	replicas []*node // that its disk has, or may have; the first zone's is the first
 
-	r           *zone.Replica // nil: down
-	group       *driver.Group // r's
-	driver      *driver.Driver
+	driver      *driver.Driver // nil: down
 	others      *driver.Neighbors
 	heard       map[nexusraft.NodeID]zone.Signal // since the last tick
 	incarnation nexusraft.Incarnation
 	gone        bool  // for good
 	retired     bool  // gone, and no node of the cluster any more
-	failed      error // why its zone has stopped there
 	restartAt   int64 // when it is down
 
 	inbox    []packet
-	calls    []func(*node)
-	commands []caller
-	check    system.Digest // which the members have not compared; the zero value: none
-	skew     int64         // of its clock
 	nextTick int64
 	turn     *turn // under way
 	crashAt  crashPoint
+	skew     int64  // of its clock
+	hosting  bool   // the records of zones may have changed
+	version  uint64 // of the table of the zones, which a witness was told
 
-	sending map[*node]nexusraft.Index // snapshots under way: the log above is kept
-	slowTo  int64                     // the disk answers nothing before this step
-	syncFor int                       // steps that each synced write takes at least
+	slowTo  int64 // the disk answers nothing before this step
+	syncFor int   // steps that each synced write takes at least
 
 	// crashIf, if set, is asked in each round where in it the node crashes; never: nowhere. It
 	// stays over crashes.
 	crashIf func(*zone.Work) crashPoint
+}
+
+// String is for events and failures.
+func (p *process) String() string { return p.name }
+
+// node is a replica of a zone on a process, and its group's owner.
+type node struct {
+	*process
+	s       *sim
+	replica nexusraft.ReplicaID
+	disk    disk   // nil: it was not made yet
+	shadow  shadow // what the oracle believes to be on the disk
+	conf    *raftpb.ConfState
+	madeBy  *raftpb.ConfState // the configuration that the round's messages were made in
+
+	r       *zone.Replica // nil: it does not run
+	group   *driver.Group // r's
+	failed  error         // why its zone has stopped there
+	dropped bool          // its zone was deleted
+
+	calls    []func(*node)
+	commands []caller
+	check    system.Digest // which the members have not compared; the zero value: none
+
+	part    *driver.Part              // being written; nil: none
+	commit  commitView                // of the round
+	sending map[*node]nexusraft.Index // snapshots under way: the log above is kept
 }
 
 // turn is one turn of the driver. It stands still while its write is under way, which takes steps of
@@ -92,9 +119,8 @@ type turn struct {
 	end    func()                  // where it stands still
 	yield  func(struct{}) bool     // false: it is to end
 
-	part   *driver.Part // being written; nil: none
-	due    int64        // when it is
-	commit commitView
+	staged []*node // what is being written
+	due    int64   // when it is
 }
 
 // commitView is the zone as its replica saw it when it made the round's Committed.
@@ -127,29 +153,38 @@ func (n *node) record() nexusraft.Member {
 	return nexusraft.Member{Replica: n.replica, Node: n.id, Name: n.name, Address: n.name + ":2026", Role: role}
 }
 
-// start opens the disk and makes a replica of what it holds.
-func (n *node) start() {
+// start opens the device and makes replicas of what it holds.
+func (p *process) start() {
+	p.incarnation++
+	silent := zone.SilentTicks(cmp.Or(p.w.electionTicks, 6), 1, cmp.Or(p.w.holdTicks, 6))
+	p.others, p.heard = driver.NewNeighbors(p.incarnation, silent), make(map[nexusraft.NodeID]zone.Signal)
+	p.driver = driver.New(p, p, cmp.Or(p.w.partBytes, 1<<20))
+	for _, n := range p.device.open() {
+		n.open()
+	}
+	p.nextTick, p.restartAt, p.hosting = p.w.now+int64(p.w.between(1, tickSteps)), 0, true
+	p.host()
+}
+
+// open makes a replica of what the disk holds.
+func (n *node) open() {
 	log, at, members := n.disk.open()
 	n.s.oracle.reopened(n, log)
-	n.incarnation++
 	c := zone.Config{
-		Zone: zoneID, Replica: n.replica, Incarnation: n.incarnation, Witness: n.witness,
+		Zone: n.s.zone, Replica: n.replica, Incarnation: n.incarnation, Witness: n.witness,
 		Storage: log, Applied: at, Membership: members,
-		MaxInflight: 16, MaxAppendBytes: 512, Vouched: n.s.vouched,
+		MaxInflight: 16, MaxAppendBytes: 512, Vouched: n.w.zones[0].vouched,
 		ElectionTicks: n.s.electionTicks, HoldTicks: n.s.holdTicks,
+		Signals: n.others,
 	}
-	silent := zone.SilentTicks(cmp.Or(c.ElectionTicks, 6), 1, cmp.Or(c.HoldTicks, 6))
-	n.others, n.heard = driver.NewNeighbors(n.incarnation, silent), make(map[nexusraft.NodeID]zone.Signal)
-	c.Signals = n.others
 	g, err := driver.NewGroup(driver.Config{Owner: n, ReadTicks: readTicks, Config: c})
 	n.s.must(n, "start", err)
 	n.others.Note(g)
-	n.group, n.driver = g, driver.New(n, n, cmp.Or(n.s.partBytes, 1<<20))
 	_, n.conf, err = log.InitialState()
 	n.s.must(n, "read the configuration", err)
-	n.r, n.nextTick, n.restartAt = g.Replica(), n.s.now+int64(n.s.between(1, tickSteps)), 0
+	n.r, n.group, n.dropped = g.Replica(), g, false
 	n.sending, n.check = make(map[*node]nexusraft.Index), system.Digest{}
-	n.s.eventf("%s starts, incarnation %d, term %d, log (%d, %d]", n.name, n.incarnation, n.shadow.durable.term,
+	n.s.eventf("%s starts, incarnation %d, term %d, log (%d, %d]", n, n.incarnation, n.shadow.durable.term,
 		n.shadow.durable.compacted, n.shadow.durable.last())
 }
 
@@ -160,142 +195,195 @@ func (s *sim) vouched(id nexusraft.NodeID) bool {
 
 // crash stops the node; what it had not synced is lost, and kept decides about the write
 // under way.
-func (n *node) crash(kept bool, downTicks int) {
-	n.crashed(kept, downTicks)
-	n.endTurn()
+func (p *process) crash(kept bool, downTicks int) {
+	p.crashed(kept, downTicks)
+	p.endTurn()
 }
 
 // endTurn ends a turn that stands still.
-func (n *node) endTurn() {
-	if n.turn != nil {
-		n.turn.end()
-		n.turn = nil
+func (p *process) endTurn() {
+	if p.turn != nil {
+		p.turn.end()
+		p.turn = nil
 	}
 }
 
 // crashed is crash for the turn that is under way: it is to end with errCrash.
-func (n *node) crashed(kept bool, downTicks int) {
-	writing := n.turn != nil && n.turn.part != nil && !n.turn.part.Empty()
-	n.s.eventf("%s crashes, write under way %v, kept %v", n.name, writing, kept)
-	n.disk.crash(kept && writing)
-	n.shadow.crash(n, kept && writing)
-	n.r, n.group, n.driver, n.crashAt = nil, nil, nil, never
-	n.inbox, n.calls, n.commands, n.slowTo = nil, nil, nil, 0
-	n.restartAt = n.s.now + int64(downTicks*tickSteps)
+func (p *process) crashed(kept bool, downTicks int) {
+	writing := p.writing()
+	kept = kept && len(writing) > 0
+	p.w.eventf("%s crashes, write under way %v, kept %v", p, len(writing) > 0, kept)
+	p.device.crash(writing, kept)
+	saved := p.device.synced(writing)
+	for _, n := range p.replicas {
+		n.shadow.crash(n, kept && slices.Contains(saved, n))
+		n.r, n.group, n.part, n.calls, n.commands = nil, nil, nil, nil, nil
+	}
+	p.driver, p.crashAt, p.inbox, p.slowTo = nil, never, nil, 0
+	p.restartAt = p.w.now + int64(downTicks*tickSteps)
+}
+
+// writing returns the replicas that have something in the write under way.
+func (p *process) writing() (all []*node) {
+	if p.turn == nil {
+		return nil
+	}
+	for _, n := range p.turn.staged {
+		if !n.part.Empty() {
+			all = append(all, n)
+		}
+	}
+	return all
+}
+
+// synced notes a synced write besides those of rounds.
+func (p *process) synced() {
+	for _, n := range p.device.synced(nil) {
+		n.shadow.sync()
+	}
 }
 
 // later has the worker run f between two rounds, unless the node crashes first.
 func (n *node) later(f func(*node)) { n.calls = append(n.calls, f) }
 
-// run lets the worker do what it can do now.
-func (n *node) run() {
-	if n.r == nil {
-		if n.gone || n.s.now < n.restartAt {
+// running yields the replicas that run.
+func (p *process) running(yield func(*node) bool) {
+	for _, n := range p.replicas {
+		if n.r != nil && !yield(n) {
 			return
 		}
-		n.start()
 	}
-	for n.r != nil && n.progress() {
+}
+
+// run lets the worker do what it can do now.
+func (p *process) run() {
+	if p.driver == nil {
+		if p.gone || p.w.now < p.restartAt {
+			return
+		}
+		p.start()
+	}
+	for p.driver != nil && p.progress() {
 	}
 }
 
 // progress does one thing and reports whether there may be another.
-func (n *node) progress() bool {
-	if n.turn != nil {
-		if n.s.now < n.turn.due {
+func (p *process) progress() bool {
+	if p.turn != nil {
+		if p.w.now < p.turn.due {
 			return false // a worker that is blocked in a sync is silent
 		}
-		n.goOn()
+		p.goOn()
 		return true
 	}
-	if n.crashAt == betweenRounds {
-		n.crash(false, n.s.between(1, 30))
+	if p.crashAt == betweenRounds {
+		p.crash(false, p.w.between(1, 30))
 		return false
 	}
-	n.drain()
-	if !n.group.HasWork() {
+	p.drain()
+	var groups []*driver.Group
+	busy := false
+	for n := range p.running {
+		groups, busy = append(groups, n.group), busy || n.group.HasWork()
+	}
+	if !busy {
 		return false
 	}
-	n.begin()
-	n.goOn()
+	p.begin(groups)
+	p.goOn()
 	return true
 }
 
 // begin starts a turn of the driver.
-func (n *node) begin() {
+func (p *process) begin(groups []*driver.Group) {
 	t := &turn{}
 	t.resume, t.end = iter.Pull(func(yield func(struct{}) bool) {
 		t.yield = yield
-		if _, err := n.driver.Turn([]*driver.Group{n.group}); !errors.Is(err, errCrash) {
-			n.s.must(n, "make a round of work", err)
+		if _, err := p.driver.Turn(groups); !errors.Is(err, errCrash) {
+			p.w.must(p, "make a round of work", err)
 		}
 	})
-	n.turn = t
+	p.turn = t
 }
 
 // errCrash ends the turn in which a node crashes: nothing leaves any more.
 var errCrash = errors.New("the node crashes")
 
 // goOn lets the turn do what it can.
-func (n *node) goOn() {
-	if _, more := n.turn.resume(); more {
+func (p *process) goOn() {
+	if _, more := p.turn.resume(); more {
 		return
 	}
-	n.turn = nil
-	if n.r != nil {
-		n.others.Note(n.group)
+	p.turn = nil
+	for n := range p.running {
+		p.others.Note(n.group)
 		n.s.must(n, "leave the group as it should be", driver.Valid(n.group))
 		n.s.oracle.gate(n)
 	}
+	p.host()
 }
 
 // drain takes in all that waits, and only then a tick; missed ticks are thrown away.
-func (n *node) drain() {
-	inbox := n.inbox
-	n.inbox = nil
-	for _, p := range inbox {
-		n.receive(p)
+func (p *process) drain() {
+	inbox := p.inbox
+	p.inbox = nil
+	for _, x := range inbox {
+		p.receive(x)
 	}
-	calls := n.calls
-	n.calls = nil
-	for _, f := range calls {
-		f(n)
+	for n := range p.running {
+		calls := n.calls
+		n.calls = nil
+		for _, f := range calls {
+			f(n)
+		}
+		n.propose()
 	}
-	n.propose()
-	if n.s.now >= n.nextTick {
-		n.tick()
-		for n.nextTick <= n.s.now {
-			n.nextTick += tickSteps
+	if p.w.now >= p.nextTick {
+		p.tick()
+		for p.nextTick <= p.w.now {
+			p.nextTick += tickSteps
 		}
 	}
 }
 
 // tick lets a tick pass, as a worker does: it tells the other nodes that it lives, and hears them.
-func (n *node) tick() {
+func (p *process) tick() {
 	var listed []nexusraft.NodeID
-	for _, m := range n.r.Membership().Members {
-		if x := n.s.replica(m.Replica); x != n {
+	first := p.replicas[0]
+	for _, m := range first.r.Membership().Members {
+		if x := first.s.replica(m.Replica); x != first {
 			listed = append(listed, m.Node)
-			n.s.net.signal(link{n, x}, n.others.Own())
+			p.w.net.signal(linkOf(first, x), p.others.Own())
 		}
 	}
-	n.others.Tick(listed, n.heard, func(g *driver.Group) {
+	p.others.Tick(listed, p.heard, func(g *driver.Group) {
 		g.Tick()
-		n.s.oracle.looked(n)
+		for n := range p.running {
+			if n.group == g {
+				n.s.oracle.looked(n)
+			}
+		}
 	})
-	clear(n.heard)
-	n.s.must(n, "keep the awake and the asleep apart", driver.CheckNeighbors(n.others))
+	clear(p.heard)
+	p.tellWitness()
+	p.w.must(p, "keep the awake and the asleep apart", driver.CheckNeighbors(p.others))
+}
+
+// receive takes what has arrived.
+func (p *process) receive(x packet) {
+	switch {
+	case x.told != nil:
+		p.takeOver(x.told)
+	case x.message != nil && x.dst.r != nil:
+		x.dst.receive(x)
+	case x.message == nil && x.signal.Incarnation == x.from.incarnation:
+		p.heard[x.from.id] = x.signal // transport drops what a former opening has sent
+	}
 }
 
 func (n *node) receive(p packet) {
-	if p.message == nil {
-		if p.signal.Incarnation == p.from.incarnation { // transport drops what a former opening has sent
-			n.heard[p.from.id] = p.signal
-		}
-		return
-	}
-	if n.r.Membership().IsRemoved(p.from.replica) {
-		p.from.fenced() // the handshake refuses it
+	if n.r.Membership().IsRemoved(p.src.replica) {
+		p.src.fenced() // the handshake refuses it
 		return
 	}
 	m := &raftpb.Message{}
@@ -303,12 +391,12 @@ func (n *node) receive(p packet) {
 	if p.data != nil {
 		n.disk.(*memberDisk).receive(m.GetSnapshot(), p.data)
 	}
-	n.s.eventf("%s<-%s %s", n.name, p.from.name, describe(m))
+	n.s.eventf("%s<-%s %s", n, p.src, describe(m))
 	var call driver.VoteCall
 	if typ := m.GetType(); typ == raftpb.MsgVote || typ == raftpb.MsgPreVote {
 		call = voteCall{n}
 	}
-	if err := n.group.Step(p.from.id, m, call); err != nil {
+	if err := n.group.Step(p.src.id, m, call); err != nil {
 		n.s.oracle.stepRefused(n, m, err)
 	}
 	n.s.oracle.looked(n)
@@ -409,7 +497,7 @@ func (c voteCall) Answer(a driver.VoteAnswer) {
 func (n *node) Began(w *zone.Work) {
 	view := commitView{members: n.r.Membership(), conf: n.conf}
 	view.sync, _ = n.r.Sync()
-	n.madeBy, n.turn.commit = n.conf, view
+	n.madeBy, n.commit = n.conf, view
 	n.s.oracle.worked(n, w)
 	if n.crashIf != nil {
 		n.crashAt = max(n.crashAt, n.crashIf(w))
@@ -443,52 +531,88 @@ func (n *node) Stage(p *driver.Part) error {
 		n.crashed(false, n.s.between(1, 30))
 		return errCrash
 	}
-	n.turn.part, n.turn.due = p, n.s.now
+	n.part, n.turn.staged = p, append(n.turn.staged, n)
 	n.shadow.apply(p.Committed)
+	due := n.s.now
 	if !p.Empty() {
 		n.disk.stage(p)
-		n.turn.due = max(n.s.now+int64(n.s.between(0, 4)), n.slowTo)
+		due = max(n.s.now+int64(n.s.between(0, 4)), n.slowTo)
 	}
 	if p.MustSync {
-		n.turn.due = max(n.turn.due, n.s.now+int64(n.syncFor))
+		due = max(due, n.s.now+int64(n.syncFor))
 	}
+	n.turn.due = max(n.turn.due, due)
 	n.s.oracle.gate(n)
 	return nil
 }
 
 // Commit implements driver.Disk.
-func (n *node) Commit(_ []*driver.Group, sync bool) error {
-	if n.failed != nil {
-		n.crashed(false, 0)
-		n.gone = true
-		return errCrash
-	}
-	for n.s.now < n.turn.due {
-		if !n.turn.yield(struct{}{}) {
+func (p *process) Commit(groups []*driver.Group, sync bool) error {
+	for n := range p.running {
+		if n.failed != nil {
+			p.crashed(false, 0)
+			p.gone = true
 			return errCrash
 		}
 	}
-	if n.crashAt == inWrite {
-		n.crashed(n.s.percent(50), n.s.between(1, 30))
+	for _, n := range p.turn.staged {
+		if !slices.Contains(groups, n.group) {
+			n.s.fatalf("%s: what it has staged is to be written without it", n)
+		}
+	}
+	for p.w.now < p.turn.due {
+		if !p.turn.yield(struct{}{}) {
+			return errCrash
+		}
+	}
+	if p.crashAt == inWrite {
+		p.crashed(p.w.percent(50), p.w.between(1, 30))
 		return errCrash
 	}
-	if !n.turn.part.Empty() {
-		// What needs no sync sometimes gets one, from another zone of the worker.
-		sync = sync || n.s.percent(20)
-		n.disk.commit(sync)
-		n.shadow.commit(sync)
-		n.s.oracle.written(n)
+	if writing := p.writing(); len(writing) > 0 {
+		// What needs no sync sometimes gets one.
+		p.write(writing, sync || p.w.percent(20))
 	}
-	if n.crashAt == afterWrite {
-		n.crashed(false, n.s.between(1, 30))
+	if p.crashAt == afterWrite {
+		p.crashed(false, p.w.between(1, 30))
 		return errCrash
 	}
-	n.turn.part = nil
+	for _, n := range p.turn.staged {
+		n.part = nil
+	}
+	p.turn.staged, p.turn.due = nil, 0
 	return nil
 }
 
-// Written implements driver.Owner.
-func (n *node) Written(*driver.Part) {}
+// write does the write under way.
+func (p *process) write(writing []*node, sync bool) {
+	p.device.commit(writing, sync)
+	must := 0
+	for _, n := range writing {
+		n.shadow.commit(false)
+		if n.part.MustSync {
+			must++
+		}
+	}
+	if must > 0 && must < len(writing) {
+		p.w.shared++
+	}
+	if sync {
+		for _, n := range p.device.synced(writing) {
+			n.shadow.sync()
+		}
+	}
+	for _, n := range writing {
+		n.s.oracle.written(n)
+	}
+}
+
+// Written implements driver.Owner: another replica's state says anew what zones there are.
+func (n *node) Written(p *driver.Part) {
+	if p.Snapshot() != nil {
+		n.check, n.hosting = system.Digest{}, true
+	}
+}
 
 // Refusal implements driver.Owner.
 func (n *node) Refusal(err error) error { return err }
@@ -506,7 +630,7 @@ func (n *node) Ended() error {
 	if !n.r.Membership().IsRemoved(n.replica) {
 		return nil
 	}
-	n.s.eventf("%s is no more: it has applied its own removal", n.name)
+	n.s.eventf("%s is no more: it has applied its own removal", n)
 	n.crashed(false, 0)
 	n.gone, n.retired = true, true
 	return errCrash
@@ -529,7 +653,8 @@ func (n *node) retire(why string) {
 }
 
 // Send implements driver.Sender.
-func (n *node) Send(_ *driver.Group, to nexusraft.NodeID, m *raftpb.Message) {
+func (p *process) Send(g *driver.Group, to nexusraft.NodeID, m *raftpb.Message) {
+	n := p.of(g.Zone())
 	if x := n.s.replica(nexusraft.ReplicaID(m.GetTo())); x == nil || x.id != to {
 		n.s.fatalf("%s: message to node %x: %v", n.name, to, m)
 	}
@@ -537,15 +662,21 @@ func (n *node) Send(_ *driver.Group, to nexusraft.NodeID, m *raftpb.Message) {
 }
 
 // RequestVotes implements driver.Sender.
-func (n *node) RequestVotes(_ nexusraft.NodeID, votes []driver.VoteRequest) {
+func (p *process) RequestVotes(_ nexusraft.NodeID, votes []driver.VoteRequest) {
 	for _, v := range votes {
-		n.send(v.Message)
+		p.of(v.Zone).send(v.Message)
 	}
+}
+
+// of returns the replica of a zone that runs.
+func (p *process) of(id nexusraft.ZoneID) *node {
+	i := slices.IndexFunc(p.replicas, func(n *node) bool { return n.r != nil && n.s.zone == id })
+	return p.replicas[i]
 }
 
 func (n *node) send(m *raftpb.Message) {
 	n.s.oracle.sent(n, m)
-	n.s.eventf("%s->%s %s", n.name, n.s.name(nexusraft.ReplicaID(m.GetTo())), describe(m))
+	n.s.eventf("%s->%s %s", n, n.s.name(nexusraft.ReplicaID(m.GetTo())), describe(m))
 	to := n.s.replica(nexusraft.ReplicaID(m.GetTo()))
 	switch {
 	case to == nil || to == n:
@@ -553,7 +684,7 @@ func (n *node) send(m *raftpb.Message) {
 	case m.GetType() == raftpb.MsgSnap && !to.witness:
 		n.sendSnapshot(to, m)
 	default:
-		n.s.net.send(link{n, to}, m)
+		n.s.net.send(n, to, m)
 	}
 }
 
@@ -565,7 +696,7 @@ func (n *node) sendSnapshot(to *node, m *raftpb.Message) {
 	m.Snapshot = snapshot
 	n.sending[to] = nexusraft.Index(snapshot.GetMetadata().GetIndex())
 	incarnation := n.incarnation
-	n.s.net.transfer(link{n, to}, m, data, func(ok bool) {
+	n.s.net.transfer(n, to, m, data, func(ok bool) {
 		if n.incarnation != incarnation || n.r == nil {
 			return
 		}

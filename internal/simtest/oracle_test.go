@@ -192,6 +192,9 @@ func (o *oracle) commits(n *node, c zone.Committed) {
 		o.proposals[fact.proposal] = c.Index
 	}
 	o.s.must(n, "tell what an entry comes to", o.ledger.apply(c))
+	if o.s.keeper != nil {
+		o.s.keeper.follow(o.ledger.zones)
+	}
 	o.states[c.Index] = o.hash()
 }
 
@@ -424,7 +427,7 @@ func halves(cs *raftpb.ConfState) (out [][]nexusraft.ReplicaID) {
 // acknowledged checks, before the caller hears of it, that a write is where I1 wants it,
 // and that the caller gets the result of its own entry (I8).
 func (o *oracle) acknowledged(n *node, c caller, r nexusraft.Result, err error) {
-	e, fact, view := c.envelope(), o.committed[r.Index], n.turn.commit
+	e, fact, view := c.envelope(), o.committed[r.Index], n.commit
 	a := entryID{r.Index, fact.term}
 	switch {
 	case fact.command != string(e.Command) || fact.request != e.Request:

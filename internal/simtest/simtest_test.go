@@ -68,7 +68,7 @@ func chaos(t *testing.T, seed uint64) *sim {
 	return s
 }
 
-// recover restarts everybody and waits until all is well; then it checks what is left.
+// recover restarts everybody; then all is well.
 func (s *sim) recover() {
 	s.t.Helper()
 	for _, n := range s.nodes {
@@ -76,6 +76,12 @@ func (s *sim) recover() {
 			n.crash(s.percent(50), 1)
 		}
 	}
+	s.settle()
+}
+
+// settle waits until all is well in the zone, and checks what is left.
+func (s *sim) settle() {
+	s.t.Helper()
 	s.until("in sync", 500, s.inSync)
 	s.stopClients()
 	s.until("everything applied everywhere", 100, s.level)
