@@ -156,6 +156,14 @@ func (l *ledger) find(id uint64) int {
 	return slices.IndexFunc(l.sessions, func(s *remembered) bool { return s.id == id })
 }
 
+// top returns the highest number of a session so far; 0 if there is none.
+func (l *ledger) top(id uint64) uint64 {
+	if i := l.find(id); i >= 0 {
+		return l.sessions[i].top
+	}
+	return 0
+}
+
 // numbered is a command that a session has given a number.
 func (l *ledger) numbered(index nexusraft.Index, e *zone.Envelope) comesTo {
 	if l.find(e.Request.Session) < 0 {

@@ -121,7 +121,9 @@ func (s *sim) readAll(n *node) {
 // TestSameSeedSameRun: what a seed does is the same each time, or no failure could be run
 // again.
 func TestSameSeedSameRun(t *testing.T) {
-	for seed, run := range map[uint64]func(*testing.T, uint64) *sim{2: chaos, 3: chaos, 4: membershipChaos} {
+	for seed, run := range map[uint64]func(*testing.T, uint64) *sim{
+		2: chaos, 3: chaos, 4: membershipChaos, 5: sessionChaos, 6: zoneChaos,
+	} {
 		var first uint64
 		for again := range 3 {
 			t.Run(fmt.Sprintf("%d/%d", seed, again), func(t *testing.T) {

@@ -260,8 +260,8 @@ func newRootZone(t *testing.T, seed uint64) *sim {
 	return s
 }
 
-// zonesChaos is chaos with zones that come and go.
-func zonesChaos(t *testing.T, seed uint64) *sim {
+// zoneChaos is chaos with zones that come and go.
+func zoneChaos(t *testing.T, seed uint64) *sim {
 	s := newRootZone(t, seed)
 	s.stepTime = sessionMinute / 4
 	s.clients.add(1)
@@ -316,12 +316,12 @@ func (s *sim) hosted() bool {
 	return true
 }
 
-// TestZones: zones are made and deleted while everything breaks, and share disks, syncs and crashes. Each
+// TestZoneChaos: zones are made and deleted while everything breaks, and share disks, syncs and crashes. Each
 // of them keeps all rules; a zone is on all nodes or on none in the end; what was deleted leaves nothing.
-func TestZones(t *testing.T) {
+func TestZoneChaos(t *testing.T) {
 	created, deleted, shared := 0, 0, 0
 	forSeeds(t, 12, func(t *testing.T, seed uint64) {
-		s := zonesChaos(t, seed)
+		s := zoneChaos(t, seed)
 		created, deleted, shared = created+s.keeper.created, deleted+len(s.keeper.ended), shared+s.shared
 	})
 	t.Logf("%d zones made, %d deleted; %d writes with one zone that must be synced and one that not", created, deleted,
