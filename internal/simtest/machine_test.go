@@ -34,7 +34,9 @@ func (m machine) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
 		return nil, errMust
 	}
 	if m.lies != 0 && cmd.Index >= m.lies {
-		next += m.where
+		if err := tx.Set([]byte("where"), []byte(m.where)); err != nil {
+			return nil, err
+		}
 	}
 	if err := tx.Set([]byte(f[1]), []byte(next)); err != nil {
 		return nil, err
