@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -86,7 +87,7 @@ func (l *ledger) run(command string) comesTo {
 	if f[0] == "must" && result == "no" {
 		return comesTo{err: errMust}
 	}
-	l.registers[f[1]] = next
+	l.registers[f[1]], l.registers[timeKey] = next, strconv.FormatInt(l.now, 10)
 	return comesTo{data: result}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"strconv"
 	"strings"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -38,11 +39,12 @@ func (m machine) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
 			return nil, err
 		}
 	}
-	if err := tx.Set([]byte(f[1]), []byte(next)); err != nil {
-		return nil, err
-	}
-	return []byte(result), nil
+	at := strconv.FormatInt(cmd.Time, 10)
+	return []byte(result), errors.Join(tx.Set([]byte(f[1]), []byte(next)), tx.Set([]byte(timeKey), []byte(at)))
 }
+
+// timeKey is where the machine keeps the time of the last command that has not failed.
+const timeKey = "time"
 
 // errMust is the answer to a must that finds another value.
 var errMust = errors.New("another value")
