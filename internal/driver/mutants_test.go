@@ -309,6 +309,18 @@ var mutants = []mutant{
 		"c.GetIndex() && d.Sum == c.GetDigest()-1",
 		"internal/simtest", "TestMachineThatDiffers",
 	},
+	{
+		"A zone's time goes back where the next leader's clock is behind.",
+		"internal/system/time.go", "leaders = max(leaders, int64(binary.BigEndian.Uint64(b)))",
+		"_ = max(leaders, 0)",
+		"internal/simtest", "TestSessionChaos",
+	},
+	{
+		"The log of a zone that was deleted stays on the disk.",
+		"internal/datadir/zones.go", "\treturn raftlog.Drop(b, d.Raft, id)\n",
+		"\treturn nil\n",
+		"internal/simtest", "TestZoneChaos",
+	},
 }
 
 const page = "docs/robustness.md"

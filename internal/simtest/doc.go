@@ -72,6 +72,8 @@
 //	a command runs again for a new process      I17: the same
 //	a window of sessions is off by one          I17
 //	snapshots leave out the sessions            I4: the whole state of two members
+//	time goes back with a leader's clock        I4: the machine keeps the time
+//	a deleted zone leaves its log               each node hosts what there is
 //	a digest passes over an entry               I4: the digest
 //	one zone's sync is not waited for           I3, in another zone of the round
 //	a leader answers reads without asking       porcupine

@@ -210,7 +210,7 @@ func (s *sim) hosted() bool {
 // of them keeps all rules; a zone is on all nodes or on none in the end; what was deleted leaves nothing.
 func TestZoneChaos(t *testing.T) {
 	created, deleted, shared := 0, 0, 0
-	forSeeds(t, 12, func(t *testing.T, seed uint64) {
+	forSeeds(t, 20, func(t *testing.T, seed uint64) {
 		s := zoneChaos(t, seed)
 		created, deleted, shared = created+s.keeper.created, deleted+len(s.keeper.ended), shared+s.shared
 	})
