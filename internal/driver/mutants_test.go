@@ -321,6 +321,18 @@ var mutants = []mutant{
 		"\treturn nil\n",
 		"internal/simtest", "TestZoneChaos",
 	},
+	{
+		"Sessions that have expired are not forgotten.",
+		"internal/system/sessions.go", "\t\tif !t.expired(s) {\n\t\t\treturn nil\n\t\t}\n",
+		"\t\tif s != nil {\n\t\t\treturn nil\n\t\t}\n",
+		"internal/simtest", "TestSessionChaos",
+	},
+	{
+		"A zone gets the ID of one that was deleted.",
+		"internal/system/zones.go", "t.LastId, t.Version, t.Count = t.GetLastId()+1,",
+		"t.LastId, t.Version, t.Count = uint64(t.GetCount())+2,",
+		"internal/simtest", "TestZoneChaos",
+	},
 }
 
 const page = "docs/robustness.md"

@@ -27,6 +27,7 @@ type ledger struct {
 	now         int64 // the zone's time
 	clock, last int64 // the sessions', and the zone's time when it was moved on
 	sessions    []*remembered
+	registered  []uint64                    // all that were
 	zones       map[nexusraft.ZoneID]string // names, in the root zone; nil: there are no records of zones
 	lastZone    nexusraft.ZoneID
 	seen        map[string]int // how often it came to what
@@ -112,6 +113,7 @@ func (l *ledger) own(index nexusraft.Index, command []byte) (comesTo, error) {
 		return comesTo{data: "own\x00"}, nil
 	case *pb.NodeCommand_RegisterSession:
 		l.pass()
+		l.registered = append(l.registered, uint64(index))
 		l.sessions = append(l.sessions, &remembered{id: uint64(index), used: l.clock, ran: make(map[uint64]ranAt)})
 		return comesTo{data: string(binary.BigEndian.AppendUint64([]byte("own\x00"), uint64(index)))}, nil
 	}
@@ -155,6 +157,15 @@ func (l *ledger) expired(s *remembered) bool { return l.clock-s.used > sessionHo
 
 func (l *ledger) find(id uint64) int {
 	return slices.IndexFunc(l.sessions, func(s *remembered) bool { return s.id == id })
+}
+
+// known returns of each session that was registered whether it is remembered.
+func (l *ledger) known() map[uint64]bool {
+	known := make(map[uint64]bool)
+	for _, id := range l.registered {
+		known[id] = l.find(id) >= 0
+	}
+	return known
 }
 
 // top returns the highest number of a session so far; 0 if there is none.

@@ -30,7 +30,8 @@ type oracle struct {
 	ledger    *ledger                    // what the committed commands make
 	states    map[nexusraft.Index]uint64 // the hash of its registers after each index
 	digests   map[nexusraft.Index]system.Digest
-	wholes    map[nexusraft.Index]uint64 // of all that a member keeps, after some indexes
+	wholes    map[nexusraft.Index]uint64          // of all that a member keeps, after some indexes
+	sessions  map[nexusraft.Index]map[uint64]bool // which of those registered are remembered, after the same
 	proposals map[zone.ProposalID]nexusraft.Index
 	never     map[zone.ProposalID]bool // told that they never commit
 	acked     int
@@ -70,6 +71,7 @@ func newOracle(s *sim) *oracle {
 		ledger:    newLedger(),
 		digests:   make(map[nexusraft.Index]system.Digest),
 		wholes:    make(map[nexusraft.Index]uint64),
+		sessions:  make(map[nexusraft.Index]map[uint64]bool),
 		states:    make(map[nexusraft.Index]uint64),
 		proposals: make(map[zone.ProposalID]nexusraft.Index),
 		never:     make(map[zone.ProposalID]bool),
@@ -192,6 +194,9 @@ func (o *oracle) commits(n *node, c zone.Committed) {
 		o.proposals[fact.proposal] = c.Index
 	}
 	o.s.must(n, "tell what an entry comes to", o.ledger.apply(c))
+	if c.Index%wholeEvery == 0 {
+		o.sessions[c.Index] = o.ledger.known()
+	}
 	if o.s.keeper != nil {
 		o.s.keeper.follow(o.ledger.zones)
 	}
@@ -241,6 +246,11 @@ func (o *oracle) checkWhole(n *node, index nexusraft.Index, state nexusraft.Read
 		o.s.fatalf("I4: %s has another state after entry %d than another member", n.name, index)
 	}
 	o.wholes[index] = hash
+	for id, known := range o.sessions[index] {
+		if _, ok, err := system.SessionOwner(state, id); err != nil || ok != known {
+			o.s.fatalf("I17: %s knows of session %d after entry %d: %v, %v, want %v", n.name, id, index, ok, err, known)
+		}
+	}
 }
 
 func (o *oracle) registers(n *node, state nexusraft.Reader) uint64 {
