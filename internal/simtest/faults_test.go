@@ -110,9 +110,10 @@ func (f *faults) leave(n *node) {
 		return
 	}
 	for _, z := range f.s.zones {
+		leaves := z.on(n.process).replica
 		for _, x := range z.nodes {
 			if x.process != n.process && x.r != nil {
-				x.later(func(x *node) { x.r.ReportLeaving(z.on(n.process).replica) })
+				x.later(func(x *node) { x.r.ReportLeaving(leaves) })
 			}
 		}
 	}

@@ -82,7 +82,6 @@ func (d *memberDevice) add(n *node, o origin) {
 	}
 	n.s.must(n, "create a replica", raftlog.Create(b, d.raft, n.s.zone, meta, hs, o.index))
 	n.s.must(n, "commit a new replica", b.Commit(true))
-	d.close()
 }
 
 // confState returns raft's view of a membership without learners.
@@ -118,7 +117,9 @@ func (d *memberDevice) newName() string {
 
 // open opens the store, and returns the replicas that are in it.
 func (d *memberDevice) open() (all []*node) {
-	d.openStore()
+	if d.store == nil { // it was not made just now
+		d.openStore()
+	}
 	zones, err := raftlog.Zones(d.raft)
 	d.p.w.must(d.p, "list the zones", err)
 	for _, n := range d.p.replicas {

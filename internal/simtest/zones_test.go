@@ -159,7 +159,7 @@ func zoneChaos(t *testing.T, seed uint64) *sim {
 	s.partBytes = int(seed % 4 / 3)
 	s.until("in sync for the first time", 400, s.inSync)
 	s.keeper.on, s.faults.on = true, true
-	s.run(300)
+	s.run(200)
 	s.keeper.on = false
 	s.faults.stop()
 	s.until("every zone is as it was asked for", 400, func() bool { return s.keeper.wish == nil })
