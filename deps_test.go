@@ -152,7 +152,10 @@ var rules = map[string]struct {
 		"etcd's services, over kv",
 	},
 	"internal/simtest": {
-		[]string{"", "storage", "internal/zone", "internal/driver", "internal/raftlog", "witness"},
+		[]string{
+			"", "api/nexusraft/v1", "storage", "internal/apply", "internal/datadir", "internal/driver", "internal/pki",
+			"internal/raftlog", "internal/snapshot", "internal/system", "internal/wire", "internal/zone", "witness",
+		},
 		"tests only",
 	},
 	"internal/netfault": {nil, "tests only"},

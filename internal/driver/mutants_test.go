@@ -247,6 +247,102 @@ var mutants = []mutant{
 		"agrees := s.agrees; rests = rests || agrees",
 		"internal/zone", "TestFollowerWithMore",
 	},
+	{
+		"A write of several groups is synced only if no other group has a part in it.",
+		"internal/driver/driver.go", "sync = sync || g.round.part.MustSync",
+		"sync = sync || len(groups) == 1 && g.round.part.MustSync",
+		"internal/simtest", "TestZoneChaos",
+	},
+	{
+		"Of a write of several groups only the first one's part is done.",
+		"internal/driver/driver.go", "d.disk.Commit(written, sync)",
+		"d.disk.Commit(written[:min(1, len(written))], sync)",
+		"internal/simtest", "TestZoneChaos",
+	},
+	{
+		"A session's answer is not stored.",
+		"internal/system/sessions.go", "\t\ts.kept |= bit\n",
+		"",
+		"internal/simtest", "TestSessionChaos",
+	},
+	{
+		"A session runs the number that it has just forgotten.",
+		"internal/system/sessions.go", "case place >= sessionWindow:",
+		"case place > sessionWindow:",
+		"internal/simtest", "TestSessionChaos",
+	},
+	{
+		"A session forgets a number too early.",
+		"internal/system/sessions.go", "case place >= sessionWindow:",
+		"case place >= sessionWindow-1:",
+		"internal/simtest", "TestSessionChaos",
+	},
+	{
+		"A numbered command runs again if a process that was started anew has proposed it.",
+		"internal/apply/apply.go", "\tcase a.Ran:\n",
+		"\tcase a.Ran && e.Proposal.Incarnation == 1:\n",
+		"internal/simtest", "TestSessionChaos",
+	},
+	{
+		"A numbered command that has failed is not remembered.",
+		"internal/apply/apply.go", "return a.Now, o, a.End(index, o.Data, o.Err)",
+		"if o.Err == nil {\n\t\terr = a.End(index, o.Data, o.Err)\n\t}\n\treturn a.Now, o, err",
+		"internal/simtest", "TestSessionChaos",
+	},
+	{
+		"A snapshot leaves out the table of the sessions.",
+		"internal/snapshot/encode.go", "\t\t\te.mark(at.offset+w.offset, p.Key)\n",
+		"\t\t\tif string(p.Key) == \"\\x00rc\" {\n\t\t\t\tcontinue\n\t\t\t}\n\t\t\te.mark(at.offset+w.offset, p.Key)\n",
+		"internal/simtest", "TestSessionChaos",
+	},
+	{
+		"A digest passes over entries that say nothing.",
+		"internal/apply/digest.go", "\to.Checkpoint, err = digest(base, index, 0, nil)\n",
+		"\t_, _ = base, index\n",
+		"internal/simtest", "TestSessionChaos",
+	},
+	{
+		"A digest is of all that is not written yet.",
+		"internal/apply/digest.go", "effects.HashTo(h)",
+		"base.HashTo(h)",
+		"internal/simtest", "TestSessionChaos",
+	},
+	{
+		"A digest leaves out what a command has written.",
+		"internal/apply/digest.go", "\t\teffects.HashTo(h)\n",
+		"",
+		"internal/simtest", "TestMachineThatDiffers",
+	},
+	{
+		"A member passes each comparison of digests.",
+		"internal/system/digest.go", "c.GetIndex() && d.Sum != c.GetDigest()",
+		"c.GetIndex() && d.Sum == c.GetDigest()-1",
+		"internal/simtest", "TestMachineThatDiffers",
+	},
+	{
+		"A zone's time goes back where the next leader's clock is behind.",
+		"internal/system/time.go", "leaders = max(leaders, int64(binary.BigEndian.Uint64(b)))",
+		"_ = max(leaders, 0)",
+		"internal/simtest", "TestSessionChaos",
+	},
+	{
+		"The log of a zone that was deleted stays on the disk.",
+		"internal/datadir/zones.go", "\treturn raftlog.Drop(b, d.Raft, id)\n",
+		"\treturn nil\n",
+		"internal/simtest", "TestZoneChaos",
+	},
+	{
+		"Sessions that have expired are not forgotten.",
+		"internal/system/sessions.go", "\t\tif !t.expired(s) {\n\t\t\treturn nil\n\t\t}\n",
+		"\t\tif s != nil {\n\t\t\treturn nil\n\t\t}\n",
+		"internal/simtest", "TestSessionChaos",
+	},
+	{
+		"A zone gets the ID of one that was deleted.",
+		"internal/system/zones.go", "t.LastId, t.Version, t.Count = t.GetLastId()+1,",
+		"t.LastId, t.Version, t.Count = uint64(t.GetCount())+2,",
+		"internal/simtest", "TestZoneChaos",
+	},
 }
 
 const page = "docs/robustness.md"

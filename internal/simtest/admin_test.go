@@ -44,6 +44,7 @@ func (a *admin) advise(n *node) {
 		a.done = true
 		return
 	}
+	change.Time = n.clock()
 	err := driver.ProposeConfChange(n.group, change, nil)
 	a.s.eventf("%s proposes %s as %s: %v", n.name, change.Set[0].Name, change.Set[0].Role, err)
 }

@@ -146,12 +146,12 @@ func (r *row) cut(c cuts) {
 	w := r.witness()
 	clear(r.net.blocked)
 	for i, l := range []link{
-		{r.leader, r.follower},
-		{r.follower, r.leader},
-		{r.leader, w},
-		{w, r.leader},
-		{r.follower, w},
-		{w, r.follower},
+		linkOf(r.leader, r.follower),
+		linkOf(r.follower, r.leader),
+		linkOf(r.leader, w),
+		linkOf(w, r.leader),
+		linkOf(r.follower, w),
+		linkOf(w, r.follower),
 	} {
 		r.net.blocked[l] = c&(1<<i) != 0
 	}

@@ -1,6 +1,7 @@
 package simtest
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -91,8 +92,11 @@ func (c *churn) pick() (member, watcher *node, members int) {
 
 // String is for events and failures.
 func (n *node) String() string {
-	if n == nil {
+	switch {
+	case n == nil:
 		return "nobody"
+	case n.s.zone != onlyZone:
+		return fmt.Sprintf("%s/%v", n.name, n.s.zone)
 	}
 	return n.name
 }
@@ -204,6 +208,7 @@ func (c *churn) plan(n *node, change nexusraft.MembershipChange) {
 }
 
 func (c *churn) propose(n *node, change zone.ConfChange) {
+	change.Time = n.clock()
 	err := driver.ProposeConfChange(n.group, change, nil)
 	c.s.eventf("%s proposes a change: %v", n.name, err)
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
 // clients are closed loops: each has one operation at a time, sends it to the member that
@@ -90,7 +91,7 @@ func (c *client) begin() {
 	case p < 80:
 		op.command = fmt.Sprintf("append %s %s", op.key, value)
 	default:
-		op.command = fmt.Sprintf("cas %s %s %s", op.key, s.oracle.model[op.key], value)
+		op.command = fmt.Sprintf("cas %s %s %s", op.key, s.oracle.ledger.registers[op.key], value)
 	}
 	op.attempt()
 }
@@ -135,6 +136,16 @@ func (op *operation) elsewhere(n *node) {
 	}
 }
 
+func (op *operation) envelope() zone.Envelope { return zone.Envelope{Command: []byte(op.command)} }
+
+func (op *operation) left() bool { return op.over }
+
+// applied is the answer to a command. None of those that have no number fails.
+func (op *operation) applied(n *node, r nexusraft.Result, err error) {
+	n.s.must(n, op.command, err)
+	op.finish(string(r.Data))
+}
+
 // refused ends one attempt with an error of the node.
 func (op *operation) refused(n *node, err error) {
 	switch {
@@ -142,7 +153,7 @@ func (op *operation) refused(n *node, err error) {
 	case errors.Is(err, nexusraft.ErrNotLeader), errors.Is(err, nexusraft.ErrOverloaded),
 		errors.Is(err, nexusraft.ErrNoQuorum):
 		op.elsewhere(n)
-	case errors.Is(err, nexusraft.ErrUncertain):
+	case errors.Is(err, nexusraft.ErrUncertain), errors.Is(err, nexusraft.ErrZoneNotFound):
 		op.abandon()
 	default:
 		n.s.fatalf("%s refuses %q: %v", n.name, op.command, err)

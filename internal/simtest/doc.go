@@ -1,8 +1,10 @@
-// Package simtest runs a whole zone, two members and a witness and their replacements, in one
-// goroutine: the real driver with its rounds (internal/driver), the real step machine
-// (internal/zone), the real log (internal/raftlog) over a store on a crashable file system in
-// memory, the real log of the witness (witness.Log) on another one, and a made-up clock, network
-// and workload. It has nothing but tests.
+// Package simtest runs a whole zone, two members and a witness and their replacements, or several zones
+// on the same nodes, in one goroutine: the real driver with its rounds (internal/driver), the real step
+// machine (internal/zone), the real log (internal/raftlog) over a store on a crashable file system in
+// memory, the real log of the witness (witness.Log) on another one, the real way of a command into the
+// state (internal/apply, internal/system: sessions, digests, records of zones) and of the state to
+// another member (internal/snapshot), and a made-up clock, network and workload. It has nothing but
+// tests.
 //
 //	go test ./internal/simtest                                 twenty seeds; a hundred with NEXUS_RAFT_CI=1
 //	go test ./internal/simtest -simtest.seeds=5000 -timeout 1h more of them
@@ -13,11 +15,13 @@
 //
 // # Reading the source
 //
-// sim.step (what happens in a step of time), node.progress (how the driver is driven), node.Stage
-// and node.Commit (where it stands still, and may crash), memberDisk and witnessDisk (what a crash
-// leaves), oracle (the invariants, checked after each step), TestChaos, TestTable, TestAvailability
-// (each set of links that can be cut, against docs/availability.md), TestLongPaths, TestSlowDisks,
-// TestSleep (faults while the zone sleeps, or falls asleep),
+// world.step (what happens in a step of time), process.progress (how the driver is driven), node.Stage
+// and process.Commit (where it stands still, and may crash), memberDevice and witnessDevice (what a
+// crash leaves), oracle (the invariants, checked after each step), ledger (what each committed entry
+// comes to, in other words), TestChaos, TestTable, TestAvailability (each set of links that can be cut,
+// against docs/availability.md), TestLongPaths, TestSlowDisks, TestSleep (faults while the zone sleeps,
+// or falls asleep), TestSessionChaos (numbered commands, handed over again and again),
+// TestMachineThatDiffers (digests), TestZoneChaos (zones that are made and deleted),
 // churn (nodes that join and leave, by the plans of zone.Replica.Plan), TestMembershipChaos,
 // TestMembershipCrashes (every crash in every change).
 //
@@ -29,7 +33,12 @@
 // A disk is lost for good only while the zone is in sync and every replica has applied the
 // configuration that the leader has: raft counts a candidate's votes by what the candidate has
 // applied, so a disk that is lost in the moment after a change may leave nobody electable.
-// The handshake that refuses a removed node is a line in node.receive.
+// The handshake that refuses a removed node is a line in node.receive. How a node makes and drops its
+// replicas by the root zone's records (process.match), and how a witness is told of the zones
+// (process.takeOver), are told here once more; those of node and witness have tests of their own, and
+// of a witness all of it is on the disk at once here. What becomes of proposals in package node
+// (permissions, forwarding) is not simulated, nor are the limits of sessions in number and bytes:
+// here they are forgotten after an hour without use, which is a few ticks.
 //
 // # What these checks caught
 //
@@ -59,6 +68,14 @@
 //	apply looks at the replica's name           I4
 //	the result of another's entry               I8
 //	copies counted by what was sent             the copies that the oracle counts
+//	a session keeps no answers                  I17: the ledger says that it ran before
+//	a command runs again for a new process      I17: the same
+//	a window of sessions is off by one          I17
+//	snapshots leave out the sessions            I4: the whole state of two members
+//	time goes back with a leader's clock        I4: the machine keeps the time
+//	a deleted zone leaves its log               each node hosts what there is
+//	a digest passes over an entry               I4: the digest
+//	one zone's sync is not waited for           I3, in another zone of the round
 //	a leader answers reads without asking       porcupine
 //	a single voter answers reads at once        porcupine
 //	witness never forgets its leader            liveness: the leader dies and nobody follows

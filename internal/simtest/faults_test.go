@@ -37,13 +37,21 @@ func (f *faults) step() {
 	case p < 170:
 		f.leave(s.anyMember())
 	case p < 175:
-		n := s.anyMember()
+		n := f.zone().anyMember()
 		if n.r != nil {
 			n.later(func(n *node) { s.must(n, "campaign", n.r.Campaign()) })
 		}
 	case p < 195: // the zone falls asleep, or nearly
-		s.clients.pause = s.now + int64(s.between(5, 60)*tickSteps)
+		f.zone().clients.pause = s.now + int64(s.between(5, 60)*tickSteps)
 	}
+}
+
+// zone returns any of the zones.
+func (f *faults) zone() *sim {
+	if len(f.s.zones) == 1 {
+		return f.s
+	}
+	return f.s.zones[f.s.rng.IntN(len(f.s.zones))]
 }
 
 // crash arms a crash at a random point of a round.
@@ -65,13 +73,13 @@ func (f *faults) weather() {
 func (f *faults) partition() {
 	s := f.s
 	from, to := s.nodes[s.rng.IntN(len(s.nodes))], s.nodes[s.rng.IntN(len(s.nodes))]
-	s.net.blocked[link{from, to}] = true
+	s.net.blocked[linkOf(from, to)] = true
 	if s.percent(50) {
-		s.net.blocked[link{to, from}] = true
+		s.net.blocked[linkOf(to, from)] = true
 	}
 	if s.percent(30) {
 		for _, n := range s.nodes {
-			s.net.blocked[link{from, n}], s.net.blocked[link{n, from}] = true, true
+			s.net.blocked[linkOf(from, n)], s.net.blocked[linkOf(n, from)] = true, true
 		}
 	}
 }
@@ -82,11 +90,12 @@ func (f *faults) stall(n *node) {
 }
 
 func (f *faults) transfer() {
-	n := f.s.leader()
+	z := f.zone()
+	n := z.leader()
 	if n == nil {
 		return
 	}
-	to := f.s.nodes[f.s.rng.IntN(len(f.s.nodes))]
+	to := z.nodes[f.s.rng.IntN(len(f.s.nodes))]
 	n.later(func(n *node) {
 		err := zone.TransferLeader(n.r, to.replica)
 		if err == nil && to.witness {
@@ -100,9 +109,12 @@ func (f *faults) leave(n *node) {
 	if n.r == nil {
 		return
 	}
-	for _, x := range f.s.nodes {
-		if x != n && x.r != nil {
-			x.later(func(x *node) { x.r.ReportLeaving(n.replica) })
+	for _, z := range f.s.zones {
+		leaves := z.on(n.process).replica
+		for _, x := range z.nodes {
+			if x.process != n.process && x.r != nil {
+				x.later(func(x *node) { x.r.ReportLeaving(leaves) })
+			}
 		}
 	}
 	n.crash(true, f.s.between(1, 30))

@@ -1,23 +1,27 @@
 package simtest
 
 import (
+	"errors"
 	"fmt"
 	"hash/fnv"
+	"strconv"
 	"strings"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	"github.com/nexi-lab/nexus-raft/storage"
 )
 
 // machine is the state machine of the simulated zone: a few registers. A command is
-// "put KEY VALUE", "append KEY VALUE" or "cas KEY OLD NEW"; the result of an append is the
-// new value, that of a cas is "yes" or "no".
-type machine struct{}
+// "put KEY VALUE", "append KEY VALUE", "cas KEY OLD NEW" or "must KEY OLD NEW"; the result of an
+// append is the new value, that of a cas is "yes" or "no", and a must fails where a cas says no.
+type machine struct {
+	lies  nexusraft.Index // from here on it writes who it is, as no machine may; 0: it does not
+	where string
+}
 
 var _ nexusraft.StateMachine = machine{}
 
 // Apply implements nexusraft.StateMachine.
-func (machine) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
+func (m machine) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
 	f := strings.Split(string(cmd.Data), " ")
 	if len(f) < 3 {
 		return nil, fmt.Errorf("command %q", cmd.Data)
@@ -27,20 +31,23 @@ func (machine) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
 		return nil, err
 	}
 	next, result := transition(string(old), f)
-	if err := tx.Set([]byte(f[1]), []byte(next)); err != nil {
-		return nil, err
+	if f[0] == "must" && result == "no" {
+		return nil, errMust
 	}
-	return []byte(result), nil
+	if m.lies != 0 && cmd.Index >= m.lies {
+		if err := tx.Set([]byte("where"), []byte(m.where)); err != nil {
+			return nil, err
+		}
+	}
+	at := strconv.FormatInt(cmd.Time, 10)
+	return []byte(result), errors.Join(tx.Set([]byte(f[1]), []byte(next)), tx.Set([]byte(timeKey), []byte(at)))
 }
 
-// silent makes a nexusraft.Tx of an overlay; the machine publishes nothing.
-type silent struct{ *storage.Overlay }
+// timeKey is where the machine keeps the time of the last command that has not failed.
+const timeKey = "time"
 
-// Publish implements nexusraft.Tx.
-func (silent) Publish(string, string, []byte) error { return nil }
-
-// Note implements nexusraft.Tx.
-func (silent) Note(any) {}
+// errMust is the answer to a must that finds another value.
+var errMust = errors.New("another value")
 
 // transition is what a command does to its register, and what it returns. The history
 // check and the oracle's model use it too.

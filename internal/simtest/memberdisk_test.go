@@ -1,36 +1,50 @@
 package simtest
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/apply"
 	"github.com/nexi-lab/nexus-raft/internal/driver"
 	"github.com/nexi-lab/nexus-raft/internal/raftlog"
+	"github.com/nexi-lab/nexus-raft/internal/snapshot"
+	"github.com/nexi-lab/nexus-raft/internal/system"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
 	"github.com/nexi-lab/nexus-raft/storage"
 )
 
-// memberDisk is a member's store: log and state, over a file system in memory.
+// memberDevice is a member's store, over a file system in memory: the logs and states of all its zones.
+// What they write in a round is one batch.
 //
 // A crash loses all that came after the last sync. Pebble writes unsynced records in the
 // background, at a time of its own; half-kept tails would make a run differ from the next
 // one of the same seed. Instead node syncs at random where it need not, which leaves the
 // same prefixes; torn writes are the business of the crash tests of storage and raftlog.
-type memberDisk struct {
-	n     *node
+type memberDevice struct {
+	p     *process
 	fs    *storage.MemFS
 	store *storage.Store
 	raft  *storage.Tree
+	batch *storage.Batch // staged; nil: nothing is
+
+	trees int // made so far, for their names
+}
+
+// memberDisk is one zone's part of it: log and state.
+type memberDisk struct {
+	*memberDevice
+	n     *node
 	state *storage.Tree
 	log   *raftlog.Log
-	batch *storage.Batch // staged
 
-	trees    int                               // made so far, for their names
 	received map[nexusraft.Index]*storage.Tree // staging trees, by the snapshot's index
 	next     *storage.Tree                     // state, once the staged batch is committed
 
@@ -44,8 +58,11 @@ type change struct {
 	members nexusraft.Membership
 }
 
-func newMemberDisk(n *node, o origin) *memberDisk {
-	d := &memberDisk{n: n, fs: storage.NewMemFS()}
+func newMemberDevice(p *process) *memberDevice { return &memberDevice{p: p, fs: storage.NewMemFS()} }
+
+// add writes what the first replica begins with.
+func (d *memberDevice) add(n *node, o origin) {
+	n.disk = &memberDisk{memberDevice: d, n: n}
 	d.openStore()
 	state := d.newTree()
 	meta := raftlog.Meta{
@@ -58,10 +75,13 @@ func newMemberDisk(n *node, o origin) *memberDisk {
 	}
 	b := d.store.NewBatch()
 	defer b.Close()
-	n.s.must(n, "create a replica", raftlog.Create(b, d.raft, zoneID, meta, hs, o.index))
+	if o.index != 0 {
+		for _, p := range append(o.state, system.FoundingDigest()) {
+			n.s.must(n, "begin the state", b.Set(state, p.Key, p.Value))
+		}
+	}
+	n.s.must(n, "create a replica", raftlog.Create(b, d.raft, n.s.zone, meta, hs, o.index))
 	n.s.must(n, "commit a new replica", b.Commit(true))
-	d.close()
-	return d
 }
 
 // confState returns raft's view of a membership without learners.
@@ -73,28 +93,54 @@ func confState(m nexusraft.Membership) *raftpb.ConfState {
 	return cs
 }
 
-func (d *memberDisk) openStore() {
+func (d *memberDevice) openStore() {
 	var err error
 	d.store, err = storage.Open("data", &storage.Options{
 		FS: d.fs, CacheBytes: 1 << 20, FlushInterval: -1,
 		Logger: slog.New(slog.DiscardHandler),
 	})
-	d.n.s.must(d.n, "open the store", err)
+	d.p.w.must(d.p, "open the store", err)
 	d.raft, err = d.store.Tree("raft")
-	d.n.s.must(d.n, "open the raft tree", err)
+	d.p.w.must(d.p, "open the raft tree", err)
 }
 
-func (d *memberDisk) newTree() *storage.Tree {
-	d.trees++
-	t, err := d.store.Tree(fmt.Sprintf("state-%d", d.trees))
-	d.n.s.must(d.n, "make a state tree", err)
+func (d *memberDevice) newTree() *storage.Tree {
+	t, err := d.store.Tree(d.newName())
+	d.p.w.must(d.p, "make a state tree", err)
 	return t
 }
 
+func (d *memberDevice) newName() string {
+	d.trees++
+	return fmt.Sprintf("state-%d", d.trees)
+}
+
+// open opens the store, and returns the replicas that are in it.
+func (d *memberDevice) open() (all []*node) {
+	if d.store == nil { // it was not made just now
+		d.openStore()
+	}
+	zones, err := raftlog.Zones(d.raft)
+	d.p.w.must(d.p, "list the zones", err)
+	for _, n := range d.p.replicas {
+		there := slices.Contains(zones, n.s.zone)
+		if !there && !n.dropped {
+			n.s.fatalf("I2: %s is gone from its disk", n)
+		}
+		if there { // perhaps again: that it was dropped is not synced
+			all = append(all, n)
+		}
+	}
+	if len(all) != len(zones) {
+		d.p.w.fatalf("%s has %d zones on its disk, and knows of %d", d.p, len(zones), len(all))
+	}
+	d.dropOrphans(zones)
+	return all
+}
+
 func (d *memberDisk) open() (raft.Storage, nexusraft.Index, nexusraft.Membership) {
-	d.openStore()
 	var err error
-	d.log, err = raftlog.Open(d.raft, zoneID)
+	d.log, err = raftlog.Open(d.raft, d.n.s.zone)
 	d.n.s.must(d.n, "open the log", err)
 	var ok bool
 	d.state, ok, err = d.store.OpenTree(d.log.Meta().StateTree)
@@ -102,53 +148,61 @@ func (d *memberDisk) open() (raft.Storage, nexusraft.Index, nexusraft.Membership
 	if !ok {
 		d.n.s.fatalf("%s: its state tree %s is gone", d.n.name, d.log.Meta().StateTree)
 	}
-	d.dropOrphans()
 	d.received, d.next = make(map[nexusraft.Index]*storage.Tree), nil
 	d.effects, d.change = nil, nil
 	return d.log, d.log.Applied(), d.log.Meta().Membership
 }
 
 // dropOrphans removes staging trees whose snapshot was never installed.
-func (d *memberDisk) dropOrphans() {
+func (d *memberDevice) dropOrphans(zones []nexusraft.ZoneID) {
+	known := map[string]bool{d.raft.Name(): true}
+	for _, id := range zones {
+		log, err := raftlog.Open(d.raft, id)
+		d.p.w.must(d.p, "open a log", err)
+		known[log.Meta().StateTree] = true
+	}
 	names, err := d.store.Trees()
-	d.n.s.must(d.n, "list trees", err)
+	d.p.w.must(d.p, "list trees", err)
 	for _, name := range names {
-		if name != d.raft.Name() && name != d.state.Name() {
-			d.n.s.must(d.n, "drop an orphaned tree", d.store.DropTree(name))
+		if !known[name] {
+			d.p.w.must(d.p, "drop an orphaned tree", d.store.DropTree(name))
 		}
 	}
 }
 
 // receive puts the data of a snapshot into a staging tree, before raft hears of it.
-func (d *memberDisk) receive(s *raftpb.Snapshot, data []nexusraft.Pair) {
-	t := d.newTree()
-	b := d.store.NewBatch()
-	defer b.Close()
-	for _, p := range data {
-		d.n.s.must(d.n, "fill a staging tree", b.Set(t, p.Key, p.Value))
-	}
-	d.n.s.must(d.n, "commit a staging tree", b.Commit(true))
-	d.n.shadow.sync() // what was written before it, too
+func (d *memberDisk) receive(s *raftpb.Snapshot, data [][]byte) {
+	t, err := snapshot.Receive(d.store, d.newName(), func(yield func([]byte, error) bool) {
+		for _, chunk := range data {
+			if !yield(chunk, nil) {
+				return
+			}
+		}
+	})
+	d.n.s.must(d.n, "receive a snapshot", err)
+	d.p.synced() // what was written before it, too
 	d.received[nexusraft.Index(s.GetMetadata().GetIndex())] = t
 }
 
 // snapshot returns what a snapshot of this moment is, from one storage snapshot.
-func (d *memberDisk) snapshot() (*raftpb.Snapshot, []nexusraft.Pair) {
+func (d *memberDisk) snapshot() (_ *raftpb.Snapshot, data [][]byte) {
 	s, err := d.log.Snapshot()
 	d.n.s.must(d.n, "take a snapshot", err)
 	view := d.store.NewSnapshot()
 	defer view.Close()
-	data := []nexusraft.Pair{}
-	for p, err := range view.Reader(d.state).Scan(nil, nil) {
+	data = [][]byte{} // not nil, though the state may be empty
+	for chunk, err := range snapshot.NewEncoder(view.Reader(d.state)).From(0) {
 		d.n.s.must(d.n, "read a snapshot", err)
-		data = append(data, nexusraft.Pair{Key: append([]byte(nil), p.Key...), Value: append([]byte(nil), p.Value...)})
+		data = append(data, bytes.Clone(chunk))
 	}
 	return s, data
 }
 
 func (d *memberDisk) stage(p *driver.Part) {
 	n, s := d.n, d.n.s
-	d.batch, d.next = d.store.NewBatch(), d.state
+	if d.next = d.state; d.batch == nil {
+		d.batch = d.store.NewBatch()
+	}
 	if w := p.Work; w != nil {
 		if w.Snapshot != nil {
 			d.install(w)
@@ -187,30 +241,45 @@ func (d *memberDisk) install(w *zone.Work) {
 	d.next, n.conf = tree, meta.GetConfState()
 }
 
-// apply runs one committed entry over what the ones before it have done.
-func (d *memberDisk) apply(c *zone.Committed) (a driver.Applied) {
-	n, s := d.n, d.n.s
+// apply runs one committed entry over what the ones before it have done, as a node's group does.
+func (d *memberDisk) apply(c *zone.Committed, wanted bool) (driver.Applied, error) {
+	n := d.n
 	if d.effects == nil {
 		d.effects = storage.NewOverlay(d.state)
 	}
+	a, err := d.applyOne(c)
+	if _, differs := errors.AsType[*system.DivergedError](err); differs {
+		return driver.Applied{}, &driver.GroupError{Err: err}
+	}
+	n.s.must(n, "apply an entry", err)
+	n.compared(&a)
+	n.hosting = n.hosting || a.Zones
+	n.s.oracle.applied(n, c.Index, &a, d.effects)
+	if !wanted {
+		a.Data = nil
+	}
+	return driver.Applied{Data: a.Data, Err: a.Err, First: a.First}, nil
+}
+
+func (d *memberDisk) applyOne(c *zone.Committed) (apply.Effects, error) {
+	n := d.n
 	switch {
 	case c.Command != nil:
-		own := storage.NewOverlay(d.effects)
-		a.Data, a.Err = machine{}.Apply(silent{own}, nexusraft.Command{
-			Index: c.Index, Time: c.Command.Time,
-			Data: c.Command.Command,
-		})
-		s.must(n, "apply a command", a.Err)
-		own.MergeInto(d.effects)
+		m := machine{where: n.name}
+		if n == n.s.liar {
+			m.lies = n.s.lies
+		}
+		return apply.Command(apply.Machine{StateMachine: m}, d.effects, c.Index, c.Command)
 	case c.ConfChange != nil:
+		now, err := zone.ConfChangeTime(c.ConfChange)
+		n.s.must(n, "read a conf change", err)
+		before := n.r.Membership()
 		cs, members, err := n.group.ApplyConfChange(c.ConfChange)
-		s.must(n, "apply a conf change", err)
+		n.s.must(n, "apply a conf change", err)
 		d.change, n.conf = &change{cs, members}, cs
+		return apply.Members(d.effects, c.Index, now, before, members)
 	}
-	h, err := stateHash(d.effects)
-	s.must(n, "hash the state", err)
-	s.oracle.applied(n, c.Index, h)
-	return a
+	return apply.Nothing(d.effects, c.Index)
 }
 
 func (d *memberDisk) held() int {
@@ -234,15 +303,22 @@ func (d *memberDisk) compact() {
 	s.must(d.n, "stage compaction", d.log.Compact(d.batch, upTo))
 }
 
-func (d *memberDisk) commit(sync bool) {
-	d.n.s.must(d.n, "commit a round", d.batch.Commit(sync))
+func (d *memberDevice) commit(written []*node, sync bool) {
+	d.p.w.must(d.p, "commit a round", d.batch.Commit(sync))
 	d.batch.Close()
-	d.batch, d.state = nil, d.next
+	d.batch = nil
+	for _, n := range written {
+		x := n.disk.(*memberDisk)
+		x.state = x.next
+	}
 }
 
-func (d *memberDisk) crash(kept bool) {
-	if kept && d.batch != nil {
-		d.commit(true)
+// synced returns whose writes a synced one takes along: all, as the store has one log of its own.
+func (d *memberDevice) synced([]*node) []*node { return d.p.replicas }
+
+func (d *memberDevice) crash(writing []*node, kept bool) {
+	if kept {
+		d.commit(writing, true)
 	}
 	if d.batch != nil {
 		d.batch.Close()
@@ -253,9 +329,9 @@ func (d *memberDisk) crash(kept bool) {
 	d.fs = survivor
 }
 
-func (d *memberDisk) close() {
+func (d *memberDevice) close() {
 	if d.store != nil {
-		d.n.s.must(d.n, "close the store", d.store.Close())
+		d.p.w.must(d.p, "close the store", d.store.Close())
 		d.store = nil
 	}
 }

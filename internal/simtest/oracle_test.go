@@ -6,13 +6,14 @@ import (
 	"hash/fnv"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/apply"
+	"github.com/nexi-lab/nexus-raft/internal/system"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
@@ -26,8 +27,11 @@ type oracle struct {
 	released  map[nexusraft.Term]nexusraft.Index // the highest index a term's leader sent to a witness
 	committed map[nexusraft.Index]commitFact
 	last      nexusraft.Index            // of committed
-	model     map[string]string          // the state that the committed commands make
-	states    map[nexusraft.Index]uint64 // its hash after each index
+	ledger    *ledger                    // what the committed commands make
+	states    map[nexusraft.Index]uint64 // the hash of its registers after each index
+	digests   map[nexusraft.Index]system.Digest
+	wholes    map[nexusraft.Index]uint64          // of all that a member keeps, after some indexes
+	sessions  map[nexusraft.Index]map[uint64]bool // which of those registered are remembered, after the same
 	proposals map[zone.ProposalID]nexusraft.Index
 	never     map[zone.ProposalID]bool // told that they never commit
 	acked     int
@@ -53,22 +57,27 @@ type entryFact struct {
 type commitFact struct {
 	term     nexusraft.Term
 	proposal zone.ProposalID
+	request  nexusraft.RequestID
+	command  string
 }
 
 func newOracle(s *sim) *oracle {
 	o := &oracle{
-		s: s, last: firstIndex,
+		s: s, last: s.first,
 		entries:   make(map[entryID]entryFact),
 		leaders:   make(map[nexusraft.Term]*node),
 		released:  make(map[nexusraft.Term]nexusraft.Index),
 		committed: make(map[nexusraft.Index]commitFact),
-		model:     make(map[string]string),
+		ledger:    newLedger(),
+		digests:   make(map[nexusraft.Index]system.Digest),
+		wholes:    make(map[nexusraft.Index]uint64),
+		sessions:  make(map[nexusraft.Index]map[uint64]bool),
 		states:    make(map[nexusraft.Index]uint64),
 		proposals: make(map[zone.ProposalID]nexusraft.Index),
 		never:     make(map[zone.ProposalID]bool),
 		ackedBy:   make(map[int64]nexusraft.Index),
 	}
-	o.states[firstIndex] = o.hash()
+	o.states[s.first] = o.hash()
 	return o
 }
 
@@ -77,7 +86,10 @@ func (o *oracle) reopened(n *node, log raft.Storage) {
 	if err := n.shadow.reopen(log); err != nil {
 		o.s.fatalf("I2: %s restarts with another disk than it left: %v", n.name, err)
 	}
-	o.checkState(n)
+	if d, ok := n.disk.(*memberDisk); ok && d.log.Applied() != 0 && o.s.liar == nil {
+		o.checkState(n)
+		o.checkWhole(n, d.log.Applied(), d.state)
+	}
 }
 
 // looked checks a replica after each step of it: a witness never leads (I11).
@@ -145,7 +157,7 @@ func (o *oracle) leads(n *node, id nexusraft.ReplicaID) {
 	}
 	o.leaders[v.term] = n
 	o.s.eventf("%s (%v) leads in term %d", n.name, id, v.term)
-	for i := max(v.compacted, firstIndex) + 1; i <= o.last; i++ {
+	for i := max(v.compacted, o.s.first) + 1; i <= o.last; i++ {
 		if !v.holds(i, o.committed[i].term) {
 			o.s.fatalf("I1: %s leads in term %d without the committed entry %d of term %d", n.name, v.term, i,
 				o.committed[i].term)
@@ -157,7 +169,7 @@ func (o *oracle) leads(n *node, id nexusraft.ReplicaID) {
 func (o *oracle) commits(n *node, c zone.Committed) {
 	fact := commitFact{term: c.Term}
 	if c.Command != nil {
-		fact.proposal = c.Command.Proposal
+		fact.proposal, fact.request, fact.command = c.Command.Proposal, c.Command.Request, string(c.Command.Command)
 	}
 	if c.Index <= o.last {
 		known := o.committed[c.Index]
@@ -180,25 +192,71 @@ func (o *oracle) commits(n *node, c zone.Committed) {
 			o.s.fatalf("I8: proposal %v commits at %d, and its caller was told that it never will", fact.proposal, c.Index)
 		}
 		o.proposals[fact.proposal] = c.Index
-		f := strings.Split(string(c.Command.Command), " ")
-		o.model[f[1]], _ = transition(o.model[f[1]], f)
+	}
+	o.s.must(n, "tell what an entry comes to", o.ledger.apply(c))
+	if c.Index%wholeEvery == 0 {
+		o.sessions[c.Index] = o.ledger.known()
+	}
+	if o.s.keeper != nil {
+		o.s.keeper.follow(o.ledger.zones)
 	}
 	o.states[c.Index] = o.hash()
 }
 
 func (o *oracle) hash() uint64 {
 	h := fnv.New64a()
-	for _, k := range slices.Sorted(maps.Keys(o.model)) {
-		fmt.Fprintf(h, "%q=%q;", k, o.model[k])
+	for _, k := range slices.Sorted(maps.Keys(o.ledger.registers)) {
+		fmt.Fprintf(h, "%q=%q;", k, o.ledger.registers[k])
 	}
 	return h.Sum64()
 }
 
-// applied checks that the same index means the same state everywhere (I4).
-func (o *oracle) applied(n *node, index nexusraft.Index, hash uint64) {
-	if want := o.states[index]; hash != want {
+// applied checks that an entry has come to what the ledger says (I17), and that the same index means
+// the same state and the same digest everywhere (I4).
+func (o *oracle) applied(n *node, index nexusraft.Index, a *apply.Effects, state nexusraft.Reader) {
+	if o.s.liar != nil {
+		return
+	}
+	if err := o.ledger.check(index, a); err != nil {
+		o.s.fatalf("I17: %s applied %d: %v", n.name, index, err)
+	}
+	if o.registers(n, state) != o.states[index] {
 		o.s.fatalf("I4: %s applied %d and got another state than the committed commands make", n.name, index)
 	}
+	d, ok, err := system.LoadDigest(state)
+	o.s.must(n, "read the digest", err)
+	if known, seen := o.digests[index]; !ok || d.Index != index || seen && d != known {
+		o.s.fatalf("I4: %s applied %d and has the digest %v (%v), another member has %v", n.name, index, d, ok, known)
+	}
+	o.digests[index] = d
+	if index%wholeEvery == 0 {
+		o.checkWhole(n, index, state)
+	}
+}
+
+// wholeEvery is how many entries there are between two states of which all is compared: that takes
+// longer than the entries.
+const wholeEvery = 16
+
+// checkWhole compares all that a member keeps, sessions too, with the others (I4).
+func (o *oracle) checkWhole(n *node, index nexusraft.Index, state nexusraft.Reader) {
+	hash, err := stateHash(state)
+	o.s.must(n, "hash the state", err)
+	if known, ok := o.wholes[index]; ok && hash != known {
+		o.s.fatalf("I4: %s has another state after entry %d than another member", n.name, index)
+	}
+	o.wholes[index] = hash
+	for id, known := range o.sessions[index] {
+		if _, ok, err := system.SessionOwner(state, id); err != nil || ok != known {
+			o.s.fatalf("I17: %s knows of session %d after entry %d: %v, %v, want %v", n.name, id, index, ok, err, known)
+		}
+	}
+}
+
+func (o *oracle) registers(n *node, state nexusraft.Reader) uint64 {
+	hash, err := stateHash(apply.MachineReader(state))
+	o.s.must(n, "hash the registers", err)
+	return hash
 }
 
 // written checks that the state on the disk is the one of the applied index (I2, I4).
@@ -206,12 +264,10 @@ func (o *oracle) written(n *node) { o.checkState(n) }
 
 func (o *oracle) checkState(n *node) {
 	d, ok := n.disk.(*memberDisk)
-	if !ok || d.log.Applied() == 0 {
+	if !ok || d.log.Applied() == 0 || o.s.liar != nil {
 		return
 	}
-	hash, err := stateHash(d.state)
-	o.s.must(n, "hash the state", err)
-	if hash != o.states[d.log.Applied()] {
+	if o.registers(n, d.state) != o.states[d.log.Applied()] {
 		o.s.fatalf("I2: the state on %s's disk is not that of its applied index %d", n.name, d.log.Applied())
 	}
 }
@@ -380,24 +436,32 @@ func halves(cs *raftpb.ConfState) (out [][]nexusraft.ReplicaID) {
 
 // acknowledged checks, before the caller hears of it, that a write is where I1 wants it,
 // and that the caller gets the result of its own entry (I8).
-func (o *oracle) acknowledged(n *node, op *operation, a zone.Committed, copies int, view commitView) {
-	if a.Command == nil || string(a.Command.Command) != op.command {
-		o.s.fatalf("I8: the caller of %q gets the result of entry %d", op.command, a.Index)
+func (o *oracle) acknowledged(n *node, c caller, r nexusraft.Result, err error) {
+	e, fact, view := c.envelope(), o.committed[r.Index], n.commit
+	a := entryID{r.Index, fact.term}
+	switch {
+	case fact.command != string(e.Command) || fact.request != e.Request:
+		o.s.fatalf("I8: the caller of %q gets the result of entry %d, %q", e.Command, r.Index, fact.command)
+	case n.shadow.written.applied < r.Index:
+		o.s.fatalf("I8: %s answers %q before entry %d is applied", n.name, e.Command, r.Index)
+	}
+	if why := o.ledger.checkAnswer(r.Index, r.Data, err); why != nil && o.s.liar == nil && !c.left() {
+		o.s.fatalf("I17: %s answers %q with what is not the answer to entry %d: %v", n.name, e.Command, r.Index, why)
 	}
 	for _, half := range halves(view.conf) {
 		o.checkHalf(n, a, half, view.sync)
 	}
 	onDisk := 0
 	for _, x := range view.members.Members {
-		if x := o.s.replica(x.Replica); !x.witness && x.shadow.durable.holds(a.Index, a.Term) {
+		if x := o.s.replica(x.Replica); !x.witness && x.shadow.durable.holds(a.index, a.term) {
 			onDisk++
 		}
 	}
-	if copies > onDisk {
-		o.s.fatalf("%s says that entry %d is on %d copies, it is on %d", n.name, a.Index, copies, onDisk)
+	if r.Copies > onDisk {
+		o.s.fatalf("%s says that entry %d is on %d copies, it is on %d", n.name, a.index, r.Copies, onDisk)
 	}
 	o.acked++
-	o.lastAcked = max(o.lastAcked, a.Index)
+	o.lastAcked = max(o.lastAcked, a.index)
 	if view.sync == nexusraft.InSync {
 		o.inSync++
 	}
@@ -431,12 +495,12 @@ const maxAge = 20 * tickSteps
 
 // checkHalf holds I1 against one set of voters: a quorum of them has the entry on its disks,
 // and in sync one that is made of members.
-func (o *oracle) checkHalf(n *node, a zone.Committed, half []nexusraft.ReplicaID, sync nexusraft.SyncState) {
+func (o *oracle) checkHalf(n *node, a entryID, half []nexusraft.ReplicaID, sync nexusraft.SyncState) {
 	full, witnesses := 0, 0
 	for _, id := range half {
 		x := o.s.replica(id)
 		switch {
-		case !x.shadow.durable.holds(a.Index, a.Term):
+		case !x.shadow.durable.holds(a.index, a.term):
 		case x.witness:
 			witnesses++
 		default:
@@ -445,11 +509,11 @@ func (o *oracle) checkHalf(n *node, a zone.Committed, half []nexusraft.ReplicaID
 	}
 	q := len(half)/2 + 1
 	if full+witnesses < q {
-		o.s.fatalf("I1: %s acknowledges entry %d, which %d members and %d witnesses have on their disks", n.name, a.Index,
+		o.s.fatalf("I1: %s acknowledges entry %d, which %d members and %d witnesses have on their disks", n.name, a.index,
 			full, witnesses)
 	}
 	if sync == nexusraft.InSync && full < q {
-		o.s.fatalf("I1: %s, in sync, acknowledges entry %d, which %d members have on their disks", n.name, a.Index, full)
+		o.s.fatalf("I1: %s, in sync, acknowledges entry %d, which %d members have on their disks", n.name, a.index, full)
 	}
 }
 

@@ -18,68 +18,111 @@ const (
 	traceTail = 30
 )
 
-const zoneID nexusraft.ZoneID = 7
+// onlyZone is the zone of a run that has no others.
+const onlyZone nexusraft.ZoneID = 7
 
-// sim is one run: a zone, its clients, its faults and the oracle that watches it. All of
-// it is a function of the seed.
-type sim struct {
+// world is one run: the zones, the network between their nodes, and what breaks. All of it is a function
+// of the seed.
+type world struct {
 	t    *testing.T
 	seed uint64
 	rng  *rand.Rand
 	now  int64 // steps
 
-	nodes   []*node // the two members, then the witness, then nodes that joined later
-	retired []*node
-	net     *network
-	faults  *faults
-	clients *clients
-	admin   *admin
-	churn   *churn // nil: the zone stays as it is
-	oracle  *oracle
-	trace   trace
+	zones  []*sim // that there are, the first one of the run first
+	net    *network
+	faults *faults
+	trace  trace
 
 	partBytes int // of each node: so much is applied at once; 0: as much as there is
 
 	electionTicks, holdTicks int // of each replica that starts from now on; 0: as by default
+
+	stepTime int64 // how far a step of time takes the clock that leaders put into commands
+	shared   int   // writes of several zones, of which some must be synced
+}
+
+// sim is a zone of the run, its clients and the oracle that watches it. Most runs have only one.
+type sim struct {
+	*world
+	zone  nexusraft.ZoneID
+	first nexusraft.Index // where a founder's log begins: above index 1, so that a joiner starts by a snapshot
+
+	nodes   []*node // the two members, then the witness, then nodes that joined later
+	retired []*node
+	clients *clients
+	callers *sessionCallers
+	admin   *admin
+	churn   *churn // nil: the zone stays as it is
+	keeper  *keeper
+	oracle  *oracle
+
+	liar *node // whose state machine is not the same function, from the index lies on; nil: none
+	lies nexusraft.Index
 }
 
 // newSim makes a zone and starts its nodes. A founding run begins with one member alone;
 // the others are there, empty, and are admitted as the run goes on.
 func newSim(t *testing.T, seed uint64, founding bool) *sim {
 	t.Helper()
+	return newSimAt(t, seed, founding, firstIndex)
+}
+
+// newSimAt is newSim for a zone whose log begins elsewhere.
+func newSimAt(t *testing.T, seed uint64, founding bool, first nexusraft.Index) *sim {
+	t.Helper()
+	s := newWorld(t, seed).add(onlyZone, first)
+	s.begin(founding)
+	return s
+}
+
+func newWorld(t *testing.T, seed uint64) *world {
 	// raft draws its election timeouts from crypto/rand.
 	cryptotest.SetGlobalRandom(t, seed)
-	s := &sim{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 0x6e65787573))}
-	s.trace.init()
-	s.net = newNetwork(s)
-	s.faults = &faults{s: s}
+	w := &world{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 0x6e65787573)), stepTime: 1}
+	w.trace.init()
+	w.net = newNetwork(w)
+	return w
+}
+
+// add makes a zone that has no nodes yet.
+func (w *world) add(id nexusraft.ZoneID, first nexusraft.Index) *sim {
+	s := &sim{world: w, zone: id, first: first}
 	s.oracle = newOracle(s)
 	s.clients = &clients{s: s}
+	s.callers = &sessionCallers{s: s}
 	s.admin = &admin{s: s}
-	s.createNodes(founding)
-	t.Cleanup(func() {
+	if w.zones = append(w.zones, s); len(w.zones) == 1 {
+		w.faults = &faults{s: s}
+	}
+	return s
+}
+
+// begin makes the nodes of the first zone and starts them.
+func (s *sim) begin(founding bool, state ...nexusraft.Pair) {
+	s.createNodes(founding, state)
+	s.t.Cleanup(func() {
 		for _, n := range slices.Concat(s.nodes, s.retired) {
 			n.endTurn()
-			n.disk.close()
+			n.device.close()
 		}
 	})
 	for _, n := range s.nodes {
 		n.start()
 	}
-	return s
 }
 
 // time is the clock of reads, a nanosecond for each step.
-func (s *sim) time() time.Time { return time.Unix(0, s.now) }
+func (s *world) time() time.Time { return time.Unix(0, s.now) }
 
 // createNodes writes what every node's disk holds at the beginning.
-func (s *sim) createNodes(founding bool) {
+func (s *sim) createNodes(founding bool, state []nexusraft.Pair) {
 	all := nexusraft.Membership{Shape: nexusraft.DefaultShape}
 	for _, name := range []string{"a", "b", "w"} {
 		all = all.With(s.newNode(name, name == "w").record())
 	}
 	for i, n := range s.nodes {
-		origin := origin{index: firstIndex, term: firstTerm, members: all}
+		origin := origin{index: s.first, term: firstTerm, members: all, state: state}
 		switch {
 		case founding && i == 0:
 			origin.members = nexusraft.Membership{Shape: all.Shape}.With(n.record())
@@ -92,10 +135,12 @@ func (s *sim) createNodes(founding bool) {
 
 // newNode makes a node, without a disk, with identities that nobody has had.
 func (s *sim) newNode(name string, witness bool) *node {
-	n := &node{
-		s: s, name: name, witness: witness,
-		id:      nexusraft.NodeID(s.rng.Uint64() | 1),
-		replica: nexusraft.ReplicaID(s.rng.Uint64()>>1 | 1),
+	p := &process{w: s.world, name: name, witness: witness, id: nexusraft.NodeID(s.rng.Uint64() | 1)}
+	n := &node{process: p, s: s, replica: nexusraft.ReplicaID(s.rng.Uint64()>>1 | 1)}
+	if witness {
+		p.device = newWitnessDevice(p)
+	} else {
+		p.device = newMemberDevice(p)
 	}
 	s.nodes = append(s.nodes, n)
 	return n
@@ -109,16 +154,14 @@ func (s *sim) joiner(witness bool) *node {
 	return n
 }
 
+// format writes what a replica begins with.
 func (n *node) format(o origin) {
-	if n.witness {
-		n.disk = newWitnessDisk(n, o)
-	} else {
-		n.disk = newMemberDisk(n, o)
-	}
+	n.device.add(n, o)
+	n.replicas = append(n.replicas, n)
 	n.shadow.begin(o)
 }
 
-// A founder's log begins above index 1, so that every joiner starts by a snapshot.
+// Where a founder's log begins, unless the run says something else.
 const (
 	firstIndex nexusraft.Index = 10
 	firstTerm  nexusraft.Term  = 1
@@ -129,6 +172,7 @@ type origin struct {
 	index   nexusraft.Index
 	term    nexusraft.Term
 	members nexusraft.Membership
+	state   []nexusraft.Pair
 }
 
 // members returns the full nodes that there are, in the zone or not.
@@ -150,7 +194,7 @@ func (s *sim) witness() *node {
 	return s.nodes[slices.IndexFunc(s.nodes, func(n *node) bool { return n.witness })]
 }
 
-func (s *sim) tick() int64 { return s.now / tickSteps }
+func (s *world) tick() int64 { return s.now / tickSteps }
 
 // admitted reports whether the leader counts a node among its zone's.
 func (s *sim) admitted(n *node) bool {
@@ -189,18 +233,23 @@ func (s *sim) leader() *node {
 }
 
 // step lets one step of time pass.
-func (s *sim) step() {
-	s.now++
-	s.sweep()
-	s.faults.step()
-	s.net.deliver()
-	for _, i := range s.rng.Perm(len(s.nodes)) {
-		s.nodes[i].run()
+func (w *world) step() {
+	w.now++
+	first := w.zones[0] // each process has a replica of it
+	first.sweep()
+	w.faults.step()
+	w.net.deliver()
+	for _, i := range w.rng.Perm(len(first.nodes)) {
+		first.nodes[i].process.run()
 	}
-	s.clients.step()
-	s.admin.step()
-	s.churn.step()
-	s.oracle.ages()
+	for _, s := range w.zones {
+		s.clients.step()
+		s.callers.step()
+		s.admin.step()
+		s.churn.step()
+		s.keeper.step()
+		s.oracle.ages()
+	}
 }
 
 // sweep takes out the nodes that are retired.
@@ -214,7 +263,7 @@ func (s *sim) sweep() {
 }
 
 // run lets ticks pass.
-func (s *sim) run(ticks int) {
+func (s *world) run(ticks int) {
 	for range ticks * tickSteps {
 		s.step()
 	}
@@ -227,7 +276,7 @@ func (s *sim) until(what string, limit int, done func() bool) int64 {
 	begin := s.tick()
 	for !done() {
 		if s.tick()-begin >= int64(limit) {
-			s.fatalf("liveness: after %d ticks, not yet: %s\n%s", limit, what, s.describe())
+			s.fatalf("liveness: after %d ticks, not yet: zone %v: %s\n%s", limit, s.zone, what, s.describe())
 		}
 		s.step()
 	}
@@ -262,7 +311,7 @@ func (s *sim) name(id nexusraft.ReplicaID) string {
 }
 
 // fatalf ends the test with everything that is needed to run it again.
-func (s *sim) fatalf(format string, args ...any) {
+func (s *world) fatalf(format string, args ...any) {
 	s.t.Helper()
 	top, rest, _ := strings.Cut(s.t.Name(), "/")
 	row, _, deeper := strings.Cut(rest, "/")
@@ -274,15 +323,15 @@ func (s *sim) fatalf(format string, args ...any) {
 		s.seed, s.tick(), fmt.Sprintf(format, args...), run, s.seed, s.trace.tail())
 }
 
-func (s *sim) must(n *node, doing string, err error) {
+func (s *world) must(n fmt.Stringer, doing string, err error) {
 	s.t.Helper()
 	if err != nil {
-		s.fatalf("%s: %s: %v", n.name, doing, err)
+		s.fatalf("%s: %s: %v", n, doing, err)
 	}
 }
 
 // percent is true with that probability.
-func (s *sim) percent(p int) bool { return s.rng.IntN(100) < p }
+func (s *world) percent(p int) bool { return s.rng.IntN(100) < p }
 
 // between returns a number of [lo, hi].
-func (s *sim) between(lo, hi int) int { return lo + s.rng.IntN(hi-lo+1) }
+func (s *world) between(lo, hi int) int { return lo + s.rng.IntN(hi-lo+1) }

@@ -111,7 +111,7 @@ func asleepAllRestart(s *sim) {
 func asleepLeaderIsCutOff(s *sim) {
 	n := s.leader()
 	for _, x := range s.nodes {
-		s.net.blocked[link{n, x}], s.net.blocked[link{x, n}] = true, true
+		s.net.blocked[linkOf(n, x)], s.net.blocked[linkOf(x, n)] = true, true
 	}
 	s.until("the leader that is cut off gives up", failoverTicks, func() bool {
 		_, self := n.r.Leader()
@@ -125,7 +125,7 @@ func asleepOneWay(s *sim) {
 	from := s.nodes[s.rng.IntN(len(s.nodes))]
 	for _, to := range s.nodes {
 		if to != from && s.percent(60) {
-			s.net.blocked[link{from, to}] = true
+			s.net.blocked[linkOf(from, to)] = true
 		}
 	}
 	s.run(s.between(1, 60))

@@ -19,7 +19,7 @@ func (tr *trace) init() {
 }
 
 // eventf records one event.
-func (s *sim) eventf(format string, args ...any) {
+func (s *world) eventf(format string, args ...any) {
 	line := fmt.Sprintf("%d.%d ", s.now/tickSteps, s.now%tickSteps) + fmt.Sprintf(format, args...)
 	s.trace.hash.Write([]byte(line))
 	s.trace.last[s.trace.n%traceTail] = line

@@ -1,0 +1,38 @@
+package simtest
+
+import (
+	"errors"
+	"testing"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/system"
+)
+
+// TestMachineThatDiffers has one member's state machine write who it is, as none may: whoever leads
+// and whatever breaks, the digests are compared, and the member that differs from its leader stops. That is
+// the other one where the machine that lies leads, whose state is then the zone's.
+func TestMachineThatDiffers(t *testing.T) {
+	forSeeds(t, 10, func(t *testing.T, seed uint64) {
+		s := newSimAt(t, seed, false, nexusraft.Index(100+seed%100))
+		s.liar, s.lies = s.members()[seed%2], nexusraft.Index(s.between(200, 600))
+		s.clients.add(4)
+		s.callers.add(2)
+		s.until("in sync for the first time", 400, s.inSync)
+		s.faults.on = seed%3 != 0
+		s.until("a member stops", 4000, func() bool { return s.stopped() != nil })
+		differs, ok := errors.AsType[*system.DivergedError](s.stopped().failed)
+		if !ok || differs.Index < s.lies {
+			t.Errorf("%s stops with %v; the machine of %s lies from %d on", s.stopped(), s.stopped().failed, s.liar, s.lies)
+		}
+	})
+}
+
+// stopped returns a member whose zone has stopped there; nil if none has.
+func (s *sim) stopped() *node {
+	for _, n := range s.members() {
+		if n.failed != nil {
+			return n
+		}
+	}
+	return nil
+}
