@@ -135,12 +135,12 @@ func Open(c Config) (_ *Node, err error) {
 	if err = dir.DropOrphans(); err != nil {
 		return nil, err
 	}
-	n.connect()
+	n.assemble()
 	return n, nil
 }
 
-// connect makes the worker and what connects it with peers; nothing runs yet.
-func (n *Node) connect() {
+// assemble makes the worker and what connects it with peers; nothing runs yet.
+func (n *Node) assemble() {
 	var ctx context.Context
 	ctx, n.cancel = context.WithCancel(context.Background())
 	c := n.config
@@ -152,12 +152,12 @@ func (n *Node) connect() {
 		OnConnection:      n.events.Peer,
 		SnapshotBandwidth: c.SnapshotBandwidth, SnapshotCompression: c.SnapshotCompression,
 	})
-	n.worker = n.newWorker()
+	n.worker = n.makeWorker()
 	n.server = transport.NewServer(n.peering.Introduce, n.peerHandlers())
 	n.peering.Serve(n.server)
 }
 
-func (n *Node) newWorker() *worker.Worker {
+func (n *Node) makeWorker() *worker.Worker {
 	c := n.config
 	return worker.New(worker.Options{
 		Path: c.Dir, Dir: n.dir, Peering: n.peering, Peers: n.peers, Replicas: n.replicas, Events: n.events,

@@ -173,7 +173,7 @@ func openJournal(
 	if len(files) == 0 && len(j.zones) == 0 {
 		return j, nil
 	}
-	return j, j.begin(files)
+	return j, j.beginFile(files)
 }
 
 // files returns the numbers of the files that there are, ascending.
@@ -251,7 +251,7 @@ func (j *journal) write(zones []zoneContent) error {
 		if j.file == nil {
 			old = nil
 		}
-		return j.begin(old)
+		return j.beginFile(old)
 	}
 	_, err := j.file.WriteAt(blocks, j.at)
 	if err == nil {
@@ -264,8 +264,8 @@ func (j *journal) write(zones []zoneContent) error {
 	return nil
 }
 
-// begin begins the next file, with what the zones have now, and then removes older ones.
-func (j *journal) begin(old []uint64) error {
+// beginFile begins the next file, with what the zones have now, and then removes older ones.
+func (j *journal) beginFile(old []uint64) error {
 	number := j.number + 1
 	var state []zoneContent
 	for _, zone := range slices.Sorted(maps.Keys(j.zones)) {

@@ -113,12 +113,12 @@ func (l *Log) Write(u Update, sync bool) error {
 	if !sync {
 		return l.keep(u)
 	}
-	next, content, err := l.next(u)
+	next, content, err := l.updated(u)
 	if err != nil {
 		return err
 	}
 	if err := l.slots.store(content); err != nil {
-		return l.fail(err)
+		return l.giveUp(err)
 	}
 	l.record = next
 	return nil
@@ -131,14 +131,14 @@ func (l *Log) keep(u Update) error {
 	}
 	next, err := l.record.with(u)
 	if err != nil {
-		return l.fail(err)
+		return l.giveUp(err)
 	}
 	l.record = next
 	return nil
 }
 
-// next returns the record as an update leaves it, and what is to be stored of it.
-func (l *Log) next(u Update) (next record, content []byte, err error) {
+// updated returns the record as an update leaves it, and what is to be stored of it.
+func (l *Log) updated(u Update) (next record, content []byte, err error) {
 	if l.failed != nil {
 		return next, nil, l.failed
 	}
@@ -146,12 +146,12 @@ func (l *Log) next(u Update) (next record, content []byte, err error) {
 		content, err = next.encode()
 	}
 	if err != nil {
-		return next, nil, l.fail(err)
+		return next, nil, l.giveUp(err)
 	}
 	return next, content, nil
 }
 
-func (l *Log) fail(err error) error {
+func (l *Log) giveUp(err error) error {
 	l.failed = fmt.Errorf("write log of zone %v: %w", l.record.Zone, err)
 	return l.failed
 }

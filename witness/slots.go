@@ -79,7 +79,7 @@ func readSlots(f FS, dir, name string) (*slots, []byte, error) {
 	s := &slots{fs: f, dir: dir, name: name}
 	var found [2]slotContent
 	for i := range found {
-		if found[i] = s.load(i); found[i].err != nil && !found[i].damaged() && !found[i].missing() {
+		if found[i] = s.load(i); found[i].err != nil && !found[i].damaged() && !found[i].absent() {
 			return nil, nil, fmt.Errorf("read %s: %w", s.path(i), found[i].err)
 		}
 	}
@@ -106,7 +106,7 @@ type slotContent struct {
 	err      error
 }
 
-func (c slotContent) missing() bool { return errors.Is(c.err, fs.ErrNotExist) }
+func (c slotContent) absent() bool { return errors.Is(c.err, fs.ErrNotExist) }
 func (c slotContent) cutOff() bool  { return errors.Is(c.err, errCutOff) }
 func (c slotContent) damaged() bool { return c.cutOff() || errors.Is(c.err, errDamaged) }
 
@@ -114,7 +114,7 @@ func (c slotContent) damaged() bool { return c.cutOff() || errors.Is(c.err, errD
 func (s *slots) choose(found [2]slotContent) (int, error) {
 	a, b := found[0], found[1]
 	switch {
-	case b.missing() && a.err != nil: // the first store was cut off, or there was none
+	case b.absent() && a.err != nil: // the first store was cut off, or there was none
 		return 0, fmt.Errorf("%s: %w", s.path(0), fs.ErrNotExist)
 	case a.err == nil && b.err != nil && a.sequence == 1: // the second one was
 		return 0, nil

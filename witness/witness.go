@@ -196,7 +196,7 @@ func (w *Witness) loadLogs() error {
 
 // Close gives back the directory of a witness that was never run.
 func (w *Witness) Close() error {
-	if !w.start() {
+	if !w.claim() {
 		return nil
 	}
 	return w.release()
@@ -211,8 +211,8 @@ func (w *Witness) release() error {
 	return errors.Join(err, w.unlock())
 }
 
-// start reports whether this is the first call.
-func (w *Witness) start() bool {
+// claim reports whether this is the first call.
+func (w *Witness) claim() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	first := !w.started
@@ -227,7 +227,7 @@ func (w *Witness) Ready() <-chan struct{} { return w.ready }
 // after ctx has ended and everything has stopped, and an error if it was not admitted or
 // can't go on: after a failed write nothing leaves any more (I3, I9). It can be called once.
 func (w *Witness) Run(ctx context.Context, lis net.Listener) (err error) {
-	if !w.start() {
+	if !w.claim() {
 		return errors.Join(fmt.Errorf("run witness: %w", nexusraft.ErrClosed), lis.Close())
 	}
 	defer func() { err = errors.Join(err, w.release()) }()

@@ -149,7 +149,7 @@ func (w *worker) writeJournal(groups []*group) error {
 	next, zones := make([]record, len(groups)), make([]zoneContent, len(groups))
 	for i, g := range groups {
 		var err error
-		if next[i], zones[i].content, err = g.log.next(g.update); err != nil {
+		if next[i], zones[i].content, err = g.log.updated(g.update); err != nil {
 			return err
 		}
 		zones[i].zone = g.id
