@@ -106,7 +106,7 @@ type slotContent struct {
 	err      error
 }
 
-func (c slotContent) absent() bool { return errors.Is(c.err, fs.ErrNotExist) }
+func (c slotContent) absent() bool  { return errors.Is(c.err, fs.ErrNotExist) }
 func (c slotContent) cutOff() bool  { return errors.Is(c.err, errCutOff) }
 func (c slotContent) damaged() bool { return c.cutOff() || errors.Is(c.err, errDamaged) }
 
