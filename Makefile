@@ -56,12 +56,11 @@ mutants:
 attack:
 	NEXUS_RAFT_ATTACKS=all go test -v -count=1 -timeout 10m -run 'UnderLimits$$' ./cmd/nexus-raft
 
-## race: the simulation, which runs in one goroutine, plays its short form here, and what is random
-## elsewhere a fifth of its rounds, as test plays all of them; the nodes, whose timeouts are those of a
-## fast machine, have this one for themselves
+## race: the simulation, which runs in one goroutine, plays its short form here; the nodes, whose
+## timeouts are those of a fast machine, have this one for themselves
 race:
 	CGO_ENABLED=1 go test -race -tags invariants -timeout 20m -parallel 2 ./node
-	CGO_ENABLED=1 go test -race -tags invariants -short -timeout 20m $$(go list ./... | grep -Ev '/(internal/simtest|node)$$')
+	CGO_ENABLED=1 go test -race -tags invariants -timeout 20m $$(go list ./... | grep -Ev '/(internal/simtest|node)$$')
 	CGO_ENABLED=1 go test -race -tags invariants -short -timeout 20m -run 'Test(.*Chaos|Regressions|FounderAlone)$$' ./internal/simtest -simtest.seeds=100
 
 ## fuzz: every target for FUZZTIME

@@ -48,7 +48,7 @@ func verdictOn(t *testing.T, m nexusraft.StateMachine) (says string) {
 // A state machine that is none is found.
 func TestMistakesAreFound(t *testing.T) {
 	t.Parallel()
-	calls := 0
+	var calls [3]int
 	var kept []byte
 	for name, tt := range map[string]struct {
 		machine nexusraft.StateMachine
@@ -58,8 +58,8 @@ func TestMistakesAreFound(t *testing.T) {
 			return cmd.Data, tx.Set([]byte("k"), cmd.Data)
 		}), ""},
 		"another state": {machineFunc(func(tx nexusraft.Tx, _ nexusraft.Command) ([]byte, error) {
-			calls++
-			return nil, tx.Set([]byte("k"), fmt.Append(nil, calls))
+			calls[0]++
+			return nil, tx.Set([]byte("k"), fmt.Append(nil, calls[0]))
 		}), `after the command at 1 the replicas' states differ:
 "k" "1"
 
@@ -67,12 +67,12 @@ and
 
 "k" "2"`},
 		"another answer": {machineFunc(func(nexusraft.Tx, nexusraft.Command) ([]byte, error) {
-			calls++
-			return fmt.Append(nil, calls), nil
+			calls[1]++
+			return fmt.Append(nil, calls[1]), nil
 		}), "the replicas answer the command at 1 with"},
 		"another error": {machineFunc(func(nexusraft.Tx, nexusraft.Command) ([]byte, error) {
-			calls++
-			return nil, fmt.Errorf("%d", calls)
+			calls[2]++
+			return nil, fmt.Errorf("%d", calls[2])
 		}), "the replicas answer the command at 1 with"},
 		"panic": {machineFunc(func(nexusraft.Tx, nexusraft.Command) ([]byte, error) { panic("no") }), "command at 1"},
 		"data that is kept": {machineFunc(func(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {

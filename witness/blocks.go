@@ -99,13 +99,8 @@ func readBlock(b []byte, number int) (s stamp, payload []byte, ok bool) {
 // formatOf returns the format version in a file's first block.
 func formatOf(file []byte) uint32 { return binary.BigEndian.Uint32(file[8:]) }
 
-// formatIn is formatOf for a file that may have no block; 0 then.
-func formatIn(file []byte) uint32 {
-	if len(file) < blockBytes || [8]byte(file) != blockMagic {
-		return 0
-	}
-	return formatOf(file)
-}
+// numberIn returns the number that a block has.
+func numberIn(b []byte) int { return int(binary.BigEndian.Uint32(b[12:])) }
 
 // decodeBlocks returns the content of a slot file and its sequence, which is that of the
 // newest block where a write was cut off. The error is errCutOff, errDamaged or an unknown

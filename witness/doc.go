@@ -11,10 +11,10 @@
 //	identity.a, identity.b  the node's identity, the highest incarnation it saw of each peer, and which
 //	                        zones it hosts, as of which version of the root zone's table of them
 //	zone-1.a, zone-1.b      the root zone's log, hard state, configuration and members
-//	zones-N                 the same of all other zones
+//	zones.a, zones.b        the same of all other zones
 //
-// Each pair of files is one small content that is replaced as a whole; slots.go says how. The other zones share one
-// file, so that a round syncs once for all of them; journal.go says how.
+// The identity and the root zone's record are one small content each, which is replaced as a whole; slots.go says
+// how. All other zones share the last pair of files, so that a round syncs once for them; journal.go says how.
 // A Log keeps the terms of the entries that are not applied yet, as runs, and no payload:
 // its size does not grow with writes.
 //

@@ -369,7 +369,7 @@ func joined(t *testing.T, f FS) (*fakeMember, *running) {
 // zoneFile reports whether a file has what was voted in zones.
 func zoneFile(name string) bool {
 	base := filepath.Base(name)
-	return strings.HasPrefix(base, logPrefix) || strings.HasPrefix(base, journalPrefix)
+	return strings.HasPrefix(base, logPrefix) || strings.HasPrefix(base, "zones.")
 }
 
 func (m *fakeMember) ChangeMembership(

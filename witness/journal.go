@@ -9,26 +9,29 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
-// journal keeps the records of the zones besides the root zone, all of them in one file, so that a round
+// journal keeps the records of the zones besides the root zone on disk, all of them in one file, so that a round
 // writes and syncs once, however many zones have something to store.
 //
-// The file zones-N is a list of contents in blocks (blocks.go). The first one is the state, which has every
-// zone's record; each further one has those records that a write has replaced; zeros up to the
-// file's end are room for more. A write that finds no room begins zones-N+1, whose state includes it, and
-// when that is on the disk zones-N is removed. So the size goes by the number of zones, not by that of writes.
+// There are two files, zones.a and zones.b, of which one is in use. It is a list of contents in blocks (blocks.go).
+// The first one is the state, which has every zone's record; each further one has those records that a write has
+// replaced. A write that finds no room begins the other file, with a state that includes it, and when that is
+// on the disk the other file is the one in use. So the size goes by the number of zones, not by that of writes; both
+// files have their size at once, and a full disk takes votes as long as no zones are made.
 //
-// At open the newest file counts whose state is whole. A newer one was cut off while it was begun: nothing
-// in it was acknowledged, and the one before is still there. Of the last write the blocks may be there in
-// part, and then it was not acknowledged either. Whatever else does not fit is ErrCorrupt, as in slots: to
-// pass over it could take back a vote. What counts is then begun anew in a file of its own, so nothing is
-// ever written behind a write that was cut off.
+// Each beginning has a number, which all blocks bear: blocks of a lower number are what is left of the file's
+// last use, and count as never written. At open that file counts whose number is highest and whose state is
+// whole. One whose state is not was being begun at a crash: nothing in it was acknowledged, and the other one
+// is as it was. Of the last write the blocks may be there in part, and then it was not acknowledged either.
+// Whatever else does not fit is ErrCorrupt, as in slots: to pass over it could take back a vote. After a write that was
+// cut off the other file is begun, so nothing is ever written behind such a write.
+//
+// A content begins at a multiple of pageBytes, so that no write touches what an earlier one of the file has stored,
+// also where a disk writes more than a block at once.
 //
 // Its methods may be called from many goroutines. After an error it must not be used again (I9).
 type journal struct {
@@ -37,18 +40,21 @@ type journal struct {
 
 	mu      sync.Mutex // guards what follows
 	zones   map[nexusraft.ZoneID][]byte
-	number  uint64 // of the newest file that there was ever; 0: none
-	file    File   // nil until the first write
-	index   uint32 // of the last content in it
-	at, end int64  // the room
+	highest uint64   // number that there ever was; 0: none
+	sizes   [2]int64 // of both files
+	used    int      // the file in use
+	file    File     // it; nil until the first write
+	number  uint64   // its
+	index   uint32   // of the last content in it
+	at      int64    // where the next one begins
 	failed  error
 }
 
 const (
-	journalPrefix = "zones-"
+	pageBytes = 4096
 
 	// A file has room for a quarter of its state, and for minRoom at least: at most five times what is to be
-	// stored is written, and a file takes little more than its zones.
+	// stored is written.
 	minRoom   = 256 << 10
 	roomShare = 4
 
@@ -90,60 +96,91 @@ func decodeZones(b []byte, zones map[nexusraft.ZoneID][]byte) error {
 	return nil
 }
 
-// sequenceOf is what the blocks of a file's content bear. Contents count from 1.
+// sequenceOf is what the blocks of a content bear: the number of its file's beginning, and which content it is, from
+// 1 on.
 func sequenceOf(number uint64, index uint32) uint64 { return number<<32 | uint64(index) }
 
-// readJournal returns the records that a file's contents leave; whole is false if its state was cut off. The
-// error says what does not fit.
-func readJournal(file []byte, number uint64) (zones map[nexusraft.ZoneID][]byte, whole bool, err error) {
-	if v := formatIn(file); v != 0 && v != journalFormat {
-		return nil, false, fmt.Errorf("its format version is %d, this program knows %d", v, journalFormat)
+func numberOf(sequence uint64) uint64 { return sequence >> 32 }
+
+// pages returns a length rounded up to whole pages.
+func pages(n int) int { return (n + pageBytes - 1) / pageBytes * pageBytes }
+
+// journalFile is what is in a file.
+type journalFile struct {
+	missing bool
+	bytes   int64
+	number  uint64 // 0: nothing was ever written
+	whole   bool   // its state is
+	ends    bool   // no write was cut off behind its last content
+	index   uint32 // of the last content
+	at      int64  // where the next one begins
+	zones   map[nexusraft.ZoneID][]byte
+}
+
+// readJournal reads a file. The error says what does not fit.
+func readJournal(file []byte) (f journalFile, err error) {
+	f = journalFile{bytes: int64(len(file)), zones: make(map[nexusraft.ZoneID][]byte)}
+	file = file[:len(file)/blockBytes*blockBytes] // a last piece that is none was never synced
+	if f.number, err = highestNumber(file); err != nil {
+		return journalFile{}, err
 	}
-	zones = make(map[nexusraft.ZoneID][]byte)
-	index := uint32(1)
-	for ; len(file) >= blockBytes; index++ {
-		first, _, ok := readBlock(file, 0)
-		if !ok || first.sequence != sequenceOf(number, index) {
+	index, at := uint32(1), 0
+	for ; at < len(file); index++ {
+		first, _, ok := readBlock(file[at:], 0)
+		if !ok || first.sequence != sequenceOf(f.number, index) {
 			break
 		}
-		content, complete := gather(file, first)
+		content, complete := gather(file[at:], first)
 		if !complete {
 			break
 		}
-		if err := decodeZones(content, zones); err != nil {
-			return nil, false, fmt.Errorf("content %d: %w", index, err)
+		if err := decodeZones(content, f.zones); err != nil {
+			return journalFile{}, fmt.Errorf("content %d: %w", index, err)
 		}
-		file = file[blocksFor(len(content))*blockBytes:]
+		at = pages(at + blocksFor(len(content))*blockBytes)
 	}
-	if err := onlyOf(file, sequenceOf(number, index)); err != nil {
-		return nil, false, fmt.Errorf("content %d: %w", index, err)
+	if f.ends, err = cutOff(file[min(at, len(file)):], f.number, index); err != nil {
+		return journalFile{}, fmt.Errorf("content %d: %w", index, err)
 	}
-	return zones, index > 1, nil
+	f.whole, f.index, f.at = index > 1, index-1, int64(at)
+	return f, nil
 }
 
-// onlyOf returns an error unless all blocks of a file's rest are of one content, or were never written.
-func onlyOf(rest []byte, sequence uint64) error {
-	for i := 0; len(rest) > 0; i++ {
-		b := rest[:min(blockBytes, len(rest))]
-		rest = rest[len(b):]
-		if allZero(b) {
+// highestNumber returns the highest number that a file's blocks have; an error where one is damaged.
+func highestNumber(file []byte) (highest uint64, err error) {
+	for b := range slices.Chunk(file, blockBytes) {
+		if [blockBytes]byte(b) == ([blockBytes]byte{}) {
 			continue
 		}
-		if len(b) < blockBytes {
-			return errDamaged
-		}
-		switch s, _, ok := readBlock(b, i); {
+		s, _, ok := readBlock(b, numberIn(b))
+		switch {
 		case !ok:
-			return errDamaged
-		case s.sequence != sequence:
-			return fmt.Errorf("block %d of content %d follows: %w", i, uint32(s.sequence), errDamaged)
+			return 0, errDamaged
+		case s.format != journalFormat:
+			return 0, fmt.Errorf("its format version is %d, this program knows %d", s.format, journalFormat)
 		}
+		highest = max(highest, numberOf(s.sequence))
 	}
-	return nil
+	return highest, nil
 }
 
-func allZero(b []byte) bool {
-	return !slices.ContainsFunc(b, func(x byte) bool { return x != 0 })
+// cutOff reports whether nothing follows a file's last content but blocks of lower numbers. It returns an error
+// unless all others are blocks of the next content, in their places.
+func cutOff(rest []byte, number uint64, index uint32) (ends bool, err error) {
+	ends = true
+	for i := 0; len(rest) > 0; i++ {
+		b := rest[:blockBytes]
+		rest = rest[blockBytes:]
+		s, _, written := readBlock(b, numberIn(b))
+		switch {
+		case !written || numberOf(s.sequence) != number:
+		case s.sequence != sequenceOf(number, index) || numberIn(b) != i:
+			return false, fmt.Errorf("block %d of content %d follows: %w", numberIn(b), uint32(s.sequence), errDamaged)
+		default:
+			ends = false
+		}
+	}
+	return ends, nil
 }
 
 // openJournal opens the journal in dir as it was last synced, with those of its zones that keep names, which
@@ -152,16 +189,14 @@ func allZero(b []byte) bool {
 func openJournal(
 	f FS, dir string, keep []nexusraft.ZoneID, imported map[nexusraft.ZoneID][]byte,
 ) (*journal, error) {
-	j := &journal{fs: f, dir: dir, zones: imported}
+	j := &journal{fs: f, dir: dir, zones: imported, used: 1} // zones.a is the first one
 	files, err := j.files()
 	if err != nil {
 		return nil, err
 	}
-	if len(files) > 0 {
-		j.number = files[len(files)-1]
-	}
+	goesOn := false
 	if imported == nil {
-		if err := j.load(files); err != nil {
+		if goesOn, err = j.choose(files); err != nil {
 			return nil, err
 		}
 	}
@@ -170,58 +205,80 @@ func openJournal(
 			delete(j.zones, zone) // it was deleted, or its creation was cut off
 		}
 	}
-	if len(files) == 0 && len(j.zones) == 0 {
+	switch {
+	case goesOn:
+		return j, j.goOn(files[j.used])
+	case files[0].missing && len(j.zones) == 0:
 		return j, nil
 	}
-	return j, j.beginFile(files)
+	return j, j.begin()
 }
 
-// files returns the numbers of the files that there are, ascending.
-func (j *journal) files() (numbers []uint64, err error) {
-	names, err := j.fs.Names(j.dir)
+// goOn opens the file in use, and syncs it: the process that wrote it may have died before its sync, and
+// what is believed from now on must not be lost. Nothing is written, so that the journal opens on a full disk.
+func (j *journal) goOn(f journalFile) error {
+	name := j.path(j.used)
+	file, err := j.fs.Open(name)
 	if err != nil {
-		return nil, fmt.Errorf("read data directory: %w", err)
+		return fmt.Errorf("open %s: %w", name, err)
 	}
-	for _, name := range names {
-		if n, ok := journalNumber(name); ok {
-			numbers = append(numbers, n)
-		}
+	if err = file.Sync(); err == nil {
+		err = j.fs.SyncDir(j.dir)
 	}
-	slices.Sort(numbers)
-	return numbers, nil
-}
-
-// journalNumber returns which of a journal's files a name is; ok is false if it is none.
-func journalNumber(name string) (number uint64, ok bool) {
-	digits, ok := strings.CutPrefix(name, journalPrefix)
-	number, err := strconv.ParseUint(digits, 10, 31)
-	return number, ok && err == nil && number > 0 && name == journalName(number)
-}
-
-func journalName(number uint64) string { return journalPrefix + strconv.FormatUint(number, 10) }
-
-func (j *journal) path(number uint64) string { return filepath.Join(j.dir, journalName(number)) }
-
-// load reads what counts of the files. The process that wrote it may have died before its sync: what is
-// believed from now on is on the disk when the next file is begun.
-func (j *journal) load(files []uint64) error {
-	for _, number := range slices.Backward(files) {
-		name := j.path(number)
-		b, err := readFile(j.fs, name, maxJournalBytes)
-		if err != nil {
-			return fmt.Errorf("read %s: %w", name, err)
-		}
-		zones, whole, err := readJournal(b, number)
-		if err != nil {
-			return fmt.Errorf("%w: %s: %w", nexusraft.ErrCorrupt, name, err)
-		}
-		if whole {
-			j.zones = zones
-			return nil
-		}
+	if err != nil {
+		return errors.Join(fmt.Errorf("sync %s: %w", name, err), file.Close())
 	}
-	j.zones = make(map[nexusraft.ZoneID][]byte)
+	j.file, j.number, j.index, j.at = file, f.number, f.index, f.at
 	return nil
+}
+
+// files reads both files.
+func (j *journal) files() (files [2]journalFile, err error) {
+	for i := range files {
+		b, err := readFile(j.fs, j.path(i), maxJournalBytes)
+		if isMissing(err) {
+			files[i].missing = true
+			continue
+		}
+		if err != nil {
+			return files, fmt.Errorf("read %s: %w", j.path(i), err)
+		}
+		if files[i], err = readJournal(b); err != nil {
+			return files, fmt.Errorf("%w: %s: %w", nexusraft.ErrCorrupt, j.path(i), err)
+		}
+		j.sizes[i] = files[i].bytes
+		j.highest = max(j.highest, files[i].number)
+	}
+	return files, nil
+}
+
+// choose makes that of the files count which is the newest whole one, and reports whether that goes on. Nothing is
+// stored before both files are there: where one of them is missing later, nobody knows what it had.
+func (j *journal) choose(files [2]journalFile) (goesOn bool, err error) {
+	a, b := files[0], files[1]
+	switch {
+	case !a.whole && b.missing: // the first beginning was cut off, or there was none
+		j.zones = make(map[nexusraft.ZoneID][]byte)
+		return false, nil
+	case a.missing || b.missing && a.number > 1:
+		gone := 0
+		if b.missing {
+			gone = 1
+		}
+		return false, fmt.Errorf("%w: %s is gone", nexusraft.ErrCorrupt, j.path(gone))
+	case !a.whole && !b.whole:
+		return false, fmt.Errorf("%w: neither %s nor %s has a whole state", nexusraft.ErrCorrupt, j.path(0), j.path(1))
+	}
+	if a.whole && (!b.whole || a.number > b.number) {
+		j.used = 0
+	}
+	newest := files[j.used]
+	j.zones = newest.zones
+	return newest.ends && !b.missing, nil
+}
+
+func (j *journal) path(file int) string {
+	return filepath.Join(j.dir, [2]string{"zones.a", "zones.b"}[file])
 }
 
 // put stores the records of some zones, at least one. All of them are on the disk when put returns.
@@ -245,57 +302,74 @@ func (j *journal) write(zones []zoneContent) error {
 		}
 		j.zones[z.zone] = z.content
 	}
+	if j.file == nil {
+		return j.begin()
+	}
 	blocks := encodeBlocks(journalFormat, sequenceOf(j.number, j.index+1), encodeZones(zones))
-	if j.file == nil || j.at+int64(len(blocks)) > j.end {
-		old := []uint64{j.number}
-		if j.file == nil {
-			old = nil
-		}
-		return j.beginFile(old)
+	if j.at+int64(len(blocks)) > j.sizes[j.used] {
+		return j.begin()
 	}
 	_, err := j.file.WriteAt(blocks, j.at)
 	if err == nil {
 		err = j.file.Sync()
 	}
 	if err != nil {
-		return fmt.Errorf("write %s: %w", j.path(j.number), err)
+		return fmt.Errorf("write %s: %w", j.path(j.used), err)
 	}
-	j.at, j.index = j.at+int64(len(blocks)), j.index+1
+	j.at, j.index = int64(pages(int(j.at)+len(blocks))), j.index+1
 	return nil
 }
 
-// beginFile begins the next file, with what the zones have now, and then removes older ones.
-func (j *journal) beginFile(old []uint64) error {
-	number := j.number + 1
+// begin begins the other file, with what the zones have now. Where that makes it larger, the one in use until then
+// follows, so that there is room for the next beginning.
+func (j *journal) begin() error {
 	var state []zoneContent
 	for _, zone := range slices.Sorted(maps.Keys(j.zones)) {
 		state = append(state, zoneContent{zone, j.zones[zone]})
 	}
-	blocks := encodeBlocks(journalFormat, sequenceOf(number, 1), encodeZones(state))
-	at := len(blocks)
-	blocks = append(blocks, make([]byte, max(minRoom, at/roomShare/blockBytes*blockBytes))...)
-	file, err := j.fs.Create(j.path(number))
-	if err != nil {
-		return fmt.Errorf("create %s: %w", j.path(number), err)
+	encoded := encodeZones(state)
+	at := pages(blocksFor(len(encoded)) * blockBytes)
+	size := int64(at + max(minRoom, pages(at/roomShare)))
+	if size > maxJournalBytes {
+		return fmt.Errorf("%w: the state of %d zones takes %d bytes on the disk, limit %d", nexusraft.ErrTooLarge,
+			len(j.zones), size, maxJournalBytes)
 	}
-	if _, err = file.WriteAt(blocks, 0); err == nil {
-		err = file.Sync()
+	err := j.beginOther(encoded, size)
+	if err == nil && j.sizes[1-j.used] < size {
+		err = j.beginOther(encoded, size)
+	}
+	return err
+}
+
+// beginOther begins the other file with a state, and makes it so large at least.
+func (j *journal) beginOther(state []byte, size int64) error {
+	other, number := 1-j.used, j.highest+1
+	blocks := encodeBlocks(journalFormat, sequenceOf(number, 1), state)
+	file, err := j.fs.Create(j.path(other))
+	if err != nil {
+		return fmt.Errorf("open %s: %w", j.path(other), err)
+	}
+	if grow := size - j.sizes[other]; grow > 0 {
+		_, err = file.WriteAt(make([]byte, grow), j.sizes[other])
 	}
 	if err == nil {
+		_, err = file.WriteAt(blocks, 0)
+	}
+	if err == nil {
+		err = file.Sync()
+	}
+	if err == nil && j.sizes[other] == 0 {
 		err = j.fs.SyncDir(j.dir)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("write %s: %w", j.path(number), err), file.Close())
+		return errors.Join(fmt.Errorf("write %s: %w", j.path(other), err), file.Close())
 	}
 	if err := j.close(); err != nil {
 		return errors.Join(err, file.Close())
 	}
-	j.number, j.file, j.index, j.at, j.end = number, file, 1, int64(at), int64(len(blocks))
-	for _, n := range old {
-		if err := j.fs.Remove(j.path(n)); err != nil {
-			return fmt.Errorf("remove %s: %w", j.path(n), err)
-		}
-	}
+	j.highest, j.used, j.file = number, other, file
+	j.number, j.index, j.at = number, 1, int64(pages(len(blocks)))
+	j.sizes[other] = max(j.sizes[other], size)
 	return nil
 }
 
@@ -328,12 +402,12 @@ func (j *journal) open(zone nexusraft.ZoneID) (*Log, error) {
 	}
 	r, err := decodeRecordOf(zone, content)
 	if err != nil {
-		return nil, fmt.Errorf("open log of zone %v: %s: %w", zone, j.path(j.number), err)
+		return nil, fmt.Errorf("open log of zone %v: %s: %w", zone, j.path(j.used), err)
 	}
 	return &Log{record: r}, nil
 }
 
-// drop forgets zones that were deleted: the next file has them no more.
+// drop forgets zones that were deleted: the next beginning has them no more.
 func (j *journal) drop(zones []nexusraft.ZoneID) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -346,7 +420,7 @@ func (j *journal) drop(zones []nexusraft.ZoneID) {
 func (j *journal) bytes() int64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.end
+	return j.sizes[0] + j.sizes[1]
 }
 
 // Close gives back the file; what is put after that fails.

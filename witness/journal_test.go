@@ -26,26 +26,25 @@ func journalOn(t *testing.T, f FS, keep ...nexusraft.ZoneID) *journal {
 	return j
 }
 
-// journalFiles are the names of a journal's files.
-func journalFiles(f *MemFS) []string {
-	names, err := f.Names("d")
-	must(err)
-	return slices.DeleteFunc(names, func(name string) bool {
-		_, ok := journalNumber(name)
-		return !ok
-	})
+// sizesOf are those of a journal's files; one that is missing has none.
+func sizesOf(f *MemFS) (sizes []int) {
+	for _, name := range []string{"zones.a", "zones.b"} {
+		if content, ok := f.contents()[filepath.Join("d", name)]; ok {
+			sizes = append(sizes, len(content))
+		}
+	}
+	return sizes
 }
 
 func sameZones(a, b map[nexusraft.ZoneID][]byte) bool { return maps.EqualFunc(a, b, bytes.Equal) }
 
-// TestJournalKeepsWhatWasPut: over many writes, files and openings, of zones that come and go.
+// TestJournalKeepsWhatWasPut: over many writes, beginnings and openings, of zones that come and go.
 func TestJournalKeepsWhatWasPut(t *testing.T) {
 	f, rng := NewMemFS(), rand.New(rand.NewPCG(3, 4))
 	j, want := journalOn(t, f), make(map[nexusraft.ZoneID][]byte)
-	if names := journalFiles(f); len(names) != 0 {
-		t.Errorf("before the first write there is %q", names)
+	if sizes := sizesOf(f); len(sizes) != 0 {
+		t.Errorf("before the first write there are files of %d bytes", sizes)
 	}
-	most := int64(0)
 	for i := range 2000 {
 		var zones []zoneContent
 		for range 1 + rng.IntN(3) {
@@ -65,16 +64,19 @@ func TestJournalKeepsWhatWasPut(t *testing.T) {
 		if !sameZones(j.zones, want) {
 			t.Fatalf("after write %d it differs", i)
 		}
-		if most = max(most, j.bytes()); rng.IntN(100) > 0 {
+		if rng.IntN(40) > 0 {
 			continue
 		}
 		must(j.Close())
-		if j = journalOn(t, f, slices.Sorted(maps.Keys(want))...); !sameZones(j.zones, want) {
-			t.Fatalf("opened after write %d it differs", i)
+		number := j.number
+		if j = journalOn(t, f, slices.Sorted(maps.Keys(want))...); !sameZones(j.zones, want) || j.number != number {
+			t.Fatalf("opened after write %d it differs, or was begun anew: number %d, before %d", i, j.number, number)
 		}
 	}
-	if names := journalFiles(f); len(names) != 1 || j.number < 10 || most > 12*1600+minRoom+blockBytes {
-		t.Errorf("at the end there is %q, number %d, with %d bytes at most", names, j.number, most)
+	sizes := sizesOf(f)
+	if len(sizes) != 2 || j.number < 10 || slices.Max(sizes) > pages(12*1600)+minRoom ||
+		j.bytes() != int64(sizes[0]+sizes[1]) {
+		t.Errorf("at the end there are files of %d bytes, number %d, and it says %d bytes", sizes, j.number, j.bytes())
 	}
 	must(j.Close())
 	if err := j.put([]zoneContent{{2, nil}}); !errors.Is(err, nexusraft.ErrClosed) {
@@ -96,6 +98,16 @@ func TestJournalCrashAtEveryStep(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
+		believed := maps.Clone(j.zones)
+		must(j.put([]zoneContent{{9, testContent(1, 5000)}}))
+		again, err := openJournal(f.CrashClone(nil, 0), "d", append(slices.Clone(all), 9), nil)
+		if err != nil || !bytes.Equal(again.zones[9], testContent(1, 5000)) {
+			t.Fatalf("%s: put, crashed and opened again: %v", what, err)
+		}
+		if delete(again.zones, 9); !sameZones(again.zones, believed) {
+			t.Fatalf("%s: opened again it is something else", what)
+		}
+		j = &journal{zones: believed}
 		for _, z := range all {
 			switch got := j.zones[z]; {
 			case bytes.Equal(got, acknowledged[z]):
@@ -148,7 +160,7 @@ func TestJournalCrashAtEveryStep(t *testing.T) {
 			j = journalOn(t, f, all...)
 		}
 	}
-	if steps < 90 || j.number < 4 || older < 1000 || newer < 100 {
+	if steps < 60 || j.number < 4 || older < 1000 || newer < 100 {
 		t.Errorf("%d steps, %d files; %d times the older record, %d times the newer: the test sees too little", steps,
 			j.number, older, newer)
 	}
@@ -161,10 +173,10 @@ func TestJournalFindsDamage(t *testing.T) {
 	for i := range 4 {
 		must(j.put([]zoneContent{{2, testContent(i, 600)}, {3, testContent(i, 1000)}}))
 	}
-	name, written := j.path(j.number), int(j.at)
+	name, written := j.path(j.used), int(j.at)
 	good := []byte(f.contents()[name])
 	open := func(file []byte) error {
-		f := NewMemFS()
+		f := f.CrashClone(nil, 0)
 		x, err := f.Create(name)
 		must(err)
 		_, err = x.WriteAt(file, 0)
@@ -173,30 +185,31 @@ func TestJournalFindsDamage(t *testing.T) {
 		return err
 	}
 	must(open(good))
-	for at := 0; at < written+4*blockBytes; at += 37 {
+	for at := 0; at < written+pageBytes; at += 37 {
 		bad := bytes.Clone(good)
 		bad[at] ^= 0x40
-		if err := open(bad); at < written && bytes.Equal(bad[at-at%blockBytes:][:12], good[at-at%blockBytes:][:12]) &&
-			!errors.Is(err, nexusraft.ErrCorrupt) || err == nil {
+		if err := open(bad); !errors.Is(err, nexusraft.ErrCorrupt) {
 			t.Fatalf("byte %d of %d changed: got %v", at, written, err)
 		}
 	}
-	last := written - 4*blockBytes // where the last content begins
+	last := written - pageBytes // where the last content begins
 	for at := 0; at < last; at += blockBytes {
 		lost := bytes.Clone(good)
+		if allZero(lost[at:][:blockBytes]) {
+			continue // between two contents
+		}
 		clear(lost[at:][:blockBytes])
 		if err := open(lost); !errors.Is(err, nexusraft.ErrCorrupt) {
 			t.Errorf("block %d lost, of %d: got %v", at/blockBytes, written/blockBytes, err)
 		}
 	}
 	other := bytes.Clone(good)
-	four := encodeBlocks(journalFormat, sequenceOf(1, 9), make([]byte, 4*payloadBytes))
-	copy(other[written-blockBytes:], four[3*blockBytes:])
+	two := encodeBlocks(journalFormat, sequenceOf(j.number, 9), make([]byte, 2*payloadBytes))
+	copy(other[last+blockBytes:], two[blockBytes:])
 	if err := open(other); !errors.Is(err, nexusraft.ErrCorrupt) {
 		t.Errorf("a block of another content: got %v", err)
 	}
-	later := bytes.Clone(good)
-	copy(later[8:], []byte{0, 0, 0, 9})
+	later := encodeBlocks(9, sequenceOf(7, 1), nil)
 	if err := open(later); !errors.Is(err, nexusraft.ErrCorrupt) || !strings.Contains(err.Error(), "format version is 9") {
 		t.Errorf("of a later release: got %v", err)
 	}
@@ -205,21 +218,134 @@ func TestJournalFindsDamage(t *testing.T) {
 	}
 }
 
-// TestRemovedFileComesBack: a crash may bring back the file before the newest one; it does not count.
-func TestRemovedFileComesBack(t *testing.T) {
+func allZero(b []byte) bool { return !slices.ContainsFunc(b, func(x byte) bool { return x != 0 }) }
+
+// TestJournalFileIsLost: nobody knows what a file had that is not there any more.
+func TestJournalFileIsLost(t *testing.T) {
 	f := NewMemFS()
 	j := journalOn(t, f, 2)
-	for i := 0; j.number < 2; i++ {
+	for i := 0; j.number < 4; i++ {
 		must(j.put([]zoneContent{{2, testContent(i, 50_000)}}))
 	}
-	want := j.zones[2]
-	back := f.CrashClone(nil, 0)
-	if names := journalFiles(back); len(names) != 2 {
-		t.Fatalf("after the crash there is %q", names)
+	for i := range 2 {
+		left := f.CrashClone(nil, 0)
+		must(left.Remove(j.path(i)))
+		if _, err := openJournal(left, "d", []nexusraft.ZoneID{2}, nil); !errors.Is(err, nexusraft.ErrCorrupt) ||
+			!strings.Contains(err.Error(), j.path(i)+" is gone") {
+			t.Errorf("%s removed: got %v", j.path(i), err)
+		}
 	}
-	if got := journalOn(t, back, 2); !bytes.Equal(got.zones[2], want) || len(journalFiles(back)) != 1 {
-		t.Errorf("opened: %d bytes, files %q", len(got.zones[2]), journalFiles(back))
+}
+
+// TestJournalOutlivesItsProcess: what a process has written and not synced when it dies is believed by the next one, so
+// it is on the disk from then on, or nobody believes it.
+func TestJournalOutlivesItsProcess(t *testing.T) {
+	dead := errors.New("dead")
+	for last := 0; ; last++ {
+		f, steps := NewMemFS(), 0
+		f.Before = func(string, string) error {
+			if steps++; steps > last {
+				return dead
+			}
+			return nil
+		}
+		j := journalOn(t, f, 2, 3)
+		var err error
+		for i := 0; i < 12 && err == nil; i++ {
+			err = j.put([]zoneContent{{2, testContent(i, 40_000)}, {3, testContent(i, 10)}})
+		}
+		f.Before = nil
+		second := journalOn(t, f, 2, 3)
+		third := journalOn(t, f.CrashClone(nil, 0), 2, 3)
+		if !sameZones(second.zones, third.zones) {
+			t.Fatalf("killed after %d steps: what was believed is gone after a crash", last)
+		}
+		if err == nil {
+			if last < 25 || j.number < 3 {
+				t.Errorf("%d steps, %d beginnings: the test sees too little", last, j.number)
+			}
+			return
+		}
 	}
+}
+
+// fullFS is a file system without room: no file grows, none is made.
+type fullFS struct {
+	*MemFS
+	full bool
+}
+
+type fullFile struct {
+	File
+	fs *fullFS
+}
+
+var errFull = errors.New("no space left")
+
+func (f *fullFS) Create(name string) (File, error) {
+	if _, err := f.MemFS.Open(name); err != nil && f.full {
+		return nil, errFull
+	}
+	x, err := f.MemFS.Create(name)
+	return fullFile{x, f}, err
+}
+
+func (f *fullFS) Open(name string) (File, error) {
+	x, err := f.MemFS.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	return fullFile{x, f}, nil
+}
+
+func (x fullFile) WriteAt(b []byte, at int64) (int, error) {
+	size, err := x.Size()
+	if x.fs.full && (err != nil || at+int64(len(b)) > size) {
+		fits := max(0, min(int64(len(b)), size-at))
+		n, _ := x.File.WriteAt(b[:fits], at)
+		return n, errFull
+	}
+	return x.File.WriteAt(b, at)
+}
+
+// TestJournalOnAFullDisk: votes need no room, and neither does an opening, also after a zone could not be made.
+func TestJournalOnAFullDisk(t *testing.T) {
+	f := &fullFS{MemFS: NewMemFS()}
+	zones := make([]nexusraft.ZoneID, 1500)
+	var all []zoneContent
+	for i := range zones {
+		zones[i] = nexusraft.ZoneID(i + 2)
+		all = append(all, zoneContent{zones[i], testContent(i, 700)})
+	}
+	j := journalOn(t, f, zones...)
+	must(j.put(all[:1000]))
+	want := maps.Clone(j.zones)
+	f.full = true
+	for i := range 300 { // several beginnings
+		z := zoneContent{zones[i%1000], testContent(i, 700)}
+		must(j.put([]zoneContent{z}))
+		want[z.zone] = z.content
+	}
+	number := j.number
+	for range 3 {
+		if err := j.put(all[1000:]); !errors.Is(err, errFull) {
+			t.Fatalf("500 zones more: got %v", err)
+		}
+		must(j.Close())
+		if j = journalOn(t, f, zones[:1000]...); !sameZones(j.zones, want) {
+			t.Fatal("after that it differs")
+		}
+		for i := range 100 {
+			z := zoneContent{zones[i], testContent(i+1, 700)}
+			must(j.put([]zoneContent{z}))
+			want[z.zone] = z.content
+		}
+	}
+	if sizes := sizesOf(f.MemFS); len(sizes) != 2 || sizes[0] != sizes[1] || number < 4 {
+		t.Errorf("files of %d bytes, %d beginnings", sizes, number)
+	}
+	f.full = false
+	must(j.put(all[1000:]))
 }
 
 // TestSlotsOfAnEarlierRelease: an earlier release kept each zone in slots of its own. They go on in the
@@ -269,7 +395,7 @@ func TestSlotsOfAnEarlierRelease(t *testing.T) {
 				}
 				w.stopInOrder()
 			}
-			if got := onDisk(t, left); !slices.Equal(got, zones) {
+			if got := onDisk(t, left, zones); !slices.Equal(got, zones) {
 				t.Fatalf("%s: on the disk are %v", what, got)
 			}
 			for _, slot := range []string{".a", ".b"} {
@@ -296,7 +422,7 @@ func backToSlots(f *MemFS, zones []nexusraft.ZoneID) {
 		must(err)
 	}
 	must(j.Close())
-	must(f.Remove(j.path(j.number)))
+	must(errors.Join(f.Remove(j.path(0)), f.Remove(j.path(1))))
 	k, _, err := openKeeper(f, "d")
 	must(err)
 	content, err := json.Marshal(k.record)
@@ -330,8 +456,8 @@ func TestSlotsThatAreGone(t *testing.T) {
 			t.Errorf("%s has changed", name)
 		}
 	}
-	if names := journalFiles(f); len(names) != 0 {
-		t.Errorf("there is %q", names)
+	if sizes := sizesOf(f); len(sizes) != 0 {
+		t.Errorf("there is a journal, of %d bytes", sizes)
 	}
 }
 
@@ -340,21 +466,24 @@ func FuzzReadJournal(f *testing.F) {
 	zones := encodeZones([]zoneContent{{2, []byte("a")}, {3, testContent(1, 900)}})
 	state := encodeBlocks(journalFormat, sequenceOf(1, 1), zones)
 	round := encodeBlocks(journalFormat, sequenceOf(1, 2), encodeZones([]zoneContent{{3, []byte("b")}}))
-	f.Add(slices.Concat(state, round, make([]byte, 3*blockBytes)))
-	f.Add(slices.Concat(state, encodeBlocks(journalFormat, sequenceOf(1, 2), testContent(2, 900))[:700]))
+	gap := make([]byte, pages(len(state))-len(state))
+	f.Add(slices.Concat(state, gap, round, make([]byte, 3*blockBytes)))
+	f.Add(slices.Concat(state, gap, encodeBlocks(journalFormat, sequenceOf(1, 2), testContent(2, 900))[:700]))
+	f.Add(slices.Concat(encodeBlocks(journalFormat, sequenceOf(3, 1), nil), round))
 	f.Add(state[:blockBytes])
 	f.Add(encodeBlocks(journalFormat, sequenceOf(1, 1), []byte{0, 0, 0, 0, 0, 0, 0, 2, 0xff, 0xff, 0xff, 0xff}))
 	f.Fuzz(func(t *testing.T, file []byte) {
-		zones, whole, err := readJournal(file, 1)
-		if err != nil && (whole || zones != nil) {
+		got, err := readJournal(file)
+		if err != nil && (got.whole || got.zones != nil) {
 			t.Errorf("with %v it says more", err)
 		}
 		size := 0
-		for _, content := range zones {
+		for _, content := range got.zones {
 			size += len(content)
 		}
-		if size > len(file) || !whole && len(zones) > 0 {
-			t.Errorf("of %d bytes, whole %t, %d zones have %d", len(file), whole, len(zones), size)
+		if size > len(file) || !got.whole && len(got.zones) > 0 || got.whole && got.number == 0 ||
+			got.at > int64(pages(len(file))) {
+			t.Errorf("of %d bytes, whole %t, %d zones have %d", len(file), got.whole, len(got.zones), size)
 		}
 	})
 }

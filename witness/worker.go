@@ -133,6 +133,7 @@ func (w *worker) Commit(groups []*driver.Group, _ bool) error {
 		}
 	}
 	w.synced = synced
+	defer clear(synced)
 	if root == nil {
 		return w.writeJournal(synced)
 	}

@@ -253,7 +253,7 @@ func TestRoundIsOneWrite(t *testing.T) {
 // TestRootZoneIsWrittenWithTheOthers: the root zone's log and the journal are synced together, and nothing
 // leaves before both are on the disk (I3).
 func TestRootZoneIsWrittenWithTheOthers(t *testing.T) {
-	for name, failing := range map[string]string{"": "", "the root zone's": logPrefix, "the others'": journalPrefix} {
+	for name, failing := range map[string]string{"": "", "the root zone's": logPrefix, "the others'": "zones."} {
 		t.Run("fails: "+name, func(t *testing.T) {
 			f := NewMemFS()
 			w, _ := zoneGroups(t, f, 2, 3)
@@ -361,7 +361,7 @@ func TestFailedWriteOfARound(t *testing.T) {
 		return nil
 	}
 	busy, err := w.Turn()
-	if busy || !errors.Is(err, failure) || !strings.Contains(err.Error(), w.journal.path(w.journal.number)) {
+	if busy || !errors.Is(err, failure) || !strings.Contains(err.Error(), w.journal.path(w.journal.used)) {
 		t.Errorf("got %t, %v", busy, err)
 	}
 	w.Stop(err)
