@@ -116,13 +116,13 @@ const (
 // Queue has the calls that wait for a worker, which takes many at once: those of one zone become few
 // messages to raft. It may be used from many goroutines. The zero value is ready.
 type Queue struct {
-	mu      sync.Mutex // guards what follows
-	closed  bool
-	waiting []*Call
-	all     load // of the calls on their way, those that were taken too
-	zones   map[nexusraft.ZoneID]load
-	shared  int                       // for how many more takes the bounds of a turn hold
-	turn    map[nexusraft.ZoneID]load // empty between two takes; kept for its memory
+	mu     sync.Mutex // guards what follows
+	closed bool
+	all    load // of the calls on their way, those that were taken too
+	zones  map[nexusraft.ZoneID]load
+	shared int                          // for how many more takes the bounds of a turn hold
+	lines  map[nexusraft.ZoneID][]*Call // those that wait, of each zone that has any
+	order  []nexusraft.ZoneID           // the zones that have, in the order in which they came to have
 }
 
 // load is how many calls are on their way, and the bytes of their commands.
@@ -148,8 +148,15 @@ func (q *Queue) Put(p *Call) error {
 	if q.zones == nil {
 		q.zones = make(map[nexusraft.ZoneID]load)
 	}
+	if q.lines == nil {
+		q.lines = make(map[nexusraft.ZoneID][]*Call)
+	}
 	q.all, q.zones[p.Zone] = all, zone
-	q.waiting = append(q.waiting, p)
+	line := q.lines[p.Zone]
+	if len(line) == 0 {
+		q.order = append(q.order, p.Zone)
+	}
+	q.lines[p.Zone] = append(line, p)
 	p.queue.Store(q)
 	return nil
 }
@@ -166,42 +173,61 @@ func (q *Queue) released(p *Call) {
 	}
 }
 
-// Take takes what waits, of each zone in the order in which it came: all of it, or while zones share the worker a
-// part of each; more says that there is more. Each of the calls ends by Call.Take or Call.Answer.
+// Take takes what waits, the calls of each zone together and in the order in which they came: all of it, or while
+// zones share the worker a part of each; more says that there is more. Each of the calls ends by Call.Take or
+// Call.Answer.
 func (q *Queue) Take() (taken []*Call, more bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.zones) > 1 {
 		q.shared = sharedTakes
 	}
-	if q.shared == 0 || len(q.waiting) <= turnCalls && q.all.bytes <= turnBytes {
-		q.shared = max(0, q.shared-1)
-		taken, q.waiting = q.waiting, nil
-		return taken, false
+	if q.shared == 0 || len(q.order) == 0 {
+		return q.takeAll(), false
 	}
 	q.shared--
-	return q.takeTurns()
-}
-
-// takeTurns takes of each zone what one turn may have.
-func (q *Queue) takeTurns() (taken []*Call, more bool) {
-	if q.turn == nil {
-		q.turn = make(map[nexusraft.ZoneID]load)
-	}
-	defer clear(q.turn)
-	left := q.waiting[:0]
-	for _, p := range q.waiting {
-		had := q.turn[p.Zone]
-		now := had.plus(1, len(p.Command))
-		if q.turn[p.Zone] = now; had.calls > 0 && (now.calls > turnCalls || now.bytes > turnBytes) {
-			left = append(left, p) // and all later ones of its zone
+	left := q.order[:0]
+	for _, zone := range q.order {
+		line := q.lines[zone]
+		n := turn(line)
+		taken = append(taken, line[:n]...)
+		if n < len(line) {
+			q.lines[zone], left = line[n:], append(left, zone)
 		} else {
-			taken = append(taken, p)
+			delete(q.lines, zone)
 		}
 	}
-	clear(q.waiting[len(left):])
-	q.waiting = left
+	q.order = left
 	return taken, len(left) > 0
+}
+
+// turn returns how many calls of a zone one take has. Those whose caller has given up cost nothing.
+func turn(line []*Call) (n int) {
+	var had load
+	for ; n < len(line); n++ {
+		if line[n].stage.Load() == givenUp {
+			continue
+		}
+		now := had.plus(1, len(line[n].Command))
+		if had.calls > 0 && (now.calls > turnCalls || now.bytes > turnBytes) {
+			break
+		}
+		had = now
+	}
+	return n
+}
+
+func (q *Queue) takeAll() (taken []*Call) {
+	for i, zone := range q.order {
+		if i == 0 {
+			taken = q.lines[zone] // mostly it is the only one
+		} else {
+			taken = append(taken, q.lines[zone]...)
+		}
+	}
+	clear(q.lines)
+	q.order = q.order[:0]
+	return taken
 }
 
 // Close takes everything that waits, and refuses every call from now on.
@@ -209,8 +235,7 @@ func (q *Queue) Close() (taken []*Call) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
-	taken, q.waiting = q.waiting, nil
-	return taken
+	return q.takeAll()
 }
 
 // Refuse answers calls that have not been given to a zone.

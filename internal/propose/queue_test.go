@@ -176,6 +176,35 @@ func TestTurnsAreBoundedByBytes(t *testing.T) {
 	}
 }
 
+// TestTurnsPassOverWhatIsGivenUp: calls whose caller has gone take nobody's place.
+func TestTurnsPassOverWhatIsGivenUp(t *testing.T) {
+	t.Parallel()
+	var q turns
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 3 * turnCalls {
+		p := New(1)
+		if err := q.Put(p); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Wait(gone); err == nil {
+			t.Fatal("a call that was not taken has succeeded")
+		}
+	}
+	q.put(t, 1, turnCalls+1, 1)
+	q.put(t, 2, 1, 1)
+	taken, more := q.Take()
+	live := 0
+	for _, p := range taken {
+		if p.Zone == 1 && p.Take() {
+			live++
+		}
+	}
+	if live != turnCalls || !more {
+		t.Errorf("%d calls that somebody waits for were taken, want %d; more: %t", live, turnCalls, more)
+	}
+}
+
 func TestClosedQueue(t *testing.T) {
 	var q Queue
 	if err := q.Put(call(1, 1)); err != nil {

@@ -240,3 +240,22 @@ func TestZoneWithoutStateIsNamed(t *testing.T) {
 		t.Errorf("a zone without its state: %v", err)
 	}
 }
+
+// TestCallsThatAreLeftWakeTheWorker: where zones take turns, nothing else may come that wakes it.
+func TestCallsThatAreLeftWakeTheWorker(t *testing.T) {
+	w := newIdleWorker(t, false)
+	for i := range 201 {
+		p := propose.New(nexusraft.ZoneID(7 + i/200)) // of zones that there are not
+		if err := w.put(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	turns := 0
+	for ; len(w.inbox.Woken()) > 0; turns++ {
+		<-w.inbox.Woken()
+		w.loop.Drain()
+	}
+	if left := len(w.proposals.Close()); left != 0 || turns < 3 {
+		t.Errorf("after %d turns nothing wakes the worker, and %d calls wait", turns, left)
+	}
+}

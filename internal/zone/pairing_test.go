@@ -47,6 +47,30 @@ func TestProposalsPairing(t *testing.T) {
 	}
 }
 
+// TestProposalsOverEarlierOnes: a replica that leads again may append where it appended when it led before. Each
+// proposal ends by its own entry, in whichever order the two were appended.
+func TestProposalsOverEarlierOnes(t *testing.T) {
+	p := newProposals()
+	for _, x := range []struct{ sequence, index, term uint64 }{{1, 20, 2}, {2, 15, 4}, {3, 16, 4}, {4, 20, 4}} {
+		p.fresh[proposal(x.sequence)] = nexusraft.Term(x.term)
+		p.observe([]*raftpb.Entry{carrying(x.index, x.term, proposal(x.sequence))})
+	}
+	p.tick(4, 6)
+	if lost := p.skipTo(14); len(lost) != 0 {
+		t.Errorf("a snapshot before all of them ends %v", lost)
+	}
+	for _, want := range []struct {
+		index, sequence uint64
+		lost            []Outcome
+	}{{15, 2, nil}, {16, 3, nil}, {20, 4, []Outcome{{proposal(1), nexusraft.ErrNotLeader}}}} {
+		done, ok, lost := p.settle(nexusraft.Index(want.index), 4)
+		if diff := cmp.Diff(want.lost, lost, cmpopts.EquateErrors()); !ok || done != proposal(want.sequence) || diff != "" {
+			t.Errorf("entry %d: got %v %v, want the end of proposal %d; others (-want +got):\n%s", want.index, done, ok,
+				want.sequence, diff)
+		}
+	}
+}
+
 // TestProposalOfAnEarlierTerm: an entry with a proposal's ID and another term is not its
 // entry (a predecessor with the same identity can't be, but a forged one could).
 func TestProposalOfAnEarlierTerm(t *testing.T) {
