@@ -148,12 +148,12 @@ func readJournal(file []byte) (f journalFile, err error) {
 
 // highestNumber returns the highest number that a file's blocks have; an error where one is damaged.
 func highestNumber(file []byte) (highest uint64, err error) {
-	for b := range slices.Chunk(file, blockBytes) {
-		if [blockBytes]byte(b) == ([blockBytes]byte{}) {
-			continue
-		}
+	for ; len(file) > 0; file = file[blockBytes:] {
+		b := file[:blockBytes]
 		s, _, ok := readBlock(b, numberIn(b))
 		switch {
+		case !ok && [blockBytes]byte(b) == [blockBytes]byte{}:
+			continue
 		case !ok:
 			return 0, errDamaged
 		case s.format != journalFormat:
