@@ -195,7 +195,11 @@ func openJournal(
 		return nil, err
 	}
 	goesOn := false
-	if imported == nil {
+	switch a, b := files[0], files[1]; {
+	case imported != nil:
+	case !a.whole && b.missing: // the first beginning was cut off, or there was none
+		return j.startOver(a)
+	default:
 		if goesOn, err = j.choose(files); err != nil {
 			return nil, err
 		}
@@ -205,13 +209,22 @@ func openJournal(
 			delete(j.zones, zone) // it was deleted, or its creation was cut off
 		}
 	}
-	switch {
-	case goesOn:
+	if goesOn {
 		return j, j.goOn(files[j.used])
-	case files[0].missing && len(j.zones) == 0:
-		return j, nil
 	}
 	return j, j.begin()
+}
+
+// startOver makes the journal one in which nothing was ever stored.
+func (j *journal) startOver(a journalFile) (*journal, error) {
+	j.zones, j.highest, j.sizes = make(map[nexusraft.ZoneID][]byte), 0, [2]int64{}
+	if a.missing {
+		return j, nil
+	}
+	if err := j.fs.Remove(j.path(0)); err != nil {
+		return nil, fmt.Errorf("remove %s: %w", j.path(0), err)
+	}
+	return j, nil
 }
 
 // goOn opens the file in use, and syncs it: the process that wrote it may have died before its sync, and
@@ -257,9 +270,6 @@ func (j *journal) files() (files [2]journalFile, err error) {
 func (j *journal) choose(files [2]journalFile) (goesOn bool, err error) {
 	a, b := files[0], files[1]
 	switch {
-	case !a.whole && b.missing: // the first beginning was cut off, or there was none
-		j.zones = make(map[nexusraft.ZoneID][]byte)
-		return false, nil
 	case a.missing || b.missing && a.number > 1:
 		gone := 0
 		if b.missing {

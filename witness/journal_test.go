@@ -237,6 +237,43 @@ func TestJournalFileIsLost(t *testing.T) {
 	}
 }
 
+// TestFirstBeginningIsCutOffTwice: until both files are there nothing was stored, and none of them is missed.
+func TestFirstBeginningIsCutOffTwice(t *testing.T) {
+	rng, torn := rand.New(rand.NewPCG(5, 6)), 0
+	dead := errors.New("dead")
+	for range 3000 {
+		f := NewMemFS()
+		for cut := range 3 {
+			at := rng.IntN(11)
+			f.Before = func(string, string) error {
+				if at--; at < 0 {
+					return dead
+				}
+				return nil
+			}
+			j, err := openJournal(f, "d", []nexusraft.ZoneID{2}, nil)
+			if err == nil {
+				err = j.put([]zoneContent{{2, testContent(cut, 2000)}})
+			}
+			if err != nil && !errors.Is(err, dead) {
+				t.Fatalf("after %d cuts: %v", cut, err)
+			}
+			if err == nil {
+				break
+			}
+			f = f.CrashClone(rng, 50)
+			if b, ok := f.contents()[filepath.Join("d", "zones.a")]; ok {
+				if got, err := readJournal([]byte(b)); err == nil && !got.whole && got.number > 0 {
+					torn++
+				}
+			}
+		}
+	}
+	if torn < 100 {
+		t.Errorf("%d times zones.a was cut off: the test sees too little", torn)
+	}
+}
+
 // TestJournalOutlivesItsProcess: what a process has written and not synced when it dies is believed by the next one, so
 // it is on the disk from then on, or nobody believes it.
 func TestJournalOutlivesItsProcess(t *testing.T) {
