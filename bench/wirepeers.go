@@ -154,7 +154,7 @@ func (l *peersLink) snapshot(ctx context.Context, file string) error {
 		return err
 	}
 	defer f.Close()
-	return l.peers.SendSnapshot(ctx, receiving, transport.Snapshot{
+	return transport.SendSnapshot(ctx, l.peers, receiving, transport.Snapshot{
 		SnapshotHeader: transport.SnapshotHeader{Zone: 1, From: 1, To: 2, Index: 1, Term: 1},
 		State:          func(offset uint64) iter.Seq2[[]byte, error] { return pieces(f, offset) },
 	})

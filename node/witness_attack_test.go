@@ -250,7 +250,7 @@ func (c *captive) sendsSnapshots(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		sent := 0
-		err = c.evil.SendSnapshot(ctx, c.follower.node.ID(), transport.Snapshot{
+		err = transport.SendSnapshot(ctx, c.evil, c.follower.node.ID(), transport.Snapshot{
 			SnapshotHeader: transport.SnapshotHeader{
 				Zone: nexusraft.RootZone, From: from, To: s.Replica, Index: s.Commit + 1000,
 				Term: s.Term + 1, Message: message,

@@ -57,7 +57,7 @@ func TestCompressedSnapshot(t *testing.T) {
 			p := peersOf(t, identityA, PeersOptions{SnapshotCompression: true})
 			p.SetAddress(nodeB, proxy.Addr())
 			s, _ := counted(state)
-			if err := p.SendSnapshot(t.Context(), nodeB, s); err != nil {
+			if err := SendSnapshot(t.Context(), p, nodeB, s); err != nil {
 				t.Fatalf("SendSnapshot: %v", err)
 			}
 			if !bytes.Equal(got.Bytes(), state) {
@@ -141,7 +141,7 @@ func BenchmarkSnapshot(b *testing.B) {
 			b.SetBytes(int64(len(state)))
 			for b.Loop() {
 				s, _ := counted(state)
-				if err := p.SendSnapshot(b.Context(), nodeB, s); err != nil {
+				if err := SendSnapshot(b.Context(), p, nodeB, s); err != nil {
 					b.Fatal(err)
 				}
 			}

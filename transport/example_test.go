@@ -122,7 +122,7 @@ func ExampleClientPool() {
 	fmt.Println(stream.Close())
 
 	// Client streaming: a state in chunks, which goes on where a stream broke.
-	err = client.InstallSnapshot(ctx, transport.Snapshot{
+	err = transport.InstallSnapshot(ctx, client, transport.Snapshot{
 		SnapshotHeader: transport.SnapshotHeader{Zone: nexusraft.RootZone, Index: 7},
 		State: func(offset uint64) iter.Seq2[[]byte, error] {
 			return func(yield func([]byte, error) bool) { yield([]byte("the state")[offset:], nil) }

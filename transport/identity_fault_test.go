@@ -68,7 +68,7 @@ func TestRefusalsByTheirWords(t *testing.T) {
 			if end.err == nil {
 				t.Error("votes of a refused node were counted")
 			}
-			err := p.SendSnapshot(t.Context(), nodeB, pieces([]byte("state")))
+			err := SendSnapshot(t.Context(), p, nodeB, pieces([]byte("state")))
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("SendSnapshot: got %v, want %q", err, tt.want)
 			}

@@ -342,7 +342,7 @@ func tapedCalls(t *testing.T, addr string, b *tapedNode) {
 	if end := await(t, "the votes", ask(t, p, tapedVotes...)); end.err != nil {
 		t.Fatalf("RequestVote: %v", end.err)
 	}
-	if err := p.SendSnapshot(t.Context(), nodeB, tapedSnapshot()); err != nil {
+	if err := SendSnapshot(t.Context(), p, nodeB, tapedSnapshot()); err != nil {
 		t.Fatalf("SendSnapshot: %v", err)
 	}
 	if _, err := p.Propose(t.Context(), nodeB, tapedProposal); err != nil {

@@ -77,7 +77,7 @@ func TestSnapshotGoesOnWhereItBroke(t *testing.T) {
 	s, read := counted(state)
 	var progress atomic.Uint64
 	s.Progress = progress.Store
-	if err := p.SendSnapshot(t.Context(), nodeB, s); err != nil {
+	if err := SendSnapshot(t.Context(), p, nodeB, s); err != nil {
 		t.Fatalf("SendSnapshot: %v", err)
 	}
 	if installs != 1 || cut != cuts || !bytes.Equal(got.Bytes(), state) {
@@ -243,7 +243,7 @@ func TestSnapshotToARestartedReceiver(t *testing.T) {
 	state := noise(4 << 20)
 	s, _ := counted(state)
 	sent := make(chan error, 1)
-	go func() { sent <- p.SendSnapshot(t.Context(), nodeB, s) }()
+	go func() { sent <- SendSnapshot(t.Context(), p, nodeB, s) }()
 	for await(t, "chunks", took) < 3*MaxChunkBytes {
 	}
 	if err := await(t, "the first one's end", stopped(stop, ended)); err == nil {
@@ -285,7 +285,7 @@ func TestSnapshotBandwidth(t *testing.T) {
 		wg.Go(func() {
 			s, _ := counted(noise(1 << 20))
 			s.Zone = zone + 1
-			if err := p.SendSnapshot(t.Context(), nodeB, s); err != nil {
+			if err := SendSnapshot(t.Context(), p, nodeB, s); err != nil {
 				t.Errorf("SendSnapshot: %v", err)
 			}
 		})

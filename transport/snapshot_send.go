@@ -42,9 +42,9 @@ const (
 	snapshotTries    = 20               // streams in a row that may bring nothing
 )
 
-// SendSnapshot sends a snapshot to a peer, as Client.InstallSnapshot does. It has a
+// SendSnapshot sends a snapshot to a peer, as InstallSnapshot does. It has a
 // connection of its own, so that heartbeats don't wait behind it.
-func (p *Peers) SendSnapshot(ctx context.Context, to nexusraft.NodeID, s Snapshot) error {
+func SendSnapshot(ctx context.Context, p *Peers, to nexusraft.NodeID, s Snapshot) error {
 	x := p.peer(to)
 	if x == nil {
 		return p.errUnknown(to)
@@ -56,14 +56,14 @@ func (p *Peers) SendSnapshot(ctx context.Context, to nexusraft.NodeID, s Snapsho
 	defer end()
 	ctx, cancel := p.bound(ctx)
 	defer cancel()
-	return c.InstallSnapshot(ctx, s)
+	return InstallSnapshot(ctx, c, s)
 }
 
 // InstallSnapshot streams a zone's state to the node and returns when the node has verified and
 // accepted it, or why it has not. If the stream breaks, another one goes on where it broke, or from
 // the start if the node was, until nothing has come through for a minute. There is no deadline but
 // ctx: give it one that suits the size and the link.
-func (c *Client) InstallSnapshot(ctx context.Context, s Snapshot) error {
+func InstallSnapshot(ctx context.Context, c *Client, s Snapshot) error {
 	if n := len(s.Message); n > maxSnapshotMessageBytes {
 		return fmt.Errorf("%w: send snapshot: a message of %d bytes, limit %d", nexusraft.ErrTooLarge, n,
 			maxSnapshotMessageBytes)

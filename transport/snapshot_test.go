@@ -85,7 +85,7 @@ func TestSendSnapshot(t *testing.T) {
 			addr, _ := serve(t, identityB, &fakeNode{install: collect(&got, &header)})
 			p := peersOf(t, identityA, PeersOptions{})
 			p.SetAddress(nodeB, addr)
-			if err := p.SendSnapshot(t.Context(), nodeB, pieces(body...)); err != nil {
+			if err := SendSnapshot(t.Context(), p, nodeB, pieces(body...)); err != nil {
 				t.Fatalf("SendSnapshot: %v", err)
 			}
 			if diff := cmp.Diff(testHeader, header); diff != "" {
@@ -130,7 +130,7 @@ func TestSendSnapshotReturnsWhyNot(t *testing.T) {
 		addr, _ := serve(t, identityB, f)
 		p := peersOf(t, identityA, PeersOptions{})
 		p.SetAddress(nodeB, addr)
-		return p.SendSnapshot(t.Context(), nodeB, s)
+		return SendSnapshot(t.Context(), p, nodeB, s)
 	}
 	t.Run("body fails", func(t *testing.T) {
 		if err := send(t, &fakeNode{install: collectEnd}, snapshotOf(failing)); !errors.Is(err, errBody) {
@@ -159,7 +159,7 @@ func TestSendSnapshotReturnsWhyNot(t *testing.T) {
 		}
 	})
 	t.Run("unknown peer", func(t *testing.T) {
-		err := peersOf(t, identityA, PeersOptions{}).SendSnapshot(t.Context(), nodeB, pieces())
+		err := SendSnapshot(t.Context(), peersOf(t, identityA, PeersOptions{}), nodeB, pieces())
 		if !errors.Is(err, ErrUnreachable) {
 			t.Errorf("got %v, want ErrUnreachable", err)
 		}
@@ -178,7 +178,7 @@ func TestCloseEndsSnapshot(t *testing.T) {
 	p := peersOf(t, identityA, PeersOptions{})
 	p.SetAddress(nodeB, addr)
 	ended := make(chan error, 1)
-	go func() { ended <- p.SendSnapshot(context.WithoutCancel(t.Context()), nodeB, pieces()) }()
+	go func() { ended <- SendSnapshot(context.WithoutCancel(t.Context()), p, nodeB, pieces()) }()
 	await(t, "the receiver", started)
 	p.Close()
 	if err := await(t, "the sender's end", ended); !errors.Is(err, nexusraft.ErrClosed) {
@@ -332,7 +332,7 @@ func TestBigSnapshotInBoundedMemory(t *testing.T) {
 	p := peersOf(t, identityA, PeersOptions{})
 	p.SetAddress(nodeB, addr)
 	before := liveHeap()
-	err := p.SendSnapshot(t.Context(), nodeB, snapshotOf(func(yield func([]byte, error) bool) {
+	err := SendSnapshot(t.Context(), p, nodeB, snapshotOf(func(yield func([]byte, error) bool) {
 		piece := make([]byte, 64<<10)
 		for range total / len(piece) {
 			if !yield(piece, nil) {

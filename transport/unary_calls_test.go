@@ -359,7 +359,7 @@ func TestWitnessHoldsNoData(t *testing.T) {
 	if _, err := p.Propose(t.Context(), nodeB, Proposal{Zone: 1}); !errors.Is(err, nexusraft.ErrNotLeader) {
 		t.Errorf("Propose: got %v, want ErrNotLeader", err)
 	}
-	if err := p.SendSnapshot(t.Context(), nodeB, pieces()); status.Code(errors.Unwrap(err)) != codes.Unimplemented {
+	if err := SendSnapshot(t.Context(), p, nodeB, pieces()); status.Code(errors.Unwrap(err)) != codes.Unimplemented {
 		t.Errorf("SendSnapshot: got %v, want Unimplemented", err)
 	}
 }

@@ -357,7 +357,7 @@ func TestCallsToFirstVersion(t *testing.T) {
 	if end := await(t, "the votes", ask(t, p, tapedVotes...)); end.err != nil || !cmp.Equal(tapedAnswers(), end.results) {
 		t.Errorf("RequestVote: got %+v, %v, want %+v", end.results, end.err, tapedAnswers())
 	}
-	if err := p.SendSnapshot(t.Context(), nodeB, tapedSnapshot()); err != nil {
+	if err := SendSnapshot(t.Context(), p, nodeB, tapedSnapshot()); err != nil {
 		t.Errorf("SendSnapshot: %v", err)
 	}
 	result, err := p.Propose(t.Context(), nodeB, tapedProposal)

@@ -136,7 +136,7 @@ func TestLargeSnapshotInLittleMemory(t *testing.T) {
 
 	before, most, next := heap(), uint64(0), uint64(0)
 	e := NewEncoder(snap.Reader(tree))
-	err = c.InstallSnapshot(t.Context(), transport.Snapshot{
+	err = transport.InstallSnapshot(t.Context(), c, transport.Snapshot{
 		SnapshotHeader: transport.SnapshotHeader{Zone: 1, From: 1, To: 2, Index: 1, Term: 1},
 		State:          e.From,
 		Progress: func(sent uint64) {

@@ -55,7 +55,7 @@ func (w *worker) runSnapshot(
 ) {
 	defer w.o.Sending.End()
 	x := w.o.Snapshots.Begin(header.Zone, nexusraft.SnapshotStatus{Peer: to, Sending: true, Index: header.Index})
-	err := w.o.Peers.SendSnapshot(w.o.Sending.Context, to, transport.Snapshot{
+	err := transport.SendSnapshot(w.o.Sending.Context, w.o.Peers, to, transport.Snapshot{
 		SnapshotHeader: header, State: state.From,
 		Progress: x.At,
 	})
