@@ -194,6 +194,11 @@ func openJournal(
 	if err != nil {
 		return nil, err
 	}
+	if !files[0].missing || !files[1].missing {
+		if err := f.SyncDir(dir); err != nil { // the process that made them may have died before
+			return nil, fmt.Errorf("sync directory %s: %w", dir, err)
+		}
+	}
 	goesOn := false
 	switch a, b := files[0], files[1]; {
 	case imported != nil:
@@ -235,10 +240,7 @@ func (j *journal) goOn(f journalFile) error {
 	if err != nil {
 		return fmt.Errorf("open %s: %w", name, err)
 	}
-	if err = file.Sync(); err == nil {
-		err = j.fs.SyncDir(j.dir)
-	}
-	if err != nil {
+	if err := file.Sync(); err != nil {
 		return errors.Join(fmt.Errorf("sync %s: %w", name, err), file.Close())
 	}
 	j.file, j.number, j.index, j.at = file, f.number, f.index, f.at

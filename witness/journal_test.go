@@ -306,6 +306,33 @@ func TestJournalOutlivesItsProcess(t *testing.T) {
 	}
 }
 
+// TestImportOutlivesItsProcess: an import that is done again is on the disk, whatever the process before it had
+// not synced.
+func TestImportOutlivesItsProcess(t *testing.T) {
+	dead := errors.New("dead")
+	keep := []nexusraft.ZoneID{2}
+	imported := func() map[nexusraft.ZoneID][]byte { return map[nexusraft.ZoneID][]byte{2: []byte("voted")} }
+	for last := 0; ; last++ {
+		f, steps := NewMemFS(), 0
+		f.Before = func(string, string) error {
+			if steps++; steps > last {
+				return dead
+			}
+			return nil
+		}
+		_, first := openJournal(f, "d", keep, imported())
+		f.Before = nil
+		_, err := openJournal(f, "d", keep, imported())
+		must(err)
+		if got := journalOn(t, f.CrashClone(nil, 0), 2).zones[2]; string(got) != "voted" {
+			t.Fatalf("killed after %d steps, done again, and crashed: got %q", last, got)
+		}
+		if first == nil {
+			return
+		}
+	}
+}
+
 // fullFS is a file system without room: no file grows, none is made.
 type fullFS struct {
 	*MemFS
@@ -420,8 +447,15 @@ func TestSlotsOfAnEarlierRelease(t *testing.T) {
 		} else if !errors.Is(err, dead) {
 			t.Fatalf("killed after %d steps: %v", last, err)
 		}
-		for _, unsynced := range []int{0, 50, 100} {
-			left := f.CrashClone(rand.New(rand.NewPCG(uint64(last), 7)), unsynced)
+		for _, unsynced := range []int{0, 50, 100, -1} {
+			left := f.CrashClone(rand.New(rand.NewPCG(uint64(last), 7)), max(0, unsynced))
+			if unsynced < 0 { // the process alone was killed; the next one opens the directory, and then the power fails
+				f.Before = nil
+				w, err := Open(Config{Dir: "d", FS: f})
+				must(err)
+				must(w.Close())
+				left = f.CrashClone(nil, 0)
+			}
 			what := fmt.Sprintf("killed after %d steps, of what was not synced %d %% left", last, unsynced)
 			for range 2 {
 				w := start(t, Config{Dir: "d", FS: left}).awaitReady()
