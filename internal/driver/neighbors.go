@@ -49,6 +49,14 @@ func (n *Neighbors) Of(id nexusraft.NodeID) (s zone.Signal, ok bool) {
 	return x.signal, true
 }
 
+// Heard implements zone.Signals.
+func (n *Neighbors) Heard(id nexusraft.NodeID) (s zone.Signal, ok bool) {
+	if x := n.nodes[id]; x != nil && x.silence == 0 {
+		return x.signal, true
+	}
+	return s, false
+}
+
 // Awake are the groups that are ticked. They must not be changed while it is iterated over.
 func (n *Neighbors) Awake(yield func(*Group) bool) {
 	for _, g := range n.awake {

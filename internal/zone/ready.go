@@ -89,6 +89,7 @@ func (r *Replica) Ready() (Work, error) {
 	if r.inRound {
 		return Work{}, fmt.Errorf("zone %v: Ready called twice without Advance", r.cfg.Zone)
 	}
+	unchecked := r.unchecked
 	r.inRound, r.unchecked = true, false
 	rd := r.rn.Ready()
 	w := Work{
@@ -106,7 +107,7 @@ func (r *Replica) Ready() (Work, error) {
 	r.reach = r.last
 	steady := r.noteHardState(rd.HardState, &w)
 	r.noteRole(rd)
-	r.route(rd, steady, &w)
+	r.route(rd, steady, unchecked, &w)
 	for _, rs := range rd.ReadStates {
 		w.Reads = append(w.Reads, Read{rs.RequestCtx, nexusraft.Index(rs.Index)})
 	}
@@ -186,9 +187,11 @@ func mayLeaveEarly(m *raftpb.Message) bool {
 	return false
 }
 
-func (r *Replica) route(rd raft.Ready, steady bool, w *Work) {
+func (r *Replica) route(rd raft.Ready, steady, unchecked bool, w *Work) {
 	msgs, b := rd.Messages, r.barrier(rd.CommittedEntries)
-	if r.gate.Term() != 0 {
+	if r.gate.Term() != 0 && !unchecked && r.votingBy == r.conf && r.gate.Holds(msgs, r.isWitness) {
+		msgs = r.gate.Hold(msgs, r.isWitness)
+	} else if r.gate.Term() != 0 {
 		p := r.voters()
 		r.gate.Evaluate(p)
 		f := r.gate.Filter(msgs, p, r.hard.commit, r.isWitness)

@@ -28,11 +28,12 @@ type Config struct {
 	// full one; see checkSender. nil: none has. Step calls it.
 	Vouched func(nexusraft.NodeID) bool
 
-	// Signals lets the zone sleep while it is idle; nil: it never does.
+	// Signals lets the zone sleep while it is idle, and its leader send fewer heartbeats while it is not; nil:
+	// neither.
 	Signals Signals
 
 	ElectionTicks  int // 6: silence before a member campaigns, randomised by raft up to twice that
-	HeartbeatTicks int // 1
+	HeartbeatTicks int // 1; with Signals the zone's own heartbeats are rarer, see heartbeatTicks
 	HoldTicks      int // 6: how long an entry may wait for both members before the witness gets it
 
 	MaxAppendBytes      uint64 // 1 MiB: entries in one append
@@ -70,6 +71,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.HeartbeatTicks < 1 || c.HoldTicks < 1 {
 		errs = append(errs, errors.New("HeartbeatTicks and HoldTicks are at least 1"))
+	}
+	if c.Signals != nil {
+		c.HeartbeatTicks = heartbeatTicks(c.ElectionTicks, c.HeartbeatTicks)
 	}
 	return c, errors.Join(errs...)
 }
@@ -113,6 +117,7 @@ type Replica struct {
 	silence   silence
 	terms     terms
 	sleep     sleep
+	trust     trust
 }
 
 type hardState struct {
@@ -172,17 +177,30 @@ func New(c Config) (r *Replica, err error) {
 func (r *Replica) Tick() {
 	r.terms.tick()
 	r.tickSleep()
-	if r.cfg.Witness {
+	switch {
+	case r.vouchedFor():
+	case r.cfg.Witness:
 		r.tickWitness()
-		return
+	default:
+		r.rn.Tick()
 	}
-	r.rn.Tick()
 	r.tickProposals()
 	if r.leads() {
 		r.gate.Tick(r.last)
 		r.leaveJoint()
-		r.unchecked = true
+		r.evaluate()
 	}
+}
+
+// evaluate moves the gate on with time, and asks for a round if that has anything to do.
+func (r *Replica) evaluate() {
+	if r.gate.Term() == 0 {
+		return
+	}
+	before, _ := r.gate.State()
+	r.gate.Evaluate(r.voters())
+	after, _ := r.gate.State()
+	r.unchecked = r.unchecked || before != after || r.gate.Unsettled()
 }
 
 func (r *Replica) tickProposals() {

@@ -78,6 +78,9 @@ type Signals interface {
 
 	// Of returns what a node has said last; ok is false if it is not heard.
 	Of(nexusraft.NodeID) (s Signal, ok bool)
+
+	// Heard is Of in a tick; ok is false if the node has said nothing since the tick before.
+	Heard(nexusraft.NodeID) (s Signal, ok bool)
 }
 
 // SilentTicks returns after how many silent ticks a node is not heard any more: before an awake
@@ -191,6 +194,7 @@ func (r *Replica) heed(from nexusraft.NodeID, m *raftpb.Message) {
 		if marked {
 			if s.asking && k == s.ask && m.GetTerm() == uint64(r.hard.term) {
 				s.agreed[nexusraft.ReplicaID(m.GetFrom())] = true
+				r.unchecked = true // perhaps it was the last one
 			}
 			return
 		}

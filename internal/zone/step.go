@@ -96,12 +96,13 @@ func (r *Replica) Step(from nexusraft.NodeID, m *raftpb.Message) error {
 	}
 	if m.GetType() == raftpb.MsgAppResp || m.GetType() == raftpb.MsgHeartbeatResp {
 		r.gate.HeardOf(nexusraft.ReplicaID(m.GetFrom()), nexusraft.Term(m.GetTerm()))
-		r.unchecked = true
+		r.unchecked = r.unchecked || r.gate.Unsettled()
 	}
 	r.terms.spend(r.ahead(m), r.isFull(m))
 	r.heed(from, m)
 	r.noteReach(m)
 	err := r.rn.Step(m)
+	r.noteLeader(from, m)
 	if err == raft.ErrStepPeerNotFound {
 		return nil
 	}

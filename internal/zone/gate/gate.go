@@ -3,6 +3,7 @@ package gate
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -84,7 +85,7 @@ func (g *Gate) Tick(last nexusraft.Index) {
 	g.now++
 	g.samples[g.now%len(g.samples)] = last
 	if g.now%g.heartbeatTicks == 0 {
-		g.flushDue = true
+		g.flushDue = g.holding()
 	}
 }
 
@@ -93,6 +94,22 @@ func (g *Gate) Tick(last nexusraft.Index) {
 func (g *Gate) LastAt(ticksAgo int) nexusraft.Index {
 	n := len(g.samples)
 	return g.samples[((g.now-ticksAgo)%n+n)%n]
+}
+
+// Unsettled reports whether more than time moves the gate: an answer of a replica may. In sync it is
+// settled but for a moment in each heartbeat interval, if something is held then.
+func (g *Gate) Unsettled() bool {
+	return g.term != 0 && (g.state != nexusraft.InSync || g.flushDue)
+}
+
+// holding reports whether anything is held that may leave some time.
+func (g *Gate) holding() bool {
+	for _, h := range g.held {
+		if h.last > h.prev || h.probe {
+			return true
+		}
+	}
+	return false
 }
 
 // Leaving notes that a replica has said that it shuts down in order.
@@ -305,6 +322,29 @@ type Filtered struct {
 	Snapshots []SnapshotReport
 }
 
+// Holds reports whether a round does no more about a leader's messages than Hold does.
+func (g *Gate) Holds(msgs []*raftpb.Message, isWitness func(nexusraft.ReplicaID) bool) bool {
+	if g.state != nexusraft.InSync || g.Unsettled() {
+		return false
+	}
+	return !slices.ContainsFunc(msgs, func(m *raftpb.Message) bool {
+		return m.GetType() == raftpb.MsgSnap && isWitness(nexusraft.ReplicaID(m.GetTo()))
+	})
+}
+
+// Hold takes the appends for witnesses out of a leader's messages, and returns the others: Filter, where
+// nothing may leave yet. It changes msgs.
+func (g *Gate) Hold(msgs []*raftpb.Message, isWitness func(nexusraft.ReplicaID) bool) []*raftpb.Message {
+	return slices.DeleteFunc(msgs, func(m *raftpb.Message) bool {
+		to := nexusraft.ReplicaID(m.GetTo())
+		if m.GetType() != raftpb.MsgApp || !isWitness(to) {
+			return false
+		}
+		g.of(to).add(m)
+		return true
+	})
+}
+
 // Filter takes the appends and snapshots for witnesses out of a leader's messages, and
 // puts in their place what may leave now: copied, stripped of payload, never beyond the
 // limit. Heartbeats are never held.
@@ -333,9 +373,9 @@ func (g *Gate) Filter(
 	}
 	switch {
 	case g.state == nexusraft.Degraded:
-		f.Messages = append(f.Messages, g.release(limit, commit, false)...)
+		f.Messages = append(f.Messages, g.release(limit, commit, math.MaxInt)...)
 	case g.flushDue:
-		f.Messages = append(f.Messages, g.release(limit, commit, true)...)
+		f.Messages = append(f.Messages, g.release(limit, commit, g.heartbeatTicks)...)
 	}
 	g.flushDue = false
 	f.Messages = append(f.Messages, g.greet()...)
@@ -362,20 +402,20 @@ func (g *Gate) of(id nexusraft.ReplicaID) *held {
 	return g.held[id]
 }
 
-// release makes the appends that may leave: all of them, or the first one for each witness
-// that answers.
-func (g *Gate) release(limit, commit nexusraft.Index, first bool) (out []*raftpb.Message) {
+// release makes the appends that may leave, at most so many for each witness that answers.
+func (g *Gate) release(limit, commit nexusraft.Index, most int) (out []*raftpb.Message) {
 	for _, id := range slices.Sorted(maps.Keys(g.held)) {
 		if !g.answers(id) {
 			continue
 		}
 		h := g.held[id]
-		for m := h.take(limit, commit); m != nil; m = h.take(limit, commit) {
-			g.floor = max(g.floor, nexusraft.Index(m.GetIndex())+nexusraft.Index(len(m.GetEntries())))
-			out = append(out, m)
-			if first {
+		for range most {
+			m := h.take(limit, commit)
+			if m == nil {
 				break
 			}
+			g.floor = max(g.floor, nexusraft.Index(m.GetIndex())+nexusraft.Index(len(m.GetEntries())))
+			out = append(out, m)
 		}
 	}
 	return out
