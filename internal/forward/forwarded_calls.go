@@ -16,9 +16,9 @@ import (
 // A leader that is lost does not answer. So a call ends, with its outcome unknown, once the node
 // that it was passed on to has not led the zone for an election timeout, as far as is known here.
 type Calls struct {
-	mu      sync.Mutex // guards what follows
-	running map[*call]bool
-	idle    chan struct{} // nil until Drain; closed by the last call
+	mu      sync.Mutex                          // guards what follows
+	running map[nexusraft.ZoneID]map[*call]bool // of each zone that has any
+	idle    chan struct{}                       // nil until Drain; closed by the last call
 }
 
 // ErrLeaderLost is why a call that was passed on got no answer.
@@ -45,9 +45,12 @@ func (f *Calls) Start(
 	x := &call{zone: z, leader: leader}
 	ctx, x.cancel = context.WithCancelCause(ctx)
 	if f.running == nil {
-		f.running = make(map[*call]bool)
+		f.running = make(map[nexusraft.ZoneID]map[*call]bool)
 	}
-	f.running[x] = true
+	if f.running[z] == nil {
+		f.running[z] = make(map[*call]bool)
+	}
+	f.running[z][x] = true
 	return ctx, func() { f.end(x) }, true
 }
 
@@ -55,7 +58,11 @@ func (f *Calls) end(x *call) {
 	x.cancel(nil)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if delete(f.running, x); len(f.running) == 0 && f.idle != nil {
+	of := f.running[x.zone]
+	if delete(of, x); len(of) > 0 {
+		return
+	}
+	if delete(f.running, x.zone); len(f.running) == 0 && f.idle != nil {
 		close(f.idle)
 	}
 }
@@ -65,15 +72,11 @@ func (f *Calls) end(x *call) {
 func (f *Calls) Tick(z nexusraft.ZoneID, leader nexusraft.NodeID, ticks int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for x := range f.running {
-		switch {
-		case x.zone != z:
-		case x.leader == leader:
+	for x := range f.running[z] {
+		if x.leader == leader {
 			x.over = 0
-		default:
-			if x.over++; x.over >= ticks {
-				x.cancel(ErrLeaderLost)
-			}
+		} else if x.over++; x.over >= ticks {
+			x.cancel(ErrLeaderLost)
 		}
 	}
 }

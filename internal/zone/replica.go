@@ -194,11 +194,10 @@ func (r *Replica) Tick() {
 
 // evaluate moves the gate on with time, and asks for a round if that has anything to do.
 func (r *Replica) evaluate() {
-	if r.gate.Term() == 0 {
-		return
-	}
 	before, _ := r.gate.State()
-	r.gate.Evaluate(r.voters())
+	if r.gate.Due() {
+		r.gate.Evaluate(r.voters())
+	}
 	after, _ := r.gate.State()
 	r.unchecked = r.unchecked || before != after || r.gate.Unsettled()
 }

@@ -104,6 +104,7 @@ type world struct {
 	nodes map[uint64]*node
 	queue []*raftpb.Message     // in flight, oldest first
 	cut   map[[2]uint64]bool    // links that lose everything, by sender and receiver
+	mute  uint64                // of this replica all messages are lost, and not its node's signals
 	quiet bool                  // heartbeats are not told
 	data  map[[2]uint64]*string // what was proposed, by index and term
 	sent  func(*raftpb.Message) // if set, sees what leaves
@@ -404,7 +405,7 @@ func (w *world) send(n *node, m *raftpb.Message) {
 	if w.sent != nil {
 		w.sent(m)
 	}
-	if w.cut[[2]uint64{m.GetFrom(), m.GetTo()}] {
+	if w.cut[[2]uint64{m.GetFrom(), m.GetTo()}] || m.GetFrom() == w.mute {
 		label = "lost"
 	} else {
 		w.queue = append(w.queue, proto.CloneOf(m))

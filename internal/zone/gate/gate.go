@@ -33,6 +33,10 @@ type Gate struct {
 	greeted  map[nexusraft.ReplicaID]bool // witnesses that were asked for their first answer
 
 	held map[nexusraft.ReplicaID]*held // per witness
+
+	// Of the last Evaluate.
+	reached   nexusraft.Index // R; 0 if there is none
+	evaluated int             // its tick
 }
 
 const (
@@ -201,6 +205,10 @@ func (g *Gate) Evaluate(p Voters) {
 	r, exists := p.reached(all)
 	_, enough := p.reached(staying)
 	stalled := !exists || !enough || r < g.LastAt(g.holdTicks)
+	g.reached, g.evaluated = 0, g.now
+	if exists {
+		g.reached = r
+	}
 
 	switch {
 	case g.state == nexusraft.InSync && stalled:
@@ -219,6 +227,14 @@ func (g *Gate) Evaluate(p Voters) {
 	case r >= g.floor:
 		g.enter(nexusraft.InSync, p.Last)
 	}
+}
+
+// Due reports whether time alone may have moved the gate since it was last evaluated: in sync, once an entry that
+// did not have R then has waited for the hold time. Who has fallen silent is looked at in each heartbeat
+// interval.
+func (g *Gate) Due() bool {
+	return g.term != 0 &&
+		(g.state != nexusraft.InSync || g.reached < g.LastAt(g.holdTicks) || g.now-g.evaluated >= g.heartbeatTicks)
 }
 
 // canClose reports whether the full voters that R needs are replicating and close: they
