@@ -97,3 +97,20 @@ func TestLeaderIsMissed(t *testing.T) {
 		})
 	}
 }
+
+// TestSignalsStandForHeartbeats: while a leader's node is heard, the leader may be late by longer than without
+// signals, and nobody doubts it.
+func TestSignalsStandForHeartbeats(t *testing.T) {
+	for range 30 { // raft's time is random, and the same for all of a term
+		w, leader, _, _ := sleepy(t)
+		term := leader.r.Term()
+		w.busy(leader, electionTicks, 1, func() {})
+		w.mute = leader.id
+		w.busy(leader, electionTicks+electionTicks/2, electionTicks, func() {})
+		w.mute = 0
+		w.busy(leader, electionTicks, 1, func() {})
+		if _, self := leader.r.Leader(); !self || leader.r.Term() != term {
+			t.Fatalf("the leader was doubted; its term was %v, and is %v now", term, leader.r.Term())
+		}
+	}
+}
