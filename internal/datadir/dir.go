@@ -22,11 +22,16 @@ type Dir struct {
 	Store *storage.Store
 	Raft  *storage.Tree // the logs of all zones, see internal/raftlog
 	node  *storage.Tree // the node's records
+
+	Entries *raftlog.Memory // of the logs of all zones that run
 }
+
+// maxEntryBytes bounds the newest log entries of all zones that are kept in memory.
+const maxEntryBytes = 64 << 20
 
 // Open opens a data directory, or makes one. Errors are those of storage.Open. Close must follow.
 func Open(path string, o *storage.Options) (_ *Dir, err error) {
-	d := &Dir{}
+	d := &Dir{Entries: raftlog.NewMemory(maxEntryBytes)}
 	if d.Store, err = storage.Open(path, o); err != nil {
 		return nil, err
 	}

@@ -151,6 +151,48 @@ func TestTailKeepsItsByteBound(t *testing.T) {
 }
 
 // The slice that Entries returns is the caller's to append to.
+// Logs that share memory keep to its bound by what they append, each has what it has appended last all the same, and
+// what they forget is given back.
+func TestTailsShareMemory(t *testing.T) {
+	const logs, rounds, each = 8, 40, 32 << 10
+	s, tree := newTree(t)
+	m := NewMemory(4 * minTailBytes)
+	all := make([]*Log, logs)
+	for i := range all {
+		z := nexusraft.ZoneID(100 + i)
+		write(t, s, func(b *storage.Batch) error { return Create(b, tree, z, testMeta(10, 2), hardState(2, 1, 10), 10) })
+		all[i] = reopen(t, tree, z)
+		all[i].Share(m)
+	}
+	most := int64(0)
+	for n := range uint64(rounds) {
+		for _, l := range all {
+			write(t, s, func(b *storage.Batch) error {
+				if err := l.Append(b, []*raftpb.Entry{entry(11+n, 2, strings.Repeat("x", each))}); err != nil {
+					return err
+				}
+				if got := len(l.tail.entries); got == 0 || l.tail.entries[got-1].GetIndex() != 11+n {
+					t.Fatalf("entry %d is staged, and not in memory", 11+n)
+				}
+				return nil
+			})
+			most = max(most, m.Used())
+		}
+	}
+	if limit := int64(4*minTailBytes + logs*(minTailBytes+each+each/2)); most > limit || most < 4*minTailBytes {
+		t.Errorf("the logs had up to %d bytes in memory, want %d to %d", most, 4*minTailBytes, limit)
+	}
+	for _, l := range all {
+		l.Forget()
+		if got, err := l.Entries(11, 11+rounds, 1<<30); err != nil || len(got) != rounds {
+			t.Errorf("after Forget: %d entries, %v", len(got), err)
+		}
+	}
+	if m.Used() != 0 {
+		t.Errorf("all logs have forgotten, and %d bytes are in memory", m.Used())
+	}
+}
+
 func TestEntriesAreNotAliased(t *testing.T) {
 	s, tree := newTree(t)
 	l := founded(t, s, tree)

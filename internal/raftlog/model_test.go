@@ -119,6 +119,12 @@ func (m *machine) Commit(t *rapid.T) {
 	m.write(t, func(b *storage.Batch) error { return m.log.SetHardState(b, m.hs) })
 }
 
+// Forget drops what is in memory besides the disk.
+func (m *machine) Forget(t *rapid.T) {
+	m.log.Forget()
+	m.check(t)
+}
+
 // Apply moves the applied index, with a conf change or without.
 func (m *machine) Apply(t *rapid.T) {
 	if int(m.applied) == m.commit() {

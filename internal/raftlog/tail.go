@@ -2,6 +2,7 @@ package raftlog
 
 import (
 	"slices"
+	"sync/atomic"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"go.etcd.io/raft/v3/raftpb"
@@ -13,6 +14,33 @@ const (
 	maxTailBytes   = 4 << 20
 )
 
+// minTailBytes is what a tail may have though the logs that share its memory have more than they may together: a
+// leader that had to read from the disk all that it sends would fall behind by that.
+const minTailBytes = 64 << 10
+
+// Memory bounds what the newest entries of many logs take together. It may be used from many goroutines.
+type Memory struct {
+	most int64
+	used atomic.Int64
+}
+
+// NewMemory returns the bound of the logs that share it, in bytes. A log that appends keeps to it; what each has
+// appended last, and some of what was before that, is not counted against it.
+func NewMemory(most int64) *Memory { return &Memory{most: most} }
+
+// Used returns what the newest entries of all logs that share the memory take, in bytes.
+func (m *Memory) Used() int64 { return m.used.Load() }
+
+// over reports whether the logs have more than they may.
+func (m *Memory) over() bool { return m != nil && m.used.Load() > m.most }
+
+// take counts bytes, of which there may be less than none.
+func (m *Memory) take(bytes int) {
+	if m != nil {
+		m.used.Add(int64(bytes))
+	}
+}
+
 // tail is a cache of a log's newest entries: a leader sends, and every replica applies,
 // what it has just written.
 //
@@ -23,6 +51,7 @@ type tail struct {
 	bytes      int             // sum of their weight
 	maxEntries int
 	maxBytes   int
+	memory     *Memory // nil: shared with no other log
 }
 
 // first returns the index from which on the tail has every entry, given the log's last.
@@ -33,7 +62,11 @@ func (t *tail) first(last nexusraft.Index) nexusraft.Index {
 // trim drops the oldest entries until the bounds are kept.
 func (t *tail) trim() {
 	n, bytes := 0, t.bytes
-	for ; len(t.entries)-n > t.maxEntries || bytes > t.maxBytes; n++ {
+	most := t.maxBytes
+	if t.memory.over() {
+		most = min(most, minTailBytes)
+	}
+	for ; len(t.entries)-n > t.maxEntries || bytes > most; n++ {
 		bytes -= weight(t.entries[n])
 	}
 	t.drop(0, n)
@@ -42,6 +75,7 @@ func (t *tail) trim() {
 func (t *tail) append(e *raftpb.Entry) {
 	t.entries = append(t.entries, e)
 	t.bytes += weight(e)
+	t.memory.take(weight(e))
 }
 
 // truncate drops the entries from index on.
@@ -67,10 +101,18 @@ func (t *tail) position(index nexusraft.Index) int {
 }
 
 func (t *tail) drop(from, to int) {
+	before := t.bytes
 	for _, e := range t.entries[from:to] {
 		t.bytes -= weight(e)
 	}
+	t.memory.take(t.bytes - before)
 	t.entries = slices.Delete(t.entries, from, to)
+}
+
+// clear drops all entries, and the memory of their list.
+func (t *tail) clear() {
+	t.drop(0, len(t.entries))
+	t.entries = nil
 }
 
 // weight is about what an entry takes in memory.

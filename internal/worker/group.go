@@ -99,6 +99,7 @@ func openGroup(w *worker, id nexusraft.ZoneID, kind string) (*group, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the log of zone %v: %w", id, err)
 	}
+	log.Share(w.o.Dir.Entries)
 	meta := log.Meta()
 	state, ok, err := w.o.Dir.Store.OpenTree(meta.StateTree)
 	if err != nil {
@@ -479,6 +480,7 @@ func (g *group) leadingNode() nexusraft.NodeID {
 // stop ends every waiting call. It does not ask raft, which may have panicked.
 func (g *group) stop(err error) {
 	g.group.Stop(err)
+	g.log.Forget()
 	g.endLead(err)
 	g.events.Notify()
 	g.endReceived(err)

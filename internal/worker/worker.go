@@ -281,6 +281,9 @@ func (w *worker) Turn() (busy bool, err error) {
 		w.neighbors.Note(x)
 		if g := w.zones[x.Zone()]; g != nil {
 			g.endReceived(snapshot.ErrIgnored) // raft takes a snapshot up in the round after it was stepped, or never
+			if g.replica.Asleep() {
+				g.log.Forget() // every replica that is heard has all of it
+			}
 		}
 	})
 	if err != nil {
