@@ -16,3 +16,6 @@ func (n *Node) Changes(ctx context.Context) (uint64, error) {
 
 // Handler is what the node does for its peers and clients, as the servers call it.
 func (n *Node) Handler() handler { return handler{n} }
+
+// EntriesInMemory returns how many bytes of log entries the node's zones keep in memory.
+func (n *Node) EntriesInMemory() int64 { return n.dir.Entries.Used() }

@@ -47,6 +47,11 @@ func TestZonesSleep(t *testing.T) {
 	m := n1.create("made-later", "words") // the root zone slept, too
 	proposed(t, n2.zoneOf(m.ID()), "k=w")
 	awaitAsleep(t, n1, n2)
+	for _, m := range []*member{n1, n2} {
+		if got := m.node.EntriesInMemory(); got != 0 {
+			t.Errorf("asleep, %s has %d bytes of log entries in memory", m.config.Name, got)
+		}
+	}
 }
 
 // TestSleepingZonesFailOver: the node that leads sleeping zones dies, and the other member takes
