@@ -100,10 +100,18 @@ func (g *Gate) LastAt(ticksAgo int) nexusraft.Index {
 	return g.samples[((g.now-ticksAgo)%n+n)%n]
 }
 
-// Unsettled reports whether more than time moves the gate: an answer of a replica may. In sync it is
-// settled but for a moment in each heartbeat interval, if something is held then.
+// Unsettled reports whether a round is to look at the gate, though raft has none: it may close, or something that
+// is held may leave. In sync that is so for a moment in each heartbeat interval.
 func (g *Gate) Unsettled() bool {
-	return g.term != 0 && (g.state != nexusraft.InSync || g.flushDue)
+	switch {
+	case g.term == 0:
+		return false
+	case g.state == nexusraft.Closing:
+		return true
+	case g.state == nexusraft.Degraded:
+		return g.holding()
+	}
+	return g.flushDue
 }
 
 // holding reports whether anything is held that may leave some time.
@@ -340,7 +348,7 @@ type Filtered struct {
 
 // Holds reports whether a round does no more about a leader's messages than Hold does.
 func (g *Gate) Holds(msgs []*raftpb.Message, isWitness func(nexusraft.ReplicaID) bool) bool {
-	if g.state != nexusraft.InSync || g.Unsettled() {
+	if g.state != nexusraft.InSync || g.flushDue {
 		return false
 	}
 	return !slices.ContainsFunc(msgs, func(m *raftpb.Message) bool {
