@@ -19,13 +19,16 @@ func (w *Witness) openJournal() error {
 			if isMissing(err) {
 				return errLogGone(c.Dir, id)
 			}
+			var r record
 			if err == nil {
-				_, err = decodeRecordOf(id, content)
+				r, err = decodeRecordOf(id, content)
+			}
+			if err == nil {
+				imported[id], err = r.compactForm()
 			}
 			if err != nil {
 				return fmt.Errorf("open log of zone %v: %w", id, err)
 			}
-			imported[id] = content
 		}
 	}
 	var err error

@@ -55,7 +55,7 @@ const (
 
 	// A file has room for a quarter of its state, and for minRoom at least: at most five times what is to be
 	// stored is written.
-	minRoom   = 256 << 10
+	minRoom   = 128 << 10
 	roomShare = 4
 
 	// maxJournalBytes bounds what is read into memory: a few KiB for each zone that there may be.
@@ -396,7 +396,7 @@ func (j *journal) create(records []record) (logs []*Log, err error) {
 			return nil, err
 		}
 		zones[i].zone = r.Zone
-		if zones[i].content, err = r.encode(); err != nil {
+		if zones[i].content, err = r.compactForm(); err != nil {
 			return nil, err
 		}
 		logs = append(logs, &Log{record: r})

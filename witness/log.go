@@ -142,8 +142,10 @@ func (l *Log) updated(u Update) (next record, content []byte, err error) {
 	if l.failed != nil {
 		return next, nil, l.failed
 	}
-	if next, err = l.record.with(u); err == nil {
+	if next, err = l.record.with(u); err == nil && l.slots != nil {
 		content, err = next.encode()
+	} else if err == nil {
+		content, err = next.compactForm()
 	}
 	if err != nil {
 		return next, nil, l.giveUp(err)

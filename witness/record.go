@@ -1,6 +1,7 @@
 package witness
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,7 +21,8 @@ type Origin struct {
 	Replica nexusraft.ReplicaID `json:"replica"`
 }
 
-// record is all that a witness keeps of a zone, and its stored form, JSON.
+// record is all that a witness keeps of a zone, and its stored form in slots, JSON; in the journal it is a
+// pb.WitnessRecord.
 //
 // Its entries are those of (Applied, Last]. They have no payload, so a run of equal term
 // takes as much space as one entry: Runs are ascending in both fields, each reaches to the
@@ -85,13 +87,19 @@ func (r record) encode() ([]byte, error) {
 	return b, nil
 }
 
-// decodeRecord reads what encode wrote. It returns ErrCorrupt for anything else.
+// decodeRecord reads what encode or compactForm wrote. It returns ErrCorrupt for anything else.
 func decodeRecord(b []byte) (record, error) {
 	var r record
 	if len(b) > maxContentBytes {
 		return r, fmt.Errorf("%w: record of %d bytes, limit %d", nexusraft.ErrCorrupt, len(b), maxContentBytes)
 	}
-	if err := json.Unmarshal(b, &r); err != nil {
+	var err error
+	if bytes.HasPrefix(b, []byte("{")) { // a field of a type that a pb.WitnessRecord has not
+		err = json.Unmarshal(b, &r)
+	} else {
+		r, err = recordOf(b)
+	}
+	if err != nil {
 		return record{}, fmt.Errorf("%w: record: %w", nexusraft.ErrCorrupt, err)
 	}
 	if err := r.valid(); err != nil {

@@ -108,8 +108,8 @@ type worker struct {
 	lost      sync.Map // by node: the worker is to hear that messages to it were lost
 
 	zones     map[nexusraft.ZoneID]*group
-	active    driver.Active      // those of them that may have work
-	neighbors *driver.Neighbors  // other nodes, and which of the zones sleep because of that
+	active    driver.Active     // those of them that may have work
+	neighbors *driver.Neighbors // other nodes, and which of the zones sleep because of that
 	elections *driver.Elections
 	members   []nexusraft.Member // the root zone's, with the addresses that they have now, as of the last tick
 	peers     []nexusraft.NodeID // the other nodes among them

@@ -848,6 +848,324 @@ func (x *ZoneRecord) GetMembers() []*Member {
 	return nil
 }
 
+// WitnessRecord is a stored form: all that a witness keeps of a zone other than the root zone.
+type WitnessRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cluster.
+	Cluster uint64 `protobuf:"fixed64,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// The witness's node.
+	Node uint64 `protobuf:"fixed64,2,opt,name=node,proto3" json:"node,omitempty"`
+	// The zone.
+	Zone uint64 `protobuf:"varint,3,opt,name=zone,proto3" json:"zone,omitempty"`
+	// The witness's replica of it.
+	Replica uint64 `protobuf:"fixed64,4,opt,name=replica,proto3" json:"replica,omitempty"`
+	// Its term.
+	Term uint64 `protobuf:"varint,5,opt,name=term,proto3" json:"term,omitempty"`
+	// Whom it has voted for in that term; 0 if nobody.
+	Vote uint64 `protobuf:"fixed64,6,opt,name=vote,proto3" json:"vote,omitempty"`
+	// Up to where the log is committed.
+	Commit uint64 `protobuf:"varint,7,opt,name=commit,proto3" json:"commit,omitempty"`
+	// Up to where it is compacted.
+	Applied uint64 `protobuf:"varint,8,opt,name=applied,proto3" json:"applied,omitempty"`
+	// The term of that entry.
+	AppliedTerm uint64 `protobuf:"varint,9,opt,name=applied_term,json=appliedTerm,proto3" json:"applied_term,omitempty"`
+	// Its last index.
+	Last uint64 `protobuf:"varint,10,opt,name=last,proto3" json:"last,omitempty"`
+	// The terms of the entries behind applied, ascending.
+	Runs []*TermRun `protobuf:"bytes,11,rep,name=runs,proto3" json:"runs,omitempty"`
+	// The conf changes among them, ascending.
+	ConfChanges []*ConfEntry `protobuf:"bytes,12,rep,name=conf_changes,json=confChanges,proto3" json:"conf_changes,omitempty"`
+	// The configuration as of applied, as raft has it.
+	Voters []uint64 `protobuf:"fixed64,13,rep,packed,name=voters,proto3" json:"voters,omitempty"`
+	// Its learners.
+	Learners []uint64 `protobuf:"fixed64,14,rep,packed,name=learners,proto3" json:"learners,omitempty"`
+	// The voters of the half that a joint configuration leaves.
+	VotersOutgoing []uint64 `protobuf:"fixed64,15,rep,packed,name=voters_outgoing,json=votersOutgoing,proto3" json:"voters_outgoing,omitempty"`
+	// The learners to come.
+	LearnersNext []uint64 `protobuf:"fixed64,16,rep,packed,name=learners_next,json=learnersNext,proto3" json:"learners_next,omitempty"`
+	// Whether raft leaves a joint configuration by itself.
+	AutoLeave bool `protobuf:"varint,17,opt,name=auto_leave,json=autoLeave,proto3" json:"auto_leave,omitempty"`
+	// The records of the same moment.
+	Membership    *Membership `protobuf:"bytes,18,opt,name=membership,proto3" json:"membership,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WitnessRecord) Reset() {
+	*x = WitnessRecord{}
+	mi := &file_nexusraft_v1_state_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WitnessRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WitnessRecord) ProtoMessage() {}
+
+func (x *WitnessRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_state_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WitnessRecord.ProtoReflect.Descriptor instead.
+func (*WitnessRecord) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *WitnessRecord) GetCluster() uint64 {
+	if x != nil {
+		return x.Cluster
+	}
+	return 0
+}
+
+func (x *WitnessRecord) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *WitnessRecord) GetZone() uint64 {
+	if x != nil {
+		return x.Zone
+	}
+	return 0
+}
+
+func (x *WitnessRecord) GetReplica() uint64 {
+	if x != nil {
+		return x.Replica
+	}
+	return 0
+}
+
+func (x *WitnessRecord) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *WitnessRecord) GetVote() uint64 {
+	if x != nil {
+		return x.Vote
+	}
+	return 0
+}
+
+func (x *WitnessRecord) GetCommit() uint64 {
+	if x != nil {
+		return x.Commit
+	}
+	return 0
+}
+
+func (x *WitnessRecord) GetApplied() uint64 {
+	if x != nil {
+		return x.Applied
+	}
+	return 0
+}
+
+func (x *WitnessRecord) GetAppliedTerm() uint64 {
+	if x != nil {
+		return x.AppliedTerm
+	}
+	return 0
+}
+
+func (x *WitnessRecord) GetLast() uint64 {
+	if x != nil {
+		return x.Last
+	}
+	return 0
+}
+
+func (x *WitnessRecord) GetRuns() []*TermRun {
+	if x != nil {
+		return x.Runs
+	}
+	return nil
+}
+
+func (x *WitnessRecord) GetConfChanges() []*ConfEntry {
+	if x != nil {
+		return x.ConfChanges
+	}
+	return nil
+}
+
+func (x *WitnessRecord) GetVoters() []uint64 {
+	if x != nil {
+		return x.Voters
+	}
+	return nil
+}
+
+func (x *WitnessRecord) GetLearners() []uint64 {
+	if x != nil {
+		return x.Learners
+	}
+	return nil
+}
+
+func (x *WitnessRecord) GetVotersOutgoing() []uint64 {
+	if x != nil {
+		return x.VotersOutgoing
+	}
+	return nil
+}
+
+func (x *WitnessRecord) GetLearnersNext() []uint64 {
+	if x != nil {
+		return x.LearnersNext
+	}
+	return nil
+}
+
+func (x *WitnessRecord) GetAutoLeave() bool {
+	if x != nil {
+		return x.AutoLeave
+	}
+	return false
+}
+
+func (x *WitnessRecord) GetMembership() *Membership {
+	if x != nil {
+		return x.Membership
+	}
+	return nil
+}
+
+// TermRun says that from an entry on, those of a log are of a term.
+type TermRun struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The term.
+	Term uint64 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
+	// The index of the first such entry.
+	First         uint64 `protobuf:"varint,2,opt,name=first,proto3" json:"first,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TermRun) Reset() {
+	*x = TermRun{}
+	mi := &file_nexusraft_v1_state_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TermRun) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TermRun) ProtoMessage() {}
+
+func (x *TermRun) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_state_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TermRun.ProtoReflect.Descriptor instead.
+func (*TermRun) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *TermRun) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *TermRun) GetFirst() uint64 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+// ConfEntry is the entry of a conf change.
+type ConfEntry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its index.
+	Index uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// Its type, as raft has it.
+	Type int32 `protobuf:"varint,2,opt,name=type,proto3" json:"type,omitempty"`
+	// Its content.
+	Data          []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfEntry) Reset() {
+	*x = ConfEntry{}
+	mi := &file_nexusraft_v1_state_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfEntry) ProtoMessage() {}
+
+func (x *ConfEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_state_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfEntry.ProtoReflect.Descriptor instead.
+func (*ConfEntry) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ConfEntry) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *ConfEntry) GetType() int32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *ConfEntry) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 // PublishEvent appends an event that an application has made.
 type PublishEvent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -863,7 +1181,7 @@ type PublishEvent struct {
 
 func (x *PublishEvent) Reset() {
 	*x = PublishEvent{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[9]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -875,7 +1193,7 @@ func (x *PublishEvent) String() string {
 func (*PublishEvent) ProtoMessage() {}
 
 func (x *PublishEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[9]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -888,7 +1206,7 @@ func (x *PublishEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishEvent.ProtoReflect.Descriptor instead.
 func (*PublishEvent) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{9}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PublishEvent) GetTopic() string {
@@ -926,7 +1244,7 @@ type EventRetention struct {
 
 func (x *EventRetention) Reset() {
 	*x = EventRetention{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[10]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -938,7 +1256,7 @@ func (x *EventRetention) String() string {
 func (*EventRetention) ProtoMessage() {}
 
 func (x *EventRetention) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[10]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -951,7 +1269,7 @@ func (x *EventRetention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventRetention.ProtoReflect.Descriptor instead.
 func (*EventRetention) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{10}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *EventRetention) GetCount() uint64 {
@@ -989,7 +1307,7 @@ type Authority struct {
 
 func (x *Authority) Reset() {
 	*x = Authority{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[11]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1001,7 +1319,7 @@ func (x *Authority) String() string {
 func (*Authority) ProtoMessage() {}
 
 func (x *Authority) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[11]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1014,7 +1332,7 @@ func (x *Authority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authority.ProtoReflect.Descriptor instead.
 func (*Authority) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{11}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Authority) GetCertificate() []byte {
@@ -1076,7 +1394,7 @@ type RotateAuthority struct {
 
 func (x *RotateAuthority) Reset() {
 	*x = RotateAuthority{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[12]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1088,7 +1406,7 @@ func (x *RotateAuthority) String() string {
 func (*RotateAuthority) ProtoMessage() {}
 
 func (x *RotateAuthority) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[12]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1101,7 +1419,7 @@ func (x *RotateAuthority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateAuthority.ProtoReflect.Descriptor instead.
 func (*RotateAuthority) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{12}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RotateAuthority) GetStep() uint64 {
@@ -1149,7 +1467,7 @@ type JoinToken struct {
 
 func (x *JoinToken) Reset() {
 	*x = JoinToken{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[13]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1161,7 +1479,7 @@ func (x *JoinToken) String() string {
 func (*JoinToken) ProtoMessage() {}
 
 func (x *JoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[13]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1174,7 +1492,7 @@ func (x *JoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinToken.ProtoReflect.Descriptor instead.
 func (*JoinToken) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{13}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *JoinToken) GetId() []byte {
@@ -1239,7 +1557,7 @@ type TokenKey struct {
 
 func (x *TokenKey) Reset() {
 	*x = TokenKey{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[14]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1251,7 +1569,7 @@ func (x *TokenKey) String() string {
 func (*TokenKey) ProtoMessage() {}
 
 func (x *TokenKey) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[14]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1264,7 +1582,7 @@ func (x *TokenKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenKey.ProtoReflect.Descriptor instead.
 func (*TokenKey) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{14}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TokenKey) GetNode() uint64 {
@@ -1292,7 +1610,7 @@ type DeleteJoinToken struct {
 
 func (x *DeleteJoinToken) Reset() {
 	*x = DeleteJoinToken{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[15]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1304,7 +1622,7 @@ func (x *DeleteJoinToken) String() string {
 func (*DeleteJoinToken) ProtoMessage() {}
 
 func (x *DeleteJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[15]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1317,7 +1635,7 @@ func (x *DeleteJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJoinToken.ProtoReflect.Descriptor instead.
 func (*DeleteJoinToken) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{15}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeleteJoinToken) GetId() []byte {
@@ -1346,7 +1664,7 @@ type UseJoinToken struct {
 
 func (x *UseJoinToken) Reset() {
 	*x = UseJoinToken{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[16]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1358,7 +1676,7 @@ func (x *UseJoinToken) String() string {
 func (*UseJoinToken) ProtoMessage() {}
 
 func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[16]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1371,7 +1689,7 @@ func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UseJoinToken.ProtoReflect.Descriptor instead.
 func (*UseJoinToken) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{16}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *UseJoinToken) GetId() []byte {
@@ -1467,7 +1785,37 @@ const file_nexusraft_v1_state_proto_rawDesc = "" +
 	"\amachine\x18\x03 \x01(\tR\amachine\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\x04R\aversion\x12#\n" +
 	"\rcreated_nanos\x18\x05 \x01(\x03R\fcreatedNanos\x12.\n" +
-	"\amembers\x18\x06 \x03(\v2\x14.nexusraft.v1.MemberR\amembers\"R\n" +
+	"\amembers\x18\x06 \x03(\v2\x14.nexusraft.v1.MemberR\amembers\"\xbe\x04\n" +
+	"\rWitnessRecord\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\x06R\acluster\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\x06R\x04node\x12\x12\n" +
+	"\x04zone\x18\x03 \x01(\x04R\x04zone\x12\x18\n" +
+	"\areplica\x18\x04 \x01(\x06R\areplica\x12\x12\n" +
+	"\x04term\x18\x05 \x01(\x04R\x04term\x12\x12\n" +
+	"\x04vote\x18\x06 \x01(\x06R\x04vote\x12\x16\n" +
+	"\x06commit\x18\a \x01(\x04R\x06commit\x12\x18\n" +
+	"\aapplied\x18\b \x01(\x04R\aapplied\x12!\n" +
+	"\fapplied_term\x18\t \x01(\x04R\vappliedTerm\x12\x12\n" +
+	"\x04last\x18\n" +
+	" \x01(\x04R\x04last\x12)\n" +
+	"\x04runs\x18\v \x03(\v2\x15.nexusraft.v1.TermRunR\x04runs\x12:\n" +
+	"\fconf_changes\x18\f \x03(\v2\x17.nexusraft.v1.ConfEntryR\vconfChanges\x12\x16\n" +
+	"\x06voters\x18\r \x03(\x06R\x06voters\x12\x1a\n" +
+	"\blearners\x18\x0e \x03(\x06R\blearners\x12'\n" +
+	"\x0fvoters_outgoing\x18\x0f \x03(\x06R\x0evotersOutgoing\x12#\n" +
+	"\rlearners_next\x18\x10 \x03(\x06R\flearnersNext\x12\x1d\n" +
+	"\n" +
+	"auto_leave\x18\x11 \x01(\bR\tautoLeave\x128\n" +
+	"\n" +
+	"membership\x18\x12 \x01(\v2\x18.nexusraft.v1.MembershipR\n" +
+	"membership\"3\n" +
+	"\aTermRun\x12\x12\n" +
+	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x14\n" +
+	"\x05first\x18\x02 \x01(\x04R\x05first\"I\n" +
+	"\tConfEntry\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
+	"\x04type\x18\x02 \x01(\x05R\x04type\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\"R\n" +
 	"\fPublishEvent\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x18\n" +
@@ -1518,7 +1866,7 @@ func file_nexusraft_v1_state_proto_rawDescGZIP() []byte {
 	return file_nexusraft_v1_state_proto_rawDescData
 }
 
-var file_nexusraft_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_nexusraft_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_nexusraft_v1_state_proto_goTypes = []any{
 	(*NodeCommand)(nil),         // 0: nexusraft.v1.NodeCommand
 	(*RegisterSession)(nil),     // 1: nexusraft.v1.RegisterSession
@@ -1529,48 +1877,55 @@ var file_nexusraft_v1_state_proto_goTypes = []any{
 	(*VerifyState)(nil),         // 6: nexusraft.v1.VerifyState
 	(*ZoneTable)(nil),           // 7: nexusraft.v1.ZoneTable
 	(*ZoneRecord)(nil),          // 8: nexusraft.v1.ZoneRecord
-	(*PublishEvent)(nil),        // 9: nexusraft.v1.PublishEvent
-	(*EventRetention)(nil),      // 10: nexusraft.v1.EventRetention
-	(*Authority)(nil),           // 11: nexusraft.v1.Authority
-	(*RotateAuthority)(nil),     // 12: nexusraft.v1.RotateAuthority
-	(*JoinToken)(nil),           // 13: nexusraft.v1.JoinToken
-	(*TokenKey)(nil),            // 14: nexusraft.v1.TokenKey
-	(*DeleteJoinToken)(nil),     // 15: nexusraft.v1.DeleteJoinToken
-	(*UseJoinToken)(nil),        // 16: nexusraft.v1.UseJoinToken
-	(*SetRole)(nil),             // 17: nexusraft.v1.SetRole
-	(*DeletePrincipal)(nil),     // 18: nexusraft.v1.DeletePrincipal
-	(*AccessToken)(nil),         // 19: nexusraft.v1.AccessToken
-	(*DeleteAccessToken)(nil),   // 20: nexusraft.v1.DeleteAccessToken
-	(*Member)(nil),              // 21: nexusraft.v1.Member
-	(Role)(0),                   // 22: nexusraft.v1.Role
+	(*WitnessRecord)(nil),       // 9: nexusraft.v1.WitnessRecord
+	(*TermRun)(nil),             // 10: nexusraft.v1.TermRun
+	(*ConfEntry)(nil),           // 11: nexusraft.v1.ConfEntry
+	(*PublishEvent)(nil),        // 12: nexusraft.v1.PublishEvent
+	(*EventRetention)(nil),      // 13: nexusraft.v1.EventRetention
+	(*Authority)(nil),           // 14: nexusraft.v1.Authority
+	(*RotateAuthority)(nil),     // 15: nexusraft.v1.RotateAuthority
+	(*JoinToken)(nil),           // 16: nexusraft.v1.JoinToken
+	(*TokenKey)(nil),            // 17: nexusraft.v1.TokenKey
+	(*DeleteJoinToken)(nil),     // 18: nexusraft.v1.DeleteJoinToken
+	(*UseJoinToken)(nil),        // 19: nexusraft.v1.UseJoinToken
+	(*SetRole)(nil),             // 20: nexusraft.v1.SetRole
+	(*DeletePrincipal)(nil),     // 21: nexusraft.v1.DeletePrincipal
+	(*AccessToken)(nil),         // 22: nexusraft.v1.AccessToken
+	(*DeleteAccessToken)(nil),   // 23: nexusraft.v1.DeleteAccessToken
+	(*Member)(nil),              // 24: nexusraft.v1.Member
+	(*Membership)(nil),          // 25: nexusraft.v1.Membership
+	(Role)(0),                   // 26: nexusraft.v1.Role
 }
 var file_nexusraft_v1_state_proto_depIdxs = []int32{
-	9,  // 0: nexusraft.v1.NodeCommand.publish:type_name -> nexusraft.v1.PublishEvent
-	10, // 1: nexusraft.v1.NodeCommand.retention:type_name -> nexusraft.v1.EventRetention
-	13, // 2: nexusraft.v1.NodeCommand.put_join_token:type_name -> nexusraft.v1.JoinToken
-	15, // 3: nexusraft.v1.NodeCommand.delete_join_token:type_name -> nexusraft.v1.DeleteJoinToken
-	16, // 4: nexusraft.v1.NodeCommand.use_join_token:type_name -> nexusraft.v1.UseJoinToken
-	12, // 5: nexusraft.v1.NodeCommand.rotate_authority:type_name -> nexusraft.v1.RotateAuthority
-	17, // 6: nexusraft.v1.NodeCommand.set_role:type_name -> nexusraft.v1.SetRole
-	18, // 7: nexusraft.v1.NodeCommand.delete_principal:type_name -> nexusraft.v1.DeletePrincipal
-	19, // 8: nexusraft.v1.NodeCommand.put_access_token:type_name -> nexusraft.v1.AccessToken
-	20, // 9: nexusraft.v1.NodeCommand.delete_access_token:type_name -> nexusraft.v1.DeleteAccessToken
+	12, // 0: nexusraft.v1.NodeCommand.publish:type_name -> nexusraft.v1.PublishEvent
+	13, // 1: nexusraft.v1.NodeCommand.retention:type_name -> nexusraft.v1.EventRetention
+	16, // 2: nexusraft.v1.NodeCommand.put_join_token:type_name -> nexusraft.v1.JoinToken
+	18, // 3: nexusraft.v1.NodeCommand.delete_join_token:type_name -> nexusraft.v1.DeleteJoinToken
+	19, // 4: nexusraft.v1.NodeCommand.use_join_token:type_name -> nexusraft.v1.UseJoinToken
+	15, // 5: nexusraft.v1.NodeCommand.rotate_authority:type_name -> nexusraft.v1.RotateAuthority
+	20, // 6: nexusraft.v1.NodeCommand.set_role:type_name -> nexusraft.v1.SetRole
+	21, // 7: nexusraft.v1.NodeCommand.delete_principal:type_name -> nexusraft.v1.DeletePrincipal
+	22, // 8: nexusraft.v1.NodeCommand.put_access_token:type_name -> nexusraft.v1.AccessToken
+	23, // 9: nexusraft.v1.NodeCommand.delete_access_token:type_name -> nexusraft.v1.DeleteAccessToken
 	2,  // 10: nexusraft.v1.NodeCommand.raise_cluster_version:type_name -> nexusraft.v1.RaiseClusterVersion
 	4,  // 11: nexusraft.v1.NodeCommand.create_zone:type_name -> nexusraft.v1.CreateZone
 	5,  // 12: nexusraft.v1.NodeCommand.delete_zone:type_name -> nexusraft.v1.DeleteZone
 	3,  // 13: nexusraft.v1.NodeCommand.raise_machine_version:type_name -> nexusraft.v1.RaiseMachineVersion
 	1,  // 14: nexusraft.v1.NodeCommand.register_session:type_name -> nexusraft.v1.RegisterSession
 	6,  // 15: nexusraft.v1.NodeCommand.verify_state:type_name -> nexusraft.v1.VerifyState
-	21, // 16: nexusraft.v1.CreateZone.nodes:type_name -> nexusraft.v1.Member
-	21, // 17: nexusraft.v1.ZoneRecord.members:type_name -> nexusraft.v1.Member
-	22, // 18: nexusraft.v1.JoinToken.role:type_name -> nexusraft.v1.Role
-	14, // 19: nexusraft.v1.JoinToken.keys:type_name -> nexusraft.v1.TokenKey
-	22, // 20: nexusraft.v1.UseJoinToken.role:type_name -> nexusraft.v1.Role
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	24, // 16: nexusraft.v1.CreateZone.nodes:type_name -> nexusraft.v1.Member
+	24, // 17: nexusraft.v1.ZoneRecord.members:type_name -> nexusraft.v1.Member
+	10, // 18: nexusraft.v1.WitnessRecord.runs:type_name -> nexusraft.v1.TermRun
+	11, // 19: nexusraft.v1.WitnessRecord.conf_changes:type_name -> nexusraft.v1.ConfEntry
+	25, // 20: nexusraft.v1.WitnessRecord.membership:type_name -> nexusraft.v1.Membership
+	26, // 21: nexusraft.v1.JoinToken.role:type_name -> nexusraft.v1.Role
+	17, // 22: nexusraft.v1.JoinToken.keys:type_name -> nexusraft.v1.TokenKey
+	26, // 23: nexusraft.v1.UseJoinToken.role:type_name -> nexusraft.v1.Role
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_nexusraft_v1_state_proto_init() }
@@ -1604,7 +1959,7 @@ func file_nexusraft_v1_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nexusraft_v1_state_proto_rawDesc), len(file_nexusraft_v1_state_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
