@@ -63,8 +63,8 @@ var rules = map[string]struct {
 	},
 	"witness": {
 		[]string{
-			"", "internal/budget", "internal/peering", "transport", "transport/mtls", "internal/zone",
-			"internal/driver", "internal/raftwire",
+			"", "api/nexusraft/v1", "internal/budget", "internal/peering", "transport", "transport/mtls", "internal/wire",
+			"internal/zone", "internal/driver", "internal/raftwire",
 		},
 		"no store, no state machine",
 	},

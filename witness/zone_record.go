@@ -63,7 +63,8 @@ func recordOf(b []byte) (record, error) {
 		r.Runs = append(r.Runs, run{nexusraft.Term(x.GetTerm()), nexusraft.Index(x.GetFirst())})
 	}
 	for _, c := range p.GetConfChanges() {
-		r.ConfChanges = append(r.ConfChanges, confEntry{nexusraft.Index(c.GetIndex()), c.GetType(), slices.Clone(c.GetData())})
+		data := slices.Clone(c.GetData())
+		r.ConfChanges = append(r.ConfChanges, confEntry{nexusraft.Index(c.GetIndex()), c.GetType(), data})
 	}
 	return r, nil
 }
