@@ -248,6 +248,26 @@ var mutants = []mutant{
 		"internal/zone", "TestFollowerWithMore",
 	},
 	{
+		"A signal stands for a leader's heartbeats for ever.",
+		"internal/zone/heartbeats.go", "t.ticks > r.cfg.HeartbeatTicks+1 ||", "false ||",
+		"internal/zone", "TestLeaderIsMissed",
+	},
+	{
+		"An old signal of a leader's node stands for a heartbeat.",
+		"internal/driver/neighbors.go", "x != nil && x.silence == 0", "x != nil",
+		"internal/zone", "TestLeaderIsMissed",
+	},
+	{
+		"A signal stands for no heartbeat.",
+		"internal/zone/heartbeats.go", "return ok && s == t.signal", "return ok && s != t.signal",
+		"internal/zone", "TestSignalsStandForHeartbeats",
+	},
+	{
+		"All zones that a lost node has led stand for election at once.",
+		"internal/driver/elections.go", "e.under >= e.most", "false",
+		"internal/driver", "TestElectionsTakeTurns",
+	},
+	{
 		"A write of several groups is synced only if no other group has a part in it.",
 		"internal/driver/driver.go", "sync = sync || g.round.part.MustSync",
 		"sync = sync || len(groups) == 1 && g.round.part.MustSync",

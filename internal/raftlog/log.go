@@ -74,7 +74,7 @@ func (l *Log) Bytes() int64 { return l.outline.bytes }
 // Share has the log's newest entries share memory with those of other logs. It is called once, before Append.
 func (l *Log) Share(m *Memory) { l.tail.memory = m }
 
-// Forget drops the newest entries from memory: nobody is about to ask for them. All of them must be on the disk: nothing
+// Forget drops the newest entries from memory: nobody is about to ask for them. All of them must be on the disk: none
 // may be staged and not committed. A Log that shares memory and is used no more forgets, too.
 func (l *Log) Forget() { l.tail.clear() }
 
