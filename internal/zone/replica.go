@@ -118,6 +118,7 @@ type Replica struct {
 	terms     terms
 	sleep     sleep
 	trust     trust
+	acked     acked
 }
 
 type hardState struct {
@@ -176,6 +177,7 @@ func New(c Config) (r *Replica, err error) {
 // Tick advances time by one tick.
 func (r *Replica) Tick() {
 	r.terms.tick()
+	r.acked.ticks++
 	r.tickSleep()
 	switch {
 	case r.vouchedFor():
