@@ -2,7 +2,6 @@ package zone_test
 
 import (
 	"fmt"
-	"slices"
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -21,66 +20,24 @@ func (w *world) busy(leader *node, ticks, gap int, each func()) {
 	}
 }
 
-// TestHeartbeatsAreRare: where nodes say that they live, the leader of an awake zone speaks to each replica every third
-// tick, besides what it has to say, and nobody doubts it meanwhile. What the witness gets of the log takes the place of
-// heartbeats.
+// TestHeartbeatsAreRare: where nodes say that they live, an awake zone sends a heartbeat to each replica every
+// third tick, and nobody doubts the leader meanwhile.
 func TestHeartbeatsAreRare(t *testing.T) {
-	w, leader, follower, witness := sleepy(t)
-	heartbeats, appends := make(map[uint64]int), make(map[uint64]int)
+	w, leader, _, _ := sleepy(t)
+	heartbeats := 0
 	w.sent = func(m *raftpb.Message) {
-		switch m.GetType() {
-		case raftpb.MsgHeartbeat:
-			heartbeats[m.GetTo()]++
-		case raftpb.MsgApp:
-			appends[m.GetTo()]++
+		if m.GetType() == raftpb.MsgHeartbeat {
+			heartbeats++
 		}
 	}
-	const ticks, times = 300, 100
+	const ticks = 300
 	term := leader.r.Term()
 	w.busy(leader, ticks, 5, func() {})
-	near := func(got int) bool { return got >= times-4 && got <= times+4 }
-	if !near(heartbeats[follower.id]) {
-		t.Errorf("%d heartbeats in %d ticks, want %d", heartbeats[follower.id], ticks, times)
-	}
-	if got := heartbeats[witness.id] + appends[witness.id]; !near(got) || appends[witness.id] < ticks/5 {
-		t.Errorf("the witness got %d heartbeats and %d appends in %d ticks, want %d together", heartbeats[witness.id],
-			appends[witness.id], ticks, times)
+	if want := 2 * ticks / 3; heartbeats < want-4 || heartbeats > want+4 {
+		t.Errorf("%d heartbeats in %d ticks, want %d", heartbeats, ticks, want)
 	}
 	if _, self := leader.r.Leader(); !self || leader.r.Term() != term {
 		t.Errorf("term %d has become %d", term, leader.r.Term())
-	}
-}
-
-// TestNothingIsToldTwice: a follower acknowledges an entry once, though it hears of its commit, too; and a leader that
-// asks again, as one that has lost an answer, is answered in the next tick.
-func TestNothingIsToldTwice(t *testing.T) {
-	w, leader, follower, _ := sleepy(t)
-	w.pass(20)
-	var told []uint64
-	w.sent = func(m *raftpb.Message) {
-		if m.GetType() == raftpb.MsgAppResp && m.GetFrom() == follower.id {
-			told = append(told, m.GetIndex())
-		}
-	}
-	last := uint64(leader.r.Status().LastIndex)
-	must(w.propose(leader, "a"))
-	w.run(leader)
-	w.stabilize()
-	if !slices.Equal(told, []uint64{last + 1}) || uint64(follower.r.Applied()) != last+1 {
-		t.Errorf("acknowledged %v, applied %d, want %d once", told, follower.r.Applied(), last+1)
-	}
-	told = nil
-	w.mute = follower.id
-	must(w.propose(leader, "b"))
-	w.run(leader)
-	w.stabilize()
-	w.mute = 0
-	if uint64(leader.r.Applied()) != last+1 {
-		t.Fatal("the answer was not lost")
-	}
-	w.pass(electionTicks)
-	if uint64(leader.r.Applied()) != last+2 {
-		t.Errorf("an answer was lost, and the leader was told %v since then", told)
 	}
 }
 

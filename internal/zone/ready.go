@@ -202,7 +202,7 @@ func (r *Replica) route(rd raft.Ready, steady, unchecked bool, w *Work) {
 		// the witness may see.
 		msgs = slices.DeleteFunc(msgs, r.showsWitness)
 	}
-	for _, m := range r.thin(msgs) {
+	for _, m := range msgs {
 		r.noteAsked(m)
 		b.bound(m)
 		if steady && mayLeaveEarly(m) && !r.showsWitness(m) && !b.tells(m) {

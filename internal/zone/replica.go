@@ -118,7 +118,6 @@ type Replica struct {
 	terms     terms
 	sleep     sleep
 	trust     trust
-	acked     acked
 }
 
 type hardState struct {
@@ -177,7 +176,6 @@ func New(c Config) (r *Replica, err error) {
 // Tick advances time by one tick.
 func (r *Replica) Tick() {
 	r.terms.tick()
-	r.acked.ticks++
 	r.tickSleep()
 	switch {
 	case r.vouchedFor():
