@@ -33,7 +33,7 @@ type Config struct {
 
 	TickInterval   time.Duration // 50 ms
 	ElectionTicks  int           // 6: silence before a member campaigns, randomised up to twice that
-	HeartbeatTicks int           // 1; where all nodes signal that they live, a zone sends up to three times fewer
+	HeartbeatTicks int           // 1; an awake zone sends fewer, down to a third: its nodes signal in each that they live
 	HoldTicks      int           // 6: how long a write may wait for both members, see internal/zone/gate.go
 
 	// The log is compacted when it has more than CompactEntries entries (10,000) or

@@ -249,7 +249,7 @@ var mutants = []mutant{
 	},
 	{
 		"A signal stands for a leader's heartbeats for ever.",
-		"internal/zone/heartbeats.go", "t.ticks > r.cfg.HeartbeatTicks+1 ||", "false ||",
+		"internal/zone/heartbeats.go", " && t.signals <= r.cfg.HeartbeatTicks:", ":",
 		"internal/zone", "TestLeaderIsMissed",
 	},
 	{
@@ -258,14 +258,19 @@ var mutants = []mutant{
 		"internal/zone", "TestLeaderIsMissed",
 	},
 	{
-		"A signal stands for no heartbeat.",
-		"internal/zone/heartbeats.go", "return ok && s == t.signal", "return ok && s != t.signal",
-		"internal/zone", "TestSignalsStandForHeartbeats",
+		"A tick in which no signal has come counts at once.",
+		"internal/zone/heartbeats.go", "case !heard && t.owed < r.cfg.ElectionTicks-2:", "case false:",
+		"internal/zone", "TestSlowLeader",
 	},
 	{
-		"All zones that a lost node has led stand for election at once.",
-		"internal/driver/elections.go", "e.under >= e.most", "false",
-		"internal/driver", "TestElectionsTakeTurns",
+		"Ticks in which no signal came are lost.",
+		"internal/zone/heartbeats.go", "ticks = t.owed + 1", "ticks = 1",
+		"internal/zone", "TestLeaderIsMissed",
+	},
+	{
+		"A signal stands for no heartbeat.",
+		"internal/zone/heartbeats.go", "case heard && s == t.signal &&", "case heard && s != t.signal &&",
+		"internal/zone", "TestSignalsStandForHeartbeats",
 	},
 	{
 		"A write of several groups is synced only if no other group has a part in it.",

@@ -108,9 +108,8 @@ type worker struct {
 	lost      sync.Map // by node: the worker is to hear that messages to it were lost
 
 	zones     map[nexusraft.ZoneID]*group
-	active    driver.Active     // those of them that may have work
-	neighbors *driver.Neighbors // other nodes, and which of the zones sleep because of that
-	elections *driver.Elections
+	active    driver.Active      // those of them that may have work
+	neighbors *driver.Neighbors  // other nodes, and which of the zones sleep because of that
 	members   []nexusraft.Member // the root zone's, with the addresses that they have now, as of the last tick
 	peers     []nexusraft.NodeID // the other nodes among them
 	driver    *driver.Driver
@@ -123,14 +122,11 @@ type worker struct {
 	switching []*group       // those whose state changes its tree by it
 }
 
-// maxElections is how many zones stand for election at once.
-const maxElections = 2048
-
 // inboxBounds are of what waits for the worker, besides proposals.
 var inboxBounds = driver.Bounds{Messages: 16 << 10, MessageBytes: 64 << 20, Calls: 16 << 10}
 
 func newWorker(o Options) *worker {
-	w := &worker{o: o, zones: make(map[nexusraft.ZoneID]*group), elections: driver.NewElections(maxElections)}
+	w := &worker{o: o, zones: make(map[nexusraft.ZoneID]*group)}
 	w.loop, w.driver = driver.NewWorker(w, inboxBounds, o.Logger), driver.New(w, w, maxPartBytes)
 	w.inbox = w.loop.Inbox()
 	silent := zone.SilentTicks(o.ElectionTicks, o.HeartbeatTicks, o.HoldTicks)
@@ -227,10 +223,9 @@ func (w *worker) propose(id nexusraft.ZoneID, ps []*propose.Call) {
 func (w *worker) Tick(heard map[nexusraft.NodeID]zone.Signal) {
 	w.followRoot()
 	w.out.Signal(w.peers, w.neighbors.Own(), w.o.Peering.Minor)
-	w.elections.Begin(w.neighbors.Awake)
 	w.neighbors.Tick(w.peers, heard, func(x *driver.Group) {
 		if g := w.zones[x.Zone()]; g != nil {
-			w.elections.Tick(x, g.tick)
+			g.tick()
 		}
 		if x.HasWork() {
 			w.active.Add(x)

@@ -73,7 +73,7 @@ func (c Config) withDefaults() (Config, error) {
 		errs = append(errs, errors.New("HeartbeatTicks and HoldTicks are at least 1"))
 	}
 	if c.Signals != nil {
-		c.HeartbeatTicks = heartbeatTicks(c.ElectionTicks, c.HeartbeatTicks)
+		c.HeartbeatTicks = heartbeatTicks(c)
 	}
 	return c, errors.Join(errs...)
 }
@@ -177,12 +177,12 @@ func New(c Config) (r *Replica, err error) {
 func (r *Replica) Tick() {
 	r.terms.tick()
 	r.tickSleep()
-	switch {
-	case r.vouchedFor():
-	case r.cfg.Witness:
-		r.tickWitness()
-	default:
-		r.rn.Tick()
+	for range r.ticksDue() {
+		if r.cfg.Witness {
+			r.tickWitness()
+		} else {
+			r.rn.Tick()
+		}
 	}
 	r.tickProposals()
 	if r.leads() {

@@ -35,7 +35,7 @@ import (
 //
 //   - The ask is lost, or its answer: the leader does not sleep. It asks again in the same try, or
 //     gives up, and its next heartbeat, which has no mark, wakes those that sleep already.
-//   - The leader wakes, and its messages are lost: it sends heartbeats with each tick. If none can
+//   - The leader wakes, and its messages are lost: it sends heartbeats again and again. If none can
 //     pass no signal does, and silence wakes the followers.
 //   - A follower wakes, and the leader does not know. If it has not heard the leader's node, its
 //     own node's signal changes, and wakes the leader. Else it asks for votes after an election

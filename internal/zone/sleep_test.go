@@ -29,7 +29,7 @@ func (w *world) pass(ticks int) {
 }
 
 func (w *world) passTick(n *node) {
-	if n.r == nil || n.resume != nil {
+	if n.r == nil || n.resume != nil || n.id == w.slow {
 		return
 	}
 	var listed []nexusraft.NodeID
@@ -39,7 +39,7 @@ func (w *world) passTick(n *node) {
 			continue
 		}
 		listed = append(listed, nodeOf(x.id))
-		if x.r != nil && x.resume == nil && !w.cut[[2]uint64{x.id, n.id}] {
+		if x.r != nil && x.resume == nil && x.id != w.slow && !w.cut[[2]uint64{x.id, n.id}] {
 			heard[nodeOf(x.id)] = x.others.Own()
 		}
 	}
@@ -76,8 +76,10 @@ func (w *world) asleep() {
 }
 
 // sleepy starts a zone of two members and a witness, led by 1, and returns them.
-func sleepy(t *testing.T) (w *world, leader, follower, witness *node) {
-	w = newWorld(t, 0)
+func sleepy(t *testing.T) (w *world, leader, follower, witness *node) { return sleepyOf(t, 1) }
+
+func sleepyOf(t *testing.T, seed uint64) (w *world, leader, follower, witness *node) {
+	w = newWorldOf(t, 0, seed)
 	w.sleeps, w.quiet = true, true
 	w.found([]uint64{1, 2}, []uint64{3})
 	must(w.campaign(w.nodes[1]))

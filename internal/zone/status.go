@@ -47,12 +47,6 @@ func (r *Replica) Leader() (id nexusraft.ReplicaID, self bool) {
 	return nexusraft.ReplicaID(st.Lead), st.RaftState == raft.StateLeader
 }
 
-// Electing reports whether this replica stands for election.
-func (r *Replica) Electing() bool {
-	state := r.rn.BasicStatus().RaftState
-	return state == raft.StatePreCandidate || state == raft.StateCandidate
-}
-
 // Term returns the term that this replica is in.
 func (r *Replica) Term() nexusraft.Term { return nexusraft.Term(r.rn.BasicStatus().GetTerm()) }
 

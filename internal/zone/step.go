@@ -102,9 +102,11 @@ func (r *Replica) Step(from nexusraft.NodeID, m *raftpb.Message) error {
 	r.heed(from, m)
 	r.noteReach(m)
 	err := r.rn.Step(m)
-	r.noteLeader(from, m)
 	if err == raft.ErrStepPeerNotFound {
 		return nil
+	}
+	if err == nil {
+		r.noteLeader(from, m)
 	}
 	return err
 }

@@ -104,6 +104,7 @@ type world struct {
 	nodes map[uint64]*node
 	queue []*raftpb.Message     // in flight, oldest first
 	cut   map[[2]uint64]bool    // links that lose everything, by sender and receiver
+	slow  uint64                // this one's node has no tick now, and says nothing of itself: its ticks are late
 	mute  uint64                // of this replica all messages are lost, and not its node's signals
 	quiet bool                  // heartbeats are not told
 	data  map[[2]uint64]*string // what was proposed, by index and term
@@ -145,8 +146,11 @@ type node struct {
 	unfinished []*raftpb.Message // answers that wait for such an append
 }
 
-func newWorld(t *testing.T, hold int) *world {
-	cryptotest.SetGlobalRandom(t, 1) // raft's election timeouts
+func newWorld(t *testing.T, hold int) *world { return newWorldOf(t, hold, 1) }
+
+// newWorldOf is newWorld with other election timeouts of raft's for each seed.
+func newWorldOf(t *testing.T, hold int, seed uint64) *world {
+	cryptotest.SetGlobalRandom(t, seed)
 	w := &world{
 		t: t, nodes: make(map[uint64]*node), cut: make(map[[2]uint64]bool),
 		data: make(map[[2]uint64]*string), hold: hold,
