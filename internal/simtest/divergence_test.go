@@ -24,6 +24,15 @@ func TestMachineThatDiffers(t *testing.T) {
 		if !ok || differs.Index < s.lies {
 			t.Errorf("%s stops with %v; the machine of %s lies from %d on", s.stopped(), s.stopped().failed, s.liar, s.lies)
 		}
+		first := s.stopped()
+		for end := s.tick() + 200; s.tick() < end; {
+			s.step()
+			for _, n := range s.members() {
+				if n != first && n.failed != nil {
+					t.Fatalf("after %s, %s stops, too: %v", first, n, n.failed)
+				}
+			}
+		}
 	})
 }
 

@@ -104,6 +104,25 @@ func TestCheckThatEndsAfterASnapshot(t *testing.T) {
 	}
 }
 
+// A leader has nobody compare its digest before it has applied what earlier leaders have appended: if one of those has
+// had the members compare, and this replica differs, it must not make the other one differ from it in turn.
+func TestCheckWaitsForTheTerm(t *testing.T) {
+	w := newIdleWorker(t, false)
+	h := host(t, w)
+	if err := h.replica.Campaign(); err != nil { // nobody else votes: it leads at once
+		t.Fatal(err)
+	}
+	h.check = system.Digest{Index: checkpoint, Sum: leadersSum}
+	if c := h.takeCheck(); c != nil || h.replica.TermApplied() || h.check.Index != checkpoint {
+		t.Errorf("got a command of %d bytes before the term's first entry is applied, which is %t; then left: %+v", len(c),
+			h.replica.TermApplied(), h.check)
+	}
+	w.turns(t)
+	if c := h.takeCheck(); c == nil || !h.replica.TermApplied() || h.check.Index != 0 {
+		t.Errorf("got a command of %d bytes after that, and left is %+v", len(c), h.check)
+	}
+}
+
 // The calls of a zone that this node has passed on to a leader end when the zone stops here, at once: no
 // tick of the zone comes any more that would end them. Those of other zones go on.
 func TestZoneThatStopsEndsForwardedCalls(t *testing.T) {
