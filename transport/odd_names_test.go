@@ -69,6 +69,7 @@ func TestPeerWithAnOddAddress(t *testing.T) {
 
 // An endpoint is dialled as it is written, whatever it would mean in a URL.
 func TestEndpointIsDialledAsWritten(t *testing.T) {
+	t.Parallel()
 	for _, endpoint := range []string{
 		"[fe80::1%eth0]:2026", "[fe80::1%25eth0]:2026", "loc%61lhost:2026", "100%:1",
 		"n1:2026", "[::1]:1",
