@@ -38,6 +38,7 @@ func command(t *testing.T, args ...string) (status int, stdout, stderr string) {
 }
 
 func TestExitStatuses(t *testing.T) {
+	t.Parallel()
 	empty := t.TempDir()
 	nobody := "127.0.0.1:1"
 	for _, tc := range []struct {
