@@ -231,7 +231,7 @@ func TestManySessionsOfOneClient(t *testing.T) {
 	}
 	const each = 64
 	sessions := 5000 // the zone remembers 4096
-	if os.Getenv("NEXUS_RAFT_CI") != "" {
+	if os.Getenv("NEXUS_RAFT_CI") != "" && !node.UnderRace {
 		sessions = 100_000
 	}
 	for range sessions / each {
