@@ -52,7 +52,7 @@ generate:
 mutants:
 	go test -count=1 -tags mutants -run '^TestMutants$$' ./internal/driver
 
-## attack: what is done to the real programs under limits, all of it; go test plays two of each kind
+## attack: what is done to the real programs under limits, all of it; go test plays one of each kind
 attack:
 	NEXUS_RAFT_ATTACKS=all go test -v -count=1 -timeout 10m -run 'UnderLimits$$' ./cmd/nexus-raft
 

@@ -40,7 +40,8 @@ var rules = map[string]struct {
 	"internal/budget": {nil, "figures, counts and refusals: it knows neither gRPC nor TLS nor a store"},
 	"internal/wire": {[]string{"", "api/nexusraft/v1"}, "statuses and errors to and from the wire, for both of " +
 		"its ends"},
-	"internal/pki": {[]string{""}, "certificates, tokens and credentials as bytes: no I/O, no clock"},
+	"internal/numbering": {[]string{""}, "numbers of commands and the sessions that they are in: it knows nobody to ask"},
+	"internal/pki":       {[]string{""}, "certificates, tokens and credentials as bytes: no I/O, no clock"},
 	"internal/zone": {
 		[]string{"", "internal/zone/gate"},
 		"a step machine: no goroutine, no clock, no I/O",
@@ -69,7 +70,7 @@ var rules = map[string]struct {
 		"no store, no state machine",
 	},
 	"internal/system": {
-		[]string{"", "api/nexusraft/v1", "internal/pki", "internal/wire"},
+		[]string{"", "api/nexusraft/v1", "internal/numbering", "internal/pki", "internal/wire"},
 		"the replicated system state, as functions over a zone's state: no node, no store, no clock, no goroutine",
 	},
 	"internal/hosting": {
@@ -135,12 +136,12 @@ var rules = map[string]struct {
 	"node": {[]string{
 		"", "api/nexusraft/v1", "internal/apply", "internal/authority", "internal/authz", "internal/budget",
 		"internal/datadir", "internal/driver", "internal/events", "internal/forward", "internal/hosting",
-		"internal/leading", "internal/peering", "internal/raftwire", "internal/replicas", "internal/rpc",
-		"internal/serving", "internal/snapshot", "internal/system", "internal/watchdog", "internal/wire",
+		"internal/leading", "internal/numbering", "internal/peering", "internal/raftwire", "internal/replicas",
+		"internal/rpc", "internal/serving", "internal/snapshot", "internal/system", "internal/watchdog", "internal/wire",
 		"internal/worker", "internal/zone", "storage", "transport", "transport/mtls",
 	}, "the stem: it joins the leaves"},
 	"client": {
-		[]string{"", "internal/budget", "api/nexusraft/v1", "internal/wire", "internal/pki"},
+		[]string{"", "internal/budget", "api/nexusraft/v1", "internal/numbering", "internal/wire", "internal/pki"},
 		"what a remote program links",
 	},
 	"internal/rpc": {

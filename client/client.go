@@ -7,12 +7,14 @@ import (
 	"sync"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/numbering"
 )
 
 // Client reads and writes the keys of one zone. Its methods may be called from any number
 // of goroutines.
 type Client struct {
-	opts Options
+	opts    Options
+	numbers *numbering.Numbers // of writes, with Options.ExactlyOnce
 
 	mu     sync.Mutex // guards what follows
 	nodes  map[string]*endpoint
@@ -27,7 +29,9 @@ func New(o Options) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("client: options: %w", err)
 	}
-	return &Client{opts: o, nodes: make(map[string]*endpoint)}, nil
+	c := &Client{opts: o, nodes: make(map[string]*endpoint)}
+	c.numbers = numbering.New(c.register)
+	return c, nil
 }
 
 // Close ends all connections; calls under way and later ones fail with

@@ -4,7 +4,8 @@
 // It retries where that is safe. A read is tried on one endpoint after the other until its
 // context ends. A write is tried again only when it certainly did not happen: no endpoint
 // could be reached, or the one that was reached said that it appended nothing. Otherwise
-// the error is nexusraft.ErrUncertain: the write may have happened, or may still happen.
+// the error is nexusraft.ErrUncertain: the write may have happened, or may still happen. With
+// Options.ExactlyOnce such a write is numbered and tried again, too, and happens once.
 //
 // Connections are made when they are first needed. They are encrypted if there are
 // credentials; see Options.

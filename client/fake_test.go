@@ -40,6 +40,17 @@ type fakeNode struct {
 	create   func(context.Context, *pb.CreateZoneRequest) (*pb.CreateZoneResponse, error)
 	remove   func(context.Context, *pb.DeleteZoneRequest) (*pb.DeleteZoneResponse, error)
 	zones    func(context.Context, *pb.ListZonesRequest) (*pb.ListZonesResponse, error)
+	register func(context.Context, *pb.RegisterSessionRequest) (*pb.RegisterSessionResponse, error)
+}
+
+// RegisterSession is not served by a node without a function for it, as it is not by one of an earlier release.
+func (n *fakeNode) RegisterSession(
+	ctx context.Context, req *pb.RegisterSessionRequest,
+) (*pb.RegisterSessionResponse, error) {
+	if n.register == nil {
+		return n.UnimplementedZonesServer.RegisterSession(ctx, req)
+	}
+	return n.register(ctx, req)
 }
 
 func (n *fakeNode) CreateZone(ctx context.Context, req *pb.CreateZoneRequest) (*pb.CreateZoneResponse, error) {

@@ -52,14 +52,15 @@ type DeleteResult struct {
 // Put stores value at key. It borrows both slices.
 //
 // The error is nexusraft.ErrUncertain if the put may have happened or may still happen; of
-// any other error nothing was and nothing will be written.
+// any other error nothing was and nothing will be written. Options.ExactlyOnce leaves
+// ErrUncertain to puts that run out of time.
 func (c *Client) Put(ctx context.Context, key, value []byte) (PutResult, error) {
 	if n := len(key) + len(value); n > maxPutBytes { // beyond gRPC's own limit the node could not say so
 		return PutResult{}, fmt.Errorf("put %s: client: %w: key and value have %d bytes, and no node takes over %d",
 			brief(key), nexusraft.ErrTooLarge, n, maxPutBytes)
 	}
 	var result PutResult
-	err := c.write(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+	err := c.writeKeys(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
 		var header metadata.MD
 		req := &etcdserverpb.PutRequest{Key: key, Value: value}
 		resp, err := etcdserverpb.NewKVClient(conn).Put(ctx, req, grpc.Header(&header))
@@ -78,7 +79,7 @@ func (c *Client) Put(ctx context.Context, key, value []byte) (PutResult, error) 
 // Delete removes key; that it is not there is no error. Errors are as those of Put.
 func (c *Client) Delete(ctx context.Context, key []byte) (DeleteResult, error) {
 	var result DeleteResult
-	err := c.write(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+	err := c.writeKeys(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
 		var header metadata.MD
 		req := &etcdserverpb.DeleteRangeRequest{Key: key}
 		resp, err := etcdserverpb.NewKVClient(conn).DeleteRange(ctx, req, grpc.Header(&header))

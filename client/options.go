@@ -37,13 +37,24 @@ type Options struct {
 	// Zone is where the keys are; 0 means the root zone.
 	Zone nexusraft.ZoneID
 
+	// ExactlyOnce makes each Put and Delete happen once, however often it has to be sent. The client registers a
+	// session with the first one, numbers them, and sends one whose outcome is unknown again, with the same number, to
+	// any endpoint, until its context ends: give it one that does. 64 are under way at most, one more waits.
+	//
+	// nexusraft.ErrUncertain is left for a write whose context ends, or whose client is closed, while its outcome is
+	// unknown, and for one that no endpoint will take any more, of a zone that was deleted for example. It comes with
+	// nexusraft.ErrUnknownSession if the zone has forgotten the session meanwhile, which it does after an hour without
+	// use, or if too many others are used: then nobody knows any more. A session that was forgotten before the
+	// write was sent is replaced. An endpoint of an earlier release, or a cluster with a node of one, refuses the write.
+	ExactlyOnce bool
+
 	// DialTimeout bounds the wait for a connection to one endpoint before the next one is
 	// tried; 0 means DefaultDialTimeout.
 	DialTimeout time.Duration
 
 	// AttemptTimeout bounds the wait for one endpoint's answer to a request that was
-	// sent. A read then goes to the next endpoint, a write ends with
-	// nexusraft.ErrUncertain. 0 means DefaultAttemptTimeout.
+	// sent. A read then goes to the next endpoint, and so does a write with ExactlyOnce; any other write
+	// ends with nexusraft.ErrUncertain. 0 means DefaultAttemptTimeout.
 	AttemptTimeout time.Duration
 
 	// PageTimeout bounds the wait for each page of List and Zones; 0 means that only its context does.

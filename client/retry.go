@@ -42,43 +42,95 @@ const (
 // callFunc makes one call; its error is gRPC's.
 type callFunc func(context.Context, *grpc.ClientConn) error
 
-func (c *Client) read(ctx context.Context, call callFunc) error  { return c.try(ctx, false, call) }
-func (c *Client) write(ctx context.Context, call callFunc) error { return c.try(ctx, true, call) }
+// An effect is what a call may do, which says what to do when its outcome is unknown.
+type effect int
+
+const (
+	reads      effect = iota // nothing: call again
+	writes                   // something, each time: return nexusraft.ErrUncertain
+	writesOnce               // something, and again nothing, as it has a number: call again
+)
+
+func (c *Client) read(ctx context.Context, call callFunc) error  { return c.try(ctx, reads, call) }
+func (c *Client) write(ctx context.Context, call callFunc) error { return c.try(ctx, writes, call) }
 
 // try makes attempts until one succeeds, one fails for good, or ctx ends.
-func (c *Client) try(ctx context.Context, write bool, call callFunc) error {
+func (c *Client) try(ctx context.Context, does effect, call callFunc) error {
 	ctx = metadata.AppendToOutgoingContext(ctx, wire.ZoneHeader, c.opts.Zone.String())
 	endpoints := c.opts.Endpoints
 	next, delay := c.firstIndex(), minBackoff
-	last := make([]error, len(endpoints)) // the last error of each endpoint
-	unfit := make([]bool, len(endpoints)) // and whether it will not do
+	so := attempts{does: does, last: make([]error, len(endpoints)), unfit: make([]bool, len(endpoints))}
 	for failures := 1; ; failures++ {
 		if ctx.Err() != nil {
-			return gaveUp(ctx, write, last)
+			return so.gaveUp(ctx)
 		}
 		e, err := c.node(endpoints[next])
 		if err != nil {
-			return err
+			return so.ended(err)
 		}
-		v, after, err := c.attempt(ctx, e, write, call)
+		v, after, err := c.attempt(ctx, e, does != reads, call)
 		if err == nil {
 			c.prefer(e.address)
 			return nil
 		}
-		unfit[next] = v == another
 		if errors.Is(err, nexusraft.ErrUncertain) { // it may hang: the next call begins elsewhere
 			c.prefer(endpoints[c.nextIndex(next, err)])
 		}
-		if v == final || !slices.Contains(unfit, false) {
-			return err
+		if so.failed(next, v, err) {
+			return so.ended(err)
 		}
-		last[next] = err
 		next = c.nextIndex(next, err)
 		if failures%len(endpoints) == 0 || errors.Is(err, nexusraft.ErrOverloaded) {
 			pause(ctx, max(delay, 2*after)) // half of it at least
 			delay = min(2*delay, maxBackoff)
 		}
 	}
+}
+
+// attempts are those of one call so far.
+type attempts struct {
+	does    effect
+	unknown bool    // whether one of them, which has a number, may have happened
+	last    []error // the last error of each endpoint
+	unfit   []bool  // and whether it will not do
+}
+
+// failed notes that the attempt at endpoint i came to err, of class v, and reports whether it was the last one.
+func (a *attempts) failed(i int, v class, err error) bool {
+	if a.does == writesOnce {
+		v = a.numbered(v, err)
+	}
+	a.last[i], a.unfit[i] = err, v == another
+	return v == final || !slices.Contains(a.unfit, false)
+}
+
+// numbered returns the class of an error for a call that has a number.
+func (a *attempts) numbered(v class, err error) class {
+	unknown := errors.Is(err, nexusraft.ErrUncertain)
+	a.unknown = a.unknown || unknown
+	switch {
+	case unknown && errors.Is(err, nexusraft.ErrCorrupt):
+		return another
+	case unknown:
+		return again
+	case a.unknown && errors.Is(err, nexusraft.ErrUnknownSession): // a leader that is none any more may say so
+		return another
+	}
+	return v
+}
+
+// ended returns the call's error, where err is that of its last attempt: if an earlier one may have happened it
+// does not say that nothing was written.
+func (a *attempts) ended(err error) error {
+	if a.unknown && !errors.Is(err, nexusraft.ErrUncertain) {
+		return fmt.Errorf("%w: %w", nexusraft.ErrUncertain, err)
+	}
+	return err
+}
+
+// gaveUp returns the call's error where its context has ended.
+func (a *attempts) gaveUp(ctx context.Context) error {
+	return a.ended(gaveUp(ctx, a.does != reads && !a.unknown, a.last))
 }
 
 // attempt makes one attempt on one endpoint. Another one makes sense after a while.
@@ -210,16 +262,17 @@ func (c *Client) nextIndex(i int, err error) int {
 }
 
 // gaveUpError says why a call was not tried again, with the error of the last attempt at each
-// endpoint. Nothing was written.
+// endpoint.
 type gaveUpError struct {
-	write bool
-	cause error // the context's
-	last  []error
+	nothing bool  // it would have written, and has not
+	cause   error // the context's
+	last    []error
 }
 
-func gaveUp(ctx context.Context, write bool, last []error) error {
+// gaveUp returns the error of a call whose context has ended; nothing says that it would have written, and has not.
+func gaveUp(ctx context.Context, nothing bool, last []error) error {
 	last = slices.DeleteFunc(slices.Clone(last), func(err error) bool { return err == nil })
-	return &gaveUpError{write, ctx.Err(), last}
+	return &gaveUpError{nothing, ctx.Err(), last}
 }
 
 func (e *gaveUpError) Error() string {
@@ -227,7 +280,7 @@ func (e *gaveUpError) Error() string {
 	if errors.Is(e.cause, context.Canceled) {
 		text = "client: cancelled"
 	}
-	if e.write {
+	if e.nothing {
 		text += ", nothing was written"
 	}
 	for _, err := range e.last {

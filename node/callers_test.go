@@ -87,6 +87,7 @@ var methodCallers = map[string]string{
 	"/nexusraft.v1.Zones/DeleteZone":                                 "? ? ? ? - - - + - - - - -",
 	"/nexusraft.v1.Zones/ListZones":                                  "? ? ? ? - + + + - - - - -",
 	"/nexusraft.v1.Zones/Propose":                                    "? ? ? ? - - - - x x x + +",
+	"/nexusraft.v1.Zones/RegisterSession":                            "? ? ? ? - - + + - - - - -",
 	"/nexusraft.v1.Zones/TransferLeader":                             "? ? ? ? - - - + - - - - -",
 }
 

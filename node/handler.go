@@ -54,6 +54,15 @@ func (n handler) Checksum(ctx context.Context, zone nexusraft.ZoneID) (nexusraft
 	return n.worker.Checksum(ctx, zone)
 }
 
+// RegisterSession implements rpc.ZoneHandler.
+func (n handler) RegisterSession(ctx context.Context, zone nexusraft.ZoneID) (uint64, error) {
+	z, err := n.Zone(zone)
+	if err != nil {
+		return 0, err
+	}
+	return z.registerOnce(ctx)
+}
+
 // Publish implements rpc.EventHandler.
 func (n handler) Publish(
 	ctx context.Context, zone nexusraft.ZoneID, topic, kind string, payload []byte,

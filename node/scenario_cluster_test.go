@@ -14,8 +14,11 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/rpc/etcd"
+	"github.com/nexi-lab/nexus-raft/kv"
 	"github.com/nexi-lab/nexus-raft/node"
 	"github.com/nexi-lab/nexus-raft/storage"
 	"github.com/nexi-lab/nexus-raft/witness"
@@ -38,7 +41,8 @@ const patience = 30 * time.Second
 // cluster is two members and a witness behind a network that can be cut.
 type cluster struct {
 	*network
-	tune func(*node.Config)
+	tune     func(*node.Config)
+	services func(*node.Node) func(grpc.ServiceRegistrar) // of members; nil for none
 
 	mu      sync.Mutex         // guards what follows
 	nodes   map[string]*member // as they were last started
@@ -57,7 +61,23 @@ type watcher struct {
 // The disks are in memory. tune, if not nil, is called for each member's configuration.
 func newCluster(t *testing.T, tune func(*node.Config)) *cluster {
 	t.Helper()
-	c := emptyCluster(t, tune)
+	return emptyCluster(t, tune).populate()
+}
+
+// newKVCluster is newCluster with the key-value store, behind etcd's API.
+func newKVCluster(t *testing.T) *cluster {
+	t.Helper()
+	c := emptyCluster(t, func(n *node.Config) {
+		n.StateMachine, n.ServerOptions, n.CompactEntries = kv.StateMachine{}, etcd.Options(), 50
+	})
+	c.services = etcd.Services
+	return c.populate()
+}
+
+// populate starts the nodes of newCluster, and returns c.
+func (c *cluster) populate() *cluster {
+	t := c.t
+	t.Helper()
 	config := c.memberConfig("n1")
 	if _, err := node.Init(config); err != nil {
 		t.Fatal(err)
@@ -116,7 +136,11 @@ func (c *cluster) start(config node.Config) *member {
 	c.lead(config.Name, lis.Addr().String())
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &member{t: c.t, config: config, node: n, stop: cancel, ended: make(chan error, 1)}
-	go func() { m.ended <- n.Run(ctx, lis, nil) }()
+	var services func(grpc.ServiceRegistrar)
+	if c.services != nil {
+		services = c.services(n)
+	}
+	go func() { m.ended <- n.Run(ctx, lis, services) }()
 	c.t.Cleanup(func() {
 		c.heal()
 		m.close()

@@ -146,6 +146,59 @@ func TestMemberThatDiffersStopsTheZone(t *testing.T) {
 	}
 }
 
+// A root zone that differs from the leader's stops on that member alone, and a restart changes nothing about that: the
+// member's other zones run, before and after, and take writes through it.
+func TestRootZoneThatDiffersLeavesTheOthers(t *testing.T) {
+	t.Parallel()
+	config := func(name string) node.Config {
+		c := zonesConfig(t, name)
+		c.StateMachine = named{name}
+		return c
+	}
+	n1 := found(t, config("n1"))
+	n2 := join(t, config("n2"), n1)
+	runWitnessOf(t, n1)
+	other := n1.create("other", "words")
+	for _, z := range []*node.Zone{n1.zone(), n1.zoneOf(other.ID())} {
+		eventually(t, "a zone is whole", func() error {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			return z.AwaitWhole(ctx)
+		})
+	}
+	root := nexusraft.RootZone
+	takenByAny(t, root, "name", n1, n2)
+	taken(t, root, 600, n1, n2)
+	leader, follower := n1, n2
+	eventually(t, "one of the members stops the root zone", func() error {
+		err := follower.differs(root)
+		if err != nil {
+			leader, follower = follower, leader
+		}
+		return err
+	})
+	takenByAny(t, other.ID(), "k=before", follower)
+	follower.close()
+	follower = start(t, follower.config)
+	if err := follower.node.AwaitReady(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if got := reads(t, follower.zoneOf(other.ID()), "k"); got != "before" {
+		t.Errorf("another zone after a restart: got %q", got)
+	}
+	if err := follower.differs(root); err != nil {
+		t.Errorf("after a restart: %v", err)
+	}
+	takenByAny(t, other.ID(), "k=after", follower)
+	taken(t, root, 300, leader) // and through the next checks
+	if got := reads(t, leader.zoneOf(other.ID()), "k"); got != "after" {
+		t.Errorf("at the leader: got %q", got)
+	}
+	if s, err := follower.node.Status(t.Context()); err != nil || s.Healthy || !strings.Contains(s.Problem, "differs") {
+		t.Errorf("status after a restart: healthy %t, %q, %v", s.Healthy, s.Problem, err)
+	}
+}
+
 // Members whose state machine is one function pass every check: through restarts, another leader, a
 // member that joins by a snapshot, a zone that is made meanwhile, in the root zone and in others.
 func TestMembersThatAgreePassEveryCheck(t *testing.T) {

@@ -142,14 +142,14 @@ func TestIdleZoneWithoutItsFollower(t *testing.T) {
 	c := newCluster(t, nil)
 	leader := c.awaitSync()
 	follower := c.other(leader)
-	var before uint64
+	var before nexusraft.ZoneStatus
 	eventually(t, "nobody writes", func() error {
-		last := before
-		if before = uint64(leader.status().LastIndex); before == last {
+		last := before.LastIndex
+		if before = leader.status(); before.LastIndex == last {
 			return nil
 		}
 		time.Sleep(2 * time.Duration(leader.config.ElectionTicks) * leader.config.TickInterval)
-		return fmt.Errorf("the log has grown from %d to %d", last, before)
+		return fmt.Errorf("the log has grown from %d to %d", last, before.LastIndex)
 	})
 	config := c.crash(follower)
 	eventually(t, "the zone is degraded", func() error {
@@ -158,8 +158,9 @@ func TestIdleZoneWithoutItsFollower(t *testing.T) {
 		}
 		return nil
 	})
-	if after := uint64(leader.status().LastIndex); after != before {
-		t.Errorf("the log has grown from %d to %d: the zone was not idle", before, after)
+	after := leader.status() // an election on a slow machine has an entry of its own
+	if after.Term == before.Term && after.LastIndex != before.LastIndex {
+		t.Errorf("the log has grown from %d to %d: the zone was not idle", before.LastIndex, after.LastIndex)
 	}
 	c.start(config)
 	c.awaitSync()

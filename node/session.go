@@ -5,12 +5,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"sync"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/internal/authz"
-	"github.com/nexi-lab/nexus-raft/internal/system"
+	"github.com/nexi-lab/nexus-raft/internal/numbering"
 	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
@@ -22,20 +21,8 @@ import (
 // is forgotten first, and one that was not used for an hour. What was forgotten is refused and never
 // run as new.
 type Session struct {
-	zone *Zone
-
-	renewing chan struct{} // has room for one: filled while a session is registered
-
-	mu  sync.Mutex // guards what follows, and the fields of numbers
-	now *numbers
-}
-
-// numbers are those of the commands of one registered session.
-type numbers struct {
-	id           uint64
-	next, lowest uint64 // the next one to give, and the lowest one that has not ended; lowest <= next
-	ended        map[uint64]bool
-	moved        chan struct{} // closed, and replaced, when lowest moves
+	zone    *Zone
+	numbers *numbering.Numbers
 }
 
 // NewSession registers a session, and retries until it has one or ctx ends. A session needs no end: it is
@@ -44,8 +31,8 @@ type numbers struct {
 //
 // Errors are those of Zone.Propose, and ErrRefused in a cluster with a node of an earlier release.
 func (z *Zone) NewSession(ctx context.Context) (*Session, error) {
-	s := &Session{zone: z, renewing: make(chan struct{}, 1)}
-	if err := s.renew(ctx, nil); err != nil {
+	s := &Session{zone: z, numbers: numbering.New(z.register)}
+	if err := s.numbers.Register(ctx); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -54,11 +41,7 @@ func (z *Zone) NewSession(ctx context.Context) (*Session, error) {
 // ID returns the session's ID, for a RequestID; a program that numbers commands itself begins with 1, and has
 // no more than 64 numbers between the lowest one that it may retry and the highest. It changes when the session
 // was forgotten and Propose has registered another one.
-func (s *Session) ID() uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.now.id
-}
+func (s *Session) ID() uint64 { return s.numbers.Session() }
 
 // Propose is Zone.Propose for a command that runs once. It numbers the command and hands it over again, with
 // the same number, while its outcome is uncertain, the zone has no leader, or is overloaded, until ctx ends:
@@ -69,40 +52,27 @@ func (s *Session) ID() uint64 {
 // not pass: it may still commit, once. It comes with ErrUnknownSession if the session was forgotten
 // meanwhile. A session that was forgotten before the command was handed over is replaced.
 func (s *Session) Propose(ctx context.Context, command []byte) (r nexusraft.Result, err error) {
-	for range sessionRenewals {
-		var forgotten *numbers
-		r, forgotten, err = s.propose(ctx, command)
-		if forgotten == nil {
-			return r, err
-		}
-		if err := s.renew(ctx, forgotten); err != nil {
-			return r, err
-		}
-	}
+	err = s.numbers.Propose(ctx, func(id nexusraft.RequestID) (forgotten bool, err error) {
+		r, forgotten, err = s.propose(ctx, id, command)
+		return forgotten, err
+	})
 	return r, err
 }
 
-// sessionRenewals is how often a call replaces a session that was forgotten: a state machine may answer with
-// ErrUnknownSession, too.
-const sessionRenewals = 3
-
-// propose is Propose in the session as it is now. forgotten is not nil if the command has certainly not run
-// because the zone does not know that session.
-func (s *Session) propose(ctx context.Context, command []byte) (r nexusraft.Result, forgotten *numbers, err error) {
-	n, number, err := s.begin(ctx)
-	if err != nil {
-		return r, nil, err
-	}
-	defer s.end(n, number)
+// propose proposes a command under its number until it is answered. Forgotten says that the command has certainly not
+// run, because the zone does not know the session.
+func (s *Session) propose(
+	ctx context.Context, id nexusraft.RequestID, command []byte,
+) (r nexusraft.Result, forgotten bool, err error) {
 	waiting, uncertain := s.zone.node.awaits(), false
 	for {
 		changed := s.zone.node.events.Changed() // before the leader is looked at, so that nothing falls in between
-		r, err = s.zone.ProposeOnce(ctx, nexusraft.RequestID{Session: n.id, Sequence: number}, command)
+		r, err = s.zone.ProposeOnce(ctx, id, command)
 		switch {
 		case isAnswer(err):
-			return r, nil, err
+			return r, false, err
 		case !uncertain && errors.Is(err, nexusraft.ErrUnknownSession):
-			return r, n, err
+			return r, true, err
 		}
 		uncertain = uncertain || errors.Is(err, nexusraft.ErrUncertain)
 		ended := err
@@ -112,11 +82,11 @@ func (s *Session) propose(ctx context.Context, command []byte) (r nexusraft.Resu
 		switch {
 		case ended == nil:
 		case uncertain && !errors.Is(err, nexusraft.ErrUncertain):
-			return r, nil, fmt.Errorf("%w: %w", nexusraft.ErrUncertain, err)
+			return r, false, fmt.Errorf("%w: %w", nexusraft.ErrUncertain, err)
 		case errors.Is(err, ended):
-			return r, nil, err
+			return r, false, err
 		default:
-			return r, nil, fmt.Errorf("%w; gave up: %w", err, ended)
+			return r, false, fmt.Errorf("%w; gave up: %w", err, ended)
 		}
 	}
 }
@@ -140,74 +110,6 @@ func (z *Zone) passes(err error) bool {
 		}
 	}
 	return false
-}
-
-// begin takes the next number, once it is in the window with all that have not ended.
-func (s *Session) begin(ctx context.Context) (n *numbers, number uint64, err error) {
-	for {
-		s.mu.Lock()
-		n = s.now
-		number = n.next
-		moved := n.moved
-		free := number-n.lowest < system.SessionWindow
-		if free {
-			n.next++
-		}
-		s.mu.Unlock()
-		if free {
-			return n, number, nil
-		}
-		select {
-		case <-moved:
-		case <-ctx.Done():
-			return nil, 0, fmt.Errorf("gave up before anything was written: %w", context.Cause(ctx))
-		}
-	}
-}
-
-// end gives a number back, which is not used again.
-func (s *Session) end(n *numbers, number uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n.ended[number] = true
-	for n.ended[n.lowest] {
-		delete(n.ended, n.lowest)
-		n.lowest++
-	}
-	n.move()
-}
-
-// move wakes those that wait in begin. The caller holds the session's lock.
-func (n *numbers) move() {
-	close(n.moved)
-	n.moved = make(chan struct{})
-}
-
-// renew registers a session in place of old, unless another call has.
-func (s *Session) renew(ctx context.Context, old *numbers) error {
-	select {
-	case s.renewing <- struct{}{}:
-	case <-ctx.Done():
-		return fmt.Errorf("gave up before anything was written: %w", context.Cause(ctx))
-	}
-	defer func() { <-s.renewing }()
-	s.mu.Lock()
-	renewed := s.now != old
-	s.mu.Unlock()
-	if renewed {
-		return nil
-	}
-	id, err := s.zone.register(ctx)
-	if err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.now = &numbers{id: id, next: 1, lowest: 1, ended: make(map[uint64]bool), moved: make(chan struct{})}
-	if old != nil {
-		old.move()
-	}
-	return nil
 }
 
 // register registers a session until that has succeeded or ctx ends. One that nobody hears of does no harm.

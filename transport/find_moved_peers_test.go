@@ -95,6 +95,7 @@ func TestRefusedPeersVoteDoesNotCount(t *testing.T) {
 // Who answers at a hint as a peer that is connected elsewhere may be a copy of it, and is left
 // alone.
 func TestFindLeavesWhoIsConnected(t *testing.T) {
+	t.Parallel()
 	addr, _ := serve(t, identityB, &fakeNode{})
 	asked := make(chan struct{}, 100)
 	answer := statusOf(identityB)

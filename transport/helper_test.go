@@ -114,6 +114,10 @@ func (f *fakeNode) Join(ctx context.Context, r JoinRequest) (JoinResult, error) 
 	return f.join(ctx, r)
 }
 
+func (f *fakeNode) RegisterSession(context.Context, nexusraft.ZoneID) (uint64, error) {
+	return 0, nexusraft.ErrClosed
+}
+
 func (f *fakeNode) Checksum(ctx context.Context, zone nexusraft.ZoneID) (nexusraft.Checksum, error) {
 	if f.checksum == nil {
 		return nexusraft.Checksum{}, errNotFaked

@@ -29,6 +29,7 @@ func marshal(m proto.Message) []byte {
 
 // TestRefusalsByTheirWords pins down what an operator reads when the wrong node calls.
 func TestRefusalsByTheirWords(t *testing.T) {
+	t.Parallel()
 	f := &fakeNode{}
 	s := NewServer(as(identityB), f.handlers())
 	s.seen.record(identityA)

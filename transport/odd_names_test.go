@@ -69,24 +69,28 @@ func TestPeerWithAnOddAddress(t *testing.T) {
 
 // An endpoint is dialled as it is written, whatever it would mean in a URL.
 func TestEndpointIsDialledAsWritten(t *testing.T) {
+	t.Parallel()
 	for _, endpoint := range []string{
 		"[fe80::1%eth0]:2026", "[fe80::1%25eth0]:2026", "loc%61lhost:2026", "100%:1",
 		"n1:2026", "[::1]:1",
 	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		var mu sync.Mutex
 		var dialled string
 		pool := NewClientPool(as(identityB), PoolOptions{Dialer: func(_ context.Context, addr string) (net.Conn, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			dialled = addr
+			cancel() // that is all that the test waits for
 			return nil, errors.New("nobody is there")
 		}})
-		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		_, err := pool.Get(ctx, NodeAddress{Endpoint: endpoint})
 		cancel()
 		pool.Close()
+		mu.Lock()
 		if dialled != endpoint {
 			t.Errorf("%s: %q was dialled, %v", endpoint, dialled, err)
 		}
+		mu.Unlock()
 	}
 }

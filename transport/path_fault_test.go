@@ -222,6 +222,7 @@ func (s *traffic) until(t *testing.T, r *rand.Rand, a *audit) time.Time {
 // TestCutsWhileMessagesFlow breaks the connection again and again, each time at another
 // moment of the traffic.
 func TestCutsWhileMessagesFlow(t *testing.T) {
+	t.Parallel()
 	addr, a := serveAudited(t)
 	path := proxyTo(t, addr)
 	var reports atomic.Int64

@@ -80,6 +80,7 @@ func TestPoolSharesOneConnection(t *testing.T) {
 }
 
 func TestPoolWaitsForTheNextAttempt(t *testing.T) {
+	t.Parallel()
 	addr, _ := serve(t, identityB, healthy())
 	var dials atomic.Int32
 	p := poolOf(t, identityA, PoolOptions{Dialer: func(ctx context.Context, addr string) (net.Conn, error) {

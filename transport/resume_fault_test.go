@@ -46,6 +46,7 @@ func noise(n int) []byte {
 
 // A connection that breaks again and again costs what was on its way, and nothing that came.
 func TestSnapshotGoesOnWhereItBroke(t *testing.T) {
+	t.Parallel()
 	const cuts = 6
 	state := noise(32<<20 + 12_345)
 	var got bytes.Buffer
@@ -175,6 +176,7 @@ func TestSnapshotOffsetEndsTheStreamBefore(t *testing.T) {
 // A sender that stalls loses its stream, and what it brought gives way to a newer snapshot of the
 // zone, or when others need the room.
 func TestStalledSnapshotGivesWay(t *testing.T) {
+	t.Parallel()
 	took, ended := make(chan int, 10), make(chan error, 10)
 	f := &fakeNode{install: hold(took, ended)}
 	s := NewServer(as(identityB), f.handlers())
@@ -222,6 +224,7 @@ func TestStalledSnapshotGivesWay(t *testing.T) {
 
 // Without a stream, a snapshot that comes in ends by itself.
 func TestReceiptIsKeptForAWhile(t *testing.T) {
+	t.Parallel()
 	took, ended := make(chan int, 10), make(chan error, 10)
 	f := &fakeNode{install: hold(took, ended)}
 	s := NewServer(as(identityB), f.handlers())

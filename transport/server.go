@@ -319,6 +319,16 @@ func (z zonesService) TransferLeader(
 	return z.s.h.Operators.TransferLeader(ctx, req)
 }
 
+// RegisterSession implements pb.ZonesServer.
+func (z zonesService) RegisterSession(
+	ctx context.Context, req *pb.RegisterSessionRequest,
+) (*pb.RegisterSessionResponse, error) {
+	if z.s.h.Operators == nil {
+		return nil, errWitness
+	}
+	return z.s.h.Operators.RegisterSession(ctx, req)
+}
+
 // errWitness answers what only a full node does.
 var errWitness = status.Error(codes.Unimplemented, "this node is a witness: it holds no data and never leads")
 

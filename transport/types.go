@@ -160,7 +160,7 @@ type Handlers struct {
 	Peer   PeerHandler   // never nil
 	Member MemberHandler // nil on a witness: what only a full node does is answered Unimplemented
 
-	// Operators serves what operators call of the service Zones, all but Propose, and of an answer all
+	// Operators serves what clients call of the service Zones, all but Propose, and of an answer all
 	// but its handshake; nil: Unimplemented.
 	Operators pb.ZonesServer
 

@@ -313,6 +313,7 @@ func TestAccessSecretsInFiles(t *testing.T) {
 }
 
 func TestAccessCommandsFail(t *testing.T) {
+	t.Parallel()
 	s := serveAccess(t)
 	at := []string{"--endpoints", "http://" + s.address}
 	ca := append([]string{"--credentials", writeFile(t, s.ca.Cert)}, at...)

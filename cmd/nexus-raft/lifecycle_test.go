@@ -107,6 +107,7 @@ func TestOrderlyStopsUnderWriters(t *testing.T) {
 
 // Peers that hang, and clients that never end their calls, do not hold up an orderly stop.
 func TestStopWhilePeersHang(t *testing.T) {
+	t.Parallel()
 	c := newTrio(t)
 	conn, err := grpc.NewClient(c.a1, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {

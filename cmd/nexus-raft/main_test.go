@@ -2,8 +2,11 @@ package main
 
 import (
 	"bytes"
+	"flag"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -15,6 +18,13 @@ const mainVariable = "RUN_AS_NEXUS_RAFT"
 func TestMain(m *testing.M) {
 	if os.Getenv(mainVariable) != "" {
 		main()
+	}
+	flag.Parse()
+	// Tests beside one another wait, mostly: for timeouts of processes, not for a processor.
+	if p := flag.Lookup("test.parallel"); p.Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
+		if err := p.Value.Set(strconv.Itoa(2 * runtime.GOMAXPROCS(0))); err != nil {
+			panic(err)
+		}
 	}
 	os.Exit(m.Run())
 }
@@ -28,6 +38,7 @@ func command(t *testing.T, args ...string) (status int, stdout, stderr string) {
 }
 
 func TestExitStatuses(t *testing.T) {
+	t.Parallel()
 	empty := t.TempDir()
 	nobody := "127.0.0.1:1"
 	for _, tc := range []struct {

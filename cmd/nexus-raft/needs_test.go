@@ -62,9 +62,10 @@ var callersOf = map[string]string{
 	"/etcdserverpb.Maintenance/Alarm":     "read",
 	"/etcdserverpb.Cluster/MemberList":    "read",
 
-	"/nexusraft.v1.EventStream/Publish": "write",
-	"/etcdserverpb.KV/Put":              "write",
-	"/etcdserverpb.KV/DeleteRange":      "write",
+	"/nexusraft.v1.EventStream/Publish":   "write",
+	"/nexusraft.v1.Zones/RegisterSession": "write",
+	"/etcdserverpb.KV/Put":                "write",
+	"/etcdserverpb.KV/DeleteRange":        "write",
 
 	"/nexusraft.v1.Zones/ChangeMembership": "admin",
 	"/nexusraft.v1.Zones/TransferLeader":   "admin",

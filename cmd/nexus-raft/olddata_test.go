@@ -16,6 +16,7 @@ import (
 // deleted, one by one and as a range, and an event was published; n1 and the witness were stopped,
 // n2 was killed.
 func TestDataDirectoriesOfEarlierCommits(t *testing.T) {
+	t.Parallel()
 	c := &trio{dir: t.TempDir(), a1: freeAddress(t), a2: freeAddress(t), aw: freeAddress(t)}
 	if err := os.CopyFS(c.dir, os.DirFS(filepath.Join("testdata", "5f97b01"))); err != nil {
 		t.Fatal(err)

@@ -84,6 +84,7 @@ func TestStoreExportToAFile(t *testing.T) {
 }
 
 func TestStoreImportRefuses(t *testing.T) {
+	t.Parallel()
 	exported, _ := store(t, "", "export", newStore(t, [2]string{"/k", "v"}, [2]string{"tree/k", "new"}))
 	target := newStore(t, [2]string{"other/k", "v"})
 	scan := func() (all string) {

@@ -274,6 +274,7 @@ func everyCommand(t *testing.T, dir string) map[string][]string {
 }
 
 func TestStoreCommandsWithoutAStore(t *testing.T) {
+	t.Parallel()
 	base := t.TempDir()
 	absent, empty, file, foreign, wit := base+"/absent", base+"/empty", base+"/file", base+"/foreign", base+"/w"
 	for _, dir := range []string{empty, foreign} {

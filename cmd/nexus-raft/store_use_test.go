@@ -79,6 +79,7 @@ func TestStoreOfNoNode(t *testing.T) {
 }
 
 func TestStoreBackupAndRestore(t *testing.T) {
+	t.Parallel()
 	base := t.TempDir()
 	dir := newStore(t, [2]string{"/k", "v"}, [2]string{"tree/k", "v2"})
 	backup, restored := base+"/new/backup", base+"/restored"

@@ -36,6 +36,8 @@ type bench struct {
 	groups []*Group
 	told   []string
 
+	signals zone.Signals // of the other nodes; nil: zones never sleep
+
 	held   map[nexusraft.ZoneID]int
 	broken error                      // Commit
 	fails  map[nexusraft.ZoneID]error // Apply
@@ -77,6 +79,7 @@ func (b *bench) group(voters int) *Group {
 	}
 	o.g, err = NewGroup(Config{Owner: o, ReadTicks: 20, Config: zone.Config{
 		Zone: o.zone, Replica: self, Incarnation: 4, Storage: o.log, Applied: before, Membership: members,
+		Signals: b.signals,
 	}})
 	if err != nil {
 		b.t.Fatal(err)

@@ -10,7 +10,7 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
-// ZoneHandler is what a node does for operators of its zones. Its methods are called from many
+// ZoneHandler is what a node does for operators and writers of its zones. Its methods are called from many
 // goroutines at once. Errors travel in the answers, as the sentinels that they match.
 type ZoneHandler interface {
 	// ChangeMembership makes one change of a zone's replicas if this node leads the zone,
@@ -24,6 +24,9 @@ type ZoneHandler interface {
 
 	// Checksum digests this node's own copy of a zone's state.
 	Checksum(ctx context.Context, zone nexusraft.ZoneID) (nexusraft.Checksum, error)
+
+	// RegisterSession registers a session of the client of ctx, and returns its ID. It does not wait for a leader.
+	RegisterSession(ctx context.Context, zone nexusraft.ZoneID) (uint64, error)
 }
 
 // ZoneKeeper makes, deletes and lists the zones of a cluster; hosting.Service documents its methods. They
@@ -136,4 +139,19 @@ func (s *zones) TransferLeader(
 		return &pb.TransferLeaderResponse{Result: &pb.TransferLeaderResponse_Error{Error: wire.ErrorToProto(err)}}, nil
 	}
 	return &pb.TransferLeaderResponse{Result: &pb.TransferLeaderResponse_Leader{Leader: uint64(leader)}}, nil
+}
+
+// RegisterSession implements pb.ZonesServer.
+func (s *zones) RegisterSession(
+	ctx context.Context, req *pb.RegisterSessionRequest,
+) (*pb.RegisterSessionResponse, error) {
+	ctx, cancel := Bounded(ctx)
+	defer cancel()
+	id, err := s.handler.RegisterSession(ctx, nexusraft.ZoneID(req.GetZone()))
+	if err != nil {
+		return &pb.RegisterSessionResponse{
+			Result: &pb.RegisterSessionResponse_Error{Error: wire.ErrorToProto(ProposeError(err))},
+		}, nil
+	}
+	return &pb.RegisterSessionResponse{Result: &pb.RegisterSessionResponse_Session{Session: id}}, nil
 }

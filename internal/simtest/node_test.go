@@ -147,7 +147,7 @@ func (n *node) clock() int64 { return n.s.now*n.s.stepTime + n.skew }
 // takeCheck returns the command with which a leader has the members compare their digests, as a
 // node's group does; nil if there is nothing to compare.
 func (n *node) takeCheck() []byte {
-	if _, self := n.r.Leader(); !self || n.check.Index == 0 {
+	if n.check.Index == 0 || !n.r.TermApplied() {
 		return nil
 	}
 	c, err := proto.Marshal(&pb.NodeCommand{Kind: &pb.NodeCommand_VerifyState{

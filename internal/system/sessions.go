@@ -11,6 +11,7 @@ import (
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/numbering"
 )
 
 // A session remembers the answers to the last numbers of one client, so that a command that is proposed
@@ -20,20 +21,17 @@ import (
 // The limits of sessions. Changing one changes history.
 const (
 	maxSessions          = 4096
-	maxSessionsBytes     = 16 << 20  // charged for all of a zone
-	maxSessionBytes      = 1 << 20   // charged for one
-	sessionCharge        = 1 << 10   // for each session
-	sessionAnswerCharge  = 128       // for each answer, besides its data
-	sessionWindow        = 64        // numbers; the bits of session.ran
-	sessionLife          = time.Hour // without use, by the sessions' clock
+	maxSessionsBytes     = 16 << 20         // charged for all of a zone
+	maxSessionBytes      = 1 << 20          // charged for one
+	sessionCharge        = 1 << 10          // for each session
+	sessionAnswerCharge  = 128              // for each answer, besides its data
+	sessionWindow        = numbering.Window // the bits of session.ran
+	sessionLife          = time.Hour        // without use, by the sessions' clock
 	sessionPause         = time.Minute
 	sessionSweep         = 4 // expired sessions that one command forgets
 	maxSessionOwnerBytes = 64
 	maxSessionErrorBytes = 1 << 10 // of an answer's text, which is cut there
 )
-
-// SessionWindow is how many of a session's numbers may be under way at a time.
-const SessionWindow = sessionWindow
 
 // applyRegisterSession makes a session; the answer is its ID, 8 bytes big-endian, which is the command's index.
 func applyRegisterSession(

@@ -30,8 +30,12 @@ func (g *group) compared(a apply.Effects) {
 // takeCheck returns the command with which the leader has the members compare; nil if this replica does
 // not lead, there is nothing new, or its disk is full. One that is lost is not repeated: the next one
 // finds what it would have found.
+//
+// A leader waits until it has applied an entry of its own term. If an earlier leader's command is in its log, and
+// finds that this replica differs, it stops before it has its own digest compared; otherwise the second command
+// would stop the earlier leader's replica, too, and the zone would have none left.
 func (g *group) takeCheck() []byte {
-	if _, self := g.replica.Leader(); !self || g.check.Index == 0 || g.full() != nil {
+	if g.check.Index == 0 || !g.replica.TermApplied() || g.full() != nil {
 		return nil
 	}
 	c, err := proto.Marshal(&pb.NodeCommand{Kind: &pb.NodeCommand_VerifyState{

@@ -1466,6 +1466,139 @@ func (*TransferLeaderResponse_Leader) isTransferLeaderResponse_Result() {}
 
 func (*TransferLeaderResponse_Error) isTransferLeaderResponse_Result() {}
 
+// RegisterSessionRequest asks for a session.
+type RegisterSessionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The zone.
+	Zone          uint64 `protobuf:"varint,1,opt,name=zone,proto3" json:"zone,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegisterSessionRequest) Reset() {
+	*x = RegisterSessionRequest{}
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegisterSessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegisterSessionRequest) ProtoMessage() {}
+
+func (x *RegisterSessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegisterSessionRequest.ProtoReflect.Descriptor instead.
+func (*RegisterSessionRequest) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RegisterSessionRequest) GetZone() uint64 {
+	if x != nil {
+		return x.Zone
+	}
+	return 0
+}
+
+// RegisterSessionResponse is the session, or why there is none.
+type RegisterSessionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The outcome.
+	//
+	// Types that are valid to be assigned to Result:
+	//
+	//	*RegisterSessionResponse_Session
+	//	*RegisterSessionResponse_Error
+	Result        isRegisterSessionResponse_Result `protobuf_oneof:"result"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegisterSessionResponse) Reset() {
+	*x = RegisterSessionResponse{}
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegisterSessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegisterSessionResponse) ProtoMessage() {}
+
+func (x *RegisterSessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegisterSessionResponse.ProtoReflect.Descriptor instead.
+func (*RegisterSessionResponse) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RegisterSessionResponse) GetResult() isRegisterSessionResponse_Result {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *RegisterSessionResponse) GetSession() uint64 {
+	if x != nil {
+		if x, ok := x.Result.(*RegisterSessionResponse_Session); ok {
+			return x.Session
+		}
+	}
+	return 0
+}
+
+func (x *RegisterSessionResponse) GetError() *Error {
+	if x != nil {
+		if x, ok := x.Result.(*RegisterSessionResponse_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isRegisterSessionResponse_Result interface {
+	isRegisterSessionResponse_Result()
+}
+
+type RegisterSessionResponse_Session struct {
+	// Its ID; its numbers begin at 1.
+	Session uint64 `protobuf:"varint,1,opt,name=session,proto3,oneof"`
+}
+
+type RegisterSessionResponse_Error struct {
+	// It was not registered, or, if uncertain, there is one that nobody uses.
+	Error *Error `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
+}
+
+func (*RegisterSessionResponse_Session) isRegisterSessionResponse_Result() {}
+
+func (*RegisterSessionResponse_Error) isRegisterSessionResponse_Result() {}
+
 var File_nexusraft_v1_zones_proto protoreflect.FileDescriptor
 
 const file_nexusraft_v1_zones_proto_rawDesc = "" +
@@ -1551,7 +1684,13 @@ const file_nexusraft_v1_zones_proto_rawDesc = "" +
 	"\x16TransferLeaderResponse\x12\x18\n" +
 	"\x06leader\x18\x01 \x01(\x06H\x00R\x06leader\x12+\n" +
 	"\x05error\x18\x02 \x01(\v2\x13.nexusraft.v1.ErrorH\x00R\x05errorB\b\n" +
-	"\x06result2\x94\x05\n" +
+	"\x06result\",\n" +
+	"\x16RegisterSessionRequest\x12\x12\n" +
+	"\x04zone\x18\x01 \x01(\x04R\x04zone\"l\n" +
+	"\x17RegisterSessionResponse\x12\x1a\n" +
+	"\asession\x18\x01 \x01(\x04H\x00R\asession\x12+\n" +
+	"\x05error\x18\x02 \x01(\v2\x13.nexusraft.v1.ErrorH\x00R\x05errorB\b\n" +
+	"\x06result2\xfe\x05\n" +
 	"\x05Zones\x12N\n" +
 	"\aPropose\x12\x1c.nexusraft.v1.ProposeRequest\x1a\x1d.nexusraft.v1.ProposeResponse\"\x06\xd2\xe8\x18\x02\b\x02\x12[\n" +
 	"\n" +
@@ -1564,7 +1703,8 @@ const file_nexusraft_v1_zones_proto_rawDesc = "" +
 	"\xd2\xe8\x18\x06\b\x03\x10\x01\x18\x02\x12S\n" +
 	"\bChecksum\x12\x1d.nexusraft.v1.ChecksumRequest\x1a\x1e.nexusraft.v1.ChecksumResponse\"\b\xd2\xe8\x18\x04\b\x03\x10\x01\x12k\n" +
 	"\x10ChangeMembership\x12%.nexusraft.v1.ChangeMembershipRequest\x1a&.nexusraft.v1.ChangeMembershipResponse\"\b\xd2\xe8\x18\x04\b\x03\x10\x03\x12e\n" +
-	"\x0eTransferLeader\x12#.nexusraft.v1.TransferLeaderRequest\x1a$.nexusraft.v1.TransferLeaderResponse\"\b\xd2\xe8\x18\x04\b\x03\x10\x03B=Z;github.com/nexi-lab/nexus-raft/api/nexusraft/v1;nexusraftv1b\x06proto3"
+	"\x0eTransferLeader\x12#.nexusraft.v1.TransferLeaderRequest\x1a$.nexusraft.v1.TransferLeaderResponse\"\b\xd2\xe8\x18\x04\b\x03\x10\x03\x12h\n" +
+	"\x0fRegisterSession\x12$.nexusraft.v1.RegisterSessionRequest\x1a%.nexusraft.v1.RegisterSessionResponse\"\b\xd2\xe8\x18\x04\b\x03\x10\x02B=Z;github.com/nexi-lab/nexus-raft/api/nexusraft/v1;nexusraftv1b\x06proto3"
 
 var (
 	file_nexusraft_v1_zones_proto_rawDescOnce sync.Once
@@ -1578,7 +1718,7 @@ func file_nexusraft_v1_zones_proto_rawDescGZIP() []byte {
 	return file_nexusraft_v1_zones_proto_rawDescData
 }
 
-var file_nexusraft_v1_zones_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_nexusraft_v1_zones_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_nexusraft_v1_zones_proto_goTypes = []any{
 	(*RequestID)(nil),                // 0: nexusraft.v1.RequestID
 	(*ProposeRequest)(nil),           // 1: nexusraft.v1.ProposeRequest
@@ -1600,48 +1740,53 @@ var file_nexusraft_v1_zones_proto_goTypes = []any{
 	(*ChangeMembershipResponse)(nil), // 17: nexusraft.v1.ChangeMembershipResponse
 	(*TransferLeaderRequest)(nil),    // 18: nexusraft.v1.TransferLeaderRequest
 	(*TransferLeaderResponse)(nil),   // 19: nexusraft.v1.TransferLeaderResponse
-	(*Hello)(nil),                    // 20: nexusraft.v1.Hello
-	(*Error)(nil),                    // 21: nexusraft.v1.Error
-	(*Membership)(nil),               // 22: nexusraft.v1.Membership
+	(*RegisterSessionRequest)(nil),   // 20: nexusraft.v1.RegisterSessionRequest
+	(*RegisterSessionResponse)(nil),  // 21: nexusraft.v1.RegisterSessionResponse
+	(*Hello)(nil),                    // 22: nexusraft.v1.Hello
+	(*Error)(nil),                    // 23: nexusraft.v1.Error
+	(*Membership)(nil),               // 24: nexusraft.v1.Membership
 }
 var file_nexusraft_v1_zones_proto_depIdxs = []int32{
-	20, // 0: nexusraft.v1.ProposeRequest.hello:type_name -> nexusraft.v1.Hello
+	22, // 0: nexusraft.v1.ProposeRequest.hello:type_name -> nexusraft.v1.Hello
 	0,  // 1: nexusraft.v1.ProposeRequest.request:type_name -> nexusraft.v1.RequestID
-	20, // 2: nexusraft.v1.ProposeResponse.hello:type_name -> nexusraft.v1.Hello
+	22, // 2: nexusraft.v1.ProposeResponse.hello:type_name -> nexusraft.v1.Hello
 	3,  // 3: nexusraft.v1.ProposeResponse.ok:type_name -> nexusraft.v1.ProposeResult
-	21, // 4: nexusraft.v1.ProposeResponse.error:type_name -> nexusraft.v1.Error
+	23, // 4: nexusraft.v1.ProposeResponse.error:type_name -> nexusraft.v1.Error
 	4,  // 5: nexusraft.v1.CreateZoneResponse.zone:type_name -> nexusraft.v1.ZoneInfo
-	21, // 6: nexusraft.v1.CreateZoneResponse.error:type_name -> nexusraft.v1.Error
-	21, // 7: nexusraft.v1.DeleteZoneResponse.error:type_name -> nexusraft.v1.Error
+	23, // 6: nexusraft.v1.CreateZoneResponse.error:type_name -> nexusraft.v1.Error
+	23, // 7: nexusraft.v1.DeleteZoneResponse.error:type_name -> nexusraft.v1.Error
 	11, // 8: nexusraft.v1.ListZonesResponse.zones:type_name -> nexusraft.v1.ZoneList
-	21, // 9: nexusraft.v1.ListZonesResponse.error:type_name -> nexusraft.v1.Error
+	23, // 9: nexusraft.v1.ListZonesResponse.error:type_name -> nexusraft.v1.Error
 	4,  // 10: nexusraft.v1.ZoneList.zones:type_name -> nexusraft.v1.ZoneInfo
-	20, // 11: nexusraft.v1.ChecksumResponse.hello:type_name -> nexusraft.v1.Hello
+	22, // 11: nexusraft.v1.ChecksumResponse.hello:type_name -> nexusraft.v1.Hello
 	14, // 12: nexusraft.v1.ChecksumResponse.checksum:type_name -> nexusraft.v1.StateChecksum
-	21, // 13: nexusraft.v1.ChecksumResponse.error:type_name -> nexusraft.v1.Error
+	23, // 13: nexusraft.v1.ChecksumResponse.error:type_name -> nexusraft.v1.Error
 	16, // 14: nexusraft.v1.ChangeMembershipRequest.replace:type_name -> nexusraft.v1.Replacement
-	22, // 15: nexusraft.v1.ChangeMembershipResponse.membership:type_name -> nexusraft.v1.Membership
-	21, // 16: nexusraft.v1.ChangeMembershipResponse.error:type_name -> nexusraft.v1.Error
-	21, // 17: nexusraft.v1.TransferLeaderResponse.error:type_name -> nexusraft.v1.Error
-	1,  // 18: nexusraft.v1.Zones.Propose:input_type -> nexusraft.v1.ProposeRequest
-	5,  // 19: nexusraft.v1.Zones.CreateZone:input_type -> nexusraft.v1.CreateZoneRequest
-	7,  // 20: nexusraft.v1.Zones.DeleteZone:input_type -> nexusraft.v1.DeleteZoneRequest
-	9,  // 21: nexusraft.v1.Zones.ListZones:input_type -> nexusraft.v1.ListZonesRequest
-	12, // 22: nexusraft.v1.Zones.Checksum:input_type -> nexusraft.v1.ChecksumRequest
-	15, // 23: nexusraft.v1.Zones.ChangeMembership:input_type -> nexusraft.v1.ChangeMembershipRequest
-	18, // 24: nexusraft.v1.Zones.TransferLeader:input_type -> nexusraft.v1.TransferLeaderRequest
-	2,  // 25: nexusraft.v1.Zones.Propose:output_type -> nexusraft.v1.ProposeResponse
-	6,  // 26: nexusraft.v1.Zones.CreateZone:output_type -> nexusraft.v1.CreateZoneResponse
-	8,  // 27: nexusraft.v1.Zones.DeleteZone:output_type -> nexusraft.v1.DeleteZoneResponse
-	10, // 28: nexusraft.v1.Zones.ListZones:output_type -> nexusraft.v1.ListZonesResponse
-	13, // 29: nexusraft.v1.Zones.Checksum:output_type -> nexusraft.v1.ChecksumResponse
-	17, // 30: nexusraft.v1.Zones.ChangeMembership:output_type -> nexusraft.v1.ChangeMembershipResponse
-	19, // 31: nexusraft.v1.Zones.TransferLeader:output_type -> nexusraft.v1.TransferLeaderResponse
-	25, // [25:32] is the sub-list for method output_type
-	18, // [18:25] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	24, // 15: nexusraft.v1.ChangeMembershipResponse.membership:type_name -> nexusraft.v1.Membership
+	23, // 16: nexusraft.v1.ChangeMembershipResponse.error:type_name -> nexusraft.v1.Error
+	23, // 17: nexusraft.v1.TransferLeaderResponse.error:type_name -> nexusraft.v1.Error
+	23, // 18: nexusraft.v1.RegisterSessionResponse.error:type_name -> nexusraft.v1.Error
+	1,  // 19: nexusraft.v1.Zones.Propose:input_type -> nexusraft.v1.ProposeRequest
+	5,  // 20: nexusraft.v1.Zones.CreateZone:input_type -> nexusraft.v1.CreateZoneRequest
+	7,  // 21: nexusraft.v1.Zones.DeleteZone:input_type -> nexusraft.v1.DeleteZoneRequest
+	9,  // 22: nexusraft.v1.Zones.ListZones:input_type -> nexusraft.v1.ListZonesRequest
+	12, // 23: nexusraft.v1.Zones.Checksum:input_type -> nexusraft.v1.ChecksumRequest
+	15, // 24: nexusraft.v1.Zones.ChangeMembership:input_type -> nexusraft.v1.ChangeMembershipRequest
+	18, // 25: nexusraft.v1.Zones.TransferLeader:input_type -> nexusraft.v1.TransferLeaderRequest
+	20, // 26: nexusraft.v1.Zones.RegisterSession:input_type -> nexusraft.v1.RegisterSessionRequest
+	2,  // 27: nexusraft.v1.Zones.Propose:output_type -> nexusraft.v1.ProposeResponse
+	6,  // 28: nexusraft.v1.Zones.CreateZone:output_type -> nexusraft.v1.CreateZoneResponse
+	8,  // 29: nexusraft.v1.Zones.DeleteZone:output_type -> nexusraft.v1.DeleteZoneResponse
+	10, // 30: nexusraft.v1.Zones.ListZones:output_type -> nexusraft.v1.ListZonesResponse
+	13, // 31: nexusraft.v1.Zones.Checksum:output_type -> nexusraft.v1.ChecksumResponse
+	17, // 32: nexusraft.v1.Zones.ChangeMembership:output_type -> nexusraft.v1.ChangeMembershipResponse
+	19, // 33: nexusraft.v1.Zones.TransferLeader:output_type -> nexusraft.v1.TransferLeaderResponse
+	21, // 34: nexusraft.v1.Zones.RegisterSession:output_type -> nexusraft.v1.RegisterSessionResponse
+	27, // [27:35] is the sub-list for method output_type
+	19, // [19:27] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_nexusraft_v1_zones_proto_init() }
@@ -1681,13 +1826,17 @@ func file_nexusraft_v1_zones_proto_init() {
 		(*TransferLeaderResponse_Leader)(nil),
 		(*TransferLeaderResponse_Error)(nil),
 	}
+	file_nexusraft_v1_zones_proto_msgTypes[21].OneofWrappers = []any{
+		(*RegisterSessionResponse_Session)(nil),
+		(*RegisterSessionResponse_Error)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nexusraft_v1_zones_proto_rawDesc), len(file_nexusraft_v1_zones_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,7 @@ const (
 	Zones_Checksum_FullMethodName         = "/nexusraft.v1.Zones/Checksum"
 	Zones_ChangeMembership_FullMethodName = "/nexusraft.v1.Zones/ChangeMembership"
 	Zones_TransferLeader_FullMethodName   = "/nexusraft.v1.Zones/TransferLeader"
+	Zones_RegisterSession_FullMethodName  = "/nexusraft.v1.Zones/RegisterSession"
 )
 
 // ZonesClient is the client API for Zones service.
@@ -58,6 +59,10 @@ type ZonesClient interface {
 	// TransferLeader moves the zone's leadership to another member and answers once that
 	// leads, or REFUSED. Only the leader does it; other nodes answer NOT_LEADER.
 	TransferLeader(ctx context.Context, in *TransferLeaderRequest, opts ...grpc.CallOption) (*TransferLeaderResponse, error)
+	// RegisterSession registers a session, in which a client numbers its commands: with the metadata nexus-session a Put
+	// or DeleteRange of etcd's KV service runs once, however often it is asked for. Any member serves it. The session is
+	// the client's alone, and needs no end: it is forgotten when it is not used.
+	RegisterSession(ctx context.Context, in *RegisterSessionRequest, opts ...grpc.CallOption) (*RegisterSessionResponse, error)
 }
 
 type zonesClient struct {
@@ -138,6 +143,16 @@ func (c *zonesClient) TransferLeader(ctx context.Context, in *TransferLeaderRequ
 	return out, nil
 }
 
+func (c *zonesClient) RegisterSession(ctx context.Context, in *RegisterSessionRequest, opts ...grpc.CallOption) (*RegisterSessionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RegisterSessionResponse)
+	err := c.cc.Invoke(ctx, Zones_RegisterSession_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ZonesServer is the server API for Zones service.
 // All implementations must embed UnimplementedZonesServer
 // for forward compatibility.
@@ -166,6 +181,10 @@ type ZonesServer interface {
 	// TransferLeader moves the zone's leadership to another member and answers once that
 	// leads, or REFUSED. Only the leader does it; other nodes answer NOT_LEADER.
 	TransferLeader(context.Context, *TransferLeaderRequest) (*TransferLeaderResponse, error)
+	// RegisterSession registers a session, in which a client numbers its commands: with the metadata nexus-session a Put
+	// or DeleteRange of etcd's KV service runs once, however often it is asked for. Any member serves it. The session is
+	// the client's alone, and needs no end: it is forgotten when it is not used.
+	RegisterSession(context.Context, *RegisterSessionRequest) (*RegisterSessionResponse, error)
 	mustEmbedUnimplementedZonesServer()
 }
 
@@ -196,6 +215,9 @@ func (UnimplementedZonesServer) ChangeMembership(context.Context, *ChangeMembers
 }
 func (UnimplementedZonesServer) TransferLeader(context.Context, *TransferLeaderRequest) (*TransferLeaderResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method TransferLeader not implemented")
+}
+func (UnimplementedZonesServer) RegisterSession(context.Context, *RegisterSessionRequest) (*RegisterSessionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RegisterSession not implemented")
 }
 func (UnimplementedZonesServer) mustEmbedUnimplementedZonesServer() {}
 func (UnimplementedZonesServer) testEmbeddedByValue()               {}
@@ -344,6 +366,24 @@ func _Zones_TransferLeader_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Zones_RegisterSession_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RegisterSessionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ZonesServer).RegisterSession(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Zones_RegisterSession_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ZonesServer).RegisterSession(ctx, req.(*RegisterSessionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Zones_ServiceDesc is the grpc.ServiceDesc for Zones service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -378,6 +418,10 @@ var Zones_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "TransferLeader",
 			Handler:    _Zones_TransferLeader_Handler,
+		},
+		{
+			MethodName: "RegisterSession",
+			Handler:    _Zones_RegisterSession_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

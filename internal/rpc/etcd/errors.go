@@ -16,6 +16,9 @@ import (
 // errBadMetadata: the request's metadata names no zone that could exist.
 var errBadMetadata = errors.New("nexusraft: bad metadata")
 
+// errBadSession: the request's metadata have no session and number where they should.
+var errBadSession = errors.New("nexusraft: bad metadata of a session")
+
 // ownErrors are the errors of a request for keys besides the sentinels of the root package, whose
 // codes and texts package wire has. The first one that matches counts. Where etcd has an error of
 // the same meaning, its code and text are used.
@@ -36,6 +39,8 @@ var ownErrors = []struct {
 	{kv.ErrBadCommand, status.Error(codes.Internal, kv.ErrBadCommand.Error())},
 	{errBadMetadata, status.Error(codes.InvalidArgument,
 		"nexusraft: the metadata "+wire.ZoneHeader+" is not one hexadecimal zone ID")},
+	{errBadSession, status.Error(codes.InvalidArgument,
+		"nexusraft: the metadata "+wire.SessionHeader+" is not one session and number, as in 71/3")},
 }
 
 // toStatus returns the gRPC status that err is answered with.

@@ -91,6 +91,11 @@ var expected = []expectation{
 		errBadMetadata, codes.InvalidArgument, "nexusraft: the metadata nexus-zone is not one hexadecimal zone ID",
 		pb.ErrorKind_ERROR_KIND_APPLICATION,
 	},
+	{
+		errBadSession, codes.InvalidArgument, "nexusraft: the metadata nexus-session is not one session and number, as in " +
+			"71/3",
+		pb.ErrorKind_ERROR_KIND_APPLICATION,
+	},
 }
 
 func TestEveryErrorIsExpected(t *testing.T) {

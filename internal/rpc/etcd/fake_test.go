@@ -70,6 +70,7 @@ type fakeZone struct {
 	err         error
 	data        []byte // instead of what the state machine answers
 	proposals   int
+	request     nexusraft.RequestID // of the last proposal
 	reads       int
 	local       int
 	lastTimeout time.Duration
@@ -89,10 +90,13 @@ func (z *fakeZone) note(ctx context.Context) error {
 	return z.err
 }
 
-func (z *fakeZone) ProposeOnce(ctx context.Context, _ nexusraft.RequestID, command []byte) (nexusraft.Result, error) {
+func (z *fakeZone) ProposeOnce(
+	ctx context.Context, id nexusraft.RequestID, command []byte,
+) (nexusraft.Result, error) {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	z.proposals++
+	z.request = id
 	if err := z.note(ctx); err != nil {
 		return nexusraft.Result{}, err
 	}

@@ -220,7 +220,11 @@ func write[R interface {
 	if err != nil {
 		return none, toStatus(err)
 	}
-	result, err := z.ProposeOnce(ctx, nexusraft.RequestID{}, command)
+	request, err := wire.RequestOf(ctx)
+	if err != nil {
+		return none, toStatus(fmt.Errorf("%w: %w", errBadSession, err))
+	}
+	result, err := z.ProposeOnce(ctx, request, command)
 	if err != nil {
 		return none, toStatus(proposeError(err))
 	}

@@ -195,3 +195,37 @@ func TestWhatIsNotOffered(t *testing.T) {
 		}
 	}
 }
+
+// A write carries the number that its metadata give it; what is no number is refused, and runs no write.
+func TestNumberOfTheRequest(t *testing.T) {
+	z := newZone()
+	client := dialKV(t, z)
+	put := func(ctx context.Context) error {
+		_, err := client.Put(ctx, &etcdserverpb.PutRequest{Key: []byte("a")})
+		return err
+	}
+	remove := func(ctx context.Context) error {
+		_, err := client.DeleteRange(ctx, &etcdserverpb.DeleteRangeRequest{Key: []byte("a"), RangeEnd: []byte("b")})
+		return err
+	}
+	for name, write := range map[string]func(context.Context) error{"put": put, "delete": remove} {
+		ctx := metadata.AppendToOutgoingContext(t.Context(), "nexus-session", "71/3")
+		if err := write(ctx); err != nil || z.request != (nexusraft.RequestID{Session: 71, Sequence: 3}) {
+			t.Errorf("%s: got %v, %v", name, z.request, err)
+		}
+		if err := write(t.Context()); err != nil || !z.request.IsZero() {
+			t.Errorf("%s without a number: got %v, %v", name, z.request, err)
+		}
+		before := z.proposals
+		for _, bad := range []string{"71", "0/0", "71/0", ""} {
+			ctx := metadata.AppendToOutgoingContext(t.Context(), "nexus-session", bad)
+			if err := write(ctx); status.Code(err) != codes.InvalidArgument {
+				t.Errorf("%s as %q: got %v, want InvalidArgument", name, bad, err)
+			}
+		}
+		ctx = metadata.AppendToOutgoingContext(ctx, "nexus-session", "71/4")
+		if err := write(ctx); status.Code(err) != codes.InvalidArgument || z.proposals != before {
+			t.Errorf("%s as two numbers: got %v, and %d writes", name, err, z.proposals-before)
+		}
+	}
+}

@@ -5,6 +5,10 @@
 // zone is meant. The answer to a write says in the header metadata nexus-copies on at
 // least how many data copies it was durable. A Range with the metadata nexus-page costs what it
 // returns: see kv.Page.
+//
+// A Put or DeleteRange with the metadata nexus-session, which is the ID of a session and a number, in decimal, as in
+// 71/3, runs once, however often it is asked for: asked for again, it is answered as at first.
+// Zones.RegisterSession of our own API registers sessions.
 package etcd
 
 import (
