@@ -264,8 +264,8 @@ func TestWhatLeavesWhen(t *testing.T) {
 	b.expect(
 		"begin", "apply 11", "stage", "commit of 1, sync true", "written", "MsgAppResp to 20", "ended",
 	)
-	if err := g.Replica().Campaign(); err != nil {
-		t.Fatal(err)
+	for !g.HasWork() {
+		g.Tick()
 	}
 	b.turns()
 	b.expect("begin", "stage", "commit of 1, sync false", "written", "MsgPreVote in zone 1 to 20", "ended")

@@ -196,7 +196,7 @@ var mutants = []mutant{
 	},
 	{
 		"A deposed leader's messages renew the lease of the one that a witness follows.",
-		"internal/zone/witness.go", "\t\tif m.GetTerm() >= r.rn.BasicStatus().GetTerm() {\n", "\t\tif m.GetTerm() > 0 {\n",
+		"internal/zone/promise.go", "\t\tif m.GetTerm() >= r.rn.BasicStatus().GetTerm() {\n", "\t\tif m.GetTerm() > 0 {\n",
 		"witness", "TestDeposedLeaderRenewsNoLease",
 	},
 	{

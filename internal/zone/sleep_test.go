@@ -130,7 +130,6 @@ func TestWhatWakes(t *testing.T) {
 		"a read":             {func(_ *testing.T, w *world) { w.read(1) }, `1 serves read "r"`},
 		"a follower's read":  {func(_ *testing.T, w *world) { w.read(2) }, `2 serves read "r"`},
 		"a transfer":         {func(_ *testing.T, w *world) { must(zone.TransferLeader(w.nodes[1].r, 2)) }, "2 is leader"},
-		"a campaign":         {func(_ *testing.T, w *world) { must(w.nodes[2].r.Campaign()) }, "2 is pre-candidate"},
 		"a follower's leave": {func(_ *testing.T, w *world) { w.nodes[1].r.ReportLeaving(2) }, "degraded"},
 		"a change": {func(t *testing.T, w *world) {
 			c := zone.ConfChange{Set: []nexusraft.Member{record(4, nexusraft.RoleLearner)}}
