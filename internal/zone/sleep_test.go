@@ -332,6 +332,39 @@ func TestLeaderDiesAsleep(t *testing.T) {
 	}
 }
 
+// TestWokenAsItsLeaderFallsSilent: a replica that hears its leader's message in the tick in which the leader's node
+// counts as silent gets none of the ticks that it has slept through: what it promises its leader begins with the
+// message.
+func TestWokenAsItsLeaderFallsSilent(t *testing.T) {
+	w, leader, follower, witness := sleepy(t)
+	w.asleep()
+	listed := []nexusraft.NodeID{nodeOf(leader.id), nodeOf(witness.id)}
+	silent := func() (ticks int) {
+		heard := map[nexusraft.NodeID]zone.Signal{nodeOf(witness.id): witness.others.Own()}
+		follower.others.Tick(listed, heard, func(g *driver.Group) {
+			ticks++
+			g.Tick()
+		})
+		return ticks
+	}
+	for range silentTicks - 1 {
+		if silent() != 0 {
+			t.Fatal("the follower is ticked too early")
+		}
+	}
+	m := &raftpb.Message{
+		Type: raftpb.MsgHeartbeat.Enum(), From: new(leader.id), To: new(follower.id), Term: new(uint64(leader.r.Term())),
+	}
+	must(follower.group.Step(nodeOf(leader.id), m, nil))
+	if got := silent(); got != 1 {
+		t.Errorf("it gets %d ticks, want 1", got)
+	}
+	w.run(follower)
+	if left := follower.r.LeaseTicksLeft(); left != electionTicks-1 {
+		t.Errorf("it keeps its promise for %d ticks more, want %d", left, electionTicks-1)
+	}
+}
+
 // TestLeaderRestartsAsleep: a leader's node that is back before anybody has noticed is another one
 // than before.
 func TestLeaderRestartsAsleep(t *testing.T) {
