@@ -1,6 +1,11 @@
 package node
 
-import "context"
+import (
+	"context"
+	"errors"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
 
 // Awake returns how many of the node's zones do not sleep.
 func (n *Node) Awake(ctx context.Context) (int, error) {
@@ -16,3 +21,12 @@ func (n *Node) Changes(ctx context.Context) (uint64, error) {
 
 // Handler is what the node does for its peers and clients, as the servers call it.
 func (n *Node) Handler() handler { return handler{n} }
+
+// ReadAlone is the part of ReadLease that asks nobody; false if there is no lease.
+func (z *Zone) ReadAlone(ctx context.Context, fn func(nexusraft.Reader) error) (bool, error) {
+	err := z.readAlone(ctx, fn)
+	if errors.Is(err, errNoLease) {
+		return false, nil
+	}
+	return true, err
+}

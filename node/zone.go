@@ -187,6 +187,50 @@ func (z *Zone) ReadWithin(ctx context.Context, age time.Duration, fn func(nexusr
 	return z.Read(ctx, fn)
 }
 
+// ReadLease is Read, and asks nobody where that is as good: on the zone's leader while a quorum has answered it
+// so lately that no other node can lead yet. It needs Config.MaxClockDrift, and nodes that all run a release
+// which knows of leases; without either, and on any other node, it is Read. So it is after a while without reads,
+// in a leadership transfer and until another leader follows, and after a change of the zone's replicas until
+// a quorum has answered anew.
+//
+// What Read promises holds as long as the clocks keep their bound. Whether this machine is stopped for a while, with
+// the process or alone, does not matter; that a machine is suspended which does not lead matters as little.
+func (z *Zone) ReadLease(ctx context.Context, fn func(nexusraft.Reader) error) error {
+	if err := z.readAlone(ctx, fn); !errors.Is(err, errNoLease) {
+		return err
+	}
+	return z.Read(ctx, fn)
+}
+
+// errNoLease: there is no lease, or it was over before fn could run.
+var errNoLease = errors.New("no lease")
+
+// readAlone is Read by a lease, in the order that driver.Lease asks for, or errNoLease.
+func (z *Zone) readAlone(ctx context.Context, fn func(nexusraft.Reader) error) error {
+	p, err := z.node.replicas.View(z.id)
+	if err != nil {
+		return err
+	}
+	index, held := p.Lease.Index()
+	if !held {
+		return errNoLease
+	}
+	if !p.Fresh.Has(index) { // it is being written
+		if err := z.node.worker.ConfirmIndex(ctx, z.id, index); err != nil {
+			return err
+		}
+	}
+	return z.node.readSystemLocal(z.id, func(r nexusraft.Reader) error {
+		if !p.Lease.Holds() {
+			return errNoLease
+		}
+		if err := z.node.access.Permits(authz.RequesterOf(ctx)); err != nil {
+			return err
+		}
+		return fn(apply.MachineReader(r))
+	})
+}
+
 // ReadAt runs fn over a state of this replica that includes the entry at an index, and so all before it: with
 // the index of a proposal's Result, at any member, the caller's own write. It asks nobody, and waits
 // until the replica has applied the entry. If ctx ends first it returns ErrNoQuorum: a replica that is
