@@ -212,6 +212,34 @@ func TestLeaseEndsBeforeTheWorldHears(t *testing.T) {
 	}
 }
 
+// TestNoLeaseInAJointConfiguration: there is one again once it is left.
+func TestNoLeaseInAJointConfiguration(t *testing.T) {
+	b := leaseBench(t)
+	g, confirmRead := leadingTwo(t, b)
+	var change zone.ConfChange
+	for _, id := range []nexusraft.ReplicaID{third, third + 1} {
+		change.Set = append(change.Set, nexusraft.Member{
+			Replica: id, Node: nexusraft.NodeID(10 * id), Address: "127.0.0.1:3", Role: nexusraft.RoleLearner,
+		})
+	}
+	if err := ProposeConfChange(g, change, &call{b: b, name: "change"}); err != nil {
+		t.Fatal(err)
+	}
+	b.turns()
+	for i, joint := range []bool{true, false} { // the next entry leaves it
+		index := uint64(before + 2 + i)
+		m := message(other, raftpb.MsgAppResp, 2)
+		m.Index = new(index)
+		b.step(g, m, nil)
+		b.turns()
+		confirmRead()
+		if g.Replica().Joint() != joint || g.Lease().Holds() == joint {
+			t.Errorf("after entry %d: joint %t, a lease %t; want joint %t, and a lease otherwise", index, g.Replica().Joint(),
+				g.Lease().Holds(), joint)
+		}
+	}
+}
+
 // TestLeaseKnowsWhatIsTold: a read by the lease sees each entry whose commit others may know.
 func TestLeaseKnowsWhatIsTold(t *testing.T) {
 	b := leaseBench(t)
