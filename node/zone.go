@@ -187,14 +187,14 @@ func (z *Zone) ReadWithin(ctx context.Context, age time.Duration, fn func(nexusr
 	return z.Read(ctx, fn)
 }
 
-// ReadLease is Read, and asks nobody where that is as good: on the zone's leader while a quorum has answered it
-// so lately that no other node can lead yet. It needs Config.MaxClockDrift, and nodes that all run a release
-// which knows of leases; without either, and on any other node, it is Read. So it is after a while without reads,
-// in a leadership transfer and until another leader follows, and after a change of the zone's replicas until
-// a quorum has answered anew.
+// ReadLease is Read, and asks nobody where that is as good: on the zone's leader while it holds a lease, because a
+// quorum has answered it so lately that no other node can lead yet. Where there is no lease it is Read: without
+// Config.MaxClockDrift, on a node that does not lead, after a while without reads, from a leadership transfer until
+// another leader follows, after a change of the zone's replicas, and while the zone has a voter that has not
+// said that its release knows of leases.
 //
-// What Read promises holds as long as the clocks keep their bound. Whether this machine is stopped for a while, with
-// the process or alone, does not matter; that a machine is suspended which does not lead matters as little.
+// What Read promises holds as long as the clocks keep their bound. A process that is stopped for a while, or a
+// machine that is suspended, may lose its lease, and no more.
 func (z *Zone) ReadLease(ctx context.Context, fn func(nexusraft.Reader) error) error {
 	if err := z.readAlone(ctx, fn); !errors.Is(err, errNoLease) {
 		return err

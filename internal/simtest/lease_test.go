@@ -220,7 +220,7 @@ func (s *sim) cutOff(n *node) {
 // clock goes as slow as it may does not.
 func TestLeaseNeedsItsBound(t *testing.T) {
 	for period, want := range map[int64]porcupine.CheckResult{
-		16 * slowPeriod / 10 * 10: porcupine.Illegal, slowPeriod: porcupine.Ok,
+		16 * slowPeriod: porcupine.Illegal, slowPeriod: porcupine.Ok,
 	} {
 		t.Run(fmt.Sprint(period), func(t *testing.T) {
 			forSeeds(t, 20, func(t *testing.T, seed uint64) {
