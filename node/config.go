@@ -36,6 +36,12 @@ type Config struct {
 	HeartbeatTicks int           // 1; an awake zone sends fewer, down to a third: its nodes signal in each that they live
 	HoldTicks      int           // 6: how long a write may wait for both members, see internal/zone/gate.go
 
+	// MaxClockDrift, if it is not 0, lets zones that this node leads serve Zone.ReadLease alone: of the machines
+	// of two nodes none's monotonic clock gains more than this part on the other's, such as 0.01. That is a
+	// hundred times what quartz clocks do; above it reads may be stale. TickInterval and ElectionTicks have to be
+	// the same on all nodes. At most 1; 0: off.
+	MaxClockDrift float64
+
 	// The log is compacted when it has more than CompactEntries entries (10,000) or
 	// CompactBytes bytes (32 MiB); half of that stays for followers that are a little behind.
 	CompactEntries int
@@ -127,6 +133,12 @@ func (c Config) withDefaults() (Config, error) {
 		if err := nexusraft.ValidateAddress(c.Advertise); err != nil {
 			errs = append(errs, fmt.Errorf("Config.Advertise: %w", err))
 		}
+	}
+	if !(c.MaxClockDrift >= 0 && c.MaxClockDrift <= 1) {
+		errs = append(errs, fmt.Errorf("Config.MaxClockDrift is %v: give a part of 1, or 0 for none", c.MaxClockDrift))
+	}
+	if c.MaxClockDrift > 0 && c.ElectionTicks < 4 {
+		errs = append(errs, fmt.Errorf("Config.MaxClockDrift needs ElectionTicks of 4 at least, got %d", c.ElectionTicks))
 	}
 	if c.TickInterval < time.Millisecond {
 		errs = append(errs, fmt.Errorf("TickInterval %v is below 1 ms", c.TickInterval))

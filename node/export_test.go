@@ -1,6 +1,11 @@
 package node
 
-import "context"
+import (
+	"context"
+	"errors"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
 
 // Awake returns how many of the node's zones do not sleep.
 func (n *Node) Awake(ctx context.Context) (int, error) {
@@ -19,3 +24,12 @@ func (n *Node) Handler() handler { return handler{n} }
 
 // EntriesInMemory returns how many bytes of log entries the node's zones keep in memory.
 func (n *Node) EntriesInMemory() int64 { return n.dir.Entries.Used() }
+
+// ReadAlone is the part of ReadLease that asks nobody; false if there is no lease.
+func (z *Zone) ReadAlone(ctx context.Context, fn func(nexusraft.Reader) error) (bool, error) {
+	err := z.readAlone(ctx, fn)
+	if errors.Is(err, errNoLease) {
+		return false, nil
+	}
+	return true, err
+}

@@ -165,8 +165,8 @@ func (n *Node) makeWorker() *worker.Worker {
 		Watchdog: &n.watchdog, Sending: n.sending, Snapshots: n.snapshots,
 		StateMachine: c.StateMachine, Machines: c.Machines,
 		TickInterval: c.TickInterval, ElectionTicks: c.ElectionTicks, HeartbeatTicks: c.HeartbeatTicks,
-		HoldTicks: c.HoldTicks, CompactEntries: c.CompactEntries, CompactBytes: c.CompactBytes,
-		Clock: c.Clock, Logger: c.Logger,
+		HoldTicks: c.HoldTicks, MaxClockDrift: c.MaxClockDrift,
+		CompactEntries: c.CompactEntries, CompactBytes: c.CompactBytes, Clock: c.Clock, Logger: c.Logger,
 	})
 }
 

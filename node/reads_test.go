@@ -9,6 +9,7 @@ import (
 	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/node"
 )
 
 // value returns a function that reads a key.
@@ -79,5 +80,59 @@ func TestReadWithinAnAge(t *testing.T) {
 	fail := func(nexusraft.Reader) error { return failed }
 	if err := follower.zone().ReadWithin(t.Context(), time.Hour, fail); !errors.Is(err, failed) {
 		t.Errorf("got %v, want %v", err, failed)
+	}
+}
+
+// A leader reads alone once a quorum has answered it, if it was told how far clocks drift.
+func TestReadLease(t *testing.T) {
+	t.Parallel()
+	config := func(name string, drift float64) node.Config {
+		c := testConfig(t, name)
+		c.MaxClockDrift = drift
+		return c
+	}
+	leader := found(t, config("n1", 0.01))
+	follower := join(t, config("n2", 0.01), leader)
+	want := 0
+	write := func() string {
+		want++
+		leader.put("k", fmt.Sprint(want))
+		return fmt.Sprint(want)
+	}
+	alone := func(m *member) bool {
+		t.Helper()
+		want := write()
+		var got string
+		if err := m.zone().ReadLease(t.Context(), value("k", &got)); err != nil || got != want {
+			t.Fatalf("%s: got %q, %v, want %q", m.config.Name, got, err, want)
+		}
+		held, err := m.zone().ReadAlone(t.Context(), value("k", &got))
+		if err != nil || got != want {
+			t.Fatalf("%s: got %q, %v, want %q", m.config.Name, got, err, want)
+		}
+		return held
+	}
+	for deadline := time.Now().Add(30 * time.Second); !alone(leader) && !alone(follower); { // either may lead
+		if time.Now().After(deadline) {
+			t.Fatal("no leader reads alone")
+		}
+	}
+
+	failed := errors.New("of fn")
+	fail := func(nexusraft.Reader) error { return failed }
+	if err := leader.zone().ReadLease(t.Context(), fail); !errors.Is(err, failed) {
+		t.Errorf("got %v, want %v", err, failed)
+	}
+	z := leader.zone()
+	leader.close()
+	if err := z.ReadLease(t.Context(), fail); !errors.Is(err, nexusraft.ErrClosed) {
+		t.Errorf("of a node that is closed: got %v", err)
+	}
+
+	leader = found(t, config("n3", 0))
+	for range 20 {
+		if alone(leader) {
+			t.Fatal("a leader reads alone, and nobody has told it how far clocks drift")
+		}
 	}
 }

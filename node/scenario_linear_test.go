@@ -7,18 +7,22 @@ import (
 	"math"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/anishathalye/porcupine"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/node"
 )
 
 // registers is what concurrent callers ask of a zone's keys, and what they get.
 type registers struct {
 	c     *cluster
 	begin time.Time
+
+	leased atomic.Int32 // calls of ReadLease
 
 	mu      sync.Mutex // guards what follows
 	history []porcupine.Operation
@@ -93,19 +97,34 @@ func (r *registers) write(ctx context.Context, client int, m *member) {
 // read reads through a member until ctx ends.
 func (r *registers) read(ctx context.Context, client int, m *member) {
 	for ctx.Err() == nil {
-		in := access{key: fmt.Sprint("k", rand.IntN(2))}
-		var out answer
-		called := time.Since(r.begin)
-		within, cancel := context.WithTimeout(ctx, 2*time.Second)
-		err := m.zone().Read(within, func(x nexusraft.Reader) error {
-			value, _, err := x.Get([]byte(in.key))
-			out.value = string(value)
-			return err
-		})
-		cancel()
-		out.unknown = err != nil
-		r.add(client, in, out, called)
+		r.readOnce(ctx, client, m.zone().Read)
 	}
+}
+
+// readLease is read for a leader that may read alone.
+func (r *registers) readLease(ctx context.Context, client int, m *member) {
+	for ctx.Err() == nil {
+		r.readOnce(ctx, client, m.zone().ReadLease)
+		r.leased.Add(1)
+		time.Sleep(time.Millisecond) // so that they are not most of what happens
+	}
+}
+
+func (r *registers) readOnce(
+	ctx context.Context, client int, read func(context.Context, func(nexusraft.Reader) error) error,
+) {
+	in := access{key: fmt.Sprint("k", rand.IntN(2))}
+	var out answer
+	called := time.Since(r.begin)
+	within, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	err := read(within, func(x nexusraft.Reader) error {
+		value, _, err := x.Get([]byte(in.key))
+		out.value = string(value)
+		return err
+	})
+	out.unknown = err != nil
+	r.add(client, in, out, called)
 }
 
 // readWithin reads states of bounded age through a member until ctx ends.
@@ -159,7 +178,7 @@ func (r *registers) checkBounded() {
 // TestReadsAreLinearizable reads by the follower and by the leader of a zone that is written to,
 // while paths are long and change their length, so that answers come late and in the wrong order.
 func TestReadsAreLinearizable(t *testing.T) {
-	c := newCluster(t, nil)
+	c := newCluster(t, func(n *node.Config) { n.MaxClockDrift = 0.01 })
 	paths := c.paths()
 	c.redial()
 	leader := c.awaitSync()
@@ -173,6 +192,7 @@ func TestReadsAreLinearizable(t *testing.T) {
 		callers.Go(func() { r.read(ctx, 4+i, follower) })
 	}
 	callers.Go(func() { r.read(ctx, 6, leader) })
+	callers.Go(func() { r.readLease(ctx, 7, leader) })
 	callers.Go(func() { r.readWithin(ctx, follower, 15*time.Millisecond) })
 	callers.Go(func() { r.readWithin(ctx, follower, 100*time.Millisecond) })
 	eventually(t, "reads", func() error {
@@ -181,8 +201,8 @@ func TestReadsAreLinearizable(t *testing.T) {
 		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		if r.reads < 400 {
-			return fmt.Errorf("%d reads", r.reads)
+		if leased := int(r.leased.Load()); r.reads-leased < 400 || leased < 100 {
+			return fmt.Errorf("%d reads, %d of them by ReadLease", r.reads, leased)
 		}
 		return nil
 	})

@@ -187,6 +187,50 @@ func (z *Zone) ReadWithin(ctx context.Context, age time.Duration, fn func(nexusr
 	return z.Read(ctx, fn)
 }
 
+// ReadLease is Read, and asks nobody where that is as good: on the zone's leader while it holds a lease, because a
+// quorum has answered it so lately that no other node can lead yet. Where there is no lease it is Read: without
+// Config.MaxClockDrift, on a node that does not lead, after a while without reads, from a leadership transfer until
+// another leader follows, after a change of the zone's replicas, and while the zone has a voter that has not
+// said that its release knows of leases.
+//
+// What Read promises holds as long as the clocks keep their bound. A process that is stopped for a while, or a
+// machine that is suspended, may lose its lease, and no more.
+func (z *Zone) ReadLease(ctx context.Context, fn func(nexusraft.Reader) error) error {
+	if err := z.readAlone(ctx, fn); !errors.Is(err, errNoLease) {
+		return err
+	}
+	return z.Read(ctx, fn)
+}
+
+// errNoLease: there is no lease, or it was over before fn could run.
+var errNoLease = errors.New("no lease")
+
+// readAlone is Read by a lease, in the order that driver.Lease asks for, or errNoLease.
+func (z *Zone) readAlone(ctx context.Context, fn func(nexusraft.Reader) error) error {
+	p, err := z.node.replicas.View(z.id)
+	if err != nil {
+		return err
+	}
+	index, held := p.Lease.Index()
+	if !held {
+		return errNoLease
+	}
+	if !p.Fresh.Has(index) { // it is being written
+		if err := z.node.worker.ConfirmIndex(ctx, z.id, index); err != nil {
+			return err
+		}
+	}
+	return z.node.readSystemLocal(z.id, func(r nexusraft.Reader) error {
+		if !p.Lease.Holds() {
+			return errNoLease
+		}
+		if err := z.node.access.Permits(authz.RequesterOf(ctx)); err != nil {
+			return err
+		}
+		return fn(apply.MachineReader(r))
+	})
+}
+
 // ReadAt runs fn over a state of this replica that includes the entry at an index, and so all before it: with
 // the index of a proposal's Result, at any member, the caller's own write. It asks nobody, and waits
 // until the replica has applied the entry. If ctx ends first it returns ErrNoQuorum: a replica that is

@@ -18,8 +18,9 @@ const ProtocolVersion = 1
 // MinorVersion is how far it has come since: what this program speaks. The sides may differ in it: each
 // leaves out what the other one's doesn't know. Version 1.1 brought lanes and pings, version 1.2
 // snapshots that go on where they broke off, version 1.3 join tokens that are proved and not told,
-// version 1.4 zones besides the root zone, which a cluster has once all of its nodes speak it.
-const MinorVersion = 4
+// version 1.4 zones besides the root zone, which a cluster has once all of its nodes speak it, version 1.5 the
+// promise of voters on which leases rest.
+const MinorVersion = 5
 
 // Limits of the protocol, in bytes unless said otherwise. A receiver refuses more.
 const (

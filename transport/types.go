@@ -91,7 +91,7 @@ type VoteResult struct {
 	Why            string         // why it was ignored
 	LastTerm       nexusraft.Term
 	LastIndex      nexusraft.Index
-	LeaseTicksLeft int // ticks until the voter stops protecting the leader it knows
+	LeaseTicksLeft int // ticks until the voter gives votes again, 0: it does
 }
 
 // SnapshotHeader says what a snapshot is of.

@@ -85,6 +85,10 @@ func TestWitnessKeepsItsVote(t *testing.T) {
 
 	w = start(t, Config{Dir: "d", FS: crashed}).awaitReady()
 	other := newFakeMember(t, 2)
+	if got, err := m.vote(w, ask); err != nil || got.Outcome != transport.VoteIgnored || got.LeaseTicksLeft != 6 {
+		t.Errorf("a candidate after the start: %+v, %v; want no answer for an election timeout", got, err)
+	}
+	w.tick(6)
 	if got, err := other.vote(w, ask); err != nil || got.Outcome != transport.VoteRejected {
 		t.Errorf("a second candidate of the term: %+v, %v; want it rejected", got, err)
 	}

@@ -85,10 +85,10 @@ func (s *Service) record() (a *pb.Authority, err error) {
 }
 
 // ClusterVersion returns the cluster's version as this node has it, which may be behind; 0 if it has none.
-// It reads no more once the version is all that this node speaks: a status must not wait for a disk.
+// It reads no more once the version is the highest that there is: a status must not wait for a disk.
 func (s *Service) ClusterVersion() uint32 {
 	version := s.version.Load()
-	if version >= transport.MinorVersion {
+	if version >= system.ZonesVersion {
 		return version
 	}
 	_ = s.o.Zone.ReadLocal(func(r nexusraft.Reader) (err error) { // a zone that has failed is told of elsewhere

@@ -96,6 +96,8 @@ type Config struct {
 
 	// ReadTicks is for how many ticks a read waits for a leader.
 	ReadTicks int
+
+	Lease LeaseConfig
 }
 
 // Group is one zone's replica and all that waits for it. It is for one goroutine.
@@ -121,6 +123,9 @@ type Group struct {
 
 	listed *[]*Group // of its worker's Neighbors; nil: it is not there
 	place  int       // in that list
+	slept  int       // the tick at which it was put there, or had a message after that
+
+	stepped bool // it has had a message since Neighbors has noted it
 
 	stopped bool // by Stop: nothing waits, and raft is not asked any more
 }
@@ -144,12 +149,14 @@ func NewGroup(c Config) (*Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Group{
+	g := &Group{
 		zone: c.Zone, self: c.Replica, incarnation: c.Incarnation,
 		replica: r, log: c.Storage, owner: c.Owner,
 		reads: newReads(c),
 		from:  make(map[nexusraft.ReplicaID]nexusraft.NodeID),
-	}, nil
+	}
+	g.reads.lease.kept = func() bool { return r.EachVoter(c.Lease.Keeps) }
+	return g, nil
 }
 
 // Zone returns whose group it is.
@@ -166,6 +173,7 @@ func (g *Group) HasWork() bool { return !g.stopped && (g.replica.HasWork() || g.
 func (g *Group) Tick() {
 	g.replica.Tick()
 	g.reads.tick()
+	g.renewLease()
 	if g.reads.wait() {
 		g.replica.Stir()
 	}
@@ -175,6 +183,7 @@ func (g *Group) Tick() {
 // with any other message; it is answered in any case, by the end of the next turn. The error says
 // why raft has not taken the message; see zone.Replica.Step.
 func (g *Group) Step(from nexusraft.NodeID, m *raftpb.Message, call VoteCall) error {
+	g.stepped = true
 	if err := g.replica.Step(from, m); err != nil {
 		if call != nil {
 			call.Answer(g.ignored(err.Error()))
@@ -206,6 +215,7 @@ func (g *Group) nodeOf(id nexusraft.ReplicaID) (nexusraft.NodeID, bool) {
 // ApplyConfChange has raft switch to a conf change; Owner.Apply calls it, and stores what it
 // returns.
 func (g *Group) ApplyConfChange(e *raftpb.Entry) (*raftpb.ConfState, nexusraft.Membership, error) {
+	g.reads.lease.end()
 	return g.replica.ApplyConfChange(e)
 }
 
@@ -224,6 +234,7 @@ func (g *Group) begin(d *Driver) error {
 	}
 	leader, _ := g.replica.Leader()
 	g.reads.follow(leadership{leader, g.replica.Term()})
+	g.followLease()
 	g.owner.Began(&g.round.work)
 	d.send(g, work.SendNow)
 	return nil
@@ -291,6 +302,7 @@ func (g *Group) finish(d *Driver) {
 // group from now on.
 func (g *Group) Stop(err error) {
 	g.stopped = true
+	g.reads.lease.end()
 	uncertain := fmt.Errorf("%w: %w", nexusraft.ErrUncertain, err)
 	for call := range g.proposals.all() {
 		call.Answer(nexusraft.Result{}, uncertain)

@@ -147,12 +147,65 @@ var mutants = []mutant{
 	},
 	{
 		"A state counts as new as an answer that is not applied.",
-		"internal/driver/reads.go", "\t\tr.indexed = append(r.indexed, indexedRead{c.Index, true, q.reads})\n",
-		`		r.indexed = append(r.indexed, indexedRead{c.Index, true, q.reads})
+		"internal/driver/reads.go",
+		"\t\tr.indexed = append(r.indexed, indexedRead{index: c.Index, confirmed: true, reads: q.reads})\n",
+		`		r.indexed = append(r.indexed, indexedRead{index: c.Index, confirmed: true, reads: q.reads})
 		for _, w := range q.reads {
 			r.fresh.served(w.asked)
 		}
 `, "internal/driver", "TestFreshness",
+	},
+	{
+		"A lease counts from the answer of a quorum.",
+		"internal/driver/lease.go", "\t\tl.asked.Store(&q.at)\n", "\t\tq.at = l.c.Clock()\n\t\tl.asked.Store(&q.at)\n",
+		"internal/driver", "TestLeaseCountsFromItsQuestion",
+	},
+	{
+		"A lease outlives a change of the zone's replicas.",
+		"internal/driver/group.go", "\tg.reads.lease.end()\n\treturn g.replica.ApplyConfChange(e)\n",
+		"\treturn g.replica.ApplyConfChange(e)\n",
+		"internal/driver", "TestLeaseOfOneVoter",
+	},
+	{
+		"A lease is good for a question of before its end.",
+		"internal/driver/lease.go", "\tl.epoch++\n", "",
+		"internal/driver", "TestLeaseEndsBeforeTheWorldHears",
+	},
+	{
+		"A leader reads alone while it hands over.",
+		"internal/zone/promise.go", " && r.handedOver != r.hard.term", "",
+		"internal/simtest", "TestLeaseEndsInATransfer",
+	},
+	{
+		"A leader reads alone though a voter runs an earlier release.",
+		"internal/driver/lease.go", " || !l.kept()", "",
+		"internal/driver", "TestLeaseOfOneVoter",
+	},
+	{
+		"A read by a lease misses what others know to be committed.",
+		"internal/driver/group.go", "\tg.followLease()\n\tg.owner.Began(&g.round.work)\n\td.send(g, work.SendNow)\n",
+		"\tg.owner.Began(&g.round.work)\n\td.send(g, work.SendNow)\n\tg.followLease()\n",
+		"internal/driver", "TestLeaseKnowsWhatIsTold",
+	},
+	{
+		"A voter votes right after its start.",
+		"internal/zone/promise.go", "\treturn silence{}\n", "\treturn silence{electionTicks}\n",
+		"internal/simtest", "TestVoterThatWasStarted",
+	},
+	{
+		"A voter that has forgotten its leader votes for another one.",
+		"internal/zone/promise.go", "return r.LeaseTicksLeft() > 0 && m", "return false && m",
+		"internal/driver", "TestPromiseOutlivesTheLeader",
+	},
+	{
+		"A member stands for election though it has promised its leader not to.",
+		"internal/zone/replica.go", "left := r.LeaseTicksLeft(); left > 0 {", "left := r.LeaseTicksLeft(); left > 1<<30 {",
+		"internal/driver", "TestPromiseOutlivesTheLeader",
+	},
+	{
+		"A replica that a message wakes gets ticks of before it.",
+		"internal/driver/neighbors.go", "\t\tif !g.stepped {\n\t\t\tslept", "\t\tif true {\n\t\t\tslept",
+		"internal/zone", "TestWokenAsItsLeaderFallsSilent",
 	},
 	{
 		"Messages that were taken out of the inbox go on being counted in it.",
@@ -196,7 +249,7 @@ var mutants = []mutant{
 	},
 	{
 		"A deposed leader's messages renew the lease of the one that a witness follows.",
-		"internal/zone/witness.go", "\t\tif m.GetTerm() >= r.rn.BasicStatus().GetTerm() {\n", "\t\tif m.GetTerm() > 0 {\n",
+		"internal/zone/promise.go", "\t\tif m.GetTerm() >= r.rn.BasicStatus().GetTerm() {\n", "\t\tif m.GetTerm() > 0 {\n",
 		"witness", "TestDeposedLeaderRenewsNoLease",
 	},
 	{
@@ -213,8 +266,8 @@ var mutants = []mutant{
 	},
 	{
 		"A zone that sleeps does not get the ticks that it has missed when its leader's node is silent.",
-		"internal/driver/neighbors.go", "\t\tfor range missed {\n",
-		"\t\tfor range missed - missed {\n",
+		"internal/driver/neighbors.go", "\t\tfor range min(missed, slept) {\n",
+		"\t\tfor range min(missed-missed, slept) {\n",
 		"internal/zone", "TestLeaderDiesAsleep",
 	},
 	{

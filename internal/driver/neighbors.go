@@ -14,6 +14,7 @@ import (
 type Neighbors struct {
 	own   zone.Signal
 	limit int // ticks of silence after which a node is not heard
+	ticks int // so far
 
 	nodes  map[nexusraft.NodeID]*neighbor
 	awake  []*Group // each at its place: Group.listed and Group.place
@@ -70,6 +71,9 @@ func (n *Neighbors) Awake(yield func(*Group) bool) {
 // was part of.
 func (n *Neighbors) Note(g *Group) {
 	asleep := g.replica.Asleep()
+	if g.stepped {
+		g.slept, g.stepped = n.ticks, false
+	}
 	if !g.stopped && g.listed != nil && asleep == (g.listed == &n.asleep) {
 		return
 	}
@@ -81,7 +85,7 @@ func (n *Neighbors) Note(g *Group) {
 	if asleep {
 		g.listed = &n.asleep
 	}
-	g.place = len(*g.listed)
+	g.slept, g.place = n.ticks, len(*g.listed)
 	*g.listed = append(*g.listed, g)
 }
 
@@ -133,6 +137,7 @@ func (n *Neighbors) Change() {
 func (n *Neighbors) Tick(
 	listed []nexusraft.NodeID, heard map[nexusraft.NodeID]zone.Signal, tick func(*Group),
 ) {
+	n.ticks++
 	for _, x := range n.nodes {
 		x.listed = false
 	}
@@ -186,7 +191,8 @@ func (n *Neighbors) hear(id nexusraft.NodeID, s zone.Signal, ok bool, tick func(
 }
 
 // wake wakes the groups that rest on a node, gives them the ticks that they have missed, besides
-// the one under way, and reports whether the node led any of them.
+// the one under way, and reports whether the node led any of them. None gets more than have passed since it fell
+// asleep, or since a message came: what it has promised its leader is counted in ticks.
 func (n *Neighbors) wake(id nexusraft.NodeID, missed int, tick func(*Group)) (led bool) {
 	n.WakeIf(func(g *Group) bool {
 		if !g.replica.RestsOn(id) {
@@ -194,8 +200,12 @@ func (n *Neighbors) wake(id nexusraft.NodeID, missed int, tick func(*Group)) (le
 		}
 		_, self := g.replica.Leader()
 		led = led || !self
+		slept := 0
+		if !g.stepped {
+			slept = n.ticks - 1 - g.slept
+		}
 		g.replica.Stir()
-		for range missed {
+		for range min(missed, slept) {
 			tick(g)
 		}
 		return true

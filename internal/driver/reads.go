@@ -50,6 +50,7 @@ type reads struct {
 	indexed []indexedRead // of confirmed reads and of ReadAt, above the applied index; served once theirs is
 
 	fresh *Freshness
+	lease *Lease
 }
 
 // leadership is one leader in one term; its zero value is none.
@@ -62,12 +63,14 @@ type question struct {
 	context []byte
 	at      int // the tick of the question
 	reads   []waitingRead
+	lease   leaseQuestion
 }
 
 type indexedRead struct {
 	index     nexusraft.Index
 	confirmed bool // by the leader, after the reads came
 	reads     []waitingRead
+	lease     leaseQuestion // of the question that was answered
 }
 
 // Read is one call that waits.
@@ -120,7 +123,7 @@ func (g *Group) Leaderless() error { return g.reads.leaderless() }
 func newReads(c Config) reads {
 	r := reads{
 		contexts: readContexts{replica: c.Replica, incarnation: c.Incarnation}, limit: c.ReadTicks, retry: readRetryTicks,
-		fresh: new(Freshness),
+		fresh: new(Freshness), lease: newLease(c.Lease),
 	}
 	r.fresh.applied.Store(uint64(c.Applied))
 	return r
@@ -199,7 +202,7 @@ func (r *reads) request() ([]byte, bool) {
 	if !r.due() {
 		return nil, false
 	}
-	q := question{r.contexts.next(), r.now, r.waiting}
+	q := question{r.contexts.next(), r.now, r.waiting, r.lease.ask()}
 	r.waiting = nil
 	if last := len(r.asked) - 1; len(r.asked) == maxQuestions {
 		q.reads = append(r.asked[last].reads, q.reads...)
@@ -262,8 +265,9 @@ func (r *reads) confirmed(c zone.Read) {
 		return
 	}
 	for _, q := range r.asked[:i+1] {
-		r.indexed = append(r.indexed, indexedRead{c.Index, true, q.reads})
+		r.indexed = append(r.indexed, indexedRead{index: c.Index, confirmed: true, reads: q.reads})
 	}
+	r.indexed[len(r.indexed)-1].lease = r.asked[i].lease
 	r.asked = slices.Delete(r.asked, 0, i+1)
 	r.retry = readRetryTicks
 }
@@ -277,6 +281,7 @@ func (r *reads) serve(applied nexusraft.Index) {
 			keep = append(keep, x)
 			continue
 		}
+		r.lease.grant(x.lease)
 		for _, c := range x.reads {
 			if x.confirmed {
 				r.fresh.served(c.asked)

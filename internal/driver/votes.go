@@ -114,6 +114,8 @@ func (g *Group) whyIgnored(term nexusraft.Term) string {
 		return fmt.Sprintf("term %d is over, this replica is at %d", term, now)
 	case leader != 0:
 		return fmt.Sprintf("leader %v has been heard of within an election timeout", leader)
+	case g.replica.LeaseTicksLeft() > 0:
+		return "a leader may have been heard of within an election timeout"
 	default:
 		return "raft did not answer"
 	}

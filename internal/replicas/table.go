@@ -20,6 +20,7 @@ type Known struct {
 	Members nexusraft.Membership
 	Term    *atomic.Uint64
 	Fresh   *driver.Freshness
+	Lease   *driver.Lease
 	Events  *events.Notifier // of new ones, and when the zone has stopped
 
 	failed error // the zone has stopped on this node

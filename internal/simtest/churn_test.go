@@ -216,6 +216,13 @@ func (c *churn) propose(n *node, change zone.ConfChange) {
 // membershipChaos is chaos with a zone whose replicas change all the time.
 func membershipChaos(t *testing.T, seed uint64) *sim {
 	s := newSim(t, seed, seed%3 == 0)
+	s.changeAll(seed)
+	return s
+}
+
+// changeAll has nodes join and leave while things break.
+func (s *sim) changeAll(seed uint64) {
+	s.t.Helper()
 	s.clients.add(4)
 	s.until("in sync for the first time", 400, s.inSync)
 	s.admin.done = true
@@ -226,7 +233,6 @@ func membershipChaos(t *testing.T, seed uint64) *sim {
 	s.faults.stop()
 	s.until("every wish granted", 1000, func() bool { return s.churn.wish == nil })
 	s.recover()
-	return s
 }
 
 // TestMembershipChaos: nothing acknowledged is lost, whichever nodes join and leave.

@@ -60,6 +60,7 @@ func (cs *clients) next() int64 {
 }
 
 func (cs *clients) step() {
+	cs.s.leases.step()
 	for _, c := range cs.all {
 		c.step()
 	}
@@ -117,7 +118,7 @@ func (op *operation) attempt() {
 		n.commands = append(n.commands, op)
 		return
 	}
-	n.later(func(n *node) { n.group.Read(reading{n, op}, s.time()) })
+	n.later(func(n *node) { n.read(op) })
 	op.retryAt = s.now + 10*tickSteps // a read may be asked for again
 }
 

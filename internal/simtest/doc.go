@@ -21,6 +21,7 @@
 // comes to, in other words), TestChaos, TestTable, TestAvailability (each set of links that can be cut,
 // against docs/availability.md), TestLongPaths, TestSlowDisks, TestSleep (faults while the zone sleeps,
 // or falls asleep), TestSessionChaos (numbered commands, handed over again and again),
+// TestLeaseChaos (leaders that read alone, by clocks that drift),
 // TestMachineThatDiffers (digests), TestZoneChaos (zones that are made and deleted),
 // churn (nodes that join and leave, by the plans of zone.Replica.Plan), TestMembershipChaos,
 // TestMembershipCrashes (every crash in every change).
@@ -82,4 +83,7 @@
 //	witness ticks raft                          I11
 //	stale suffix left behind in the log         I7: the log does not open again
 //	zones sleep on though their leader is gone  liveness: nobody leads
+//	a voter votes right after its start         I18
+//	a leader reads alone while it hands over    I18
+//	clocks drift beyond the bound               porcupine (TestLeaseNeedsItsBound)
 package simtest

@@ -39,7 +39,7 @@ func (f *faults) step() {
 	case p < 175:
 		n := f.zone().anyMember()
 		if n.r != nil {
-			n.later(func(n *node) { s.must(n, "campaign", n.r.Campaign()) })
+			n.later(func(n *node) { _ = n.r.Campaign() }) // refused where a leader was heard of
 		}
 	case p < 195: // the zone falls asleep, or nearly
 		f.zone().clients.pause = s.now + int64(s.between(5, 60)*tickSteps)

@@ -27,6 +27,13 @@ var registerModel = porcupine.Model{
 
 // checkHistory has porcupine look for an order of the operations that explains all answers.
 func (s *sim) checkHistory() {
+	if key, n, got := s.explain(); got != porcupine.Ok {
+		s.fatalf("the history of %s, %d operations, is not linearizable: %v", key, n, got)
+	}
+}
+
+// explain returns the first register whose operations no order explains, and how many it has.
+func (s *sim) explain() (key string, operations int, got porcupine.CheckResult) {
 	byKey := make(map[string][]porcupine.Operation)
 	for i, op := range s.clients.history {
 		if op.ret == 0 && !op.open() {
@@ -42,9 +49,10 @@ func (s *sim) checkHistory() {
 		})
 	}
 	for i := range registers {
-		key := fmt.Sprintf("r%d", i)
-		if got := porcupine.CheckOperationsTimeout(registerModel, byKey[key], 20*time.Second); got != porcupine.Ok {
-			s.fatalf("the history of %s, %d operations, is not linearizable: %v", key, len(byKey[key]), got)
+		key = fmt.Sprintf("r%d", i)
+		if got = porcupine.CheckOperationsTimeout(registerModel, byKey[key], 20*time.Second); got != porcupine.Ok {
+			return key, len(byKey[key]), got
 		}
 	}
+	return "", 0, porcupine.Ok
 }

@@ -84,7 +84,7 @@ func (n *node) open() {
 		ElectionTicks: n.s.electionTicks, HoldTicks: n.s.holdTicks,
 		Signals: n.others,
 	}
-	g, err := driver.NewGroup(driver.Config{Owner: n, ReadTicks: readTicks, Config: c})
+	g, err := driver.NewGroup(driver.Config{Owner: n, ReadTicks: readTicks, Config: c, Lease: n.leaseConfig()})
 	n.s.must(n, "start", err)
 	n.others.Note(g)
 	_, n.conf, err = log.InitialState()

@@ -53,6 +53,8 @@ type process struct {
 	turn     *turn // under way
 	crashAt  crashPoint
 	skew     int64  // of its clock
+	period   int64  // steps in which its monotonic clock shows a tick
+	shows    int64  // what that clock shows
 	hosting  bool   // the records of zones may have changed
 	version  uint64 // of the table of the zones, which a witness was told
 
@@ -248,7 +250,7 @@ func (p *process) drain() {
 	if p.w.now >= p.nextTick {
 		p.tick()
 		for p.nextTick <= p.w.now {
-			p.nextTick += tickSteps
+			p.nextTick += p.period
 		}
 	}
 }

@@ -38,6 +38,8 @@ type world struct {
 
 	electionTicks, holdTicks int // of each replica that starts from now on; 0: as by default
 
+	leases leases // reads that a leader serves alone
+
 	stepTime int64 // how far a step of time takes the clock that leaders put into commands
 	shared   int   // writes of several zones, of which some must be synced
 }
@@ -136,6 +138,7 @@ func (s *sim) createNodes(founding bool, state []nexusraft.Pair) {
 // newNode makes a node, without a disk, with identities that nobody has had.
 func (s *sim) newNode(name string, witness bool) *node {
 	p := &process{w: s.world, name: name, witness: witness, id: nexusraft.NodeID(s.rng.Uint64() | 1)}
+	p.period = s.leases.period()
 	n := &node{process: p, s: s, replica: nexusraft.ReplicaID(s.rng.Uint64()>>1 | 1)}
 	if witness {
 		p.device = newWitnessDevice(p)
@@ -239,6 +242,9 @@ func (w *world) step() {
 	first.sweep()
 	w.faults.step()
 	w.net.deliver()
+	for _, n := range first.nodes {
+		n.process.pass()
+	}
 	for _, i := range w.rng.Perm(len(first.nodes)) {
 		first.nodes[i].process.run()
 	}
@@ -249,6 +255,7 @@ func (w *world) step() {
 		s.churn.step()
 		s.keeper.step()
 		s.oracle.ages()
+		s.oracle.lease()
 	}
 }
 

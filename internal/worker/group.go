@@ -125,7 +125,7 @@ func openGroup(w *worker, id nexusraft.ZoneID, kind string) (*group, error) {
 		Signals:       w.neighbors,
 		ElectionTicks: c.ElectionTicks, HeartbeatTicks: c.HeartbeatTicks, HoldTicks: c.HoldTicks,
 		Logger: zone.NewLogger(c.Logger, id),
-	}})
+	}, Lease: w.leases()})
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +148,7 @@ func (w *worker) countIfAlone(self nexusraft.ReplicaID, conf *raftpb.ConfState) 
 func (g *group) published() replicas.Known {
 	return replicas.Known{
 		Machine: g.configured, State: g.state, Members: g.replica.Membership(), Term: &g.term,
-		Fresh: g.group.Freshness(), Events: &g.events,
+		Fresh: g.group.Freshness(), Lease: g.group.Lease(), Events: &g.events,
 	}
 }
 

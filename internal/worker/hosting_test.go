@@ -96,6 +96,9 @@ func foundingWorker(t *testing.T, disk storage.FS) *idleWorker {
 func (w *idleWorker) elects(t *testing.T, ids ...nexusraft.ZoneID) {
 	t.Helper()
 	for _, id := range ids {
+		for w.zones[id].replica.LeaseTicksLeft() > 0 { // the node was started anew
+			w.zones[id].replica.Tick()
+		}
 		if err := w.zones[id].replica.Campaign(); err != nil {
 			t.Fatal(err)
 		}

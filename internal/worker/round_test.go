@@ -297,8 +297,8 @@ func TestCandidateAsksAfterTheSync(t *testing.T) {
 		}
 		return fromLeader(&raftpb.Message{Type: typ.Enum(), Term: new(term)})
 	}
-	if err := h.replica.Campaign(); err != nil {
-		t.Fatal(err)
+	for !h.group.HasWork() { // the leader is silent
+		h.replica.Tick()
 	}
 	w.turnWith(t)
 	asked := o.take(raftpb.MsgPreVote)

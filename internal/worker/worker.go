@@ -53,6 +53,7 @@ type Options struct {
 	ElectionTicks  int
 	HeartbeatTicks int
 	HoldTicks      int
+	MaxClockDrift  float64
 	CompactEntries int
 	CompactBytes   int64
 	Clock          func() time.Time

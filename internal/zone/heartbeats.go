@@ -11,20 +11,20 @@ import (
 // lives, for all of its zones (Signal). With a heartbeat for each zone and tick, a thousand active zones would
 // send and answer little else.
 //
-// Between two heartbeats the signal stands for them. A follower or a witness that has heard its leader trusts the
-// leader's node, for as many signals as a heartbeat may be late by, while they say the same as then. Meanwhile it is not
-// ticked. If the node falls silent it gets the ticks that it has missed, shortly before they are an election timeout, as
-// zones that sleep do; if the node says something else, at once. So a leader whose process dies, or that is cut off with its
-// node, is missed as soon as if it had sent a heartbeat with each tick, and one that falls silent alone, while its
-// node lives and says nothing of that, some ticks later. A node whose ticks take longer than those of
-// others is heard less often, and is trusted for longer.
+// Between two heartbeats the signal stands for them. A follower or a witness that has heard its leader trusts
+// the leader's node, for as many signals as a heartbeat may be late by, while they say the same as then.
+// Meanwhile it is not ticked. If the node falls silent it gets the ticks that it has missed, shortly before
+// they are an election timeout, as zones that sleep do; if the node says something else, at once. So a leader
+// whose process dies, or that is cut off with its node, is missed as soon as if it had sent a heartbeat with
+// each tick, and one that falls silent alone, while its node lives and says nothing of that, some ticks later.
+// A node whose ticks take longer than those of others is heard less often, and is trusted for longer.
 //
-// As with sleep, safety does not depend on it: raft is safe with any ticks. A node of an earlier release gets as few
-// heartbeats, and its replicas trust no signal: they have to do with two in an election timeout.
+// As with sleep, safety does not depend on it: raft is safe with any ticks. A node of an earlier release gets
+// as few heartbeats, and its replicas trust no signal: they have to do with two in an election timeout.
 
-// heartbeatTicks returns the interval of the heartbeats of a zone whose nodes send a signal in each configured one: three
-// times that by default. Where it can, it leaves two of them to the shortest election timeout, and to the hold time, since
-// an append that was lost is sent anew by the next one.
+// heartbeatTicks returns the interval of the heartbeats of a zone whose nodes send a signal in each configured
+// one: three times that by default. Where it can, it leaves two of them to the shortest election timeout, and
+// to the hold time, since an append that was lost is sent anew by the next one.
 func heartbeatTicks(c Config) int {
 	return max(c.HeartbeatTicks, min(c.HeartbeatTicks+2, c.ElectionTicks/2, c.HoldTicks/2))
 }

@@ -110,14 +110,15 @@ type Replica struct {
 	unchecked bool                  // the gate must be evaluated though raft has no Ready
 	told      []gate.SnapshotReport // for raft, at the next Advance
 
-	proposals proposals
-	gate      gate.Gate
-	voting    gate.Voters       // see voters
-	votingBy  *raftpb.ConfState // the configuration that voting is of
-	silence   silence
-	terms     terms
-	sleep     sleep
-	trust     trust
+	proposals  proposals
+	gate       gate.Gate
+	voting     gate.Voters       // see voters
+	votingBy   *raftpb.ConfState // the configuration that voting is of
+	silence    silence
+	handedOver nexusraft.Term // the newest term in which it has begun a transfer
+	terms      terms
+	sleep      sleep
+	trust      trust
 }
 
 type hardState struct {
@@ -149,6 +150,7 @@ func New(c Config) (r *Replica, err error) {
 		cfg: c, members: c.Membership, conf: cs,
 		hard:    hardState{nexusraft.Term(hs.GetTerm()), nexusraft.ReplicaID(hs.GetVote()), nexusraft.Index(hs.GetCommit())},
 		applied: c.Applied, last: nexusraft.Index(last), reach: nexusraft.Index(last),
+		silence:   silenceAtStart(nexusraft.Term(hs.GetTerm()), c.ElectionTicks),
 		proposals: newProposals(),
 		gate:      gate.New(c.HoldTicks, c.HeartbeatTicks),
 		sleep:     sleep{backOff: 1},
@@ -176,6 +178,7 @@ func New(c Config) (r *Replica, err error) {
 // Tick advances time by one tick.
 func (r *Replica) Tick() {
 	r.terms.tick()
+	r.silence.ticks++
 	r.tickSleep()
 	for range r.ticksDue() {
 		if r.cfg.Witness {
@@ -211,10 +214,15 @@ func (r *Replica) tickProposals() {
 	r.unchecked = r.unchecked || len(r.proposals.ended) > 0
 }
 
-// Campaign makes a member stand for election at once. A witness never does (I11).
+// Campaign makes a member stand for election at once, or returns ErrRefused while it gives no votes. A
+// witness never does (I11).
 func (r *Replica) Campaign() error {
 	if r.cfg.Witness {
 		return fmt.Errorf("%w: a witness never leads", nexusraft.ErrRefused)
+	}
+	if left := r.LeaseTicksLeft(); left > 0 {
+		return fmt.Errorf("%w: it may have heard of a leader, and stands for election in %d ticks at the earliest",
+			nexusraft.ErrRefused, left)
 	}
 	r.Stir()
 	return r.rn.Campaign()
@@ -265,6 +273,7 @@ func TransferLeader(r *Replica, to nexusraft.ReplicaID) error {
 		return fmt.Errorf("%w: %v is a %s; only members lead", nexusraft.ErrRefused, to, m.Role)
 	}
 	r.Stir()
+	r.handedOver = r.hard.term
 	r.rn.TransferLeader(uint64(to))
 	return nil
 }

@@ -172,6 +172,7 @@ func (r *Replica) tickSleep() {
 	case s.pause == 0 && s.quiet >= r.cfg.ElectionTicks && r.idle(false):
 		s.asking, s.ticks, s.agreed = true, 0, make(map[nexusraft.ReplicaID]bool)
 		s.ask = mark{r.cfg.Signals.Own(), s.ask.try + 1}
+		r.unchecked = true // perhaps there is nobody to ask
 	}
 }
 

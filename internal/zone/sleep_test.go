@@ -132,7 +132,6 @@ func TestWhatWakes(t *testing.T) {
 		"a read":             {func(_ *testing.T, w *world) { w.read(1) }, `1 serves read "r"`},
 		"a follower's read":  {func(_ *testing.T, w *world) { w.read(2) }, `2 serves read "r"`},
 		"a transfer":         {func(_ *testing.T, w *world) { must(zone.TransferLeader(w.nodes[1].r, 2)) }, "2 is leader"},
-		"a campaign":         {func(_ *testing.T, w *world) { must(w.nodes[2].r.Campaign()) }, "2 is pre-candidate"},
 		"a follower's leave": {func(_ *testing.T, w *world) { w.nodes[1].r.ReportLeaving(2) }, "degraded"},
 		"a change": {func(t *testing.T, w *world) {
 			c := zone.ConfChange{Set: []nexusraft.Member{record(4, nexusraft.RoleLearner)}}
@@ -332,6 +331,39 @@ func TestLeaderDiesAsleep(t *testing.T) {
 		if st := follower.r.Status(); st.State != nexusraft.Leader {
 			t.Errorf("after %d ticks the follower is a %v at term %d", electionBound, st.State, st.Term)
 		}
+	}
+}
+
+// TestWokenAsItsLeaderFallsSilent: a replica that hears its leader's message in the tick in which the leader's node
+// counts as silent gets none of the ticks that it has slept through: what it promises its leader begins with the
+// message.
+func TestWokenAsItsLeaderFallsSilent(t *testing.T) {
+	w, leader, follower, witness := sleepy(t)
+	w.asleep()
+	listed := []nexusraft.NodeID{nodeOf(leader.id), nodeOf(witness.id)}
+	silent := func() (ticks int) {
+		heard := map[nexusraft.NodeID]zone.Signal{nodeOf(witness.id): witness.others.Own()}
+		follower.others.Tick(listed, heard, func(g *driver.Group) {
+			ticks++
+			g.Tick()
+		})
+		return ticks
+	}
+	for range silentTicks - 1 {
+		if silent() != 0 {
+			t.Fatal("the follower is ticked too early")
+		}
+	}
+	m := &raftpb.Message{
+		Type: raftpb.MsgHeartbeat.Enum(), From: new(leader.id), To: new(follower.id), Term: new(uint64(leader.r.Term())),
+	}
+	must(follower.group.Step(nodeOf(leader.id), m, nil))
+	if got := silent(); got != 1 {
+		t.Errorf("it gets %d ticks, want 1", got)
+	}
+	w.run(follower)
+	if left := follower.r.LeaseTicksLeft(); left != electionTicks-1 {
+		t.Errorf("it keeps its promise for %d ticks more, want %d", left, electionTicks-1)
 	}
 }
 

@@ -85,7 +85,7 @@ func (r *Replica) Step(from nexusraft.NodeID, m *raftpb.Message) error {
 	if err := r.checkMemory(m); err != nil {
 		return err
 	}
-	if r.cfg.Witness && !r.witnessTakes(m) {
+	if r.cfg.Witness && !witnessTakes(m) {
 		return nil
 	}
 	if m.GetType() == raftpb.MsgReadIndex && (!r.leads() || r.readsTooEarly()) {
@@ -100,6 +100,9 @@ func (r *Replica) Step(from nexusraft.NodeID, m *raftpb.Message) error {
 	}
 	r.terms.spend(r.ahead(m), r.isFull(m))
 	r.heed(from, m)
+	if r.hear(m); r.withholds(m) {
+		return nil
+	}
 	r.noteReach(m)
 	err := r.rn.Step(m)
 	if err == raft.ErrStepPeerNotFound {
