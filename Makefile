@@ -60,6 +60,7 @@ attack:
 ## timeouts are those of a fast machine, have this one for themselves
 race:
 	CGO_ENABLED=1 go test -race -tags invariants -timeout 20m -parallel 2 ./node
+	NEXUS_RAFT_TEST_WORKERS=1 CGO_ENABLED=1 go test -race -tags invariants -timeout 20m -parallel 2 -run 'Zone|Sleep|Lead' ./node
 	CGO_ENABLED=1 go test -race -tags invariants -timeout 20m $$(go list ./... | grep -Ev '/(internal/simtest|node)$$')
 	CGO_ENABLED=1 go test -race -tags invariants -short -timeout 20m -run 'Test(.*Chaos|Regressions|FounderAlone)$$' ./internal/simtest -simtest.seeds=100
 

@@ -132,7 +132,7 @@ var rules = map[string]struct {
 		"internal/driver", "internal/events", "internal/forward", "internal/leading", "internal/peering",
 		"internal/propose", "internal/raftlog", "internal/raftwire", "internal/replicas", "internal/snapshot",
 		"internal/system", "internal/watchdog", "internal/wire", "internal/zone", "storage", "transport",
-	}, "a member's zones on one goroutine, over what a node gives it: several may be in a node, so none holds it"},
+	}, "a member's zones, divided among workers, over what a node gives them: they know no node"},
 	"node": {[]string{
 		"", "api/nexusraft/v1", "internal/apply", "internal/authority", "internal/authz", "internal/budget",
 		"internal/datadir", "internal/driver", "internal/events", "internal/forward", "internal/hosting",

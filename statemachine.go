@@ -92,12 +92,13 @@ type StateMachine interface {
 	// order, no configuration of this process (invariant I4), since every replica runs
 	// it and all must agree. An error is the proposer's answer and leaves nothing of
 	// the command behind; it, too, must be deterministic. An error of tx is returned as
-	// it is. A panic stops the zone on this node. Only the zone's worker calls Apply.
+	// it is. A panic stops the zone on this node. Only the zone's worker calls Apply: the commands of a zone
+	// come one after the other, those of several zones that share a StateMachine at the same time, too.
 	//
 	// What it costs must be bounded by what is known before the command is proposed, since
 	// all replicas pay at once, and again whenever they start (invariant I15): a command's
 	// writes and result are in memory until they are stored, and nothing else of the
-	// zones of this node goes on meanwhile.
+	// zones of the same worker goes on meanwhile (node.Config.Workers).
 	Apply(tx Tx, cmd Command) (result []byte, err error)
 }
 
@@ -133,8 +134,8 @@ type Opener interface {
 	// Whatever is in memory must follow from the state (invariant I4). A command's writes are kept if
 	// and only if Apply returns no error: so change the memory last, when nothing can fail any more.
 	//
-	// The zone's worker calls it, and the other zones of the node wait meanwhile. An error or a panic stops the
-	// zone on this node, and nothing else.
+	// The zone's worker calls it, and its other zones wait meanwhile; it may be called for several zones at
+	// once. An error or a panic stops the zone on this node, and nothing else.
 	Open(zone ZoneID, r Reader) (StateMachine, error)
 }
 

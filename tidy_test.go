@@ -200,7 +200,6 @@ var shared = map[string]string{
 	"Zone":         "node.Zone, what internal/rpc/etcd needs of it, and what nodes answer about one (availability)",
 	"Replica":      "internal/zone's is the step machine; internal/availability's, what nodes answer about one",
 	"Call":         "propose.Call is what waits for a worker, and one of the driver's Calls once it has it",
-	"Worker":       "internal/driver's is the loop; internal/worker's is what has a member's zones and runs it",
 	"Queue":        "storage/queue's is on a tree; internal/propose's has what waits for a worker",
 	"Credentials":  "nexusraft's are those that a cluster gives and takes back; internal/peering's, a node's own",
 	"Identity":     "transport's says which node opens a connection; internal/rpc/etcd's, which one serves it",

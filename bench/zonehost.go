@@ -28,6 +28,7 @@ type zoneSetup struct {
 	Zones     int      `json:"zones"`     // how many were created before it starts
 	Program   string   `json:"program"`   // nexus-witness; empty: the package
 	Quiesce   bool     `json:"quiesce"`   // dragonboat's idle shards fall silent
+	Workers   int      `json:"workers"`   // node.Config.Workers
 }
 
 func (s zoneSetup) isThird() bool { return s.Replica == len(s.Addresses) }

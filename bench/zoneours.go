@@ -54,7 +54,7 @@ type ourMember struct {
 
 func openOurMember(ctx context.Context, s zoneSetup) (zoneSystem, error) {
 	config := node.Config{
-		Dir: s.Dir, Name: fmt.Sprintf("n%d", s.Replica), StateMachine: writesMachine{},
+		Dir: s.Dir, Name: fmt.Sprintf("n%d", s.Replica), StateMachine: writesMachine{}, Workers: s.Workers,
 		Machines: map[string]nexusraft.StateMachine{benchMachine: writesMachine{}},
 	}
 	if s.Replica > 1 {

@@ -183,9 +183,14 @@ func (r *zoneRunner) load(ctx context.Context, c *zoneCluster, groups ...loadGro
 		q.Profile = filepath.Join(r.Profile, fmt.Sprintf("%s-%d.pprof", c.setup.System, r.profiles))
 		r.say("  profile %s", q.Profile)
 	}
+	before, unmeasured := c.usages()
+	start := time.Now()
 	a, err := c.ask(ctx, 0, q)
 	if err != nil {
 		return nil, err
+	}
+	if after, err := c.usages(); err == nil && unmeasured == nil {
+		r.sayCores(before, after, time.Since(start).Seconds())
 	}
 	for i, l := range a.Loads {
 		r.say("  load %+v: %s/s, p50 %s ms, p99 %s ms", groups[i], figure(l.PerSecond), figure(l.P50), figure(l.P99))
@@ -194,6 +199,13 @@ func (r *zoneRunner) load(ctx context.Context, c *zoneCluster, groups ...loadGro
 		}
 	}
 	return a.Loads, nil
+}
+
+// sayCores tells how many cores each process has used.
+func (r *zoneRunner) sayCores(before, after [3]usage, seconds float64) {
+	for i, role := range zoneRoles {
+		r.say("    %s: %.2f cores", role, (after[i].cpu-before[i].cpu)/seconds)
+	}
 }
 
 // witness measures what the load has left with the witness.

@@ -27,6 +27,7 @@ type zonesCommand struct {
 	KillZones  int           `help:"How many zones the part \"kills\" has." default:"100"`
 	Only       []string      `help:"Parts to measure: many, shared, kills." placeholder:"PART,..."`
 	Dragonboat string        `help:"Measure dragonboat beside ours, in turns." enum:"on,off" default:"on"`
+	Workers    int           `help:"How many workers each of our members has; 0: its default."`
 	Quiesce    bool          `help:"Let dragonboat's idle shards fall silent, where they don't notice a dead leader."`
 	Witness    string        `help:"Program nexus-witness; default: built in." type:"existingfile" placeholder:"FILE"`
 	Quick      bool          `help:"Small figures within a minute, in place of those of the flags that are numbers."`
@@ -193,7 +194,7 @@ func (r *zoneRunner) onCluster(ctx context.Context, system string, do func(*zone
 	}
 	defer os.RemoveAll(dir)
 	c, err := newZoneCluster(ctx, dir, zoneSetup{
-		System: system, Program: r.Witness, Quiesce: r.Quiesce,
+		System: system, Program: r.Witness, Quiesce: r.Quiesce, Workers: r.zonesCommand.Workers,
 	}, r.Most)
 	defer c.stop()
 	if err != nil {

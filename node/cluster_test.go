@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -61,6 +62,20 @@ type member struct {
 	ended  chan error
 }
 
+// testWorkers is how many workers the nodes have: several on any machine, or as many as the variable says.
+func testWorkers(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv("NEXUS_RAFT_TEST_WORKERS")
+	if text == "" {
+		return 3
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 func testConfig(t *testing.T, name string) node.Config {
 	level := slog.LevelWarn
 	if os.Getenv("NEXUS_RAFT_TEST_DEBUG") != "" {
@@ -68,8 +83,8 @@ func testConfig(t *testing.T, name string) node.Config {
 	}
 	return node.Config{
 		Dir: t.TempDir(), Name: name, StateMachine: words{},
-		TickInterval: node.TestTick,
-		Logger:       slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: level})).With("name", name),
+		TickInterval: node.TestTick, Workers: testWorkers(t),
+		Logger: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: level})).With("name", name),
 	}
 }
 

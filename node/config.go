@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"time"
 
 	"google.golang.org/grpc"
@@ -26,6 +27,10 @@ type Config struct {
 	// told of them (nexusraft.ValidateMachineName). A zone whose state machine this program lacks
 	// stops on this node, which says so, and goes on once the program has it.
 	Machines map[string]nexusraft.StateMachine
+
+	// Workers is how many goroutines share the zones, 64 at most: a zone is on one of them for as long as the node
+	// runs. 0: one for two of the cores that Go uses (GOMAXPROCS), 8 at most. Any number opens any directory.
+	Workers int
 
 	Name      string   // what people call the node; default: none
 	Advertise string   // where peers reach this node, host:port; default: the listener's address
@@ -85,6 +90,13 @@ type Config struct {
 	Logger  *slog.Logger    // discards by default
 }
 
+// Each worker makes batches and rounds of its own: more of them than there are cores to spare cost more than they
+// bring, and each has its ticks while nothing happens.
+const (
+	defaultWorkers = 8
+	maxWorkers     = 64
+)
+
 func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.TickInterval, 50*time.Millisecond)
 	setDefault(&c.ElectionTicks, 6)
@@ -93,6 +105,7 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.CompactEntries, 10_000)
 	setDefault(&c.CompactBytes, 32<<20)
 	setDefault(&c.JoinTimeout, 30*time.Second)
+	setDefault(&c.Workers, min(max(1, runtime.GOMAXPROCS(0)/2), defaultWorkers))
 	setDefault(&c.Storage.FlushInterval, -1) // what a round leaves unsynced, the log can do again
 	// A node lives on small servers, and mostly writes: 64 MiB is all that its store holds in memory.
 	setDefault(&c.Storage.MemTableBytes, 16<<20)
@@ -139,6 +152,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.MaxClockDrift > 0 && c.ElectionTicks < 4 {
 		errs = append(errs, fmt.Errorf("Config.MaxClockDrift needs ElectionTicks of 4 at least, got %d", c.ElectionTicks))
+	}
+	if c.Workers < 1 || c.Workers > maxWorkers {
+		errs = append(errs, fmt.Errorf("Config.Workers is %d: give 1 to %d, or 0 for the default", c.Workers, maxWorkers))
 	}
 	if c.TickInterval < time.Millisecond {
 		errs = append(errs, fmt.Errorf("TickInterval %v is below 1 ms", c.TickInterval))

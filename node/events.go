@@ -88,7 +88,7 @@ func (z eventSource) Changed(id nexusraft.ZoneID) (<-chan struct{}, error) {
 		return nil, err
 	}
 	changed := p.Events.Wait()
-	if z.node.worker.Inbox().Closed() { // looked at last, since the worker notifies when it has closed it
+	if z.node.workers.Ended(id) { // looked at last, since the worker notifies when it has closed it
 		return nil, nexusraft.ErrClosed
 	}
 	return changed, nil
@@ -96,7 +96,7 @@ func (z eventSource) Changed(id nexusraft.ZoneID) (<-chan struct{}, error) {
 
 // Confirm implements events.Source.
 func (z eventSource) Confirm(ctx context.Context, id nexusraft.ZoneID) error {
-	return z.node.worker.Confirm(ctx, id)
+	return z.node.workers.Confirm(ctx, id)
 }
 
 // ReadSystemLocal implements events.Source.

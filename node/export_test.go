@@ -9,13 +9,13 @@ import (
 
 // Awake returns how many of the node's zones do not sleep.
 func (n *Node) Awake(ctx context.Context) (int, error) {
-	awake, _, err := n.worker.Awake(ctx)
+	awake, _, err := n.workers.Awake(ctx)
 	return awake, err
 }
 
 // Changes is how often the node's signal has changed.
 func (n *Node) Changes(ctx context.Context) (uint64, error) {
-	_, own, err := n.worker.Awake(ctx)
+	_, own, err := n.workers.Awake(ctx)
 	return own.Changes, err
 }
 

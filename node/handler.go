@@ -24,9 +24,9 @@ type peerHandler struct {
 func (n *Node) peerHandlers() transport.Handlers {
 	h := handler{n}
 	return transport.Handlers{
-		Peer: peerHandler{h, raftwire.NewReceiver(n.worker.Inbox(), n.logger, false)}, Member: h,
+		Peer: peerHandler{h, raftwire.NewReceiver(n.workers.Inbox(), n.logger, false)}, Member: h,
 		Operators:     rpc.NewZones(h, zoneKeeper{n}),
-		CheckSnapshot: n.worker.CheckSnapshot, CheckToken: n.authority.CheckToken,
+		CheckSnapshot: n.workers.CheckSnapshot, CheckToken: n.authority.CheckToken,
 		Renew: n.authority.Renew, Trust: n.authority.Trust,
 	}
 }
@@ -46,12 +46,12 @@ func (n handler) ChangeMembership(
 func (n handler) TransferLeader(
 	ctx context.Context, zone nexusraft.ZoneID, to nexusraft.NodeID,
 ) (nexusraft.NodeID, error) {
-	return n.worker.Changer(zone).TransferLeader(ctx, to)
+	return n.workers.Changer(zone).TransferLeader(ctx, to)
 }
 
 // Checksum implements rpc.ZoneHandler.
 func (n handler) Checksum(ctx context.Context, zone nexusraft.ZoneID) (nexusraft.Checksum, error) {
-	return n.worker.Checksum(ctx, zone)
+	return n.workers.Checksum(ctx, zone)
 }
 
 // RegisterSession implements rpc.ZoneHandler.
@@ -87,11 +87,11 @@ func (n handler) Retain(ctx context.Context, zone nexusraft.ZoneID, count uint64
 func (n handler) Hello(peer transport.Identity) error { return n.peering.Hello(peer) }
 
 // Leaving implements transport.PeerHandler.
-func (n handler) Leaving(node nexusraft.NodeID) { n.worker.Leaving(node) }
+func (n handler) Leaving(node nexusraft.NodeID) { n.workers.Leaving(node) }
 
 // InstallSnapshot implements transport.MemberHandler.
 func (n handler) InstallSnapshot(
 	ctx context.Context, from nexusraft.NodeID, h transport.SnapshotHeader, chunks iter.Seq2[[]byte, error],
 ) error {
-	return n.worker.InstallSnapshot(ctx, from, h, chunks)
+	return n.workers.InstallSnapshot(ctx, from, h, chunks)
 }

@@ -32,7 +32,7 @@ func (n *Node) changeMembership(
 				"is given", c, nexusraft.ErrRefused, leaves, len(in), slices.Min(in))
 		}
 	}
-	return n.worker.Changer(id).Membership(ctx, c)
+	return n.workers.Changer(id).Membership(ctx, c)
 }
 
 // TransferLeader has another member lead the zone, if this node does: the node to, or if
@@ -43,7 +43,7 @@ func (n *Node) changeMembership(
 // an election timeout. ErrOverloaded: the member has not caught up, ask
 // again. ErrUncertain: this node leads no more, and nobody else is known to.
 func (z *Zone) TransferLeader(ctx context.Context, to nexusraft.NodeID) (nexusraft.NodeID, error) {
-	return z.node.worker.Changer(z.id).TransferLeader(ctx, to)
+	return z.node.workers.Changer(z.id).TransferLeader(ctx, to)
 }
 
 // Join implements transport.MemberHandler: the root zone's leader admits a node. Asked
@@ -52,7 +52,7 @@ func (n handler) Join(ctx context.Context, r transport.JoinRequest) (transport.J
 	if err := n.authority.Admit(ctx, r); err != nil {
 		return transport.JoinResult{}, err
 	}
-	m, err := n.worker.Changer(nexusraft.RootZone).Admit(ctx, joiner(r))
+	m, err := n.workers.Changer(nexusraft.RootZone).Admit(ctx, joiner(r))
 	if err != nil {
 		return transport.JoinResult{}, err
 	}
@@ -62,7 +62,7 @@ func (n handler) Join(ctx context.Context, r transport.JoinRequest) (transport.J
 			return transport.JoinResult{}, err
 		}
 	}
-	members, err := n.worker.Membership(ctx, nexusraft.RootZone)
+	members, err := n.workers.Membership(ctx, nexusraft.RootZone)
 	if err != nil {
 		return transport.JoinResult{}, err
 	}

@@ -41,7 +41,7 @@ type Node struct {
 	logger *slog.Logger
 	dir    *datadir.Dir
 
-	worker    *worker.Worker
+	workers   *worker.Workers
 	peering   *peering.Peering
 	peers     *transport.Peers
 	server    *transport.Server
@@ -139,7 +139,7 @@ func Open(c Config) (_ *Node, err error) {
 	return n, nil
 }
 
-// assemble makes the worker and what connects it with peers; nothing runs yet.
+// assemble makes the workers and what connects them with peers; nothing runs yet.
 func (n *Node) assemble() {
 	var ctx context.Context
 	ctx, n.cancel = context.WithCancel(context.Background())
@@ -148,19 +148,20 @@ func (n *Node) assemble() {
 	n.leads = leading.New(leading.Options{Propose: n.proposeInTerm, Read: n.read})
 	n.peers = n.peering.Dial(transport.PeersOptions{
 		VoteTimeout:       c.electionTimeout(),
-		OnUnreachable:     func(node nexusraft.NodeID) { n.worker.Unreachable(node) },
+		OnUnreachable:     func(node nexusraft.NodeID) { n.workers.Unreachable(node) },
 		OnConnection:      n.events.Peer,
 		SnapshotBandwidth: c.SnapshotBandwidth, SnapshotCompression: c.SnapshotCompression,
 	})
-	n.worker = n.makeWorker()
+	n.workers = n.makeWorkers()
 	n.server = transport.NewServer(n.peering.Introduce, n.peerHandlers())
 	n.peering.Serve(n.server)
 }
 
-func (n *Node) makeWorker() *worker.Worker {
+func (n *Node) makeWorkers() *worker.Workers {
 	c := n.config
 	return worker.New(worker.Options{
-		Path: c.Dir, Dir: n.dir, Peering: n.peering, Peers: n.peers, Replicas: n.replicas, Events: n.events,
+		Workers: c.Workers,
+		Path:    c.Dir, Dir: n.dir, Peering: n.peering, Peers: n.peers, Replicas: n.replicas, Events: n.events,
 		Access: n.access, Forwards: &n.forwards, Leads: n.leads, ZonesChanged: &n.zonesChanged,
 		Watchdog: &n.watchdog, Sending: n.sending, Snapshots: n.snapshots,
 		StateMachine: c.StateMachine, Machines: c.Machines,
@@ -295,7 +296,7 @@ func (n *Node) openZones(ctx context.Context, r *serving.Running) error {
 			return err
 		}
 	}
-	return n.worker.OpenZones()
+	return n.workers.OpenZones()
 }
 
 // joinWhile joins while what Run has started goes on, which fails by broken.
@@ -359,7 +360,7 @@ func (n *Node) status(ctx context.Context, only nexusraft.ZoneID) (nexusraft.Nod
 		MachineVersions: n.machineVersions(),
 	}
 	s.Healthy = s.Problem == ""
-	zones, err := n.worker.Statuses(ctx, only)
+	zones, err := n.workers.Statuses(ctx, only)
 	switch {
 	case err == nil:
 		s.Zones = zones

@@ -60,7 +60,7 @@ func rest(ctx context.Context, pause time.Duration, changed <-chan struct{}) boo
 // raiseMachineVersions is one look. It reports whether a zone is left that waits for a member. What fails is
 // tried again by the next one.
 func (n *Node) raiseMachineVersions(ctx context.Context, held map[nexusraft.ZoneID]string) (waiting bool) {
-	zones, err := n.worker.Raisable(ctx)
+	zones, err := n.workers.Raisable(ctx)
 	if err != nil {
 		return true
 	}

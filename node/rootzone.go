@@ -45,7 +45,7 @@ func (z rootZone) Command(ctx context.Context, c *pb.NodeCommand) ([]byte, error
 func (z rootZone) Leads() bool {
 	ctx, cancel := context.WithTimeout(context.Background(), driver.StatusTimeout)
 	defer cancel()
-	leads, err := z.node.worker.Leads(ctx, nexusraft.RootZone)
+	leads, err := z.node.workers.Leads(ctx, nexusraft.RootZone)
 	return err == nil && leads
 }
 
@@ -58,7 +58,7 @@ func (z rootZone) ReadLocal(fn func(nexusraft.Reader) error) error {
 }
 
 func (z rootZone) Confirm(ctx context.Context) error {
-	return z.node.worker.Confirm(ctx, nexusraft.RootZone)
+	return z.node.workers.Confirm(ctx, nexusraft.RootZone)
 }
 
 func (z rootZone) Members() (nexusraft.Membership, error) {
@@ -67,5 +67,5 @@ func (z rootZone) Members() (nexusraft.Membership, error) {
 }
 
 func (z rootZone) MayJoin(ctx context.Context, r transport.JoinRequest) (refusal, err error) {
-	return z.node.worker.Changer(nexusraft.RootZone).MayJoin(ctx, joiner(r))
+	return z.node.workers.Changer(nexusraft.RootZone).MayJoin(ctx, joiner(r))
 }

@@ -40,7 +40,7 @@ func (n *Node) start(lis net.Listener, register func(grpc.ServiceRegistrar)) *se
 			reflection.Register(s)
 			n.access.Register(s)
 		},
-		Work: n.worker.Run, Watch: n.watchdog.Watch, Health: n.events.Health, Logger: n.logger,
+		Work: n.workers.Run, Watch: n.watchdog.Watch, Health: n.events.Health, Logger: n.logger,
 		Leave: func() {
 			n.events.End()
 			n.peers.Close()
@@ -58,7 +58,7 @@ func (n *Node) handOver() {
 	for _, id := range n.replicas.Zones() {
 		places <- struct{}{}
 		all.Go(func() {
-			n.worker.Changer(id).HandOver(ctx)
+			n.workers.Changer(id).HandOver(ctx)
 			<-places
 		})
 	}

@@ -44,7 +44,7 @@ func (n *Node) proposeSystem(ctx context.Context, z nexusraft.ZoneID, c *pb.Node
 // readSystem runs fn over all that a zone keeps, the system state included, as Zone.Read does over
 // the state machine's part.
 func (n *Node) readSystem(ctx context.Context, z nexusraft.ZoneID, fn func(nexusraft.Reader) error) error {
-	if err := n.worker.Confirm(ctx, z); err != nil {
+	if err := n.workers.Confirm(ctx, z); err != nil {
 		return err
 	}
 	return n.readPermitted(ctx, z, fn)

@@ -102,7 +102,7 @@ func (n *Node) proposeAnywhere(ctx context.Context, p transport.Proposal) (nexus
 // Checksum digests this node's own copy of the zone's state: SHA-256 over each pair in key order,
 // lengths included.
 func (z *Zone) Checksum(ctx context.Context) (nexusraft.Checksum, error) {
-	return z.node.worker.Checksum(ctx, z.id)
+	return z.node.workers.Checksum(ctx, z.id)
 }
 
 // Term returns the newest term that this replica has stored. It does not wait.
@@ -131,7 +131,7 @@ func (n handler) Propose(ctx context.Context, p transport.Proposal) (nexusraft.R
 		return nexusraft.Result{}, fmt.Errorf("gave up before anything was written: %w", err)
 	}
 	p.Command = bytes.Clone(p.Command)
-	return n.worker.Propose(ctx, p)
+	return n.workers.Propose(ctx, p)
 }
 
 // proposeInTerm is nexusraft.Leadership.Propose.
@@ -142,7 +142,7 @@ func (n *Node) proposeInTerm(
 		return nexusraft.Result{}, err
 	}
 	p := transport.Proposal{Zone: zone, Request: id, Command: bytes.Clone(command)}
-	return n.worker.ProposeInTerm(ctx, p, term)
+	return n.workers.ProposeInTerm(ctx, p, term)
 }
 
 func checkSize(command []byte) error {
@@ -163,7 +163,7 @@ func (z *Zone) Read(ctx context.Context, fn func(nexusraft.Reader) error) error 
 }
 
 func (n *Node) read(ctx context.Context, id nexusraft.ZoneID, fn func(nexusraft.Reader) error) error {
-	if err := n.worker.Confirm(ctx, id); err != nil {
+	if err := n.workers.Confirm(ctx, id); err != nil {
 		return err
 	}
 	return (&Zone{n, id}).ReadLocal(ctx, fn)
@@ -216,7 +216,7 @@ func (z *Zone) readAlone(ctx context.Context, fn func(nexusraft.Reader) error) e
 		return errNoLease
 	}
 	if !p.Fresh.Has(index) { // it is being written
-		if err := z.node.worker.ConfirmIndex(ctx, z.id, index); err != nil {
+		if err := z.node.workers.ConfirmIndex(ctx, z.id, index); err != nil {
 			return err
 		}
 	}
@@ -242,7 +242,7 @@ func (z *Zone) ReadAt(ctx context.Context, index nexusraft.Index, fn func(nexusr
 		return err
 	}
 	if !p.Fresh.Has(index) {
-		if err := z.node.worker.ConfirmIndex(ctx, z.id, index); err != nil {
+		if err := z.node.workers.ConfirmIndex(ctx, z.id, index); err != nil {
 			return fmt.Errorf("read zone %v at index %d: %w", z.id, index, err)
 		}
 	}
@@ -258,5 +258,5 @@ func (z *Zone) ReadLocal(ctx context.Context, fn func(nexusraft.Reader) error) e
 
 // Status returns this replica's view of the zone.
 func (z *Zone) Status(ctx context.Context) (nexusraft.ZoneStatus, error) {
-	return z.node.worker.Status(ctx, z.id)
+	return z.node.workers.Status(ctx, z.id)
 }

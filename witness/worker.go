@@ -47,7 +47,7 @@ func newWorker(
 		out: raftwire.Outbox{Logger: c.Logger}, logger: c.Logger,
 	}
 	w.driver = driver.New(w, w, 1) // effects, which it would bound, there are none
-	w.loop = driver.NewWorker(w, inboxBounds, c.Logger)
+	w.loop = driver.NewWorker(w, driver.NewBacklog(inboxBounds, 1), c.Logger)
 	return w
 }
 

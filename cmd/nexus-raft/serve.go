@@ -97,6 +97,8 @@ type serveCommand struct {
 
 	SnapshotBandwidth byteSize `help:"${snapshotBandwidth}" default:"0" placeholder:"SIZE"`
 
+	Workers int `help:"Goroutines that share the zones, 1 to 64; 0: one for two cores, at most 8." default:"0"`
+
 	SnapshotCompression bool `help:"Compress snapshots to other members: for links that are slower than a core."`
 }
 
@@ -125,7 +127,7 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 		}
 		election, tick := c.Ticks()
 		n, err := node.Open(node.Config{
-			TickInterval: tick, ElectionTicks: election,
+			TickInterval: tick, ElectionTicks: election, Workers: c.Workers,
 			Dir: c.DataDir, Name: c.Name, Advertise: c.Advertise, Join: c.Join, JoinTimeout: c.JoinTimeout, TLS: security,
 			ClusterTLS: c.Encrypted, Insecure: c.Insecure, JoinToken: c.Token,
 			StateMachine: kv.StateMachine{}, Logger: log,

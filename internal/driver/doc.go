@@ -37,7 +37,8 @@
 //
 // Appending and applying meet in Part only: the log's part is in Part.Work and the rest in
 // Part.Committed, so that they can be written apart. Neither a Driver nor a Worker holds anything of
-// a group between two turns: a group may be given to another one, so that there may be several.
+// a group between two turns: a group may be given to another one, so that there may be several, as a
+// member has (package worker).
 // Proposals don't come by the inbox: Host.Propose takes all that wait, and may make few entries of
 // them.
 package driver

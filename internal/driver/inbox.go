@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"go.etcd.io/raft/v3/raftpb"
 
@@ -10,11 +11,56 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
 
-// Bounds limit what waits for a worker.
+// Bounds limit what waits for a worker, or for all workers of a node together.
 type Bounds struct {
 	Messages     int // more are dropped: raft sends again
 	MessageBytes int // the same
 	Calls        int // more get ErrOverloaded
+}
+
+// Backlog counts what waits in the inboxes of a node's workers, and bounds it for all of them together. Its
+// methods may be called from many goroutines.
+type Backlog struct {
+	all, each Bounds // of all inboxes, and of one
+
+	messages, bytes, calls atomic.Int64
+}
+
+// NewBacklog returns the backlog of so many inboxes. Of several, one takes half at most, so that a worker that
+// is stuck leaves room for the others.
+func NewBacklog(b Bounds, inboxes int) *Backlog {
+	l := &Backlog{all: b, each: b}
+	if inboxes > 1 {
+		l.each = Bounds{Messages: b.Messages / 2, MessageBytes: b.MessageBytes / 2, Calls: b.Calls / 2}
+	}
+	return l
+}
+
+// addMessage counts a message of so many bytes, unless that would pass a bound.
+func (l *Backlog) addMessage(bytes int) bool {
+	messages, sum := l.messages.Add(1), l.bytes.Add(int64(bytes))
+	if messages <= int64(l.all.Messages) && sum <= int64(l.all.MessageBytes) {
+		return true
+	}
+	l.messages.Add(-1)
+	l.bytes.Add(int64(-bytes))
+	return false
+}
+
+// addCall counts a call, unless that would pass a bound.
+func (l *Backlog) addCall() bool {
+	if l.calls.Add(1) <= int64(l.all.Calls) {
+		return true
+	}
+	l.calls.Add(-1)
+	return false
+}
+
+// taken counts no more what an inbox had.
+func (l *Backlog) taken(w waiting, bytes int) {
+	l.messages.Add(int64(-len(w.messages)))
+	l.bytes.Add(int64(-bytes))
+	l.calls.Add(int64(-len(w.calls)))
 }
 
 // Inbound is a peer's raft message on its way to its group.
@@ -36,8 +82,8 @@ func (m *Inbound) ignore(err error) {
 // Inbox is the only way to a worker. Its methods may be called from many goroutines, and none but
 // Ask blocks.
 type Inbox struct {
-	wake   chan struct{} // has room for one: there is something to do
-	bounds Bounds
+	wake    chan struct{} // has room for one: there is something to do
+	backlog *Backlog
 
 	mu     sync.Mutex // guards what follows
 	closed bool
@@ -52,24 +98,42 @@ type waiting struct {
 	calls    []func(error)
 }
 
-func newInbox(b Bounds) *Inbox {
-	return &Inbox{wake: make(chan struct{}, 1), bounds: b, signals: make(map[nexusraft.NodeID]zone.Signal)}
+func newInbox(l *Backlog) *Inbox {
+	return &Inbox{wake: make(chan struct{}, 1), backlog: l, signals: make(map[nexusraft.NodeID]zone.Signal)}
 }
 
-// Put reports how many of the messages, in their order, found room. The slice is not kept.
+// Put reports how many of the messages, in their order, found room. Vote requests that did not are answered at
+// once. The slice is not kept.
 func (b *Inbox) Put(ms []Inbound) (taken int) {
+	taken, why := b.put(ms)
+	for i := range ms[taken:] {
+		ms[taken+i].ignore(why)
+	}
+	return taken
+}
+
+func (b *Inbox) put(ms []Inbound) (taken int, why error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	defer b.Wake()
 	for _, m := range ms {
-		if b.closed || len(b.messages) >= b.bounds.Messages || b.bytes+m.Bytes > b.bounds.MessageBytes {
-			break
+		if b.closed {
+			return taken, nexusraft.ErrClosed
+		}
+		if !b.fits(m.Bytes) || !b.backlog.addMessage(m.Bytes) {
+			return taken, nexusraft.ErrOverloaded
 		}
 		b.messages = append(b.messages, m)
 		b.bytes += m.Bytes
 		taken++
 	}
-	b.Wake()
-	return taken
+	return taken, nil
+}
+
+// fits reports whether one more message is within what one inbox may have; mu is held.
+func (b *Inbox) fits(bytes int) bool {
+	each := b.backlog.each
+	return len(b.messages) < each.Messages && b.bytes+bytes <= each.MessageBytes
 }
 
 // Hear takes a node's signal, for the worker's next tick. It finds room however full the inbox is: or
@@ -99,7 +163,7 @@ func (b *Inbox) Call(f func(error)) error {
 	if b.closed {
 		return nexusraft.ErrClosed
 	}
-	if len(b.calls) >= b.bounds.Calls {
+	if len(b.calls) >= b.backlog.each.Calls || !b.backlog.addCall() {
 		return nexusraft.ErrOverloaded
 	}
 	b.calls = append(b.calls, f)
@@ -115,6 +179,7 @@ func (b *Inbox) Post(f func()) {
 	if b.closed {
 		return
 	}
+	b.backlog.calls.Add(1)
 	b.calls = append(b.calls, func(err error) {
 		if err == nil {
 			f()
@@ -169,6 +234,7 @@ func (b *Inbox) take() waiting {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	w := b.waiting
+	b.backlog.taken(w, b.bytes)
 	b.waiting, b.bytes = waiting{}, 0
 	return w
 }

@@ -213,6 +213,31 @@ var mutants = []mutant{
 		"internal/driver", "TestInboxCountsWhatItHolds",
 	},
 	{
+		"The inbox of a worker that is stuck takes all the room of the others.",
+		"internal/driver/inbox.go", "\tif inboxes > 1 {\n", "\tif inboxes < 0 {\n",
+		"internal/driver", "TestInboxesShareTheirBounds",
+	},
+	{
+		"A vote request that finds no room in its inbox has no answer.",
+		"internal/driver/inbox.go", "\t\tms[taken+i].ignore(why)\n", "\t\t_, _ = i, why\n",
+		"internal/worker", "TestVotesWithoutRoom",
+	},
+	{
+		"What one worker says of the node wakes no leader of another one.",
+		"internal/driver/neighbors.go", "\tn.follow()\n\tfor ", "\tfor ",
+		"internal/worker", "TestSignalOfAllWorkers",
+	},
+	{
+		"A node says that it lives while one of its workers is stuck.",
+		"internal/worker/together.go", "due = p.count == len(p.ticked)", "due = p.count > 0",
+		"internal/worker", "TestStuckWorkerMakesTheNodeSilent",
+	},
+	{
+		"A worker drops the zones of others.",
+		"internal/worker/hosting.go", "|| !w.has(id) {\n\t\t\t\tcontinue", "{\n\t\t\t\tcontinue",
+		"internal/worker", "TestWorkersCompareTheirOwnZones",
+	},
+	{
 		"A member's write is not synced.",
 		"internal/worker/worker.go", "w.batch.Commit(sync)", "w.batch.Commit(sync && false)",
 		"internal/worker", "TestAnswersLeaveAfterTheSync|TestVotesLeaveAfterTheSync",

@@ -2,6 +2,7 @@ package driver
 
 import (
 	"fmt"
+	"sync/atomic"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
@@ -12,9 +13,10 @@ import (
 // has to wake them); only when a node falls silent, is back or says something else are they all
 // looked at. It is for the worker's goroutine.
 type Neighbors struct {
-	own   zone.Signal
-	limit int // ticks of silence after which a node is not heard
-	ticks int // so far
+	own   *OwnSignal
+	seen  uint64 // Changes of own for which this worker's groups were woken
+	limit int    // ticks of silence after which a node is not heard
+	ticks int    // so far
 
 	nodes  map[nexusraft.NodeID]*neighbor
 	awake  []*Group // each at its place: Group.listed and Group.place
@@ -29,17 +31,34 @@ type neighbor struct {
 	listed  bool // as of the last tick, among those from which signals are taken
 }
 
-// NewNeighbors returns those of a node in an incarnation, none of which is heard yet. A node is not
-// heard once it has been silent for limit ticks; see zone.SilentTicks.
+// OwnSignal is what a node says of itself, for the zones of all its workers. Its methods may be called from many
+// goroutines.
+type OwnSignal struct {
+	incarnation nexusraft.Incarnation
+	changes     atomic.Uint64
+}
+
+// NewOwnSignal returns that of a node in an incarnation.
+func NewOwnSignal(of nexusraft.Incarnation) *OwnSignal { return &OwnSignal{incarnation: of} }
+
+// Now returns the signal as it is now.
+func (o *OwnSignal) Now() zone.Signal {
+	return zone.Signal{Incarnation: o.incarnation, Changes: o.changes.Load()}
+}
+
+// NewNeighbors returns those of a node's only worker, none of which is heard yet; see NewNeighborsOf.
 func NewNeighbors(own nexusraft.Incarnation, limit int) *Neighbors {
-	return &Neighbors{
-		own: zone.Signal{Incarnation: own}, limit: limit,
-		nodes: make(map[nexusraft.NodeID]*neighbor),
-	}
+	return NewNeighborsOf(NewOwnSignal(own), limit)
+}
+
+// NewNeighborsOf returns those of one of a node's workers, which have the node's own signal together. A node is
+// not heard once it has been silent for limit ticks; see zone.SilentTicks.
+func NewNeighborsOf(own *OwnSignal, limit int) *Neighbors {
+	return &Neighbors{own: own, limit: limit, nodes: make(map[nexusraft.NodeID]*neighbor)}
 }
 
 // Own implements zone.Signals.
-func (n *Neighbors) Own() zone.Signal { return n.own }
+func (n *Neighbors) Own() zone.Signal { return n.own.Now() }
 
 // Of implements zone.Signals.
 func (n *Neighbors) Of(id nexusraft.NodeID) (s zone.Signal, ok bool) {
@@ -121,7 +140,17 @@ func (n *Neighbors) WakeIf(holds func(*Group) bool) {
 // rely on, or may have missed what a leader of theirs has said. The zones that sleep here and lead
 // wake, too, so that the others hear of them.
 func (n *Neighbors) Change() {
-	n.own.Changes++
+	n.own.changes.Add(1)
+	n.follow()
+}
+
+// follow does Change's part for this worker's groups, also where another worker has called that.
+func (n *Neighbors) follow() {
+	now := n.own.changes.Load()
+	if now == n.seen {
+		return
+	}
+	n.seen = now
 	leads := func(g *Group) bool { _, self := g.replica.Leader(); return self }
 	n.WakeIf(leads)
 	for _, g := range n.awake { // one that has fallen asleep in the turn under way is noted after it
@@ -138,6 +167,7 @@ func (n *Neighbors) Tick(
 	listed []nexusraft.NodeID, heard map[nexusraft.NodeID]zone.Signal, tick func(*Group),
 ) {
 	n.ticks++
+	n.follow()
 	for _, x := range n.nodes {
 		x.listed = false
 	}

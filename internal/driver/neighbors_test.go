@@ -74,7 +74,7 @@ func TestSignalThatChangesAllTheTime(t *testing.T) {
 // An inbox keeps the last signal of each node however full it is, of a bounded number of nodes,
 // until the next tick.
 func TestInboxKeepsSignals(t *testing.T) {
-	b := newInbox(Bounds{})
+	b := newInbox(NewBacklog(Bounds{}, 1))
 	for i := range nexusraft.NodeID(2 * nexusraft.MaxMembers) {
 		for k := range uint64(3) {
 			b.Hear(i+1, zone.Signal{Incarnation: 1, Changes: k})

@@ -12,7 +12,7 @@ import (
 // one zone without a look at the others.
 func TestStatusesInBoundedCalls(t *testing.T) {
 	const zones, gone = 1000, 777
-	b := newInbox(Bounds{Calls: 1})
+	b := newInbox(NewBacklog(Bounds{Calls: 1}, 1))
 	asked, most, listed := 0, 0, 0
 	all := func() (ids []nexusraft.ZoneID) {
 		listed++

@@ -11,7 +11,8 @@ import (
 
 // VoteCall is a vote request's caller, which waits for the round that answers it to be on the disk.
 type VoteCall interface {
-	// Answer is called once, by the group's goroutine.
+	// Answer is called once: by the group's goroutine, or, if there is no room for the request, by that of
+	// Inbox.Put.
 	Answer(VoteAnswer)
 }
 

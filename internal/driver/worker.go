@@ -52,10 +52,10 @@ type Worker struct {
 	refusals rate.Sometimes // in the log
 }
 
-// NewWorker returns a worker with an inbox of its own.
-func NewWorker(h Host, b Bounds, logger *slog.Logger) *Worker {
+// NewWorker returns a worker with an inbox of its own, for which a backlog has a place.
+func NewWorker(h Host, l *Backlog, logger *slog.Logger) *Worker {
 	return &Worker{
-		inbox: newInbox(b), host: h, logger: logger, heard: make(map[nexusraft.NodeID]zone.Signal),
+		inbox: newInbox(l), host: h, logger: logger, heard: make(map[nexusraft.NodeID]zone.Signal),
 		refusals: BadMessages(),
 	}
 }

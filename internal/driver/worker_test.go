@@ -16,7 +16,7 @@ import (
 
 // What was taken out of an inbox takes no room in it any more: or it would be full for good.
 func TestInboxCountsWhatItHolds(t *testing.T) {
-	b := newInbox(Bounds{Messages: 2, MessageBytes: 10, Calls: 1})
+	b := newInbox(NewBacklog(Bounds{Messages: 2, MessageBytes: 10, Calls: 1}, 1))
 	for range 3 {
 		if n := b.Put([]Inbound{{Bytes: 10}, {Bytes: 1}}); n != 1 {
 			t.Fatalf("%d messages were taken, want 1", n)
@@ -36,7 +36,7 @@ func TestInboxCountsWhatItHolds(t *testing.T) {
 
 // A worker that has ended takes nothing in.
 func TestClosedInbox(t *testing.T) {
-	b := newInbox(Bounds{Messages: 1, Calls: 1})
+	b := newInbox(NewBacklog(Bounds{Messages: 1, Calls: 1}, 1))
 	b.Close()
 	b.Post(func() { t.Error("a posted function runs") })
 	if n, err := b.Put(make([]Inbound, 1)), b.Call(func(error) {}); n != 0 || !errors.Is(err, nexusraft.ErrClosed) {
@@ -66,7 +66,7 @@ func (h *emptyHost) Stop(error)                             { h.did = append(h.d
 // and all that waits is answered.
 func TestWorkerStepsBeforeItTicks(t *testing.T) {
 	h := &emptyHost{turnErr: errors.New("the disk fails")}
-	w := NewWorker(h, Bounds{Messages: 1, Calls: 2}, slog.New(slog.DiscardHandler))
+	w := NewWorker(h, NewBacklog(Bounds{Messages: 1, Calls: 2}, 1), slog.New(slog.DiscardHandler))
 	var left error
 	var why string
 	err := errors.Join(
@@ -96,11 +96,51 @@ func TestWorkerStepsBeforeItTicks(t *testing.T) {
 // A peer whose messages are refused does not fill the log.
 func TestRefusalsDoNotFloodTheLog(t *testing.T) {
 	var log bytes.Buffer
-	w := NewWorker(&emptyHost{}, Bounds{}, slog.New(slog.NewTextHandler(&log, nil)))
+	w := NewWorker(&emptyHost{}, NewBacklog(Bounds{}, 1), slog.New(slog.NewTextHandler(&log, nil)))
 	for range 1000 {
 		w.refused(&Inbound{From: 7, Message: &raftpb.Message{}}, nexusraft.ErrRefused)
 	}
 	if lines := strings.Count(log.String(), "\n"); lines < 1 || lines > 100 {
 		t.Errorf("the log has %d lines for 1000 messages, want a few", lines)
+	}
+}
+
+// The inboxes of a node's workers have their bounds together, and one of them takes half at most: a worker that
+// is stuck leaves room for the others.
+func TestInboxesShareTheirBounds(t *testing.T) {
+	l := NewBacklog(Bounds{Messages: 8, MessageBytes: 1 << 10, Calls: 4}, 3)
+	a, b, c := newInbox(l), newInbox(l), newInbox(l)
+	some := make([]Inbound, 8)
+	if n := a.Put(some); n != 4 {
+		t.Errorf("one inbox takes %d of 8 messages, want half", n)
+	}
+	if n := b.Put(some[:3]) + c.Put(some); n != 4 {
+		t.Errorf("the others take %d, want the other half", n)
+	}
+	a.take()
+	if n := c.Put(some); n != 3 {
+		t.Errorf("after one was emptied, one that had 1 takes %d, want 3", n)
+	}
+	none := func(error) {}
+	for i, b := range []*Inbox{a, a, b} {
+		if err := b.Call(none); err != nil {
+			t.Errorf("call %d: %v", i, err)
+		}
+	}
+	if err := a.Call(none); !errors.Is(err, nexusraft.ErrOverloaded) {
+		t.Errorf("one inbox has more than half of the calls: %v", err)
+	}
+	c.Post(func() {}) // which has no bound, and counts
+	if err := b.Call(none); !errors.Is(err, nexusraft.ErrOverloaded) {
+		t.Errorf("beyond the bound of all: %v", err)
+	}
+	for _, x := range []*Inbox{a, b, c} {
+		x.take()
+	}
+	if m, bytes, calls := l.messages.Load(), l.bytes.Load(), l.calls.Load(); m != 0 || bytes != 0 || calls != 0 {
+		t.Errorf("%d messages of %d bytes and %d calls are left", m, bytes, calls)
+	}
+	if n := a.Put([]Inbound{{Bytes: 500}, {Bytes: 100}}) + b.Put([]Inbound{{Bytes: 512}, {Bytes: 100}}); n != 2 {
+		t.Errorf("%d messages found room, of 1 KiB, want 2", n)
 	}
 }

@@ -96,7 +96,7 @@ func (p *Call) Wait(ctx context.Context) (nexusraft.Result, error) {
 	}
 }
 
-// Bounds of the calls that are on their way, from Put to their answer, of all zones together; one zone
+// Bounds of the calls that are on their way, from Put to their answer, of all zones of a node together; one zone
 // takes half of each at most, so that a flood of one leaves room for the others. Beyond them calls get
 // ErrOverloaded, before anything is appended.
 const (
@@ -113,13 +113,36 @@ const (
 	sharedTakes = 64
 )
 
+// Allowance counts the calls on their way of a node's queues, for the bounds that those have together. Its methods
+// may be called from many goroutines; the zero value is ready.
+type Allowance struct{ calls, bytes atomic.Int64 }
+
+// add counts a call of so many bytes, unless that would pass a bound: an ErrOverloaded.
+func (a *Allowance) add(bytes int) error {
+	calls, sum := a.calls.Add(1), a.bytes.Add(int64(bytes))
+	if calls <= maxCalls && sum <= maxBytes {
+		return nil
+	}
+	a.remove(bytes)
+	return fmt.Errorf("%w: %d commands of %d bytes are on their way on this node", nexusraft.ErrOverloaded, calls-1,
+		sum-int64(bytes))
+}
+
+// remove counts a call no more.
+func (a *Allowance) remove(bytes int) {
+	a.calls.Add(-1)
+	a.bytes.Add(int64(-bytes))
+}
+
 // Queue has the calls that wait for a worker, which takes many at once: those of one zone become few
 // messages to raft. It may be used from many goroutines. The zero value is ready.
 type Queue struct {
+	Of *Allowance // of the node, set before the first Put; nil: there is no other queue
+
+	own    Allowance  // without Of
 	mu     sync.Mutex // guards what follows
 	closed bool
-	all    load // of the calls on their way, those that were taken too
-	zones  map[nexusraft.ZoneID]load
+	zones  map[nexusraft.ZoneID]load    // of the calls on their way, those that were taken too
 	shared int                          // for how many more takes the bounds of a turn hold
 	lines  map[nexusraft.ZoneID][]*Call // those that wait, of each zone that has any
 	order  []nexusraft.ZoneID           // the zones that have, in the order in which they came to have
@@ -134,16 +157,16 @@ func (l load) plus(calls, bytes int) load { return load{l.calls + calls, l.bytes
 func (q *Queue) Put(p *Call) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	all, zone := q.all.plus(1, len(p.Command)), q.zones[p.Zone].plus(1, len(p.Command))
+	zone := q.zones[p.Zone].plus(1, len(p.Command))
 	switch {
 	case q.closed:
 		return nexusraft.ErrClosed
-	case all.calls > maxCalls || all.bytes > maxBytes:
-		return fmt.Errorf("%w: %d commands of %d bytes are on their way on this node", nexusraft.ErrOverloaded, q.all.calls,
-			q.all.bytes)
 	case zone.calls > maxCalls/2 || zone.bytes > maxBytes/2:
 		return fmt.Errorf("%w: %d commands of %d bytes are on their way in zone %v", nexusraft.ErrOverloaded,
 			zone.calls-1, zone.bytes-len(p.Command), p.Zone)
+	}
+	if err := q.allowance().add(len(p.Command)); err != nil {
+		return err
 	}
 	if q.zones == nil {
 		q.zones = make(map[nexusraft.ZoneID]load)
@@ -151,7 +174,7 @@ func (q *Queue) Put(p *Call) error {
 	if q.lines == nil {
 		q.lines = make(map[nexusraft.ZoneID][]*Call)
 	}
-	q.all, q.zones[p.Zone] = all, zone
+	q.zones[p.Zone] = zone
 	line := q.lines[p.Zone]
 	if len(line) == 0 {
 		q.order = append(q.order, p.Zone)
@@ -161,11 +184,18 @@ func (q *Queue) Put(p *Call) error {
 	return nil
 }
 
+func (q *Queue) allowance() *Allowance {
+	if q.Of != nil {
+		return q.Of
+	}
+	return &q.own
+}
+
 // released counts a call no more.
 func (q *Queue) released(p *Call) {
+	q.allowance().remove(len(p.Command))
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.all = q.all.plus(-1, -len(p.Command))
 	if zone := q.zones[p.Zone].plus(-1, -len(p.Command)); zone.calls > 0 {
 		q.zones[p.Zone] = zone
 	} else {

@@ -56,8 +56,8 @@ func TestCallsCountUntilTheirEnd(t *testing.T) {
 			}
 			end(&q, p)
 		}
-		if q.all != (load{}) || len(q.zones) != 0 {
-			t.Errorf("%s: %+v and %v are left", name, q.all, q.zones)
+		if calls, bytes := q.own.calls.Load(), q.own.bytes.Load(); calls != 0 || bytes != 0 || len(q.zones) != 0 {
+			t.Errorf("%s: %d calls of %d bytes and %v are left", name, calls, bytes, q.zones)
 		}
 	}
 }
@@ -147,8 +147,8 @@ func TestZonesShareATurn(t *testing.T) {
 		got, more = q.take(t)
 		left -= got[1]
 	}
-	if left != 0 || q.all != (load{}) || len(q.zones) != 0 {
-		t.Errorf("%d calls were not taken, %+v are on their way", left, q.all)
+	if calls := q.own.calls.Load(); left != 0 || calls != 0 || len(q.zones) != 0 {
+		t.Errorf("%d calls were not taken, %d are on their way", left, calls)
 	}
 	for range sharedTakes { // the other zone is not forgotten at once
 		q.put(t, 1, turnCalls+1, 1)
@@ -215,5 +215,35 @@ func TestClosedQueue(t *testing.T) {
 	}
 	if err := q.Put(call(1, 1)); !errors.Is(err, nexusraft.ErrClosed) {
 		t.Errorf("got %v, want ErrClosed", err)
+	}
+}
+
+// The queues of a node's workers have their bounds together: what one of them gives back, the other has.
+func TestBoundsOfSeveralQueues(t *testing.T) {
+	var of Allowance
+	a, b := Queue{Of: &of}, Queue{Of: &of}
+	var first *Call
+	for zone := range nexusraft.ZoneID(4) {
+		p := call(zone, maxBytes/4)
+		if first == nil {
+			first = p
+		}
+		if err := []*Queue{&a, &b}[zone%2].Put(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, q := range []*Queue{&a, &b} {
+		if err := q.Put(call(9, 1)); !errors.Is(err, nexusraft.ErrOverloaded) {
+			t.Errorf("beyond the bound of both: got %v, want ErrOverloaded", err)
+		}
+	}
+	a.Take()
+	first.Take()
+	first.Answer(nexusraft.Result{}, nil)
+	if err := b.Put(call(9, maxBytes/4)); err != nil {
+		t.Errorf("in the room that a call of the other queue has left: %v", err)
+	}
+	if err := a.Put(call(8, 1)); !errors.Is(err, nexusraft.ErrOverloaded) {
+		t.Errorf("beyond the bound of both again: got %v, want ErrOverloaded", err)
 	}
 }

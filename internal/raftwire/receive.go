@@ -11,13 +11,24 @@ import (
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/driver"
+	"github.com/nexi-lab/nexus-raft/internal/zone"
 	"github.com/nexi-lab/nexus-raft/transport"
 )
+
+// Intake is the way to a worker, as a driver.Inbox is, or to several. Its methods may be called from many goroutines.
+type Intake interface {
+	// Put takes messages in, and reports how many have found room. Each vote request is answered, also one that
+	// has found none.
+	Put([]driver.Inbound) (taken int)
+
+	Hear(from nexusraft.NodeID, s zone.Signal)
+	Closed() bool
+}
 
 // Receiver hands what peers send to a worker. It has the methods of a transport.PeerHandler that are
 // raft's, which may be called from many goroutines.
 type Receiver struct {
-	inbox     *driver.Inbox
+	inbox     Intake
 	logger    *slog.Logger
 	snapshots bool
 
@@ -26,7 +37,7 @@ type Receiver struct {
 
 // NewReceiver returns the receiver of a worker's messages. snapshots says that a MsgSnap is good by
 // itself, as it is for a witness; a member's comes with the state, by a call of its own.
-func NewReceiver(b *driver.Inbox, logger *slog.Logger, snapshots bool) *Receiver {
+func NewReceiver(b Intake, logger *slog.Logger, snapshots bool) *Receiver {
 	return &Receiver{inbox: b, logger: logger, snapshots: snapshots, refusals: driver.BadMessages()}
 }
 
@@ -71,8 +82,8 @@ func (r *Receiver) streamed(typ raftpb.MessageType) bool {
 	return true
 }
 
-// RequestVote waits until the rounds that answer the requests are on the disk. A request that finds
-// no room, or whose round is not written before ctx ends, has no result, which counts as ignored. The
+// RequestVote waits until the rounds that answer the requests are on the disk. A request whose round is not
+// written before ctx ends has no result, which counts as ignored, as does one that finds no room. The
 // error is ErrClosed, once the worker has ended and has decided none of them.
 func (r *Receiver) RequestVote(
 	ctx context.Context, from nexusraft.NodeID, votes []transport.Vote,
@@ -84,9 +95,9 @@ func (r *Receiver) RequestVote(
 			Zone: v.Zone, From: from, Message: calls[i].Message(), Bytes: len(v.Context), Vote: calls[i],
 		}
 	}
-	taken := r.inbox.Put(in)
-	results := make([]transport.VoteResult, 0, taken)
-	for _, call := range calls[:taken] {
+	r.inbox.Put(in)
+	results := make([]transport.VoteResult, 0, len(calls))
+	for _, call := range calls {
 		select {
 		case result := <-call.Done():
 			results = append(results, result)

@@ -18,7 +18,8 @@ import (
 func receiving(snapshots bool) (*Receiver, *bytes.Buffer, *driver.Inbox) {
 	log := new(bytes.Buffer)
 	logger := slog.New(slog.NewTextHandler(log, nil))
-	inbox := driver.NewWorker(nil, driver.Bounds{Messages: 10, MessageBytes: 1 << 10}, logger).Inbox()
+	backlog := driver.NewBacklog(driver.Bounds{Messages: 10, MessageBytes: 1 << 10}, 1)
+	inbox := driver.NewWorker(nil, backlog, logger).Inbox()
 	return NewReceiver(inbox, logger, snapshots), log, inbox
 }
 

@@ -20,11 +20,11 @@ type Parts struct {
 
 	Register func(*grpc.Server) // adds the services, besides that of health
 
-	// Work is the worker: it works until stop is closed, or returns what ended it.
+	// Work is the workers': they work until stop is closed, or it returns what ended them.
 	Work func(stop <-chan struct{}) error
 
 	// Watch is the watchdog: it looks with each tick until ended is closed, tells changed of each change
-	// ("" is healthy again), and returns an error once the worker is given up.
+	// ("" is healthy again), and returns an error once a worker is given up.
 	Watch func(ended <-chan struct{}, tick <-chan time.Time, changed func(problem string)) error
 
 	Health func(problem string) // hears of each change, too

@@ -3,6 +3,8 @@ package watchdog
 
 import (
 	"fmt"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -16,29 +18,57 @@ const (
 
 // Watchdog knows the age of the store's oldest unfinished sync, in the seconds that it has
 // itself seen pass: a process that was stopped for a while has not waited for its disk. One goroutine
-// calls Begin and End, another one Watch; Problem may be called from many. The zero value is ready for use.
+// calls Watch; Problem may be called from many. The zero value is ready for use.
 type Watchdog struct {
+	mu      sync.Mutex // guards writers
+	writers []*Writer
+}
+
+// Writer is a goroutine that writes, one write at a time: it alone calls Begin and End.
+type Writer struct {
 	syncs   atomic.Uint64 // begun
 	running atomic.Bool
 	seen    atomic.Int64 // seconds for which the running sync has been seen to run
+	last    uint64       // syncs as of Watch's last look
+}
+
+// NewWriter returns a writer whose syncs are watched from now on.
+func (d *Watchdog) NewWriter() *Writer {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	w := new(Writer)
+	d.writers = append(d.writers, w)
+	return w
+}
+
+// all returns the writers that there are.
+func (d *Watchdog) all() []*Writer {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.writers)
 }
 
 // Begin says that a write begins, which is synced or not. End must follow.
-func (d *Watchdog) Begin(sync bool) {
+func (w *Writer) Begin(sync bool) {
 	if sync {
-		d.syncs.Add(1)
-		d.running.Store(true)
+		w.syncs.Add(1)
+		w.running.Store(true)
 	}
 }
 
 // End says that the write has ended.
-func (d *Watchdog) End() {
-	d.running.Store(false)
-	d.seen.Store(0)
+func (w *Writer) End() {
+	w.running.Store(false)
+	w.seen.Store(0)
 }
 
-// age is that of the running sync, 0 if none runs.
-func (d *Watchdog) age() time.Duration { return time.Duration(d.seen.Load()) * time.Second }
+// age is that of the oldest running sync, 0 if none runs.
+func (d *Watchdog) age() (oldest time.Duration) {
+	for _, w := range d.all() {
+		oldest = max(oldest, time.Duration(w.seen.Load())*time.Second)
+	}
+	return oldest
+}
 
 // Problem says what is wrong, "" if nothing is.
 func (d *Watchdog) Problem() string {
@@ -52,14 +82,15 @@ func (d *Watchdog) Problem() string {
 // sync is too old, or nil when stop is closed.
 func (d *Watchdog) Watch(stop <-chan struct{}, second <-chan time.Time, report func(problem string)) error {
 	var last string
-	var current uint64
 	for {
 		select {
 		case <-stop:
 			return nil
 		case <-second:
 		}
-		current = d.look(current)
+		for _, w := range d.all() {
+			w.look()
+		}
 		if d.age() > fatalSync {
 			return fmt.Errorf("the disk has not finished a sync for %v: the node stops", fatalSync)
 		}
@@ -71,12 +102,12 @@ func (d *Watchdog) Watch(stop <-chan struct{}, second <-chan time.Time, report f
 }
 
 // look counts a second for a sync that was running at the last look, too.
-func (d *Watchdog) look(last uint64) (current uint64) {
-	current = d.syncs.Load()
-	if d.running.Load() && current == last {
-		d.seen.Add(1)
+func (w *Writer) look() {
+	current := w.syncs.Load()
+	if w.running.Load() && current == w.last {
+		w.seen.Add(1)
 	} else {
-		d.seen.Store(0)
+		w.seen.Store(0)
 	}
-	return current
+	w.last = current
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/driver"
 	"github.com/nexi-lab/nexus-raft/internal/propose"
 	"github.com/nexi-lab/nexus-raft/internal/snapshot"
-	"github.com/nexi-lab/nexus-raft/internal/zone"
 	"github.com/nexi-lab/nexus-raft/storage"
 	"github.com/nexi-lab/nexus-raft/transport"
 )
@@ -45,8 +44,8 @@ func ask[T any](ctx context.Context, w *worker, id nexusraft.ZoneID, f func(*gro
 
 // Propose proposes a command if this node leads its zone, which keeps the command; errors are those of
 // node.Zone.ProposeOnce. While it is not known yet what the requester of the command may do, it waits.
-func (x *Worker) Propose(ctx context.Context, p transport.Proposal) (r nexusraft.Result, err error) {
-	err = x.w.onceTermBegan(ctx, p.Zone, func() (err error) {
+func (x *Workers) Propose(ctx context.Context, p transport.Proposal) (r nexusraft.Result, err error) {
+	err = x.of(p.Zone).onceTermBegan(ctx, p.Zone, func() (err error) {
 		r, err = x.ProposeInTerm(ctx, p, 0)
 		return err
 	})
@@ -55,13 +54,13 @@ func (x *Worker) Propose(ctx context.Context, p transport.Proposal) (r nexusraft
 
 // ProposeInTerm is Propose in one term only, if that is not 0; in another one it returns ErrNotLeader. It does
 // not wait to know the requester.
-func (x *Worker) ProposeInTerm(
+func (x *Workers) ProposeInTerm(
 	ctx context.Context, p transport.Proposal, term nexusraft.Term,
 ) (nexusraft.Result, error) {
 	call := propose.New(p.Zone)
 	call.Term = term
 	call.Request, call.Own, call.Command, call.Requester = p.Request, p.Own, p.Command, p.Requester
-	if err := x.w.put(call); err != nil {
+	if err := x.of(p.Zone).put(call); err != nil {
 		return nexusraft.Result{}, err
 	}
 	return call.Wait(ctx)
@@ -86,7 +85,9 @@ func (r *read) Gone() bool { return r.gone.Load() }
 
 // Confirm returns once this replica's state includes every write that was acknowledged
 // before, or ErrNoQuorum; see node.Zone.Read.
-func (x *Worker) Confirm(ctx context.Context, id nexusraft.ZoneID) error { return x.w.confirm(ctx, id) }
+func (x *Workers) Confirm(ctx context.Context, id nexusraft.ZoneID) error {
+	return x.of(id).confirm(ctx, id)
+}
 
 func (w *worker) confirm(ctx context.Context, id nexusraft.ZoneID) error {
 	asked := time.Now()
@@ -95,8 +96,8 @@ func (w *worker) confirm(ctx context.Context, id nexusraft.ZoneID) error {
 
 // ConfirmIndex returns once this replica's state includes the entry at an index, or ErrNoQuorum; see
 // node.Zone.ReadAt.
-func (x *Worker) ConfirmIndex(ctx context.Context, id nexusraft.ZoneID, index nexusraft.Index) error {
-	return x.w.served(ctx, id, func(g *group, r *read) { g.group.ReadAt(r, index) })
+func (x *Workers) ConfirmIndex(ctx context.Context, id nexusraft.ZoneID, index nexusraft.Index) error {
+	return x.of(id).served(ctx, id, func(g *group, r *read) { g.group.ReadAt(r, index) })
 }
 
 // served returns once a replica serves the read that give gives to it, unless it follows with a full disk,
@@ -123,39 +124,22 @@ func (w *worker) served(ctx context.Context, id nexusraft.ZoneID, give func(*gro
 }
 
 // Leads reports whether this node leads a zone, and has applied what was acknowledged before.
-func (x *Worker) Leads(ctx context.Context, id nexusraft.ZoneID) (bool, error) {
-	return ask(ctx, x.w, id, func(g *group) (bool, error) { return g.replica.TermApplied(), nil })
+func (x *Workers) Leads(ctx context.Context, id nexusraft.ZoneID) (bool, error) {
+	return ask(ctx, x.of(id), id, func(g *group) (bool, error) { return g.replica.TermApplied(), nil })
 }
 
 // Membership returns a zone's records, with the addresses that the nodes have now.
-func (x *Worker) Membership(ctx context.Context, id nexusraft.ZoneID) (nexusraft.Membership, error) {
-	return ask(ctx, x.w, id, func(g *group) (nexusraft.Membership, error) { return g.current(), nil })
+func (x *Workers) Membership(ctx context.Context, id nexusraft.ZoneID) (nexusraft.Membership, error) {
+	return ask(ctx, x.of(id), id, func(g *group) (nexusraft.Membership, error) { return g.current(), nil })
 }
 
 // Status returns this replica's view of a zone.
-func (x *Worker) Status(ctx context.Context, id nexusraft.ZoneID) (nexusraft.ZoneStatus, error) {
-	return ask(ctx, x.w, id, func(g *group) (nexusraft.ZoneStatus, error) { return g.status(), nil })
-}
-
-// Statuses is driver.Statuses of the zones.
-func (x *Worker) Statuses(ctx context.Context, only nexusraft.ZoneID) ([]nexusraft.ZoneStatus, error) {
-	return driver.Statuses(ctx, x.w.inbox, only, x.w.ids, x.w.status)
-}
-
-// Awake returns how many of the zones do not sleep, and the signal of this node, by which others know whether
-// zones may sleep on.
-func (x *Worker) Awake(ctx context.Context) (zones int, own zone.Signal, err error) {
-	own, err = driver.Ask(ctx, x.w.inbox, func(error) zone.Signal {
-		for range x.w.neighbors.Awake {
-			zones++
-		}
-		return x.w.neighbors.Own()
-	})
-	return zones, own, err
+func (x *Workers) Status(ctx context.Context, id nexusraft.ZoneID) (nexusraft.ZoneStatus, error) {
+	return ask(ctx, x.of(id), id, func(g *group) (nexusraft.ZoneStatus, error) { return g.status(), nil })
 }
 
 // Checksum is node.Zone.Checksum.
-func (x *Worker) Checksum(ctx context.Context, id nexusraft.ZoneID) (nexusraft.Checksum, error) {
+func (x *Workers) Checksum(ctx context.Context, id nexusraft.ZoneID) (nexusraft.Checksum, error) {
 	type moment struct {
 		applied nexusraft.Index
 		snap    *storage.Snapshot
@@ -170,7 +154,7 @@ func (x *Worker) Checksum(ctx context.Context, id nexusraft.ZoneID) (nexusraft.C
 		default:
 		}
 	}
-	_, err := ask(ctx, x.w, id, func(g *group) (struct{}, error) {
+	_, err := ask(ctx, x.of(id), id, func(g *group) (struct{}, error) {
 		snaps <- moment{g.log.Applied(), g.w.o.Dir.Store.NewSnapshot(), g.state}
 		if gone.Load() {
 			drop()

@@ -425,8 +425,7 @@ func (g *group) Written(p *driver.Part) {
 		g.w.o.Access.Changed() // first, so that no event is sent by older records
 	}
 	if (whole || g.unwritten.zones) && g.id == nexusraft.RootZone {
-		h := &g.w.hosting
-		h.look, h.compare, h.deleted = true, h.compare || whole, append(h.deleted, g.unwritten.deleted...)
+		g.w.news.add(zonesNews{look: true, compare: whole, deleted: g.unwritten.deleted})
 		g.w.o.ZonesChanged.Notify()
 	}
 	if whole || g.unwritten.news {
@@ -438,6 +437,9 @@ func (g *group) Written(p *driver.Part) {
 // Ended implements driver.Owner. A node that was removed from the root zone is out of the cluster; one
 // that was removed from another zone is about to be.
 func (g *group) Ended() error {
+	if g.id == nexusraft.RootZone {
+		g.w.tellOfZones(g)
+	}
 	switch {
 	case g.removed != nil && g.id == nexusraft.RootZone:
 		return g.removed

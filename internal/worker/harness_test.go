@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"sync"
 	"testing"
 	"time"
@@ -46,11 +47,11 @@ const (
 )
 
 // idleWorker is a worker over a data directory, opened as a node opens its own, and without the rest of a node.
-// It does not run: the test is its goroutine.
+// It does not run: the test is its goroutine, and that of the others, if there are several.
 type idleWorker struct {
-	*worker
-	ask   *Worker       // the way in for other goroutines
-	ready chan struct{} // closed when the zones are known not to be missing
+	*worker               // the first one
+	ask     *Workers      // all of them
+	ready   chan struct{} // closed when the zones are known not to be missing
 
 	server *transport.Server
 	cancel context.CancelFunc // of the jobs
@@ -97,8 +98,13 @@ func storageOptions(disk storage.FS, logger *slog.Logger) *storage.Options {
 	return &storage.Options{FS: disk, Logger: logger, FlushInterval: -1, MemTableBytes: 16 << 20, CacheBytes: 64 << 20}
 }
 
-// reopen opens what a disk has of a node.
-func reopen(disk storage.FS, join bool, logger *slog.Logger) (_ *idleWorker, err error) {
+// reopen opens what a disk has of a node with one worker.
+func reopen(disk storage.FS, join bool, logger *slog.Logger) (*idleWorker, error) {
+	return reopenWith(1, disk, join, logger)
+}
+
+// reopenWith opens what a disk has of a node with so many workers.
+func reopenWith(workers int, disk storage.FS, join bool, logger *slog.Logger) (_ *idleWorker, err error) {
 	dir, err := datadir.Open("data", storageOptions(disk, logger))
 	if err != nil {
 		return nil, err
@@ -109,7 +115,7 @@ func reopen(disk storage.FS, join bool, logger *slog.Logger) (_ *idleWorker, err
 		}
 	}()
 	o := Options{
-		Path: "data", Dir: dir, Forwards: new(forward.Calls), Leads: leading.New(leading.Options{}),
+		Workers: workers, Path: "data", Dir: dir, Forwards: new(forward.Calls), Leads: leading.New(leading.Options{}),
 		ZonesChanged: new(events.Notifier), Watchdog: new(watchdog.Watchdog), Snapshots: snapshot.NewProgress(logger),
 		StateMachine: nothing{}, Machines: map[string]nexusraft.StateMachine{"keeping": keeping{}},
 		TickInterval: testTick, ElectionTicks: 6, HeartbeatTicks: 1, HoldTicks: 6,
@@ -136,8 +142,10 @@ func reopen(disk storage.FS, join bool, logger *slog.Logger) (_ *idleWorker, err
 	w.server = transport.NewServer(o.Peering.Introduce, transport.Handlers{})
 	o.Peering.Serve(w.server)
 	w.ask = New(o)
-	w.worker = w.ask.w
-	w.batch = dir.Store.NewBatch()
+	w.worker = w.ask.workers[0]
+	for _, x := range w.ask.workers {
+		x.batch = dir.Store.NewBatch()
+	}
 	return w, nil
 }
 
@@ -176,6 +184,35 @@ func (w *idleWorker) problem() string {
 		p = err.Error()
 	}
 	return p
+}
+
+// openAll opens the directory's zones, as OpenZones does.
+func (w *idleWorker) openAll() error {
+	dir, err := w.openRoot()
+	if err != nil || dir.root == nil {
+		return err
+	}
+	for _, x := range w.ask.workers {
+		if err := x.openZones(dir.zones); err != nil {
+			return err
+		}
+	}
+	if dir.unfit != nil {
+		w.fail(dir.root, dir.unfit)
+	}
+	return nil
+}
+
+// put has a zone's worker propose.
+func (w *idleWorker) put(p *propose.Call) error { return w.ask.of(p.Zone).put(p) }
+
+// hosted returns the zones of all workers.
+func (w *idleWorker) hosted() map[nexusraft.ZoneID]*group {
+	all := make(map[nexusraft.ZoneID]*group)
+	for _, x := range w.ask.workers {
+		maps.Copy(all, x.zones)
+	}
+	return all
 }
 
 // host has the worker host the root zone.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -17,13 +18,72 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
-// toHost is what the worker has yet to do so that the node has a replica of each zone that the root
-// zone's state has a record of, and of no other.
+// toHost is what a worker has yet to do so that the node has a replica of each zone that the root
+// zone's state has a record of, and of no other: of those of its zones that are its own.
 type toHost struct {
+	zonesNews
+	opened bool             // the zones that the directory had are open: nothing is made or dropped before
+	seen   nexusraft.ZoneID // each zone with a record up to this one has its replica
+}
+
+// zonesNews is what has come of the root zone's records.
+type zonesNews struct {
 	look    bool               // there is something to do
 	compare bool               // every replica with the records: what changed is not known
 	deleted []nexusraft.ZoneID // zones whose records are gone
-	seen    nexusraft.ZoneID   // each zone with a record up to this one has its replica
+}
+
+func (n *zonesNews) add(x zonesNews) {
+	n.look, n.compare, n.deleted = n.look || x.look, n.compare || x.compare, append(n.deleted, x.deleted...)
+}
+
+// toldOfZones is what the root zone's worker has told another one, which has not come to it yet.
+type toldOfZones struct {
+	mu   sync.Mutex // guards news
+	news zonesNews
+}
+
+// tellOfZones ends a round of the root zone: it has each worker see to what has come of the zones' records.
+func (w *worker) tellOfZones(root *group) {
+	w.shared.leadsRoot.Store(root.replica.TermApplied())
+	if !w.news.look {
+		return
+	}
+	for _, x := range w.shared.workers {
+		mine := w.news
+		mine.deleted = slices.DeleteFunc(slices.Clone(mine.deleted), func(id nexusraft.ZoneID) bool { return !x.has(id) })
+		x.told.add(mine)
+		x.inbox.Wake()
+	}
+	w.news = zonesNews{}
+}
+
+func (t *toldOfZones) add(n zonesNews) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.news.add(n)
+}
+
+func (t *toldOfZones) take() (n zonesNews) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n, t.news = t.news, n
+	return n
+}
+
+// has reports whether a zone is this worker's.
+func (w *worker) has(id nexusraft.ZoneID) bool { return w.shared.of(id) == w }
+
+// errNoRecords is why a worker can't see to its zones.
+var errNoRecords = errors.New("the root zone has stopped on this node")
+
+// readRecords reads the root zone's state; the error is errNoRecords once that has stopped.
+func (w *worker) readRecords(fn func(nexusraft.Reader) error) error {
+	err := w.o.Replicas.Read(nexusraft.RootZone, fn)
+	if err != nil && w.o.Replicas.Stopped(nexusraft.RootZone) {
+		return errNoRecords
+	}
+	return err
 }
 
 // maxHosted is how many zones a round makes or drops, so that the others wait for no more.
@@ -34,8 +94,21 @@ const maxHosted = 64
 // has stopped on this node: its records can't be read, and the other zones go on.
 func (w *worker) host() (more bool, err error) {
 	h := &w.hosting
-	if !h.look || w.zones[nexusraft.RootZone] == nil {
+	h.add(w.told.take())
+	if !h.look || !h.opened {
 		return false, nil
+	}
+	if more, err = w.hostSome(); errors.Is(err, errNoRecords) {
+		return false, nil
+	}
+	return more, err
+}
+
+// hostSome makes and drops some of the worker's replicas.
+func (w *worker) hostSome() (more bool, err error) {
+	h := &w.hosting
+	if w.o.Replicas.Stopped(nexusraft.RootZone) {
+		return false, errNoRecords
 	}
 	if h.compare {
 		if err := w.compareZones(); err != nil {
@@ -64,7 +137,7 @@ func (w *worker) host() (more bool, err error) {
 // which those know nothing: they would pass over commands of sessions, for example, as if there were none.
 func (w *worker) keepEarlierOut() error {
 	var version uint32
-	err := w.o.Replicas.Read(nexusraft.RootZone, func(r nexusraft.Reader) (err error) {
+	err := w.readRecords(func(r nexusraft.Reader) (err error) {
 		version, err = system.ClusterVersion(r)
 		return err
 	})
@@ -74,13 +147,13 @@ func (w *worker) keepEarlierOut() error {
 	return w.o.Dir.RequireZones()
 }
 
-// compareZones finds the zones of this node that were deleted.
+// compareZones finds those of the worker's zones that were deleted.
 func (w *worker) compareZones() error {
 	h := &w.hosting
 	h.compare, h.deleted, h.seen = false, nil, nexusraft.RootZone
-	return w.o.Replicas.Read(nexusraft.RootZone, func(r nexusraft.Reader) error {
+	return w.readRecords(func(r nexusraft.Reader) error {
 		for _, id := range w.o.Replicas.Zones() {
-			if id == nexusraft.RootZone {
+			if id == nexusraft.RootZone || !w.has(id) {
 				continue
 			}
 			z, err := system.FindZone(r, id)
@@ -119,12 +192,12 @@ func (w *worker) dropZones() error {
 	return w.Commit(nil, false)
 }
 
-// makeZones makes replicas of zones that have a record and none here, and returns how many records it
-// has looked at.
+// makeZones makes replicas of those of the worker's zones that have a record and none here, and returns how many
+// records it has looked at.
 func (w *worker) makeZones() (looked int, err error) {
 	h := &w.hosting
 	var records []*pb.ZoneRecord
-	err = w.o.Replicas.Read(nexusraft.RootZone, func(r nexusraft.Reader) (err error) {
+	err = w.readRecords(func(r nexusraft.Reader) (err error) {
 		records, err = system.Zones(r, h.seen, maxHosted)
 		return err
 	})
@@ -133,7 +206,7 @@ func (w *worker) makeZones() (looked int, err error) {
 	}
 	var fresh []*pb.ZoneRecord
 	for _, z := range records {
-		if w.o.Replicas.Has(nexusraft.ZoneID(z.GetId())) {
+		if id := nexusraft.ZoneID(z.GetId()); !w.has(id) || w.o.Replicas.Has(id) {
 			continue
 		}
 		if err := w.stageZone(z); err != nil {
@@ -169,7 +242,7 @@ const electTicks = 2
 
 // elect has a new zone elect this node, if it leads the root zone.
 func (w *worker) elect(id nexusraft.ZoneID) {
-	if root, g := w.zones[nexusraft.RootZone], w.zones[id]; g != nil && root.replica.TermApplied() {
+	if g := w.zones[id]; g != nil && w.shared.leadsRoot.Load() {
 		g.campaign = electTicks
 	}
 }
@@ -233,26 +306,40 @@ func (w *worker) unopened(z *pb.ZoneRecord, err error) {
 	w.o.Events.ZoneStopped(id, err.Error())
 }
 
-// openAll opens the root zone, and then by its records the other zones that there are replicas of here.
-// What was made or deleted while the node was away is done by the first turn.
-func (w *worker) openAll() error {
-	zones, err := raftlog.Zones(w.o.Dir.Raft)
-	if err != nil || len(zones) == 0 {
-		return err
+// openedRoot is what there is when the root zone is open, and the others are not.
+type openedRoot struct {
+	zones []nexusraft.ZoneID // of which there are replicas here
+	root  *group             // nil: there are none
+	unfit error              // why the root zone is to stop, once the others are open
+}
+
+// openRoot opens the root zone.
+func (w *worker) openRoot() (o openedRoot, err error) {
+	o.zones, err = raftlog.Zones(w.o.Dir.Raft)
+	if err != nil || len(o.zones) == 0 {
+		return o, err
 	}
-	root, err := openGroup(w, nexusraft.RootZone, "")
-	if err != nil {
-		return err
+	if o.root, err = openGroup(w, nexusraft.RootZone, ""); err != nil {
+		return o, err
 	}
-	unfit := root.openMachine()
-	if unfit != nil && !errors.Is(unfit, errMachine) && !isDiverged(unfit) {
-		return unfit
+	o.unfit = o.root.openMachine()
+	switch {
+	case o.unfit == nil:
+		w.add(o.root)
+	case !errors.Is(o.unfit, errMachine) && !isDiverged(o.unfit):
+		return o, o.unfit
 	}
-	w.add(root)
-	w.o.Peering.Connect(root.replica.Membership())
-	w.hosting.look, w.hosting.compare = true, true
+	w.o.Peering.Connect(o.root.replica.Membership())
+	return o, nil
+}
+
+// openZones opens those of the zones that are this worker's, by the root zone's records. What was made or deleted
+// while the node was away is done by the next turn.
+func (w *worker) openZones(zones []nexusraft.ZoneID) error {
+	h := &w.hosting
+	h.look, h.compare, h.opened = true, true, true
 	for _, id := range zones {
-		if id == nexusraft.RootZone {
+		if id == nexusraft.RootZone || !w.has(id) {
 			continue
 		}
 		var z *pb.ZoneRecord
@@ -270,9 +357,6 @@ func (w *worker) openAll() error {
 		if err != nil {
 			return err
 		}
-	}
-	if unfit != nil {
-		w.fail(root, unfit) // not before: the others are opened by its records
 	}
 	return nil
 }

@@ -82,8 +82,21 @@ func (w *idleWorker) does(t *testing.T, commands ...*pb.NodeCommand) {
 // foundingWorker is that of a node on a disk whose root zone it leads alone.
 func foundingWorker(t *testing.T, disk storage.FS) *idleWorker {
 	t.Helper()
-	w := idleWorkerOn(t, false, disk)
-	w.o.Logger = slog.New(slog.DiscardHandler)
+	return foundingWorkers(t, 1, disk)
+}
+
+// foundingWorkers is foundingWorker with so many workers.
+func foundingWorkers(t *testing.T, workers int, disk storage.FS) *idleWorker {
+	t.Helper()
+	found(t, disk)
+	w, err := reopenWith(workers, disk, false, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = w.Close() })
+	for _, x := range w.ask.workers {
+		x.o.Logger = slog.New(slog.DiscardHandler)
+	}
 	close(w.ready)
 	if err := w.openAll(); err != nil {
 		t.Fatal(err)
@@ -96,10 +109,11 @@ func foundingWorker(t *testing.T, disk storage.FS) *idleWorker {
 func (w *idleWorker) elects(t *testing.T, ids ...nexusraft.ZoneID) {
 	t.Helper()
 	for _, id := range ids {
-		for w.zones[id].replica.LeaseTicksLeft() > 0 { // the node was started anew
-			w.zones[id].replica.Tick()
+		z := w.hosted()[id].replica
+		for z.LeaseTicksLeft() > 0 { // the node was started anew
+			z.Tick()
 		}
-		if err := w.zones[id].replica.Campaign(); err != nil {
+		if err := z.Campaign(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -128,7 +142,7 @@ func (w *idleWorker) checkHosted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	hosted := slices.Sorted(maps.Keys(w.zones))
+	hosted := slices.Sorted(maps.Keys(w.hosted()))
 	if !slices.Equal(hosted, want) || !slices.Equal(onDisk, want) || !slices.Equal(w.o.Replicas.Zones(), want) {
 		t.Errorf("the records have zones %v; hosted are %v, on the disk %v, known %v", want, hosted, onDisk,
 			w.o.Replicas.Zones())
@@ -178,6 +192,7 @@ type crashScript struct {
 	w      *idleWorker
 	last   nexusraft.ZoneID // the newest
 	writes int
+	then   int // how many workers the node has after a crash
 	at     atomic.Pointer[moment]
 
 	mu     sync.Mutex // guards what follows
@@ -239,7 +254,9 @@ func (s *crashScript) step(commands ...*pb.NodeCommand) {
 	s.settle(zones)
 	s.w.checkHosted(s.t)
 	for range electTicks {
-		s.w.Tick(nil)
+		for _, x := range s.w.ask.workers {
+			x.Tick(nil)
+		}
 		s.w.turns(s.t)
 	}
 	s.settle(zones)
@@ -280,7 +297,7 @@ func (s *crashScript) settle(zones []nexusraft.ZoneID) {
 		s.t.Fatalf("there are zones %v, want %v", got, zones)
 	}
 	at := moment{[][]nexusraft.ZoneID{zones}, make(map[nexusraft.ZoneID]promise)}
-	for id, g := range s.w.zones {
+	for id, g := range s.w.hosted() {
 		hs := g.log.HardState()
 		last, _ := g.log.LastIndex()
 		at.promises[id] = promise{hs.GetTerm(), hs.GetVote(), last, s.at.Load().promises[id].keys}
@@ -296,7 +313,7 @@ func (s *crashScript) reopenAll() {
 	s.clones = nil
 	s.mu.Unlock()
 	for _, c := range clones {
-		c.reopen(s.t)
+		c.reopen(s.t, s.then)
 		if s.t.Failed() {
 			s.t.Fatal(c.name)
 		}
@@ -304,22 +321,25 @@ func (s *crashScript) reopenAll() {
 }
 
 // reopen opens what a crash has left as a node does, and holds it against what may be found.
-func (c crashClone) reopen(t *testing.T) {
+func (c crashClone) reopen(t *testing.T, workers int) {
 	t.Helper()
-	w, err := reopen(c.disk, false, slog.New(slog.DiscardHandler))
+	w, err := reopenWith(workers, c.disk, false, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatalf("open after %s: %v", c.name, err)
 	}
 	defer w.Close()
-	defer w.batch.Close()
+	for _, x := range w.ask.workers {
+		defer x.batch.Close()
+	}
 	close(w.ready)
 	if err := w.openAll(); err != nil {
 		t.Fatalf("open the zones after %s: %v", c.name, err)
 	}
 	w.turns(t)
 	w.checkHosted(t)
+	hosted := w.hosted()
 	for id, x := range c.promises {
-		g := w.zones[id]
+		g := hosted[id]
 		if g == nil {
 			continue // it was deleted, or its loss shows below
 		}
@@ -362,11 +382,20 @@ func (w *idleWorker) checkKeys(t *testing.T, id nexusraft.ZoneID, keys []string)
 
 // Whenever the node crashes, a zone is made or it is not, dropped or not: it is found whole or gone, as the
 // root zone's state says, and what it had promised and acknowledged is there (I1, I3).
-func TestZonesAfterACrashAtAnyStep(t *testing.T) {
+func TestZonesAfterACrashAtAnyStep(t *testing.T) { zonesAfterACrash(t, 1, 1, 1) }
+
+// So it is with several workers, and whatever their number is afterwards.
+func TestZonesOfSeveralWorkersAfterACrash(t *testing.T) {
+	zonesAfterACrash(t, 3, 2, 2)
+}
+
+// zonesAfterACrash runs the script on so many workers, before and after each crash; it crashes at each so many steps.
+func zonesAfterACrash(t *testing.T, workers, then, stride int) {
 	s := &crashScript{
-		t: t, disk: storage.NewMemFS(), rng: rand.New(rand.NewPCG(1, 2)), last: nexusraft.RootZone, stride: crashStride,
+		t: t, disk: storage.NewMemFS(), rng: rand.New(rand.NewPCG(1, 2)), last: nexusraft.RootZone,
+		stride: stride * crashStride, then: then,
 	}
-	s.w = foundingWorker(t, errorfs.Wrap(s.disk, errorfs.InjectorFunc(s.onDisk)))
+	s.w = foundingWorkers(t, workers, errorfs.Wrap(s.disk, errorfs.InjectorFunc(s.onDisk)))
 	s.at.Store(&moment{zones: [][]nexusraft.ZoneID{nil}})
 	s.settle(nil)
 	self := s.w.ID()
@@ -381,7 +410,7 @@ func TestZonesAfterACrashAtAnyStep(t *testing.T) {
 		many = append(many, create(fmt.Sprint("many", i), self))
 	}
 	s.mu.Lock()
-	s.stride = 8 * crashStride // one is like the other
+	s.stride *= 8 // one is like the other
 	s.mu.Unlock()
 	s.step(many...)
 	for i := range many {

@@ -43,7 +43,7 @@ func TestHostWithoutTheRootZone(t *testing.T) {
 	w := newIdleWorker(t, false)
 	root := host(t, w)
 	recordZone(t, w, root, "zone-a")
-	w.hosting = toHost{look: true, compare: true, seen: nexusraft.RootZone}
+	w.hosting = toHost{zonesNews: zonesNews{look: true, compare: true}, opened: true, seen: nexusraft.RootZone}
 	w.fail(root, errors.New("as a state machine does"))
 	if more, err := w.Turn(); more || err != nil {
 		t.Errorf("got %v, %v, want no more work and no error", more, err)
@@ -66,7 +66,7 @@ func TestHostOnAFullDisk(t *testing.T) {
 			disk.SetDiskFree(0)
 			eventuallyRoom(t, w, false)
 			h := &w.hosting
-			*h = toHost{look: true, seen: nexusraft.RootZone}
+			*h = toHost{zonesNews: zonesNews{look: true}, opened: true, seen: nexusraft.RootZone}
 			if noticed {
 				w.Room()
 				h.deleted = make([]nexusraft.ZoneID, 2*maxHosted) // of zones that were never here

@@ -12,12 +12,13 @@ import (
 )
 
 // Changer returns what makes changes of a zone.
-func (x *Worker) Changer(id nexusraft.ZoneID) change.Changer {
-	o := &x.w.o
+func (x *Workers) Changer(id nexusraft.ZoneID) change.Changer {
+	w := x.of(id)
+	o := &w.o
 	return change.Changer{
-		Zone: changeZone{x.w, id}, Node: o.Peering.Self().Node, TickInterval: o.TickInterval,
+		Zone: changeZone{w, id}, Node: o.Peering.Self().Node, TickInterval: o.TickInterval,
 		ElectionTicks: o.ElectionTicks, ElectionTimeout: o.electionTimeout(),
-		Logger: o.Logger.With("zone", id), Current: x.w.current, Status: o.Peers.Status,
+		Logger: o.Logger.With("zone", id), Current: w.current, Status: o.Peers.Status,
 	}
 }
 

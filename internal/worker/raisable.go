@@ -16,14 +16,21 @@ type Raisable struct {
 	Members  []nexusraft.Member // the other nodes with a copy of the state
 }
 
-// Raisable returns the zones of which Raisable speaks; none once the worker has ended.
-func (x *Worker) Raisable(ctx context.Context) ([]Raisable, error) {
-	return driver.Ask(ctx, x.w.inbox, func(err error) []Raisable {
-		if err != nil { // raft may have panicked
-			return nil
+// Raisable returns the zones of which Raisable speaks; none once the workers have ended.
+func (x *Workers) Raisable(ctx context.Context) (all []Raisable, err error) {
+	for _, w := range x.workers {
+		some, err := driver.Ask(ctx, w.inbox, func(err error) []Raisable {
+			if err != nil { // raft may have panicked
+				return nil
+			}
+			return w.raisable()
+		})
+		if err != nil {
+			return nil, err
 		}
-		return x.w.raisable()
-	})
+		all = append(all, some...)
+	}
+	return all, nil
 }
 
 func (w *worker) raisable() (all []Raisable) {

@@ -81,21 +81,25 @@ func votingWorker(t *testing.T) (*idleWorker, *group, *outbox) {
 // turnWith has the worker step what came in, and do all that follows.
 func (w *idleWorker) turnWith(t *testing.T, in ...driver.Inbound) {
 	t.Helper()
-	w.inbox.Put(in)
-	w.loop.Drain()
+	w.ask.Inbox().Put(in)
+	for _, x := range w.ask.workers {
+		x.loop.Drain()
+	}
 	w.turns(t)
 }
 
-// turns has the worker do all that there is to do.
+// turns has the workers do all that there is to do, the first one first: what it tells the others they do then.
 func (w *idleWorker) turns(t testing.TB) {
 	t.Helper()
-	for range w.all { // tests give work to groups without the worker
-		continue
-	}
-	for busy := true; busy; {
-		var err error
-		if busy, err = w.Turn(); err != nil {
-			t.Fatal(err)
+	for _, x := range w.ask.workers {
+		for range x.all { // tests give work to groups without the worker
+			continue
+		}
+		for busy := true; busy; {
+			var err error
+			if busy, err = x.Turn(); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 }

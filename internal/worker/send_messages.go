@@ -21,10 +21,8 @@ func (w *worker) RequestVotes(to nexusraft.NodeID, votes []driver.VoteRequest) {
 	w.out.RequestVotes(to, votes)
 }
 
-// Unreachable tells every zone that does not sleep that messages to a node were lost: once for all that
-// are lost before the worker comes to it, since a full queue loses one after the other.
-func (x *Worker) Unreachable(node nexusraft.NodeID) {
-	w := x.w
+// unreachable is Workers.Unreachable for the worker's zones.
+func (w *worker) unreachable(node nexusraft.NodeID) {
 	if _, waits := w.lost.LoadOrStore(node, true); waits {
 		return
 	}
@@ -38,9 +36,8 @@ func (x *Worker) Unreachable(node nexusraft.NodeID) {
 	})
 }
 
-// Leaving tells the zones that a node shuts down in order, so nothing is held back for it.
-func (x *Worker) Leaving(node nexusraft.NodeID) {
-	w := x.w
+// leaving is Workers.Leaving for the worker's zones.
+func (w *worker) leaving(node nexusraft.NodeID) {
 	w.inbox.Post(func() {
 		w.neighbors.WakeIf(func(x *driver.Group) bool { return x.Replica().RestsOn(node) })
 		for g := range w.all {

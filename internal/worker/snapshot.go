@@ -82,12 +82,12 @@ func (w *worker) runSnapshot(
 
 // CheckSnapshot is transport.Handlers.CheckSnapshot: what raft's message may not be stepped for,
 // nothing is taken of (I13).
-func (x *Worker) CheckSnapshot(ctx context.Context, from nexusraft.NodeID, h transport.SnapshotHeader) error {
+func (x *Workers) CheckSnapshot(ctx context.Context, from nexusraft.NodeID, h transport.SnapshotHeader) error {
 	message, err := snapshot.Message(h)
 	if err != nil {
 		return err
 	}
-	_, err = ask(ctx, x.w, h.Zone, func(z *group) (struct{}, error) {
+	_, err = ask(ctx, x.of(h.Zone), h.Zone, func(z *group) (struct{}, error) {
 		return struct{}{}, z.replica.Check(from, message)
 	})
 	return err
@@ -95,14 +95,15 @@ func (x *Worker) CheckSnapshot(ctx context.Context, from nexusraft.NodeID, h tra
 
 // InstallSnapshot is as in transport.MemberHandler: it receives the state into a tree of its own, and
 // only when all of it is there, verified and synced, raft hears of the snapshot.
-func (x *Worker) InstallSnapshot(
+func (x *Workers) InstallSnapshot(
 	ctx context.Context, from nexusraft.NodeID, h transport.SnapshotHeader, chunks iter.Seq2[[]byte, error],
 ) error {
 	message, err := snapshot.Message(h)
 	if err != nil {
 		return err
 	}
-	w, store := x.w, x.w.o.Dir.Store
+	w := x.of(h.Zone)
+	store := w.o.Dir.Store
 	if err := store.Room(); err != nil {
 		return err
 	}

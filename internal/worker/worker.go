@@ -27,22 +27,24 @@ import (
 	"github.com/nexi-lab/nexus-raft/transport"
 )
 
-// Options are what a Worker needs of its node, which may share all of it with other goroutines. Fields without
+// Options are what workers need of their node, which share all of it with other goroutines. Fields without
 // a comment are as in node.Config; the node has set their defaults.
 type Options struct {
+	Workers int // how many; 0: one
+
 	Path string // of the data directory, for errors
 	Dir  *datadir.Dir
 
 	Peering  *peering.Peering
 	Peers    *transport.Peers // what the zones send leaves by them
-	Replicas *replicas.Table  // has what others may know of the zones; the worker alone changes it
+	Replicas *replicas.Table  // has what others may know of the zones; its workers alone change it
 	Events   *events.Local    // is told what happens to the zones
 	Access   *authz.Guard     // is told of changes of the root zone's records; says what clients may do
 	Forwards *forward.Calls   // end when their leader does, by the ticks of the zones
 	Leads    *leading.Leads
 
 	ZonesChanged *events.Notifier   // is told when a zone was made or deleted, or a replica made or dropped here
-	Watchdog     *watchdog.Watchdog // is told of the writes; of this worker's alone
+	Watchdog     *watchdog.Watchdog // is told of the writes
 	Sending      *snapshot.Jobs     // that send snapshots
 	Snapshots    *snapshot.Progress // of those that come in and go out
 
@@ -64,57 +66,29 @@ func (o *Options) electionTimeout() time.Duration {
 	return time.Duration(o.ElectionTicks) * o.TickInterval
 }
 
-// Worker is the way to the zones of a member that one goroutine owns. Its methods may be called from many
-// goroutines; Run is called once.
-//
-// What waits ends with an ErrClosed when Run returns. A context bounds the waiting, not what was handed
-// over. A zone that is not here is ErrZoneNotFound, or ErrOverloaded while the node has not opened its zones;
-// one that has stopped on this node is ErrClosed.
-type Worker struct{ w *worker }
-
-// New returns a worker without zones. Nothing runs yet.
-func New(o Options) *Worker { return &Worker{newWorker(o)} }
-
-// Run works until stop is closed, which is no error, or it can't go on, which is: its disk has failed, raft has
-// panicked, or this node was removed from the cluster. Then it has answered everything that waited.
-func (x *Worker) Run(stop <-chan struct{}) error { return x.w.run(stop) }
-
-// Inbox returns the way for what peers send, and for what the worker's goroutine is to run.
-func (x *Worker) Inbox() *driver.Inbox { return x.w.inbox }
-
-// OpenZones opens the zones of which the data directory has replicas, in Run's goroutine, and returns when they
-// are open. It is called once. A zone whose log, state or state machine is not good for that stops on
-// this node, and is no error.
-func (x *Worker) OpenZones() error {
-	done := make(chan error, 1)
-	err := x.w.inbox.Call(func(err error) {
-		if err == nil {
-			err = x.w.openAll()
-		}
-		done <- err
-	})
-	if err != nil {
-		return err
-	}
-	return <-done
-}
-
 // worker has the zones: its goroutine, run, alone touches what is below lost. It is the host of its loop, and
 // the disk and the sender of its driver, which makes the rounds.
 type worker struct {
 	o         Options
+	shared    *together
+	place     int // among the workers
 	loop      *driver.Worker
 	inbox     *driver.Inbox // the loop's
 	proposals propose.Queue
-	lost      sync.Map // by node: the worker is to hear that messages to it were lost
+	watched   *watchdog.Writer // for the batch
+	lost      sync.Map         // by node: the worker is to hear that messages to it were lost
+	told      toldOfZones
 
 	zones     map[nexusraft.ZoneID]*group
-	active    driver.Active      // those of them that may have work
-	neighbors *driver.Neighbors  // other nodes, and which of the zones sleep because of that
-	members   []nexusraft.Member // the root zone's, with the addresses that they have now, as of the last tick
-	peers     []nexusraft.NodeID // the other nodes among them
+	active    driver.Active     // those of them that may have work
+	neighbors *driver.Neighbors // other nodes, and which of the zones sleep because of that
+	root      *rootRecords      // as of the last tick
+	beats     uint64            // of the node's pulse, as of the last tick
+	still     int               // ticks since the pulse has beaten
+	patience  int               // ticks for which it may be still: two less than others wait for this node's signal
 	driver    *driver.Driver
 	hosting   toHost          // which zones there are to be
+	news      zonesNews       // of the root zone's worker, for all of them at the end of its round
 	out       raftwire.Outbox // to the node's peers
 	proposing []*propose.Call // taken from proposals, and not given to their zones yet
 	full      error           // the disk is; as of the last drain, see node.Node.Room
@@ -123,15 +97,18 @@ type worker struct {
 	switching []*group       // those whose state changes its tree by it
 }
 
-// inboxBounds are of what waits for the worker, besides proposals.
+// inboxBounds are of what waits for all workers together, besides proposals.
 var inboxBounds = driver.Bounds{Messages: 16 << 10, MessageBytes: 64 << 20, Calls: 16 << 10}
 
-func newWorker(o Options) *worker {
-	w := &worker{o: o, zones: make(map[nexusraft.ZoneID]*group)}
-	w.loop, w.driver = driver.NewWorker(w, inboxBounds, o.Logger), driver.New(w, w, maxPartBytes)
-	w.inbox = w.loop.Inbox()
+func newWorker(o Options, t *together, place int) *worker {
+	w := &worker{
+		o: o, shared: t, place: place, watched: o.Watchdog.NewWriter(), root: t.root.Load(),
+		zones: make(map[nexusraft.ZoneID]*group),
+	}
+	w.loop, w.driver = driver.NewWorker(w, t.backlog, o.Logger), driver.New(w, w, maxPartBytes/len(t.pulse.ticked))
+	w.inbox, w.proposals.Of = w.loop.Inbox(), &t.allowance
 	silent := zone.SilentTicks(o.ElectionTicks, o.HeartbeatTicks, o.HoldTicks)
-	w.neighbors = driver.NewNeighbors(o.Peering.Self().Incarnation, silent)
+	w.neighbors, w.patience = driver.NewNeighborsOf(t.signal, silent), max(silent-2, 1)
 	w.out = raftwire.Outbox{Network: o.Peers, Inbox: w.inbox, Logger: o.Logger}
 	return w
 }
@@ -222,9 +199,10 @@ func (w *worker) propose(id nexusraft.ZoneID, ps []*propose.Call) {
 
 // Tick implements driver.Host. Zones that sleep are not looked at.
 func (w *worker) Tick(heard map[nexusraft.NodeID]zone.Signal) {
+	w.publishRoot()
 	w.followRoot()
-	w.out.Signal(w.peers, w.neighbors.Own(), w.o.Peering.Minor)
-	w.neighbors.Tick(w.peers, heard, func(x *driver.Group) {
+	w.beat()
+	w.neighbors.Tick(w.root.peers, heard, func(x *driver.Group) {
 		if g := w.zones[x.Zone()]; g != nil {
 			g.tick()
 		}
@@ -234,26 +212,52 @@ func (w *worker) Tick(heard map[nexusraft.NodeID]zone.Signal) {
 	})
 }
 
-// followRoot wakes the zones that this node leads when the root zone's records have changed, or a
-// node's address: their own records follow those.
-func (w *worker) followRoot() {
+// beat tells the other nodes that this one lives, if each of its workers has ticked since that was told. If
+// another one does not tick, they are about to find the node silent, and not to rest on it: the zones that
+// this worker leads wake before, so that the others go on to hear of them.
+func (w *worker) beat() {
+	due, beats := w.shared.pulse.tick(w.place)
+	if due {
+		w.out.Signal(w.root.peers, w.neighbors.Own(), w.o.Peering.Minor)
+	}
+	if beats != w.beats {
+		w.beats, w.still = beats, 0
+		return
+	}
+	if w.still++; w.still >= w.patience {
+		w.neighbors.WakeIf(isLed)
+	}
+}
+
+// publishRoot has all workers know the root zone's records, on its own one, when they have changed, or a node's
+// address.
+func (w *worker) publishRoot() {
 	root := w.zones[nexusraft.RootZone]
 	if root == nil {
 		return
 	}
 	now := root.replica.Membership().Members
 	same := func(a, b nexusraft.Member) bool { return w.current(a) == b }
-	if slices.EqualFunc(now, w.members, same) {
+	if slices.EqualFunc(now, w.root.members, same) {
 		return
 	}
-	w.members, w.peers = w.members[:0], w.peers[:0]
+	r := new(rootRecords)
 	for _, m := range now {
-		w.members = append(w.members, w.current(m))
+		r.members = append(r.members, w.current(m))
 		if m.Replica != root.self {
-			w.peers = append(w.peers, m.Node)
+			r.peers = append(r.peers, m.Node)
 		}
 	}
-	w.neighbors.WakeIf(isLed)
+	w.shared.root.Store(r)
+}
+
+// followRoot wakes the zones that this node leads when the root zone's records have changed, or a
+// node's address: their own records follow those.
+func (w *worker) followRoot() {
+	if now := w.shared.root.Load(); now != w.root {
+		w.root = now
+		w.neighbors.WakeIf(isLed)
+	}
 }
 
 // isLed reports whether a zone is led by this node.
@@ -271,7 +275,7 @@ func (w *worker) Stop(err error) {
 	}
 }
 
-// maxPartBytes is about how many bytes of effects and answers are in memory before they are
+// maxPartBytes is about how many bytes of effects and answers, of all workers, are in memory before they are
 // written: commands of some bytes may make megabytes each, of what is there, and a round has
 // thousands of them.
 const maxPartBytes = 8 << 20
@@ -302,9 +306,9 @@ func (w *worker) Commit(_ []*driver.Group, sync bool) error {
 		w.o.Replicas.Lock()
 		defer w.o.Replicas.Unlock()
 	}
-	w.o.Watchdog.Begin(sync)
+	w.watched.Begin(sync)
 	err := w.batch.Commit(sync)
-	w.o.Watchdog.End()
+	w.watched.End()
 	if err != nil {
 		return fmt.Errorf("write to %s: %w", w.o.Path, err)
 	}

@@ -43,7 +43,7 @@ import (
 //     heartbeats.
 //   - A witness that wakes alone, by a message that came late say, asks for nothing: it is ticked in
 //     vain, and votes, until its leader has something to do again.
-//   - The leader's process dies or stands still: its worker sends no signals. The followers wake
+//   - The leader's process dies or one of its workers stands still: it sends no signals. The followers wake
 //     and get the ticks that they have missed, so that they wait no longer than awake ones. It is
 //     back before they notice: its signal has another incarnation, and wakes them.
 //   - The leader's replica alone stops, and its node lives: Signal.Changes rises.
