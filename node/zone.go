@@ -84,6 +84,24 @@ func (n *Node) proposeAnywhere(ctx context.Context, p transport.Proposal) (nexus
 	if !ok || leader.Leader == 0 || leader.Leader == n.self().Node {
 		return r, err
 	}
+	r, err = n.proposeAt(ctx, leader, p)
+	if n.replicas.Has(p.Zone) || errors.Is(err, nexusraft.ErrUncertain) {
+		return r, err
+	}
+	// The zone is on other nodes, of which only the leader takes it: the first one asked knows which that is.
+	next, ok := errors.AsType[*nexusraft.NotLeaderError](err)
+	if !ok || next.Leader == 0 || next.Leader == leader.Leader || next.Leader == n.self().Node {
+		return r, err
+	}
+	return n.proposeAt(ctx, next, p)
+}
+
+// proposeAt proposes at another node.
+func (n *Node) proposeAt(
+	ctx context.Context, leader *nexusraft.NotLeaderError, p transport.Proposal,
+) (nexusraft.Result, error) {
+	var r nexusraft.Result
+	var err error = leader
 	ctx, end, ok := n.forwards.Start(ctx, p.Zone, leader.Leader)
 	if !ok {
 		return r, err

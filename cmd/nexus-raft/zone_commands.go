@@ -52,7 +52,7 @@ func (c *zoneCreateCommand) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	defer end()
-	zone, err := conn.CreateZone(ctx, c.Name, c.Machine)
+	zone, err := conn.CreateZone(ctx, c.Name, c.Machine, nexusraft.ZonePlan{})
 	switch {
 	case errors.Is(err, nexusraft.ErrUncertain):
 		return fmt.Errorf("%w; ask again: it is made once", err)

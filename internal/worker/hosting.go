@@ -22,7 +22,8 @@ import (
 type toHost struct {
 	look    bool               // there is something to do
 	compare bool               // every replica with the records: what changed is not known
-	deleted []nexusraft.ZoneID // zones whose records are gone
+	deleted []nexusraft.ZoneID // zones whose records are gone, or have no replica here any more
+	changed []nexusraft.ZoneID // zones whose records have changed
 	seen    nexusraft.ZoneID   // each zone with a record up to this one has its replica
 }
 
@@ -41,6 +42,9 @@ func (w *worker) host() (more bool, err error) {
 		if err := w.compareZones(); err != nil {
 			return false, err
 		}
+	}
+	if err := w.followRecords(); err != nil {
+		return false, err
 	}
 	if err := w.dropZones(); err != nil {
 		return false, err
@@ -77,7 +81,8 @@ func (w *worker) keepEarlierOut() error {
 // compareZones finds the zones of this node that were deleted.
 func (w *worker) compareZones() error {
 	h := &w.hosting
-	h.compare, h.deleted, h.seen = false, nil, nexusraft.RootZone
+	h.compare, h.deleted, h.changed, h.seen = false, nil, nil, nexusraft.RootZone
+	w.o.Replicas.ForgetElsewhere()
 	return w.o.Replicas.Read(nexusraft.RootZone, func(r nexusraft.Reader) error {
 		for _, id := range w.o.Replicas.Zones() {
 			if id == nexusraft.RootZone {
@@ -89,6 +94,8 @@ func (w *worker) compareZones() error {
 			}
 			if z == nil {
 				h.deleted = append(h.deleted, id)
+			} else if err := w.followRecord(z); err != nil {
+				return err
 			}
 		}
 		return nil
@@ -101,16 +108,18 @@ func (w *worker) dropZones() error {
 	h := &w.hosting
 	now := h.deleted[:min(len(h.deleted), maxHosted)]
 	for _, id := range now {
+		why, ask := w.whyDropped(id)
 		if g := w.zones[id]; g != nil {
 			delete(w.zones, id)
 			w.neighbors.Forget(g.group)
-			g.stop(fmt.Errorf("%w: zone %v was deleted", nexusraft.ErrZoneNotFound, id))
+			g.stop(why)
 		}
 		w.o.Forwards.Tick(id, 0, 1) // ends the calls: no tick of the zone comes any more that would
 		if w.o.Replicas.Withdraw(id) {
 			w.o.ZonesChanged.Notify()
-			w.o.Logger.Info("zone deleted", "zone", id)
+			w.o.Logger.Info("replica dropped", "zone", id, "reason", why)
 		}
+		w.o.Replicas.Elsewhere(id, ask)
 		if err := w.o.Dir.DropZone(w.batch, id); err != nil {
 			return err
 		}
@@ -133,7 +142,7 @@ func (w *worker) makeZones() (looked int, err error) {
 	}
 	var fresh []*pb.ZoneRecord
 	for _, z := range records {
-		if w.o.Replicas.Has(nexusraft.ZoneID(z.GetId())) {
+		if w.o.Replicas.Has(nexusraft.ZoneID(z.GetId())) || w.elsewhere(z) {
 			continue
 		}
 		if err := w.stageZone(z); err != nil {
@@ -177,8 +186,8 @@ func (w *worker) elect(id nexusraft.ZoneID) {
 // stageZone stages a zone's replica.
 func (w *worker) stageZone(z *pb.ZoneRecord) error {
 	id := nexusraft.ZoneID(z.GetId())
-	return w.o.Dir.StageZone(w.batch, id, system.ReplicaOf(id, w.o.Peering.Self().Node), foundersOf(z),
-		system.FoundingDigest())
+	replica, _ := system.PlacedOn(z, w.o.Peering.Self().Node)
+	return w.o.Dir.StageZone(w.batch, id, replica, w.foundersFor(z, replica), system.FoundingDigest())
 }
 
 func foundersOf(z *pb.ZoneRecord) (members []nexusraft.Member) {
@@ -208,10 +217,14 @@ func (w *worker) openZone(z *pb.ZoneRecord) error {
 		return nil
 	case err != nil:
 		return err
+	case removed && z.GetShape() != nil:
+		w.leave(g)
+		return nil
 	case removed:
 		w.unopened(z, g.errRemoved(g.log.Applied()))
 		return nil
 	}
+	g.placement = placementOf(z)
 	w.add(g)
 	w.o.Peering.Connect(g.replica.Membership())
 	return nil
