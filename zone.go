@@ -54,6 +54,14 @@ type ZoneReshape struct {
 	Instead  bool   // give up the change that is under way for this one; it is refused otherwise
 }
 
+// Validate returns ErrRefused for a plan that no zone can have.
+func (r ZoneReshape) Validate() error {
+	if r.Off != 0 {
+		return nil
+	}
+	return r.ZonePlan.Validate()
+}
+
 // The names that no zone is given.
 const (
 	RootZoneName  = "root" // of the zone that every cluster has from its founding on

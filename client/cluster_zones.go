@@ -25,6 +25,9 @@ func (c *Client) CreateZone(
 	ctx context.Context, name, machine string, plan nexusraft.ZonePlan,
 ) (nexusraft.ZoneInfo, error) {
 	var zone nexusraft.ZoneInfo
+	if err := plan.Validate(); err != nil {
+		return zone, fmt.Errorf("create zone %q: %w", nexusraft.Printable(name), err)
+	}
 	req := &pb.CreateZoneRequest{Name: name, Machine: machine}
 	if plan != (nexusraft.ZonePlan{}) {
 		req.Plan = wire.ZonePlanToProto(plan)
@@ -47,6 +50,9 @@ func (c *Client) ReshapeZone(
 	ctx context.Context, id nexusraft.ZoneID, name string, want nexusraft.ZoneReshape,
 ) (nexusraft.ZoneInfo, error) {
 	var zone nexusraft.ZoneInfo
+	if err := want.Validate(); err != nil {
+		return zone, fmt.Errorf("reshape zone %q (%v): %w", nexusraft.Printable(name), id, err)
+	}
 	req := &pb.ReshapeZoneRequest{
 		Zone: uint64(id), Name: name, Plan: wire.ZonePlanToProto(want.ZonePlan), Off: uint64(want.Off), Instead: want.Instead,
 	}

@@ -26,6 +26,9 @@ func (s *Registry) Reshape(
 	fail := func(err error) (nexusraft.ZoneInfo, error) {
 		return nexusraft.ZoneInfo{}, fmt.Errorf("reshape zone %q: %w", nexusraft.Printable(name), err)
 	}
+	if err := want.Validate(); err != nil {
+		return fail(err)
+	}
 	members, err := s.members(ctx)
 	if err != nil {
 		return fail(err)
