@@ -131,7 +131,10 @@ func Preferred(r *Replica, node nexusraft.NodeID) (replica nexusraft.ReplicaID, 
 	if !r.leads() || r.Joint() {
 		return 0, false
 	}
-	s := r.planner()
+	return r.planner().preferred(node)
+}
+
+func (s planner) preferred(node nexusraft.NodeID) (replica nexusraft.ReplicaID, ok bool) {
 	m, in := s.members.Node(node)
 	ok = in && m.Role == nexusraft.RoleMember && m.Replica != s.self && s.caughtUp(m)
 	return m.Replica, ok
