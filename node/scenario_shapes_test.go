@@ -102,6 +102,21 @@ func awaitReplicas(t *testing.T, nodes []*member, info nexusraft.ZoneInfo) {
 	}
 }
 
+// sets writes a word until that is acknowledged; it may be written more than once.
+func (m *member) sets(id nexusraft.ZoneID, command string) {
+	m.t.Helper()
+	eventually(m.t, "set "+command, func() error {
+		z, err := m.node.Zone(id)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(m.t.Context(), 10*time.Second)
+		defer cancel()
+		_, err = z.Propose(ctx, nexusraft.RequestID{}, []byte(command))
+		return err
+	})
+}
+
 // wordsWriters write to a zone by each of some nodes until they are stopped; what was acknowledged is kept.
 type wordsWriters struct {
 	stop func()
@@ -129,6 +144,7 @@ func writeWords(t *testing.T, nodes []*member, id nexusraft.ZoneID) *wordsWriter
 				one, end := context.WithTimeout(ctx, 5*time.Second)
 				_, err = z.Propose(one, nexusraft.RequestID{}, []byte(key+"="+value))
 				end()
+				time.Sleep(2 * time.Millisecond) // not more than leaves the nodes their processors
 				if err == nil {
 					w.mu.Lock()
 					w.done[key] = value
@@ -210,6 +226,236 @@ func TestZoneIsReshapedUnderWrites(t *testing.T) {
 	for _, m := range nodes {
 		if slices.ContainsFunc(info.Placement, func(x nexusraft.Member) bool { return x.Node == m.node.ID() }) {
 			w.verify(t, m, z.ID())
+		}
+	}
+}
+
+// leaderOf waits until one of the nodes leads a zone, those except left out, and returns it.
+func leaderOf(t *testing.T, nodes []*member, id nexusraft.ZoneID, except ...*member) (leader *member) {
+	t.Helper()
+	eventually(t, "the zone has a leader", func() error {
+		var term nexusraft.Term
+		leader = nil
+		for _, m := range nodes {
+			z, err := m.node.Zone(id)
+			if err != nil || contains(except, m) {
+				continue
+			}
+			if s, err := z.Status(t.Context()); err == nil && s.State == nexusraft.Leader && s.Term > term {
+				leader, term = m, s.Term
+			}
+		}
+		if leader == nil {
+			return errors.New("nobody leads it")
+		}
+		return nil
+	})
+	return leader
+}
+
+// The leader of a zone is told that it is to go: it hands over, and its successor takes it out; under writes, and none
+// that was acknowledged is lost.
+func TestZoneLeavesItsLeader(t *testing.T) {
+	_, nodes := shapesCluster(t)
+	z := nodes[0].createShape("orders", node.ZoneSpec{Members: 3})
+	w := writeWords(t, nodes, z.ID())
+	w.more(t, 50)
+	for range 3 {
+		leader := leaderOf(t, nodes, z.ID())
+		info := leader.reshape(z.ID(), "orders", nexusraft.ZoneReshape{Off: leader.node.ID()})
+		if len(info.Placement) != 3 {
+			t.Fatalf("it is on %v, want 3 nodes", info.Placement)
+		}
+		awaitReplicas(t, nodes, info)
+		w.more(t, 50)
+	}
+	w.verify(t, leaderOf(t, nodes, z.ID()), z.ID())
+}
+
+// One replica is moved to another node, which leads it then: for a moment there are two.
+func TestOnlyReplicaMoves(t *testing.T) {
+	_, nodes := shapesCluster(t)
+	z := nodes[0].createShape("orders", node.ZoneSpec{Members: 1})
+	w := writeWords(t, nodes, z.ID())
+	w.more(t, 50)
+	for range 3 {
+		leader := leaderOf(t, nodes, z.ID())
+		info := leader.reshape(z.ID(), "orders", nexusraft.ZoneReshape{Off: leader.node.ID()})
+		awaitReplicas(t, nodes, info)
+		w.more(t, 50)
+	}
+	w.verify(t, leaderOf(t, nodes, z.ID()), z.ID())
+}
+
+// Whoever leads a zone crashes while it moves, again and again: it gets where it is to be, with all that was
+// acknowledged.
+func TestLeadersCrashWhileAZoneMoves(t *testing.T) {
+	c, nodes := shapesCluster(t)
+	z := nodes[0].createShape("orders", node.ZoneSpec{Members: 3})
+	w := writeWords(t, nodes[:1], z.ID())
+	w.more(t, 20)
+	w.stop()
+	for i, next := range []nexusraft.ZoneReshape{shape(4, 1), shape(2, 1), shape(3, 0), shape(2, 1)} {
+		leader := leaderOf(t, nodes, z.ID())
+		at := slices.Index(nodes, leader)
+		asked := nodes[(at+1)%len(nodes)]
+		eventually(t, "reshape", func() error {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			_, err := asked.node.ReshapeZone(ctx, z.ID(), "orders", next)
+			return err
+		})
+		if i%2 == 1 { // it has begun
+			eventually(t, "it moves", func() error {
+				s := leader.info(z.ID())
+				if zone, err := leader.node.Zone(z.ID()); err == nil && s.Moving {
+					if now, err := zone.Status(t.Context()); err == nil && len(now.Membership.Members) == 4 {
+						return fmt.Errorf("it has %v", now.Membership)
+					}
+				}
+				return nil
+			})
+		}
+		nodes[at] = c.start(c.crash(leader))
+		info := asked.awaitPlaced(z.ID())
+		awaitReplicas(t, nodes, info)
+		asked.sets(z.ID(), fmt.Sprintf("after-%d=x", i))
+	}
+	w.verify(t, leaderOf(t, nodes, z.ID()), z.ID())
+}
+
+// A change that is under way to a node that is down is given up for another one; until then another one is refused.
+func TestReshapeInsteadOfOneThatIsStuck(t *testing.T) {
+	c, nodes := shapesCluster(t)
+	z := nodes[0].createShape("orders", node.ZoneSpec{Members: 1})
+	nodes[0].sets(z.ID(), "k=v")
+	home := leaderOf(t, nodes, z.ID())
+	down := nodes[3]
+	if home == down {
+		down = nodes[2]
+	}
+	c.isolate(down.config.Name, broken)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	preferred := shape(3, 0)
+	preferred.Preferred = down.node.ID()
+	if _, err := home.node.ReshapeZone(ctx, z.ID(), "orders", preferred); err != nil {
+		t.Fatal(err)
+	}
+	if info := home.info(z.ID()); !info.Moving {
+		t.Fatalf("it is not under way: %+v", info)
+	}
+	if _, err := home.node.ReshapeZone(ctx, z.ID(), "orders", shape(2, 1)); !errors.Is(err, nexusraft.ErrRefused) {
+		t.Errorf("another change: got %v", err)
+	}
+	if _, err := home.node.ReshapeZone(ctx, z.ID(), "orders", preferred); err != nil {
+		t.Errorf("the same again: %v", err)
+	}
+	instead := shape(1, 0)
+	instead.Instead = true
+	home.reshape(z.ID(), "orders", instead)
+	c.isolate(down.config.Name, open)
+	info := home.reshape(z.ID(), "orders", preferred)
+	awaitReplicas(t, nodes, info)
+	if got := reads(t, z, "k"); got != "v" {
+		t.Errorf("got %q", got)
+	}
+	eventually(t, "the preferred node leads", func() error {
+		if leader := leaderOf(t, nodes, z.ID()); leader != down {
+			return fmt.Errorf("%s leads", leader.config.Name)
+		}
+		return nil
+	})
+}
+
+// A zone that is deleted while it moves is gone from all nodes.
+func TestZoneIsDeletedWhileItMoves(t *testing.T) {
+	_, nodes := shapesCluster(t)
+	z := nodes[0].createShape("orders", node.ZoneSpec{Members: 3})
+	nodes[0].sets(z.ID(), "k=v")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if _, err := nodes[1].node.ReshapeZone(ctx, z.ID(), "orders", shape(2, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := nodes[2].node.DeleteZone(ctx, z.ID(), "orders"); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range nodes {
+		m.gone(z.ID())
+	}
+}
+
+// Zones with a replica on each node get a shape, and a node that has a zone with a shape can't leave the cluster before
+// that has left the node.
+func TestNodeWithAPlacementLeavesTheCluster(t *testing.T) {
+	_, nodes := shapesCluster(t)
+	z := nodes[0].create("orders", "words")
+	nodes[0].sets(z.ID(), "k=v")
+	leaves := nodes[3]
+	plan := shape(3, 0)
+	plan.Preferred = leaves.node.ID()
+	eventually(t, "each node has a replica", func() error {
+		s, err := leaderOf(t, nodes, z.ID()).zoneOf(z.ID()).Status(t.Context())
+		if err == nil && len(s.Membership.Members) != 5 {
+			err = fmt.Errorf("they are %v", s.Membership.Members)
+		}
+		return err
+	})
+	awaitReplicas(t, nodes, nodes[0].reshape(z.ID(), "orders", plan))
+	change := nexusraft.MembershipChange{Remove: leaves.node.ID()}
+	root := leaderOf(t, nodes, nexusraft.RootZone)
+	if _, err := root.zone().ChangeMembership(t.Context(), change); !errors.Is(err, nexusraft.ErrRefused) {
+		t.Errorf("remove a node with a placement: got %v", err)
+	}
+	leader := leaderOf(t, nodes, z.ID())
+	if _, err := leader.zoneOf(z.ID()).ChangeMembership(t.Context(), change); !errors.Is(err, nexusraft.ErrRefused) {
+		t.Errorf("change the members of a zone with a shape: got %v", err)
+	}
+	info := nodes[0].reshape(z.ID(), "orders", nexusraft.ZoneReshape{Off: leaves.node.ID()})
+	if info.Preferred != 0 || len(info.Placement) != 3 {
+		t.Errorf("off its node: got %+v", info)
+	}
+	awaitReplicas(t, nodes, info)
+	eventually(t, "the node leaves the cluster", func() error {
+		root := leaderOf(t, nodes, nexusraft.RootZone)
+		_, err := root.zone().ChangeMembership(t.Context(), change)
+		return err
+	})
+	leaves.fenced("was removed")
+	if got := reads(t, nodes[0].zoneOf(z.ID()), "k"); got != "v" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// A spare takes the place of a node that is silent for as long as the configuration says; one that comes back has no
+// replica any more.
+func TestSpareTakesThePlace(t *testing.T) {
+	c := newCluster(t, func(config *node.Config) {
+		config.Machines = map[string]nexusraft.StateMachine{"words": words{}}
+		config.SpareAfter = 5 * time.Second
+	})
+	nodes := []*member{c.named("n1"), c.named("n2"), c.join("n3", "n1"), c.join("n4", "n1")}
+	for _, m := range nodes[2:] {
+		waitRole(t, m, nexusraft.RoleLearner)
+	}
+	z := nodes[0].createShape("orders", node.ZoneSpec{Members: 3, Spare: true, Preferred: nodes[2].node.ID()})
+	nodes[0].sets(z.ID(), "k=v")
+	lost := nodes[2]
+	c.isolate("n3", broken)
+	eventually(t, "a spare takes the place", func() error {
+		info := nodes[0].info(z.ID())
+		if info.Moving || slices.ContainsFunc(info.Placement, func(m nexusraft.Member) bool { return m.Node == lost.node.ID() }) {
+			return fmt.Errorf("it is on %v, moving %v", info.Placement, info.Moving)
+		}
+		return nil
+	})
+	c.isolate("n3", open)
+	awaitReplicas(t, nodes, nodes[0].info(z.ID()))
+	nodes[0].sets(z.ID(), "k=w")
+	for _, m := range nodes {
+		if s, err := m.node.Status(t.Context()); err != nil || !s.Healthy {
+			t.Errorf("%s: healthy %v, %s, %v", m.config.Name, s.Healthy, s.Problem, err)
 		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -154,14 +153,14 @@ func witnessedBy(r nexusraft.Reader, witness nexusraft.NodeID) (zones []witnesse
 		if !ok {
 			continue
 		}
-		members := wire.MembershipFromProto(&pb.Membership{Members: z.GetMembers()}).Members
-		members = slices.DeleteFunc(members, func(m nexusraft.Member) bool {
-			return m.Node == witness && m.Replica != replica // an earlier replica of this witness
-		})
+		members, later := wire.MembershipFromProto(&pb.Membership{Members: z.GetMembers()}).Members, version != z.GetVersion()
+		if later {
+			members = system.KnownTo(z, witness)
+		}
 		zones = append(zones, witnessed{
 			transport.HostedZone{
 				Zone: nexusraft.ZoneID(z.GetId()), Version: version, Replica: replica, Members: members,
-			}, proto.Size(z), version != z.GetVersion(),
+			}, proto.Size(z), later,
 		})
 	}
 	return zones, nil

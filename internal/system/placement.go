@@ -66,6 +66,19 @@ func Placement(z *pb.ZoneRecord) (members []nexusraft.Member) {
 	return members
 }
 
+// KnownTo returns the replicas that a replica of a node that was placed later knows when it begins, ascending: those
+// of the other nodes that the zone has or is to have, of which one leads it.
+func KnownTo(z *pb.ZoneRecord, node nexusraft.NodeID) []nexusraft.Member {
+	var known nexusraft.Membership
+	both := &pb.ZoneRecord{Placement: slices.Concat(z.GetPlacement(), z.GetLeaving())}
+	for _, m := range Placement(both) {
+		if m.Node != node {
+			known = known.With(m)
+		}
+	}
+	return known.Members
+}
+
 // PlanOf returns what a zone is meant to be.
 func PlanOf(z *pb.ZoneRecord) nexusraft.ZonePlan {
 	return nexusraft.ZonePlan{

@@ -222,9 +222,13 @@ func (w *worker) leave(g *group) {
 	}
 }
 
-// foundersFor returns the voters that a zone has begun with, as a replica of this node begins with them: a later one is
-// none of them, nor is an earlier one of the node.
+// foundersFor returns what a replica of this node begins with: the zone's first voters, or, one that was placed later,
+// the replicas that there are now.
 func (w *worker) foundersFor(z *pb.ZoneRecord, replica nexusraft.ReplicaID) []nexusraft.Member {
-	self := w.o.Peering.Self().Node
-	return slices.DeleteFunc(foundersOf(z), func(m nexusraft.Member) bool { return m.Node == self && m.Replica != replica })
+	founders := foundersOf(z)
+	founds := func(m nexusraft.Member) bool { return m.Replica == replica }
+	if z.GetShape() == nil || slices.ContainsFunc(founders, founds) {
+		return founders
+	}
+	return system.KnownTo(z, w.o.Peering.Self().Node)
 }

@@ -76,7 +76,7 @@ func (r *Replica) checkConfChange(c ConfChange) error {
 	}
 	next := r.members
 	for _, m := range c.Set {
-		if r.members.IsRemoved(m.Replica) || r.cfg.Zone == nexusraft.RootZone && r.members.IsRemovedNode(m.Node) {
+		if r.members.IsRemoved(m.Replica) || !r.returns() && r.members.IsRemovedNode(m.Node) {
 			return fmt.Errorf("%w: replica %v of node %v was removed, and identities are never used again", nexusraft.ErrRefused,
 				m.Replica, m.Node)
 		}
