@@ -107,7 +107,8 @@ func (w *worker) compareZones() error {
 func (w *worker) dropZones() error {
 	h := &w.hosting
 	now := h.deleted[:min(len(h.deleted), maxHosted)]
-	for _, id := range now {
+	slices.Sort(now)
+	for _, id := range slices.Compact(slices.Clone(now)) { // a zone may have left this node and be deleted then
 		why, ask := w.whyDropped(id)
 		if g := w.zones[id]; g != nil {
 			delete(w.zones, id)
