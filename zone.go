@@ -15,7 +15,7 @@ type ZoneInfo struct {
 	Created time.Time `json:"created,omitzero"`  // by the root zone's time
 
 	ZonePlan
-	Placement []Member `json:"placement,omitempty"` // its replicas as the root zone has placed them, by node; none with no shape
+	Placement []Member `json:"placement,omitempty"` // where the root zone has placed it, by node; none without a shape
 	Leaving   []NodeID `json:"leaving,omitempty"`   // nodes that it is leaving
 	Moving    bool     `json:"moving,omitempty"`    // it is under way to the placement
 }
@@ -40,8 +40,8 @@ func (p ZonePlan) Validate() error {
 	case s == Shape{} || slices.Contains(zoneShapes, s):
 		return nil
 	case s.Witnesses > 0 && s.Witnesses >= s.Members:
-		return fmt.Errorf("%w: shape %v: half of the voters or more would be witnesses, which hold no data; a zone has 1, 2+1, "+
-			"3, 4+1 or 5 replicas", ErrRefused, s)
+		return fmt.Errorf("%w: shape %v: half of the voters or more would be witnesses, which hold no data; a zone has 1, "+
+			"2+1, 3, 4+1 or 5 replicas", ErrRefused, s)
 	default:
 		return fmt.Errorf("%w: shape %v: a zone has 1, 2+1, 3, 4+1 or 5 replicas, members and witnesses", ErrRefused, s)
 	}

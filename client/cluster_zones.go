@@ -44,8 +44,8 @@ func (c *Client) CreateZone(
 }
 
 // ReshapeZone changes on which nodes a zone has replicas, or which one is to lead, and returns it as soon as that is
-// decided; Zone says how far it is. The name must be the zone's. Retries and errors are those of CreateZone: asked again
-// for the same, it changes nothing.
+// decided; Zone says how far it is. The name must be the zone's. Retries and errors are those of CreateZone: asked
+// again for the same, it changes nothing.
 func (c *Client) ReshapeZone(
 	ctx context.Context, id nexusraft.ZoneID, name string, want nexusraft.ZoneReshape,
 ) (nexusraft.ZoneInfo, error) {
@@ -54,7 +54,8 @@ func (c *Client) ReshapeZone(
 		return zone, fmt.Errorf("reshape zone %q (%v): %w", nexusraft.Printable(name), id, err)
 	}
 	req := &pb.ReshapeZoneRequest{
-		Zone: uint64(id), Name: name, Plan: wire.ZonePlanToProto(want.ZonePlan), Off: uint64(want.Off), Instead: want.Instead,
+		Zone: uint64(id), Name: name, Plan: wire.ZonePlanToProto(want.ZonePlan),
+		Off: uint64(want.Off), Instead: want.Instead,
 	}
 	_, err := c.untilKnown(ctx, func(ctx context.Context, zones pb.ZonesClient) (*pb.Error, error) {
 		resp, err := zones.ReshapeZone(ctx, req)

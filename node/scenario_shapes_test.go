@@ -208,15 +208,45 @@ func shape(members, witnesses int) nexusraft.ZoneReshape {
 	}}
 }
 
+// Zones with shapes, one after the other, in one cluster: its nodes are many for a small machine.
+func TestZonesOfOtherShapes(t *testing.T) {
+	_, nodes := shapesCluster(t)
+	reshapesUnderWrites(t, nodes)
+	leavesItsLeader(t, nodes)
+	onlyReplicaMoves(t, nodes)
+	deletesWhileItMoves(t, nodes)
+	nodes[0].deleteZones()
+	leavesTheCluster(t, nodes)
+}
+
+// deleteZones deletes all zones.
+func (m *member) deleteZones() {
+	m.t.Helper()
+	eventually(m.t, "all zones are deleted", func() error {
+		ctx, cancel := context.WithTimeout(m.t.Context(), 10*time.Second)
+		defer cancel()
+		all, err := m.node.Zones(ctx)
+		if err != nil {
+			return err
+		}
+		for _, z := range all {
+			err = errors.Join(err, m.node.DeleteZone(ctx, z.ID, z.Name))
+		}
+		return err
+	})
+}
+
 // A zone goes through all shapes that four nodes have room for, under writes by nodes that have a replica of it and by
 // such that have none; none that was acknowledged is lost.
-func TestZoneIsReshapedUnderWrites(t *testing.T) {
-	_, nodes := shapesCluster(t)
-	z := nodes[0].createShape("orders", node.ZoneSpec{Members: 2, Witnesses: 1})
+func reshapesUnderWrites(t *testing.T, nodes []*member) {
+	t.Helper()
+	z := nodes[0].createShape("orders-0", node.ZoneSpec{Members: 2, Witnesses: 1})
 	w := writeWords(t, nodes[2:], z.ID())
 	w.more(t, 20)
-	for _, next := range []nexusraft.ZoneReshape{shape(3, 0), shape(1, 0), shape(4, 1), shape(1, 0), shape(3, 0), shape(2, 1)} {
-		info := nodes[0].reshape(z.ID(), "orders", next)
+	for _, next := range []nexusraft.ZoneReshape{
+		shape(3, 0), shape(1, 0), shape(4, 1), shape(1, 0), shape(3, 0), shape(2, 1),
+	} {
+		info := nodes[0].reshape(z.ID(), "orders-0", next)
 		if got := len(info.Placement); got != next.Shape.Members+next.Shape.Witnesses || info.Shape != next.Shape {
 			t.Fatalf("reshaped to %v: got %+v", next.Shape, info)
 		}
@@ -256,14 +286,14 @@ func leaderOf(t *testing.T, nodes []*member, id nexusraft.ZoneID, except ...*mem
 
 // The leader of a zone is told that it is to go: it hands over, and its successor takes it out; under writes, and none
 // that was acknowledged is lost.
-func TestZoneLeavesItsLeader(t *testing.T) {
-	_, nodes := shapesCluster(t)
-	z := nodes[0].createShape("orders", node.ZoneSpec{Members: 3})
+func leavesItsLeader(t *testing.T, nodes []*member) {
+	t.Helper()
+	z := nodes[0].createShape("orders-1", node.ZoneSpec{Members: 3})
 	w := writeWords(t, nodes[2:], z.ID())
 	w.more(t, 20)
 	for range 3 {
 		leader := leaderOf(t, nodes, z.ID())
-		info := leader.reshape(z.ID(), "orders", nexusraft.ZoneReshape{Off: leader.node.ID()})
+		info := leader.reshape(z.ID(), "orders-1", nexusraft.ZoneReshape{Off: leader.node.ID()})
 		if len(info.Placement) != 3 {
 			t.Fatalf("it is on %v, want 3 nodes", info.Placement)
 		}
@@ -274,14 +304,14 @@ func TestZoneLeavesItsLeader(t *testing.T) {
 }
 
 // One replica is moved to another node, which leads it then: for a moment there are two.
-func TestOnlyReplicaMoves(t *testing.T) {
-	_, nodes := shapesCluster(t)
-	z := nodes[0].createShape("orders", node.ZoneSpec{Members: 1})
+func onlyReplicaMoves(t *testing.T, nodes []*member) {
+	t.Helper()
+	z := nodes[0].createShape("orders-2", node.ZoneSpec{Members: 1})
 	w := writeWords(t, nodes[2:], z.ID())
 	w.more(t, 20)
 	for range 3 {
 		leader := leaderOf(t, nodes, z.ID())
-		info := leader.reshape(z.ID(), "orders", nexusraft.ZoneReshape{Off: leader.node.ID()})
+		info := leader.reshape(z.ID(), "orders-2", nexusraft.ZoneReshape{Off: leader.node.ID()})
 		awaitReplicas(t, nodes, info)
 		w.more(t, 20)
 	}
@@ -358,7 +388,7 @@ func TestReshapeInsteadOfOneThatIsStuck(t *testing.T) {
 	c.isolate(down.config.Name, open)
 	info := home.reshape(z.ID(), "orders", preferred)
 	awaitReplicas(t, nodes, info)
-	if got := reads(t, z, "k"); got != "v" {
+	if got := reads(t, home.zoneOf(z.ID()), "k"); got != "v" {
 		t.Errorf("got %q", got)
 	}
 	eventually(t, "the preferred node leads", func() error {
@@ -370,16 +400,16 @@ func TestReshapeInsteadOfOneThatIsStuck(t *testing.T) {
 }
 
 // A zone that is deleted while it moves is gone from all nodes.
-func TestZoneIsDeletedWhileItMoves(t *testing.T) {
-	_, nodes := shapesCluster(t)
-	z := nodes[0].createShape("orders", node.ZoneSpec{Members: 3})
+func deletesWhileItMoves(t *testing.T, nodes []*member) {
+	t.Helper()
+	z := nodes[0].createShape("orders-3", node.ZoneSpec{Members: 3})
 	nodes[0].sets(z.ID(), "k=v")
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	if _, err := nodes[1].node.ReshapeZone(ctx, z.ID(), "orders", shape(2, 1)); err != nil {
+	if _, err := nodes[1].node.ReshapeZone(ctx, z.ID(), "orders-3", shape(2, 1)); err != nil {
 		t.Fatal(err)
 	}
-	err := nodes[2].node.DeleteZone(ctx, z.ID(), "orders")
+	err := nodes[2].node.DeleteZone(ctx, z.ID(), "orders-3")
 	if err != nil && !errors.Is(err, nexusraft.ErrUncertain) {
 		t.Fatal(err)
 	}
@@ -390,9 +420,9 @@ func TestZoneIsDeletedWhileItMoves(t *testing.T) {
 
 // Zones with a replica on each node get a shape, and a node that has a zone with a shape can't leave the cluster before
 // that has left the node.
-func TestNodeWithAPlacementLeavesTheCluster(t *testing.T) {
-	_, nodes := shapesCluster(t)
-	z := nodes[0].create("orders", "words")
+func leavesTheCluster(t *testing.T, nodes []*member) {
+	t.Helper()
+	z := nodes[0].create("orders-4", "words")
 	nodes[0].sets(z.ID(), "k=v")
 	leaves := nodes[3]
 	plan := shape(3, 0)
@@ -404,7 +434,7 @@ func TestNodeWithAPlacementLeavesTheCluster(t *testing.T) {
 		}
 		return err
 	})
-	awaitReplicas(t, nodes, nodes[0].reshape(z.ID(), "orders", plan))
+	awaitReplicas(t, nodes, nodes[0].reshape(z.ID(), "orders-4", plan))
 	change := nexusraft.MembershipChange{Remove: leaves.node.ID()}
 	root := leaderOf(t, nodes, nexusraft.RootZone)
 	if _, err := root.zone().ChangeMembership(t.Context(), change); !errors.Is(err, nexusraft.ErrRefused) {
@@ -414,7 +444,7 @@ func TestNodeWithAPlacementLeavesTheCluster(t *testing.T) {
 	if _, err := leader.zoneOf(z.ID()).ChangeMembership(t.Context(), change); !errors.Is(err, nexusraft.ErrRefused) {
 		t.Errorf("change the members of a zone with a shape: got %v", err)
 	}
-	info := nodes[0].reshape(z.ID(), "orders", nexusraft.ZoneReshape{Off: leaves.node.ID()})
+	info := nodes[0].reshape(z.ID(), "orders-4", nexusraft.ZoneReshape{Off: leaves.node.ID()})
 	if info.Preferred != 0 || len(info.Placement) != 3 {
 		t.Errorf("off its node: got %+v", info)
 	}
@@ -448,7 +478,8 @@ func TestSpareTakesThePlace(t *testing.T) {
 	c.isolate("n3", broken)
 	eventually(t, "a spare takes the place", func() error {
 		info := nodes[0].info(z.ID())
-		if info.Moving || slices.ContainsFunc(info.Placement, func(m nexusraft.Member) bool { return m.Node == lost.node.ID() }) {
+		isLost := func(m nexusraft.Member) bool { return m.Node == lost.node.ID() }
+		if info.Moving || slices.ContainsFunc(info.Placement, isLost) {
 			return fmt.Errorf("it is on %v, moving %v", info.Placement, info.Moving)
 		}
 		return nil

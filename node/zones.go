@@ -15,8 +15,8 @@ type ZoneSpec struct {
 	// Machine is which state machine it runs, by its name in Config.Machines, of every member.
 	Machine string
 
-	// Members and Witnesses are how many replicas it has: 1, 2+1, 3, 4+1 or 5. Those are placed on the nodes that have the
-	// fewest. None of either: a replica on each node of the cluster, those that join later too.
+	// Members and Witnesses are how many replicas it has: 1, 2+1, 3, 4+1 or 5. Those are placed on the nodes that
+	// have the fewest. None of either: a replica on each node of the cluster, those that join later too.
 	Members, Witnesses int
 
 	Spare     bool             // another node takes the place of one that is lost; see Config.SpareAfter
@@ -29,14 +29,15 @@ func (s ZoneSpec) plan() nexusraft.ZonePlan {
 	}
 }
 
-// CreateZone makes a zone, and returns it once this node has its replica, if it is to have one; if there is one of this
-// name and state machine, that, whatever its shape is. The zone is complete or there is
-// none, whatever happens meanwhile: nodes that are away make their replicas when they come back. Its
+// CreateZone makes a zone, and returns it once this node has its replica, if it is to have one; if there is one
+// of this name and state machine, that, whatever its shape is. The zone is complete or there is none,
+// whatever happens meanwhile: nodes that are away make their replicas when they come back. Its
 // leader is elected in a moment; Propose waits for that.
 //
 // Names are as nexusraft.ValidateZoneName has them. Errors are those of Zone.Propose, and ErrRefused
 // with the reason: the name, a state machine that this node does not have or another one than the
-// zone's, a shape that no zone has or that needs more nodes, too many zones, or a node of an earlier release in the cluster.
+// zone's, a shape that no zone has or that needs more nodes, too many zones, or a node of an earlier release in the
+// cluster.
 func (n *Node) CreateZone(ctx context.Context, name string, spec ZoneSpec) (*Zone, error) {
 	z, err := zoneKeeper{n}.Create(ctx, name, spec.Machine, spec.plan())
 	if err != nil {
@@ -66,8 +67,8 @@ func (n *Node) CreateZone(ctx context.Context, name string, spec ZoneSpec) (*Zon
 // decided: the zone's leader then adds learners, and once they have caught up makes one joint change. The zone goes on
 // meanwhile. Zones says how far it is; asked again for the same, ReshapeZone changes nothing.
 //
-// Errors are those of Zone.Propose, and ErrRefused with the reason: a shape that no zone has or that needs more nodes, a
-// change that is under way, no such zone, or the root zone.
+// Errors are those of Zone.Propose, and ErrRefused with the reason: a shape that no zone has or that needs more
+// nodes, a change that is under way, no such zone, or the root zone.
 func (n *Node) ReshapeZone(
 	ctx context.Context, id nexusraft.ZoneID, name string, want nexusraft.ZoneReshape,
 ) (nexusraft.ZoneInfo, error) {

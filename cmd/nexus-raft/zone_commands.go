@@ -17,7 +17,7 @@ import (
 // zoneCommand is about the zones of a cluster.
 type zoneCommand struct {
 	Create  zoneCreateCommand  `cmd:"" set:"timeout=20s" help:"Make a zone, on each node or on some."`
-	Reshape zoneReshapeCommand `cmd:"" set:"timeout=20s" help:"Change how many replicas a zone has, on which nodes, who is to lead."`
+	Reshape zoneReshapeCommand `cmd:"" set:"timeout=20s" help:"Change a zone's replicas, or who is to lead it."`
 	Balance zoneBalanceCommand `cmd:"" set:"timeout=20s" help:"Spread the zones' leaders evenly over the nodes."`
 	Delete  zoneDeleteCommand  `cmd:"" set:"timeout=20s" help:"Delete a zone and all its data, for ever."`
 	List    zoneListCommand    `cmd:"" help:"Print the zones besides the root zone."`
@@ -28,7 +28,7 @@ type zoneCreateCommand struct {
 	Name    string `arg:"" help:"${zoneName}"`
 	Machine string `help:"Which state machine it runs, by the name that the nodes' program has for it." default:"kv"`
 
-	Members   int    `help:"How many nodes hold its data; 0: each node of the cluster, those that join later too." default:"0"`
+	Members   int    `help:"How many nodes hold its data; 0: each node of the cluster." default:"0"`
 	Witnesses int    `help:"How many witnesses vote beside them." default:"0"`
 	Spare     bool   `help:"Have another node take the place of one that is silent for ten minutes."`
 	Prefer    string `help:"The node that is to lead while it can." placeholder:"NODE"`

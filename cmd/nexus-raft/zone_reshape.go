@@ -16,7 +16,7 @@ import (
 type zoneReshapeCommand struct {
 	Name      zoneFlag `arg:"" help:"The zone, by its name or its ID."`
 	Members   *int     `help:"How many nodes are to hold its data. Without it: as many as now." placeholder:"N"`
-	Witnesses *int     `help:"How many witnesses are to vote beside them; with --members none if it is not given." placeholder:"N"`
+	Witnesses *int     `help:"How many witnesses are to vote; with --members alone none." placeholder:"N"`
 	Spare     *bool    `help:"Have another node take the place of one that is silent for ten minutes." negatable:""`
 	Prefer    string   `help:"The node that is to lead while it can." placeholder:"NODE" xor:"prefer"`
 	AnyLeads  bool     `help:"Prefer no node any more." xor:"prefer"`
@@ -82,7 +82,8 @@ func (c *zoneReshapeCommand) valid() error {
 	plan := c.Members != nil || c.Witnesses != nil || c.Spare != nil || c.Prefer != "" || c.AnyLeads
 	switch {
 	case c.Name.id == nexusraft.RootZone:
-		return errors.New("the root zone is on all nodes of the cluster; nexus-raft member promote and remove change its members")
+		return errors.New("the root zone is on all nodes of the cluster; nexus-raft member promote and remove change its " +
+			"members")
 	case !plan && c.Off == "":
 		return errors.New("zone reshape: say what is to change, --members for example")
 	case plan && c.Off != "":

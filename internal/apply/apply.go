@@ -261,7 +261,8 @@ func applySystem(base *storage.Overlay, index nexusraft.Index, now int64, comman
 	}
 	return Effects{
 		Data: r.Answer, Err: r.Refused, Published: r.Events, Access: r.Access, Zones: r.Zones,
-		Deleted: r.Deleted, Reshaped: r.Reshaped, MachineVersion: r.MachineVersion, Verified: r.Verified, Change: r.Change, By: r.By,
+		Deleted: r.Deleted, Reshaped: r.Reshaped, MachineVersion: r.MachineVersion,
+		Verified: r.Verified, Change: r.Change, By: r.By,
 	}, err
 }
 

@@ -103,8 +103,8 @@ func (s *Registry) Report(id nexusraft.ZoneID, changed uint64, removed []nexusra
 	}
 }
 
-// commandTimeout bounds a command that Tend makes. One that fails is asked for again, by the zone's leader or by the next
-// look.
+// commandTimeout bounds a command that Tend makes. One that fails is asked for again, by the zone's leader or by the
+// next look.
 const commandTimeout = 2 * time.Second
 
 // passOn proposes what zones have reported.
@@ -152,7 +152,8 @@ func (s *Registry) tendPlacements(ctx context.Context) {
 	}
 }
 
-// askAgain is how long a change of the root zone leader's own accord that was not made is left alone: each costs an entry.
+// askAgain is how long a change of the root zone leader's own accord that was not made is left alone: each costs an
+// entry.
 const askAgain = 30 * time.Second
 
 // lookUp reads the records of zones if the table has changed.

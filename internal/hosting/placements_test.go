@@ -26,7 +26,8 @@ func (w *modelWitness) takeOver(page transport.HostedZones) error {
 	if err := page.Validate(); err != nil {
 		return err
 	}
-	maps.DeleteFunc(w.hosts, func(id nexusraft.ZoneID, _ nexusraft.ReplicaID) bool { return !slices.Contains(page.Live, id) })
+	gone := func(id nexusraft.ZoneID, _ nexusraft.ReplicaID) bool { return !slices.Contains(page.Live, id) }
+	maps.DeleteFunc(w.hosts, gone)
 	for _, z := range page.Created {
 		if _, hosted := w.hosts[z.Zone]; !hosted && z.Version > w.version {
 			w.hosts[z.Zone] = z.Replica

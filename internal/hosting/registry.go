@@ -92,7 +92,8 @@ func (s *Registry) Create(
 	fail := func(err error) (nexusraft.ZoneInfo, error) {
 		return nexusraft.ZoneInfo{}, fmt.Errorf("%s: %w", what, err)
 	}
-	if err := cmp.Or(nexusraft.ValidateZoneName(name), nexusraft.ValidateMachineName(machine), plan.Validate()); err != nil {
+	err := cmp.Or(nexusraft.ValidateZoneName(name), nexusraft.ValidateMachineName(machine), plan.Validate())
+	if err != nil {
 		return fail(err)
 	}
 	members, err := s.members(ctx)

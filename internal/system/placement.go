@@ -22,7 +22,8 @@ import (
 // removed a replica that is now wanted after all, the leader reports that instead, and the node gets another ID.
 
 // HostedBy returns the replica that a zone has or is to have on a node, and the version of the zones' table from
-// which on it has that; ok is false if it is to have none there. While the zone is under way those count that are to go.
+// which on it has that; ok is false if it is to have none there. While the zone is under way those count, too, that are
+// to go.
 func HostedBy(z *pb.ZoneRecord, node nexusraft.NodeID) (replica nexusraft.ReplicaID, version uint64, ok bool) {
 	if z.GetShape() == nil {
 		return ReplicaOf(nexusraft.ZoneID(z.GetId()), node), z.GetVersion(), true
@@ -206,8 +207,8 @@ func enough(z *pb.ZoneRecord, empty nexusraft.Shape, short bool) error {
 		return fmt.Errorf("%w: a zone of shape %v needs a witness that it can be placed on, and the cluster has none",
 			nexusraft.ErrRefused, shape)
 	case !short:
-		return fmt.Errorf("%w: a zone of shape %v needs %d nodes that hold data, and the cluster has %d that it can be placed on",
-			nexusraft.ErrRefused, shape, shape.Members, full)
+		return fmt.Errorf("%w: a zone of shape %v needs %d nodes that hold data, and the cluster has %d that it can be "+
+			"placed on", nexusraft.ErrRefused, shape, shape.Members, full)
 	case full == 0:
 		return fmt.Errorf("%w: no other node is there to hold the zone's data", nexusraft.ErrRefused)
 	case witnesses >= full:

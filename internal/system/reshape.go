@@ -59,8 +59,8 @@ func askedPlan(old *pb.ZoneRecord, c *pb.ReshapeZone) (nexusraft.ZonePlan, error
 			return plan, fmt.Errorf("%w: zone %q has a replica on each node, and leaves one with it; give it a shape first, or "+
 				"remove the node", nexusraft.ErrRefused, old.GetName())
 		}
-		gone := !slices.ContainsFunc(c.GetNodes(), func(n *pb.Member) bool { return n.GetNode() == uint64(plan.Preferred) })
-		if gone || c.GetOff() == uint64(plan.Preferred) {
+		isPreferred := func(n *pb.Member) bool { return n.GetNode() == uint64(plan.Preferred) }
+		if !slices.ContainsFunc(c.GetNodes(), isPreferred) || c.GetOff() == uint64(plan.Preferred) {
 			plan.Preferred = 0
 		}
 		return plan, nil
@@ -70,8 +70,8 @@ func askedPlan(old *pb.ZoneRecord, c *pb.ReshapeZone) (nexusraft.ZonePlan, error
 		Shape: wire.ShapeFromProto(c.GetShape()), Spare: c.GetSpare(), Preferred: nexusraft.NodeID(c.GetPreferred()),
 	}
 	if was != (nexusraft.Shape{}) && plan.Shape == (nexusraft.Shape{}) {
-		return plan, fmt.Errorf("%w: zone %q has a shape, and can't have a replica on each node again; ask for a larger shape",
-			nexusraft.ErrRefused, old.GetName())
+		return plan, fmt.Errorf("%w: zone %q has a shape, and can't have a replica on each node again; ask for a larger "+
+			"shape", nexusraft.ErrRefused, old.GetName())
 	}
 	return plan, plan.Validate()
 }
@@ -87,8 +87,8 @@ func reshape(
 		return nil, nil
 	}
 	if old.GetMoving() && !c.GetInstead() {
-		return nil, fmt.Errorf("%w: zone %q is still under way to another placement; nexus-raft zone show says how far; wait, "+
-			"or ask for the change --instead of that one", nexusraft.ErrRefused, old.GetName())
+		return nil, fmt.Errorf("%w: zone %q is still under way to another placement; nexus-raft zone show says how far; "+
+			"wait, or ask for the change --instead of that one", nexusraft.ErrRefused, old.GetName())
 	}
 	if err := checkNodes(c.GetNodes()); err != nil {
 		return nil, err

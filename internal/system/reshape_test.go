@@ -156,7 +156,10 @@ func TestShapesRefused(t *testing.T) {
 		{preferring(reshaped(2, "a-zone", 1, 0, nodes), 101), "is no node of the cluster that holds data"},
 		{preferring(reshaped(2, "a-zone", 3, 0, nodes), 77), "is no node of the cluster that holds data"},
 		{&pb.ReshapeZone{Id: 3, Name: "everywhere", Off: 1, Nodes: nodes}, "has a replica on each node"},
-		{&pb.ReshapeZone{Id: 2, Name: "a-zone", Shape: &pb.Shape{Members: 1}, Checked: true, Changed: 5, Nodes: nodes}, "meanwhile"},
+		{
+			&pb.ReshapeZone{Id: 2, Name: "a-zone", Shape: &pb.Shape{Members: 1}, Checked: true, Changed: 5, Nodes: nodes},
+			"meanwhile",
+		},
 	} {
 		_, err := applied(t, base, reshapeCommand(x.c))
 		if !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), x.says) {
@@ -256,7 +259,9 @@ func TestPlacementsNeverUseAnIDTwice(t *testing.T) {
 	empty := zonesState(t, emptyState(t))
 	rapid.Check(t, func(t *rapid.T) {
 		base := storage.NewOverlay(empty)
-		shapes := []nexusraft.Shape{{Members: 1}, {Members: 2, Witnesses: 1}, {Members: 3}, {Members: 4, Witnesses: 1}, {Members: 5}}
+		shapes := []nexusraft.Shape{
+			{Members: 1}, {Members: 2, Witnesses: 1}, {Members: 3}, {Members: 4, Witnesses: 1}, {Members: 5},
+		}
 		if rapid.Bool().Draw(t, "everywhere") {
 			must(t, base, 2, createZone("a-zone", "kv", 1, 2))
 		} else {

@@ -224,7 +224,9 @@ func foundZone(base nexusraft.ReadWriter, z *pb.ZoneRecord, c *pb.CreateZone) (e
 	}
 	var founders []*pb.Member
 	for _, p := range z.GetPlacement() {
-		founders = append(founders, &pb.Member{Node: p.GetNode(), Name: p.GetName(), Address: p.GetAddress(), Role: p.GetRole()})
+		founders = append(founders, &pb.Member{
+			Node: p.GetNode(), Name: p.GetName(), Address: p.GetAddress(), Role: p.GetRole(),
+		})
 	}
 	z.Members, err = zoneMembers(nexusraft.ZoneID(z.GetId()), founders)
 	return err

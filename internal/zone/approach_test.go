@@ -21,6 +21,11 @@ func target(witnesses int, ids ...uint64) (to []nexusraft.Member) {
 	return to
 }
 
+func between(s planner) planner {
+	s.joint = true
+	return s
+}
+
 func set(ms ...nexusraft.Member) Approach { return Approach{Change: &ConfChange{Set: ms}} }
 
 func TestApproachTakesOneStep(t *testing.T) {
@@ -35,7 +40,7 @@ func TestApproachTakesOneStep(t *testing.T) {
 		"a member is to come":       {standing(two), target(0, 1, 2, 4), set(record(4, learner))},
 		"it catches up":             {standing(two.With(record(4, learner))).behind(4), target(0, 1, 2, 4), Approach{}},
 		"it is silent":              {standing(two.With(record(4, learner)), 4), target(0, 1, 2, 4), Approach{}},
-		"between two":               {func() planner { s := standing(two); s.joint = true; return s }(), target(0, 1), Approach{}},
+		"between two":               {between(standing(two)), target(0, 1), Approach{}},
 		"no placement":              {standing(two), nil, Approach{}},
 		"the witness goes":          {standing(two), target(0, 1), Approach{Change: &ConfChange{Remove: ids(2, 3)}}},
 		"a witness is to come":      {standing(zoneOf(member, member)), target(1, 1, 2, 3), set(record(3, watcher))},
@@ -46,8 +51,10 @@ func TestApproachTakesOneStep(t *testing.T) {
 		"a silent member is to go":  {standing(three, 3), target(0, 1), Approach{Change: &ConfChange{Remove: ids(2, 3)}}},
 		"a silent member stays":     {standing(three, 3), target(0, 1, 3), Approach{}}, // of the two both are needed
 		"no quorum":                 {standing(three, 2, 3), target(0, 1), Approach{}},
-		"removed before":            {standing(two.With(record(4, learner)).Without(4)), target(0, 1, 2, 4), Approach{Removed: ids(4)}},
 		"an earlier replica's node": {standing(three), target(0, 1, 2, 13), Approach{Change: &ConfChange{Remove: ids(3)}}},
+		"removed before": {
+			standing(two.With(record(4, learner)).Without(4)), target(0, 1, 2, 4), Approach{Removed: ids(4)},
+		},
 		"all at once": {
 			standing(two.With(record(4, learner))), target(0, 1, 2, 4),
 			Approach{Change: &ConfChange{Set: target(0, 4), Remove: ids(3)}},

@@ -65,8 +65,9 @@ func ProposeConfChange(r *Replica, id ProposalID, c ConfChange) error {
 }
 
 // checkConfChange refuses what must never be: a removed replica that comes back, or in the root zone
-// its node (in others it may, as another replica), a node with two replicas, a replica that moves to another node, one that begins or ceases to be
-// a witness (I11), witnesses that are half of the voters or more.
+// its node (in others it may, as another replica), a node with two replicas, a replica that moves to
+// another node, one that begins or ceases to be a witness (I11), witnesses that are half of the voters
+// or more.
 func (r *Replica) checkConfChange(c ConfChange) error {
 	if len(c.Set)+len(c.Remove) == 0 {
 		return fmt.Errorf("%w: the change is empty", nexusraft.ErrRefused)
