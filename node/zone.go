@@ -8,6 +8,7 @@ import (
 	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/internal/apply"
 	"github.com/nexi-lab/nexus-raft/internal/authz"
 	"github.com/nexi-lab/nexus-raft/internal/forward"
@@ -24,14 +25,25 @@ type Zone struct {
 // ID returns the zone's ID.
 func (z *Zone) ID() nexusraft.ZoneID { return z.id }
 
-// Machine returns the state machine that the zone runs, as Config has it; nil if the zone does not run on this
-// node.
+// Machine returns the state machine that the zone runs, as Config has it, also if the zone is on other nodes; nil if it
+// is stopped on this node, or Config has none of that name.
 func (z *Zone) Machine() nexusraft.StateMachine {
 	p, err := z.node.replicas.View(z.id)
-	if err != nil {
+	switch {
+	case err == nil:
+		return p.Machine
+	case !errors.Is(err, nexusraft.ErrNotLeader):
 		return nil
 	}
-	return p.Machine
+	var record *pb.ZoneRecord
+	err = z.node.readSystemLocal(nexusraft.RootZone, func(r nexusraft.Reader) (err error) {
+		record, err = system.FindZone(r, z.id)
+		return err
+	})
+	if err != nil || record == nil {
+		return nil
+	}
+	return z.node.config.Machines[record.GetMachine()]
 }
 
 // Propose replicates a command and returns what the state machine answered, once the
