@@ -47,7 +47,8 @@ func TestZoneIsReshapedByCommands(t *testing.T) {
 		t.Errorf("list: got %s", out)
 	}
 	must("zone", "reshape", "orders", "--members", "2", "--witnesses", "1", "--any-leads", "--wait")
-	if out := must("zone", "show", "orders"); !strings.Contains(out, "shape 2+1: ") || strings.Contains(out, "is to lead") {
+	out := must("zone", "show", "orders")
+	if !strings.Contains(out, "shape 2+1: ") || strings.Contains(out, "is to lead") {
 		t.Errorf("show: got %s", out)
 	}
 	must("zone", "balance", "--dry-run")

@@ -47,11 +47,14 @@ func PlacedOn(z *pb.ZoneRecord, node nexusraft.NodeID) (replica nexusraft.Replic
 	return 0, false
 }
 
-// Drops reports whether a node is to drop a replica that it has of a zone: the zone does without it for ever.
+// Drops reports whether a node is to drop a replica that it has of a zone: the zone does without it for ever. One whose
+// ID can't be read, 0, may be that of the placement, and what that has promised is not known: it is kept as it is.
 func Drops(z *pb.ZoneRecord, node nexusraft.NodeID, replica nexusraft.ReplicaID) bool {
-	to, placed := PlacedOn(z, node)
-	if placed {
-		return to != replica
+	switch to, placed := PlacedOn(z, node); {
+	case z.GetShape() == nil:
+		return false
+	case placed:
+		return replica != 0 && replica != to
 	}
 	return !z.GetMoving()
 }

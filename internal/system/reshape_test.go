@@ -324,3 +324,25 @@ func drawChange(
 	c.Instead, c.Preferred = rapid.Bool().Draw(t, "instead"), rapid.Uint64Range(0, 6).Draw(t, "preferred")
 	return reshapeCommand(c)
 }
+
+func TestWhoDropsAReplica(t *testing.T) {
+	on := []*pb.PlacedReplica{{Node: 1, Replica: 11}}
+	for name, tc := range map[string]struct {
+		z       *pb.ZoneRecord
+		replica nexusraft.ReplicaID
+		want    bool
+	}{
+		"on each node":                         {&pb.ZoneRecord{Id: 2}, 7, false},
+		"on each node, and it can't be read":   {&pb.ZoneRecord{Id: 2}, 0, false},
+		"placed":                               {&pb.ZoneRecord{Id: 2, Shape: &pb.Shape{Members: 1}, Placement: on}, 11, false},
+		"placed, and it can't be read":         {&pb.ZoneRecord{Id: 2, Shape: &pb.Shape{Members: 1}, Placement: on}, 0, false},
+		"another one is placed":                {&pb.ZoneRecord{Id: 2, Shape: &pb.Shape{Members: 1}, Placement: on}, 12, true},
+		"not placed":                           {&pb.ZoneRecord{Id: 2, Shape: &pb.Shape{Members: 1}}, 11, true},
+		"not placed, and it can't be read":     {&pb.ZoneRecord{Id: 2, Shape: &pb.Shape{Members: 1}}, 0, true},
+		"not placed, and the zone is on a way": {&pb.ZoneRecord{Id: 2, Shape: &pb.Shape{Members: 1}, Moving: true}, 11, false},
+	} {
+		if got := Drops(tc.z, 1, tc.replica); got != tc.want {
+			t.Errorf("%s: got %v, want %v", name, got, tc.want)
+		}
+	}
+}
