@@ -234,7 +234,7 @@ func TestZoneLeavesANode(t *testing.T) {
 	if !slices.Equal(nodesOn(z), []uint64{1, 2}) {
 		t.Errorf("nobody takes the place: got %v", z)
 	}
-	z = must(t, base, 2, reportCommand(2, z.GetChanged()))
+	must(t, base, 2, reportCommand(2, z.GetChanged()))
 	z = must(t, base, 2, reshapeCommand(&pb.ReshapeZone{Id: 2, Name: "three", Refill: true, Nodes: clusterNodes(3, 1)}))
 	if !slices.Equal(nodesOn(z), []uint64{1, 2, 3}) || !z.GetMoving() {
 		t.Errorf("it is filled again: got %v", z)
@@ -326,7 +326,8 @@ func drawChange(
 }
 
 func TestWhoDropsAReplica(t *testing.T) {
-	on := []*pb.PlacedReplica{{Node: 1, Replica: 11}}
+	one := &pb.Shape{Members: 1}
+	placed := &pb.ZoneRecord{Id: 2, Shape: one, Placement: []*pb.PlacedReplica{{Node: 1, Replica: 11}}}
 	for name, tc := range map[string]struct {
 		z       *pb.ZoneRecord
 		replica nexusraft.ReplicaID
@@ -334,12 +335,12 @@ func TestWhoDropsAReplica(t *testing.T) {
 	}{
 		"on each node":                         {&pb.ZoneRecord{Id: 2}, 7, false},
 		"on each node, and it can't be read":   {&pb.ZoneRecord{Id: 2}, 0, false},
-		"placed":                               {&pb.ZoneRecord{Id: 2, Shape: &pb.Shape{Members: 1}, Placement: on}, 11, false},
-		"placed, and it can't be read":         {&pb.ZoneRecord{Id: 2, Shape: &pb.Shape{Members: 1}, Placement: on}, 0, false},
-		"another one is placed":                {&pb.ZoneRecord{Id: 2, Shape: &pb.Shape{Members: 1}, Placement: on}, 12, true},
-		"not placed":                           {&pb.ZoneRecord{Id: 2, Shape: &pb.Shape{Members: 1}}, 11, true},
-		"not placed, and it can't be read":     {&pb.ZoneRecord{Id: 2, Shape: &pb.Shape{Members: 1}}, 0, true},
-		"not placed, and the zone is on a way": {&pb.ZoneRecord{Id: 2, Shape: &pb.Shape{Members: 1}, Moving: true}, 11, false},
+		"placed":                               {placed, 11, false},
+		"placed, and it can't be read":         {placed, 0, false},
+		"another one is placed":                {placed, 12, true},
+		"not placed":                           {&pb.ZoneRecord{Id: 2, Shape: one}, 11, true},
+		"not placed, and it can't be read":     {&pb.ZoneRecord{Id: 2, Shape: one}, 0, true},
+		"not placed, and the zone is on a way": {&pb.ZoneRecord{Id: 2, Shape: one, Moving: true}, 11, false},
 	} {
 		if got := Drops(tc.z, 1, tc.replica); got != tc.want {
 			t.Errorf("%s: got %v, want %v", name, got, tc.want)

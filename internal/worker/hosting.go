@@ -109,7 +109,7 @@ func (w *worker) dropZones() error {
 	now := h.deleted[:min(len(h.deleted), maxHosted)]
 	slices.Sort(now)
 	for _, id := range slices.Compact(slices.Clone(now)) { // a zone may have left this node and be deleted then
-		why, ask := w.whyDropped(id)
+		ask, why := w.whyDropped(id)
 		if g := w.zones[id]; g != nil {
 			delete(w.zones, id)
 			w.neighbors.Forget(g.group)

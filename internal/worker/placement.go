@@ -186,7 +186,7 @@ func (w *worker) whereIs(z *pb.ZoneRecord) (ask []*nexusraft.NotLeaderError) {
 }
 
 // whyDropped says why a zone has no replica here any more, and whom to ask for it if it has others.
-func (w *worker) whyDropped(id nexusraft.ZoneID) (why error, ask []*nexusraft.NotLeaderError) {
+func (w *worker) whyDropped(id nexusraft.ZoneID) (ask []*nexusraft.NotLeaderError, why error) {
 	var z *pb.ZoneRecord
 	err := w.o.Replicas.Read(nexusraft.RootZone, func(r nexusraft.Reader) (err error) {
 		z, err = system.FindZone(r, id)
@@ -194,10 +194,10 @@ func (w *worker) whyDropped(id nexusraft.ZoneID) (why error, ask []*nexusraft.No
 	})
 	if err == nil && z != nil {
 		if ask = w.whereIs(z); len(ask) > 0 {
-			return fmt.Errorf("the zone was moved away from this node: %w", ask[0]), ask
+			return ask, fmt.Errorf("the zone was moved away from this node: %w", ask[0])
 		}
 	}
-	return fmt.Errorf("%w: zone %v was deleted", nexusraft.ErrZoneNotFound, id), nil
+	return nil, fmt.Errorf("%w: zone %v was deleted", nexusraft.ErrZoneNotFound, id)
 }
 
 // leave ends a replica that a conf change has removed from a zone with a shape. What it has stored goes once the zone
