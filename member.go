@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -50,6 +51,14 @@ func (x Member) String() string {
 type Shape struct {
 	Members   int `json:"members"`
 	Witnesses int `json:"witnesses"`
+}
+
+// String is the form for people: 3, or 2+1.
+func (s Shape) String() string {
+	if s.Witnesses == 0 {
+		return strconv.Itoa(s.Members)
+	}
+	return fmt.Sprintf("%d+%d", s.Members, s.Witnesses)
 }
 
 // DefaultShape is two members and a witness.

@@ -2,6 +2,7 @@ package nexusraft
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -12,6 +13,53 @@ type ZoneInfo struct {
 	Name    string    `json:"name"`
 	Machine string    `json:"machine,omitempty"` // which state machine it runs, by the name that nodes have for it
 	Created time.Time `json:"created,omitzero"`  // by the root zone's time
+
+	ZonePlan
+	Placement []Member `json:"placement,omitempty"` // where the root zone has placed it, by node; none without a shape
+	Leaving   []NodeID `json:"leaving,omitempty"`   // nodes that it is leaving
+	Moving    bool     `json:"moving,omitempty"`    // it is under way to the placement
+}
+
+// ZonePlan says what a zone is meant to be. The zero value is a replica on each node of the cluster, those
+// that join later too, led by any.
+type ZonePlan struct {
+	Shape     Shape  `json:"shape,omitzero"`     // how many of the nodes; see Validate
+	Spare     bool   `json:"spare,omitempty"`    // whether another node takes the place of one that is lost
+	Preferred NodeID `json:"preferred,omitzero"` // which node is to lead while it can; 0: any
+}
+
+// zoneShapes are those that a zone may have: with each of them a majority of the voters holds the data, and
+// a witness stands where it makes an even number odd.
+var zoneShapes = []Shape{{1, 0}, {2, 1}, {3, 0}, {4, 1}, {5, 0}}
+
+// Validate returns ErrRefused unless the shape is one that a zone may have: 1, 2+1, 3, 4+1 or 5, or the zero value.
+func (p ZonePlan) Validate() error {
+	switch s := p.Shape; {
+	case s == Shape{} && p.Spare:
+		return fmt.Errorf("%w: a zone with a replica on each node has no spare", ErrRefused)
+	case s == Shape{} || slices.Contains(zoneShapes, s):
+		return nil
+	case s.Witnesses > 0 && s.Witnesses >= s.Members:
+		return fmt.Errorf("%w: shape %v: half of the voters or more would be witnesses, which hold no data; a zone has 1, "+
+			"2+1, 3, 4+1 or 5 replicas", ErrRefused, s)
+	default:
+		return fmt.Errorf("%w: shape %v: a zone has 1, 2+1, 3, 4+1 or 5 replicas, members and witnesses", ErrRefused, s)
+	}
+}
+
+// ZoneReshape asks for another placement of a zone.
+type ZoneReshape struct {
+	ZonePlan        // what it is to be; not used with Off
+	Off      NodeID // keep the plan and leave this node, whose place stays empty if no other node is there to take it
+	Instead  bool   // give up the change that is under way for this one; it is refused otherwise
+}
+
+// Validate returns ErrRefused for a plan that no zone can have.
+func (r ZoneReshape) Validate() error {
+	if r.Off != 0 {
+		return nil
+	}
+	return r.ZonePlan.Validate()
 }
 
 // The names that no zone is given.

@@ -13,17 +13,25 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
-// CreateZone makes a zone that runs a state machine, by the name that the nodes have for it, with a
-// replica on each node of the cluster; and returns it. If there is a zone of that name and that state
-// machine, it is the answer: so CreateZone tries again until ctx ends, also while the outcome of an
+// CreateZone makes a zone that runs a state machine, by the name that the nodes have for it, and returns it; the zero
+// plan is a replica on each node of the cluster. If there is a zone of that name and that state
+// machine, it is the answer, whatever its plan: so CreateZone tries again until ctx ends, also while the outcome of an
 // earlier try is unknown.
 //
-// It and DeleteZone are for admins of the root zone, whatever the client's own zone is. If ctx ends while
+// It, ReshapeZone and DeleteZone are for admins of the root zone, whatever the client's own zone is. If ctx ends while
 // the outcome is unknown, the error is nexusraft.ErrUncertain; of any other error nothing was changed;
 // nexusraft.ErrRefused says why.
-func (c *Client) CreateZone(ctx context.Context, name, machine string) (nexusraft.ZoneInfo, error) {
+func (c *Client) CreateZone(
+	ctx context.Context, name, machine string, plan nexusraft.ZonePlan,
+) (nexusraft.ZoneInfo, error) {
 	var zone nexusraft.ZoneInfo
+	if err := plan.Validate(); err != nil {
+		return zone, fmt.Errorf("create zone %q: %w", nexusraft.Printable(name), err)
+	}
 	req := &pb.CreateZoneRequest{Name: name, Machine: machine}
+	if plan != (nexusraft.ZonePlan{}) {
+		req.Plan = wire.ZonePlanToProto(plan)
+	}
 	_, err := c.untilKnown(ctx, func(ctx context.Context, zones pb.ZonesClient) (*pb.Error, error) {
 		resp, err := zones.CreateZone(ctx, req)
 		zone = wire.ZoneInfoFromProto(resp.GetZone())
@@ -31,6 +39,31 @@ func (c *Client) CreateZone(ctx context.Context, name, machine string) (nexusraf
 	})
 	if err != nil {
 		return nexusraft.ZoneInfo{}, fmt.Errorf("create zone %q: %w", nexusraft.Printable(name), err)
+	}
+	return zone, nil
+}
+
+// ReshapeZone changes on which nodes a zone has replicas, or which one is to lead, and returns it as soon as that is
+// decided; Zone says how far it is. The name must be the zone's. Retries and errors are those of CreateZone: asked
+// again for the same, it changes nothing.
+func (c *Client) ReshapeZone(
+	ctx context.Context, id nexusraft.ZoneID, name string, want nexusraft.ZoneReshape,
+) (nexusraft.ZoneInfo, error) {
+	var zone nexusraft.ZoneInfo
+	if err := want.Validate(); err != nil {
+		return zone, fmt.Errorf("reshape zone %q (%v): %w", nexusraft.Printable(name), id, err)
+	}
+	req := &pb.ReshapeZoneRequest{
+		Zone: uint64(id), Name: name, Plan: wire.ZonePlanToProto(want.ZonePlan),
+		Off: uint64(want.Off), Instead: want.Instead,
+	}
+	_, err := c.untilKnown(ctx, func(ctx context.Context, zones pb.ZonesClient) (*pb.Error, error) {
+		resp, err := zones.ReshapeZone(ctx, req)
+		zone = wire.ZoneInfoFromProto(resp.GetZone())
+		return resp.GetError(), err
+	})
+	if err != nil {
+		return nexusraft.ZoneInfo{}, fmt.Errorf("reshape zone %q (%v): %w", nexusraft.Printable(name), id, err)
 	}
 	return zone, nil
 }

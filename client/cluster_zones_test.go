@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -85,8 +86,8 @@ func TestCreateZone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := start(t, func(n *fakeNode) { n.create = inTurn[pb.CreateZoneRequest](tc.answers...) })
 			c := connect(t, Options{Endpoints: []string{n.address}})
-			zone, err := c.CreateZone(within(t), "orders", "kv")
-			if !errors.Is(err, tc.want) || (err == nil) != (zone == ordersZone) {
+			zone, err := c.CreateZone(within(t), "orders", "kv", nexusraft.ZonePlan{})
+			if !errors.Is(err, tc.want) || (err == nil) != reflect.DeepEqual(zone, ordersZone) {
 				t.Errorf("got %+v, %v; want %v", zone, err, tc.want)
 			}
 			if err != nil && !strings.Contains(err.Error(), `"orders"`) {
@@ -107,7 +108,7 @@ func TestCreateZoneThatStaysUncertain(t *testing.T) {
 	c := connect(t, Options{Endpoints: []string{n.address}})
 	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
-	if _, err := c.CreateZone(ctx, "orders", "kv"); !errors.Is(err, nexusraft.ErrUncertain) {
+	if _, err := c.CreateZone(ctx, "orders", "kv", nexusraft.ZonePlan{}); !errors.Is(err, nexusraft.ErrUncertain) {
 		t.Errorf("got %v, want ErrUncertain", err)
 	}
 }
@@ -194,9 +195,9 @@ func TestOneZone(t *testing.T) {
 			tc.name:        func() (nexusraft.ZoneInfo, error) { return c.ZoneNamed(within(t), tc.name) },
 		} {
 			got, err := f()
-			found := tc.want != nexusraft.ZoneInfo{}
+			found := tc.want.ID != 0
 			switch {
-			case found && (err != nil || got != tc.want):
+			case found && (err != nil || !reflect.DeepEqual(got, tc.want)):
 				t.Errorf("%q: got %+v, %v; want %+v", by, got, err, tc.want)
 			case !found && (!errors.Is(err, nexusraft.ErrZoneNotFound) || !strings.Contains(err.Error(), by)):
 				t.Errorf("%q: got %v, want ErrZoneNotFound that names it", by, err)

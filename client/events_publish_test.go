@@ -2,6 +2,7 @@ package client
 
 import (
 	"errors"
+	"reflect"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -103,7 +104,7 @@ func TestPayloads(t *testing.T) {
 	if b, err = proto.Marshal(&pb.ZoneInfo{Id: 2, Name: "orders", Machine: "kv", CreatedNanos: 5e9}); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := ZoneOf(nexusraft.Event{Payload: b}); got != zone || err != nil {
+	if got, err := ZoneOf(nexusraft.Event{Payload: b}); !reflect.DeepEqual(got, zone) || err != nil {
 		t.Errorf("zone: got %+v, %v, want %+v", got, err, zone)
 	}
 }

@@ -85,6 +85,7 @@ var methodCallers = map[string]string{
 	"/nexusraft.v1.Zones/Checksum":                                   "? ? ? ? - + + + - - - - -",
 	"/nexusraft.v1.Zones/CreateZone":                                 "? ? ? ? - - - + - - - - -",
 	"/nexusraft.v1.Zones/DeleteZone":                                 "? ? ? ? - - - + - - - - -",
+	"/nexusraft.v1.Zones/ReshapeZone":                                "? ? ? ? - - - + - - - - -",
 	"/nexusraft.v1.Zones/ListZones":                                  "? ? ? ? - + + + - - - - -",
 	"/nexusraft.v1.Zones/Propose":                                    "? ? ? ? - - - - x x x + +",
 	"/nexusraft.v1.Zones/RegisterSession":                            "? ? ? ? - - + + - - - - -",

@@ -64,6 +64,10 @@ type Config struct {
 	// have caught up. Certificates are judged by it; nothing else depends on a clock's time of day.
 	Clock func() time.Time
 
+	// SpareAfter is for how long a node is silent until it counts as lost: another one takes its place in zones whose
+	// ZoneSpec says so. 10 minutes; at least 5 s. The root zone's leader goes by its own.
+	SpareAfter time.Duration
+
 	JoinTimeout time.Duration // 30 s: how long no address of Join may answer; "not yet" is waited for
 
 	// TLS is how the node proves its identity, as a server and to its peers; nil: not encrypted.
@@ -106,6 +110,7 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.CompactBytes, 32<<20)
 	setDefault(&c.JoinTimeout, 30*time.Second)
 	setDefault(&c.Workers, min(max(1, runtime.GOMAXPROCS(0)/2), defaultWorkers))
+	setDefault(&c.SpareAfter, 10*time.Minute)
 	setDefault(&c.Storage.FlushInterval, -1) // what a round leaves unsynced, the log can do again
 	// A node lives on small servers, and mostly writes: 64 MiB is all that its store holds in memory.
 	setDefault(&c.Storage.MemTableBytes, 16<<20)

@@ -4,9 +4,12 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"slices"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/system"
+	"github.com/nexi-lab/nexus-raft/internal/wire"
 	"github.com/nexi-lab/nexus-raft/transport"
 )
 
@@ -25,6 +28,9 @@ func (z *Zone) ChangeMembership(ctx context.Context, c nexusraft.MembershipChang
 func (n *Node) changeMembership(
 	ctx context.Context, id nexusraft.ZoneID, c nexusraft.MembershipChange,
 ) (nexusraft.Membership, error) {
+	if err := n.movable(id, c); err != nil {
+		return nexusraft.Membership{}, fmt.Errorf("%v: %w", c, err)
+	}
 	if leaves := cmp.Or(c.Remove, c.Replace); id == nexusraft.RootZone && leaves != 0 {
 		if in := n.replicas.ZonesWith(leaves); len(in) > 0 {
 			return nexusraft.Membership{}, fmt.Errorf("%v: %w: node %v has replicas of %d other zones, of zone %v for example, "+
@@ -33,6 +39,33 @@ func (n *Node) changeMembership(
 		}
 	}
 	return n.workers.Changer(id).Membership(ctx, c)
+}
+
+// movable refuses a change that the root zone's records of zones with shapes stand against.
+func (n *Node) movable(id nexusraft.ZoneID, c nexusraft.MembershipChange) error {
+	leaves := cmp.Or(c.Remove, c.Replace)
+	return n.readSystemLocal(nexusraft.RootZone, func(r nexusraft.Reader) error {
+		if id != nexusraft.RootZone {
+			z, err := system.FindZone(r, id)
+			if err == nil && z.GetShape() != nil {
+				err = fmt.Errorf("%w: zone %q has the shape %v, and its replicas follow that; nexus-raft zone reshape changes it",
+					nexusraft.ErrRefused, z.GetName(), wire.ShapeFromProto(z.GetShape()))
+			}
+			return err
+		}
+		if leaves == 0 {
+			return nil
+		}
+		all, err := system.Zones(r, nexusraft.RootZone, math.MaxInt)
+		for _, z := range all {
+			if _, _, on := system.HostedBy(z, leaves); on && z.GetShape() != nil {
+				return fmt.Errorf("%w: zone %q has a replica on node %v, which leaves the root zone last: nexus-raft zone "+
+					"reshape %s --off %v; nexus-raft member remove and replace do it, if no --zone is given",
+					nexusraft.ErrRefused, z.GetName(), leaves, z.GetName(), leaves)
+			}
+		}
+		return err
+	})
 }
 
 // TransferLeader has another member lead the zone, if this node does: the node to, or if

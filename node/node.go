@@ -9,6 +9,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -38,6 +39,7 @@ const maxSending = 2
 // Node is one process's part in a cluster. Its methods may be called from many goroutines.
 type Node struct {
 	config Config
+	opened time.Time
 	logger *slog.Logger
 	dir    *datadir.Dir
 
@@ -106,7 +108,7 @@ func Open(c Config) (_ *Node, err error) {
 		}
 	}()
 	n := &Node{
-		config: c, logger: c.Logger, dir: dir,
+		opened: time.Now(), config: c, logger: c.Logger, dir: dir,
 		ready: make(chan struct{}),
 		ended: make(chan struct{}),
 		fatal: make(chan error, 1),
@@ -130,6 +132,7 @@ func Open(c Config) (_ *Node, err error) {
 		TellWitness: func(ctx context.Context, node nexusraft.NodeID, t transport.HostedZones) (uint64, error) {
 			return n.peers.HostZones(ctx, node, t)
 		},
+		Silent: n.silent, SpareAfter: c.SpareAfter,
 	})
 	n.openEvents()
 	if err = dir.DropOrphans(); err != nil {
@@ -162,6 +165,7 @@ func (n *Node) makeWorkers() *worker.Workers {
 	return worker.New(worker.Options{
 		Workers: c.Workers,
 		Path:    c.Dir, Dir: n.dir, Peering: n.peering, Peers: n.peers, Replicas: n.replicas, Events: n.events,
+		Placed: func(p worker.Placed) { n.registry.Report(p.Zone, p.Changed, p.Removed) },
 		Access: n.access, Forwards: &n.forwards, Leads: n.leads, ZonesChanged: &n.zonesChanged,
 		Watchdog: &n.watchdog, Sending: n.sending, Snapshots: n.snapshots,
 		StateMachine: c.StateMachine, Machines: c.Machines,
@@ -334,9 +338,10 @@ func (n *Node) membership() nexusraft.Membership { return n.replicas.Members(nex
 // self is what the node says of itself in handshakes.
 func (n *Node) self() transport.Identity { return n.peering.Self() }
 
-// Zone returns a zone that this node has a replica of, or ErrZoneNotFound.
+// Zone returns a zone that this node has a replica of, or that is on other nodes: its methods ask those to propose, and
+// return ErrNotLeader, with one of them, for what needs a replica. Otherwise it returns ErrZoneNotFound.
 func (n *Node) Zone(id nexusraft.ZoneID) (*Zone, error) {
-	if _, err := n.replicas.View(id); err != nil {
+	if _, err := n.replicas.View(id); err != nil && !errors.Is(err, nexusraft.ErrNotLeader) {
 		return nil, err
 	}
 	return &Zone{node: n, id: id}, nil

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/internal/apply"
 	"github.com/nexi-lab/nexus-raft/internal/authz"
 	"github.com/nexi-lab/nexus-raft/internal/forward"
@@ -24,14 +25,25 @@ type Zone struct {
 // ID returns the zone's ID.
 func (z *Zone) ID() nexusraft.ZoneID { return z.id }
 
-// Machine returns the state machine that the zone runs, as Config has it; nil if the zone does not run on this
-// node.
+// Machine returns the state machine that the zone runs, as Config has it, also if the zone is on other nodes; nil if it
+// is stopped on this node, or Config has none of that name.
 func (z *Zone) Machine() nexusraft.StateMachine {
 	p, err := z.node.replicas.View(z.id)
-	if err != nil {
+	switch {
+	case err == nil:
+		return p.Machine
+	case !errors.Is(err, nexusraft.ErrNotLeader):
 		return nil
 	}
-	return p.Machine
+	var record *pb.ZoneRecord
+	err = z.node.readSystemLocal(nexusraft.RootZone, func(r nexusraft.Reader) (err error) {
+		record, err = system.FindZone(r, z.id)
+		return err
+	})
+	if err != nil || record == nil {
+		return nil
+	}
+	return z.node.config.Machines[record.GetMachine()]
 }
 
 // Propose replicates a command and returns what the state machine answered, once the
@@ -84,6 +96,24 @@ func (n *Node) proposeAnywhere(ctx context.Context, p transport.Proposal) (nexus
 	if !ok || leader.Leader == 0 || leader.Leader == n.self().Node {
 		return r, err
 	}
+	r, err = n.proposeAt(ctx, leader, p)
+	if n.replicas.Has(p.Zone) || errors.Is(err, nexusraft.ErrUncertain) {
+		return r, err
+	}
+	// The zone is on other nodes, of which only the leader takes it: the first one asked knows which that is.
+	next, ok := errors.AsType[*nexusraft.NotLeaderError](err)
+	if !ok || next.Leader == 0 || next.Leader == leader.Leader || next.Leader == n.self().Node {
+		return r, err
+	}
+	return n.proposeAt(ctx, next, p)
+}
+
+// proposeAt proposes at another node.
+func (n *Node) proposeAt(
+	ctx context.Context, leader *nexusraft.NotLeaderError, p transport.Proposal,
+) (nexusraft.Result, error) {
+	var r nexusraft.Result
+	var err error = leader
 	ctx, end, ok := n.forwards.Start(ctx, p.Zone, leader.Leader)
 	if !ok {
 		return r, err

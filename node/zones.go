@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/system"
@@ -13,18 +14,32 @@ import (
 type ZoneSpec struct {
 	// Machine is which state machine it runs, by its name in Config.Machines, of every member.
 	Machine string
+
+	// Members and Witnesses are how many replicas it has: 1, 2+1, 3, 4+1 or 5. Those are placed on the nodes that
+	// have the fewest. None of either: a replica on each node of the cluster, those that join later too.
+	Members, Witnesses int
+
+	Spare     bool             // another node takes the place of one that is lost; see Config.SpareAfter
+	Preferred nexusraft.NodeID // leads it while it can, and has a replica; 0: any
 }
 
-// CreateZone makes a zone with a replica on each node of the cluster, and returns it once this node
-// has its own; if there is one of this name and state machine, that. The zone is complete or there is
-// none, whatever happens meanwhile: nodes that are away make their replicas when they come back. Its
+func (s ZoneSpec) plan() nexusraft.ZonePlan {
+	return nexusraft.ZonePlan{
+		Shape: nexusraft.Shape{Members: s.Members, Witnesses: s.Witnesses}, Spare: s.Spare, Preferred: s.Preferred,
+	}
+}
+
+// CreateZone makes a zone, and returns it once this node has its replica, if it is to have one; if there is one
+// of this name and state machine, that, whatever its shape is. The zone is complete or there is none,
+// whatever happens meanwhile: nodes that are away make their replicas when they come back. Its
 // leader is elected in a moment; Propose waits for that.
 //
 // Names are as nexusraft.ValidateZoneName has them. Errors are those of Zone.Propose, and ErrRefused
 // with the reason: the name, a state machine that this node does not have or another one than the
-// zone's, too many zones, or a node of an earlier release in the cluster.
+// zone's, a shape that no zone has or that needs more nodes, too many zones, or a node of an earlier release in the
+// cluster.
 func (n *Node) CreateZone(ctx context.Context, name string, spec ZoneSpec) (*Zone, error) {
-	z, err := zoneKeeper{n}.Create(ctx, name, spec.Machine)
+	z, err := zoneKeeper{n}.Create(ctx, name, spec.Machine, spec.plan())
 	if err != nil {
 		return nil, err
 	}
@@ -46,6 +61,30 @@ func (n *Node) CreateZone(ctx context.Context, name string, spec ZoneSpec) (*Zon
 				context.Cause(ctx))
 		}
 	}
+}
+
+// ReshapeZone changes on which nodes a zone has replicas, or which one is to lead, and returns it as soon as that is
+// decided: the zone's leader then adds learners, and once they have caught up makes one joint change. The zone goes on
+// meanwhile. Zones says how far it is; asked again for the same, ReshapeZone changes nothing.
+//
+// Errors are those of Zone.Propose, and ErrRefused with the reason: a shape that no zone has or that needs more
+// nodes, a change that is under way, no such zone, or the root zone.
+func (n *Node) ReshapeZone(
+	ctx context.Context, id nexusraft.ZoneID, name string, want nexusraft.ZoneReshape,
+) (nexusraft.ZoneInfo, error) {
+	return zoneKeeper{n}.Reshape(ctx, id, name, want)
+}
+
+// silent returns for how long the other nodes have not been heard of.
+func (n *Node) silent() map[nexusraft.NodeID]time.Duration {
+	silent := make(map[nexusraft.NodeID]time.Duration)
+	for _, l := range n.server.Links(n.peers) {
+		if l.HeardAt.Before(n.opened) {
+			l.HeardAt = n.opened
+		}
+		silent[l.Node] = time.Since(l.HeardAt)
+	}
+	return silent
 }
 
 // deleted returns ErrZoneNotFound if a zone that was made is there no more, as far as this node knows.
@@ -95,12 +134,21 @@ func (n *Node) Zones(ctx context.Context) (all []nexusraft.ZoneInfo, err error) 
 type zoneKeeper struct{ *Node }
 
 // Create implements rpc.ZoneKeeper.
-func (n zoneKeeper) Create(ctx context.Context, name, machine string) (nexusraft.ZoneInfo, error) {
+func (n zoneKeeper) Create(
+	ctx context.Context, name, machine string, plan nexusraft.ZonePlan,
+) (nexusraft.ZoneInfo, error) {
 	if n.config.Machines[machine] == nil {
 		return nexusraft.ZoneInfo{}, fmt.Errorf("create zone %q: %w: this program has no state machine %q; it has %q",
 			nexusraft.Printable(name), nexusraft.ErrRefused, nexusraft.Printable(machine), n.machines())
 	}
-	return n.registry.Create(ctx, name, machine)
+	return n.registry.Create(ctx, name, machine, plan)
+}
+
+// Reshape implements rpc.ZoneKeeper.
+func (n zoneKeeper) Reshape(
+	ctx context.Context, id nexusraft.ZoneID, name string, want nexusraft.ZoneReshape,
+) (nexusraft.ZoneInfo, error) {
+	return n.registry.Reshape(ctx, id, name, want)
 }
 
 // Delete implements rpc.ZoneKeeper.

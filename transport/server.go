@@ -271,6 +271,14 @@ func (z zonesService) CreateZone(ctx context.Context, req *pb.CreateZoneRequest)
 	return z.s.h.Operators.CreateZone(ctx, req)
 }
 
+// ReshapeZone implements pb.ZonesServer.
+func (z zonesService) ReshapeZone(ctx context.Context, req *pb.ReshapeZoneRequest) (*pb.ReshapeZoneResponse, error) {
+	if z.s.h.Operators == nil {
+		return nil, errWitness
+	}
+	return z.s.h.Operators.ReshapeZone(ctx, req)
+}
+
 // DeleteZone implements pb.ZonesServer.
 func (z zonesService) DeleteZone(ctx context.Context, req *pb.DeleteZoneRequest) (*pb.DeleteZoneResponse, error) {
 	if z.s.h.Operators == nil {

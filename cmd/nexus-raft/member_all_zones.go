@@ -62,6 +62,9 @@ func (r *remote) allZones(ctx context.Context) (all []nexusraft.ZoneInfo, err er
 func (r *remote) changeIn(
 	ctx context.Context, s streams, info nexusraft.ZoneInfo, change nexusraft.MembershipChange,
 ) (changed bool, err error) {
+	if info.Shape != (nexusraft.Shape{}) {
+		return r.moveOff(ctx, s, info, change)
+	}
 	one := *r
 	one.Zone = zoneFlag{id: info.ID}
 	conn, ctx, end, err := one.connect(ctx, client.Options{OnWait: sayWhy(s.err)})

@@ -16,15 +16,22 @@ import (
 
 // zoneCommand is about the zones of a cluster.
 type zoneCommand struct {
-	Create zoneCreateCommand `cmd:"" set:"timeout=20s" help:"Make a zone, with a replica on each node."`
-	Delete zoneDeleteCommand `cmd:"" set:"timeout=20s" help:"Delete a zone and all its data, for ever."`
-	List   zoneListCommand   `cmd:"" help:"Print the zones besides the root zone."`
-	Show   zoneShowCommand   `cmd:"" set:"timeout=2s" help:"Print what a zone is, and how each node sees it."`
+	Create  zoneCreateCommand  `cmd:"" set:"timeout=20s" help:"Make a zone, on each node or on some."`
+	Reshape zoneReshapeCommand `cmd:"" set:"timeout=20s" help:"Change a zone's replicas, or who is to lead it."`
+	Balance zoneBalanceCommand `cmd:"" set:"timeout=20s" help:"Spread the zones' leaders evenly over the nodes."`
+	Delete  zoneDeleteCommand  `cmd:"" set:"timeout=20s" help:"Delete a zone and all its data, for ever."`
+	List    zoneListCommand    `cmd:"" help:"Print the zones besides the root zone."`
+	Show    zoneShowCommand    `cmd:"" set:"timeout=2s" help:"Print what a zone is, and how each node sees it."`
 }
 
 type zoneCreateCommand struct {
 	Name    string `arg:"" help:"${zoneName}"`
 	Machine string `help:"Which state machine it runs, by the name that the nodes' program has for it." default:"kv"`
+
+	Members   int    `help:"How many nodes hold its data; 0: each node of the cluster." default:"0"`
+	Witnesses int    `help:"How many witnesses vote beside them." default:"0"`
+	Spare     bool   `help:"Have another node take the place of one that is silent for ten minutes."`
+	Prefer    string `help:"The node that is to lead while it can." placeholder:"NODE"`
 	asking
 }
 
@@ -34,9 +41,13 @@ has. A name is for one zone: if there is one of this name that runs the same sta
 prints that, and changes nothing; so it may be repeated whenever its outcome is not known. In a cluster
 that speaks TLS it is for admins of the root zone.
 
+Without --members it has a replica on each node. With them it has as many as its shape says, on the nodes
+that have the fewest: 1, 2+1, 3, 4+1 or 5, members and witnesses.
+
 Examples:
 
   nexus-raft zone create orders --endpoints 127.0.0.1:2026,127.0.0.1:2036
+  nexus-raft zone create carts --members 3 --spare --prefer n2
   nexus-raft put greeting hello --zone orders`
 }
 
@@ -47,12 +58,21 @@ func (c *zoneCreateCommand) Run(ctx context.Context, s streams) error {
 	if err := nexusraft.ValidateMachineName(c.Machine); err != nil {
 		return usageError{err}
 	}
+	plan := nexusraft.ZonePlan{
+		Shape: nexusraft.Shape{Members: c.Members, Witnesses: c.Witnesses}, Spare: c.Spare,
+	}
+	if err := plan.Validate(); err != nil {
+		return usageError{err}
+	}
 	conn, ctx, end, err := c.connect(ctx, client.Options{OnWait: sayWhy(s.err)})
 	if err != nil {
 		return err
 	}
 	defer end()
-	zone, err := conn.CreateZone(ctx, c.Name, c.Machine)
+	if plan.Preferred, err = preferred(ctx, conn, c.Prefer); err != nil {
+		return err
+	}
+	zone, err := conn.CreateZone(ctx, c.Name, c.Machine, plan)
 	switch {
 	case errors.Is(err, nexusraft.ErrUncertain):
 		return fmt.Errorf("%w; ask again: it is made once", err)
@@ -71,7 +91,7 @@ func describeZone(z nexusraft.ZoneInfo) string {
 	if z.Machine != "" { // it is not kept of the root zone
 		text += fmt.Sprintf(" with state machine %s, created %s", printable(z.Machine), z.Created.Format(time.RFC3339))
 	}
-	return text
+	return text + describePlacement(z)
 }
 
 type zoneDeleteCommand struct {
@@ -178,7 +198,7 @@ func (c *zoneListCommand) Run(ctx context.Context, s streams) error {
 	defer conn.Close()
 	t := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
 	if !c.JSON {
-		fmt.Fprintln(t, "ID\tNAME\tSTATE MACHINE\tCREATED")
+		fmt.Fprintln(t, "ID\tNAME\tSTATE MACHINE\tCREATED\tSHAPE")
 	}
 	listed := false
 	for z, err := range conn.Zones(ctx) {
@@ -190,8 +210,8 @@ func (c *zoneListCommand) Run(ctx context.Context, s streams) error {
 		case c.JSON:
 			err = printJSON(s.out, z)
 		default:
-			_, err = fmt.Fprintf(t, "%v\t%s\t%s\t%s\n", z.ID, printable(z.Name), printable(z.Machine),
-				z.Created.Format(time.RFC3339))
+			_, err = fmt.Fprintf(t, "%v\t%s\t%s\t%s\t%s\n", z.ID, printable(z.Name), printable(z.Machine),
+				z.Created.Format(time.RFC3339), shapeOf(z))
 		}
 		if err != nil {
 			return err

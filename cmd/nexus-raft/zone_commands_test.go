@@ -201,9 +201,9 @@ func TestZoneCommands(t *testing.T) {
 	const created = "created 2026-11-22T23:56:15Z"
 	node := fmt.Sprintf(`n1    00000000000000a1  %s  member  leader  n1      13       in sync`, s.address)
 	for _, tc := range []struct{ args, asked, out, err string }{
-		{"list", "", `ID  NAME    STATE MACHINE  CREATED
-2f  orders  kv             2026-11-22T23:56:15Z
-30  jobs    kv             2026-11-22T23:56:15Z
+		{"list", "", `ID  NAME    STATE MACHINE  CREATED               SHAPE
+2f  orders  kv             2026-11-22T23:56:15Z  each node
+30  jobs    kv             2026-11-22T23:56:15Z  each node
 `, ""},
 		{"list --json", "", `{"id":"2f","name":"orders","machine":"kv","created":"2026-11-22T23:56:15Z"}
 {"id":"30","name":"jobs","machine":"kv","created":"2026-11-22T23:56:15Z"}

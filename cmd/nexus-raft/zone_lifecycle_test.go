@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -34,7 +35,7 @@ func TestZoneFromCreationToDeletion(t *testing.T) {
 	}
 	c.put(t, "k", "in the root zone")
 	zone := create()
-	if again := create(); again != zone {
+	if again := create(); !reflect.DeepEqual(again, zone) {
 		t.Errorf("the same zone again: got %+v, want %+v", again, zone)
 	}
 	if status, _, stderr := ask("zone", "create", "orders", "--machine", "queue"); status != exitFailed {

@@ -146,6 +146,7 @@ type Effects struct {
 	Access    bool             // the rights of some client have changed
 	Zones     bool             // a zone was made or deleted, or the cluster's version raised
 	Deleted   nexusraft.ZoneID // the zone that was; 0 if none was
+	Reshaped  nexusraft.ZoneID // the zone whose record was changed; 0 if none was
 
 	MachineVersion uint32          // to which the zone's was raised; 0 if it was not
 	Notes          []any           // of the command, if somebody hears them
@@ -260,7 +261,8 @@ func applySystem(base *storage.Overlay, index nexusraft.Index, now int64, comman
 	}
 	return Effects{
 		Data: r.Answer, Err: r.Refused, Published: r.Events, Access: r.Access, Zones: r.Zones,
-		Deleted: r.Deleted, MachineVersion: r.MachineVersion, Verified: r.Verified, Change: r.Change, By: r.By,
+		Deleted: r.Deleted, Reshaped: r.Reshaped, MachineVersion: r.MachineVersion,
+		Verified: r.Verified, Change: r.Change, By: r.By,
 	}, err
 }
 

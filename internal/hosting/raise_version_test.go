@@ -134,7 +134,7 @@ func TestRaiseVersion(t *testing.T) {
 				t.Fatalf("raised to %v before a zone is wanted", z.raised)
 			}
 			for i := range 3 {
-				_, err := s.Create(t.Context(), fmt.Sprintf("zone-%d", i), "kv")
+				_, err := s.Create(t.Context(), fmt.Sprintf("zone-%d", i), "kv", nexusraft.ZonePlan{})
 				if tc.says == "" && err != nil || tc.says != "" && (!errors.Is(err, nexusraft.ErrRefused) ||
 					!strings.Contains(err.Error(), tc.says)) {
 					t.Errorf("create: got %v, want it to say %q", err, tc.says)
@@ -161,7 +161,7 @@ func TestRaiseVersionLater(t *testing.T) {
 	s, log := leader(z, said)
 	create := func(want error) {
 		t.Helper()
-		if _, err := s.Create(t.Context(), "a-zone", "kv"); !errors.Is(err, want) {
+		if _, err := s.Create(t.Context(), "a-zone", "kv", nexusraft.ZonePlan{}); !errors.Is(err, want) {
 			t.Errorf("create: got %v, want %v", err, want)
 		}
 	}
@@ -189,7 +189,7 @@ func TestWarnsOfDowngradedNodes(t *testing.T) {
 		t.Errorf("before the version is raised: %s", log)
 	}
 	said.say(4, 4)
-	if _, err := s.Create(t.Context(), "a-zone", "kv"); err != nil {
+	if _, err := s.Create(t.Context(), "a-zone", "kv", nexusraft.ZonePlan{}); err != nil {
 		t.Fatal(err)
 	}
 	warnings := func(want int) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -49,6 +50,13 @@ type Options struct {
 
 	// TellWitness is transport.Peers.HostZones. nil: no witness is told of zones.
 	TellWitness func(ctx context.Context, node nexusraft.NodeID, t transport.HostedZones) (version uint64, err error)
+
+	// Silent returns for how long other nodes have not been heard of; those of which nothing is known are left out. nil:
+	// none are silent.
+	Silent func() map[nexusraft.NodeID]time.Duration
+
+	// SpareAfter is for how long a node is silent until it counts as lost, and a zone that is to have a spare moves.
+	SpareAfter time.Duration
 }
 
 // Registry has the zones of a cluster, as the root zone keeps them. It implements rpc.ZoneKeeper. Its
@@ -59,20 +67,33 @@ type Registry struct {
 	// for Tend alone
 	older map[nexusraft.NodeID]uint32 // nodes below the cluster's version, and what they speak
 	told  map[nexusraft.NodeID]*toldWitness
+	known shaped
+
+	reported chan struct{} // has room for one
+	mu       sync.Mutex    // guards reports
+	reports  map[nexusraft.ZoneID]*pb.ReportZone
 }
 
 // New returns the registry of a node.
-func New(o Options) *Registry { return &Registry{o: o, told: make(map[nexusraft.NodeID]*toldWitness)} }
+func New(o Options) *Registry {
+	return &Registry{
+		o: o, told: make(map[nexusraft.NodeID]*toldWitness),
+		reported: make(chan struct{}, 1), reports: make(map[nexusraft.ZoneID]*pb.ReportZone),
+	}
+}
 
-// Create makes a zone with a replica on each node of the cluster, and returns it; if there is one of
-// this name and state machine, that. Errors are those of node.Zone.Propose, and ErrRefused with the
-// reason: the name, another state machine, too many zones, or a node of an earlier release.
-func (s *Registry) Create(ctx context.Context, name, machine string) (nexusraft.ZoneInfo, error) {
+// Create makes a zone, and returns it; if there is one of this name and state machine, that. Errors are those of
+// node.Zone.Propose, and ErrRefused with the reason: the name, another state machine, the plan, too few nodes for it,
+// too many zones, or a node of an earlier release.
+func (s *Registry) Create(
+	ctx context.Context, name, machine string, plan nexusraft.ZonePlan,
+) (nexusraft.ZoneInfo, error) {
 	what := fmt.Sprintf("create zone %q", nexusraft.Printable(name))
 	fail := func(err error) (nexusraft.ZoneInfo, error) {
 		return nexusraft.ZoneInfo{}, fmt.Errorf("%s: %w", what, err)
 	}
-	if err := cmp.Or(nexusraft.ValidateZoneName(name), nexusraft.ValidateMachineName(machine)); err != nil {
+	err := cmp.Or(nexusraft.ValidateZoneName(name), nexusraft.ValidateMachineName(machine), plan.Validate())
+	if err != nil {
 		return fail(err)
 	}
 	members, err := s.members(ctx)
@@ -82,15 +103,28 @@ func (s *Registry) Create(ctx context.Context, name, machine string) (nexusraft.
 	if err := cmp.Or(s.requireVersion(ctx, members), s.requireRoom(name)); err != nil {
 		return fail(err)
 	}
-	answer, err := s.o.Zone.Command(ctx, &pb.NodeCommand{Kind: &pb.NodeCommand_CreateZone{
-		CreateZone: &pb.CreateZone{Name: name, Machine: machine, Nodes: founders(members)},
-	}})
+	c := &pb.CreateZone{
+		Name: name, Machine: machine, Nodes: founders(members), Spare: plan.Spare, Preferred: uint64(plan.Preferred),
+	}
+	if plan.Shape != (nexusraft.Shape{}) {
+		c.Shape, c.Nodes = wire.ShapeToProto(plan.Shape), s.candidates(members, nil)
+	}
+	z, err := s.changed(ctx, &pb.NodeCommand{Kind: &pb.NodeCommand_CreateZone{CreateZone: c}})
 	if err != nil {
 		return fail(err)
 	}
+	return z, nil
+}
+
+// changed makes a change that is answered by a zone's record.
+func (s *Registry) changed(ctx context.Context, c *pb.NodeCommand) (nexusraft.ZoneInfo, error) {
+	answer, err := s.o.Zone.Command(ctx, c)
+	if err != nil {
+		return nexusraft.ZoneInfo{}, err
+	}
 	z := &pb.ZoneRecord{}
 	if err := proto.Unmarshal(answer, z); err != nil || z.GetId() == 0 {
-		return fail(fmt.Errorf("%w: the answer is no zone's record", nexusraft.ErrUncertain))
+		return nexusraft.ZoneInfo{}, fmt.Errorf("%w: the answer is no zone's record", nexusraft.ErrUncertain)
 	}
 	return infoOf(z), nil
 }
@@ -120,11 +154,14 @@ func (s *Registry) requireRoom(name string) error {
 // founders are the nodes that a zone begins on, ascending: the voters of the root zone. The others
 // follow, as those that join later do.
 func founders(root nexusraft.Membership) (nodes []*pb.Member) {
+	return slices.DeleteFunc(nodesOf(root), func(m *pb.Member) bool { return m.GetRole() == pb.Role_ROLE_LEARNER })
+}
+
+// nodesOf are the cluster's nodes, ascending.
+func nodesOf(root nexusraft.Membership) (nodes []*pb.Member) {
 	for _, m := range wire.MembershipToProto(root).GetMembers() {
-		if m.GetRole() != pb.Role_ROLE_LEARNER {
-			m.Replica = 0
-			nodes = append(nodes, m)
-		}
+		m.Replica = 0
+		nodes = append(nodes, m)
 	}
 	slices.SortFunc(nodes, func(a, b *pb.Member) int { return cmp.Compare(a.GetNode(), b.GetNode()) })
 	return nodes
@@ -175,22 +212,29 @@ func (s *Registry) List(
 }
 
 func infoOf(z *pb.ZoneRecord) nexusraft.ZoneInfo {
-	return nexusraft.ZoneInfo{
+	info := nexusraft.ZoneInfo{
 		ID: nexusraft.ZoneID(z.GetId()), Name: z.GetName(), Machine: z.GetMachine(),
-		Created: time.Unix(0, z.GetCreatedNanos()).UTC(),
+		Created:  time.Unix(0, z.GetCreatedNanos()).UTC(),
+		ZonePlan: system.PlanOf(z), Placement: system.Placement(z), Moving: z.GetMoving(),
 	}
+	for _, p := range z.GetLeaving() {
+		info.Leaving = append(info.Leaving, nexusraft.NodeID(p.GetNode()))
+	}
+	return info
 }
 
 // housekeeping is how often Tend looks whether there is something to do, besides when the zones change.
 const housekeeping = time.Second
 
-// Tend tells the witnesses of the zones, and the log of nodes that an earlier program was put back on, while
-// this node leads the root zone, until ctx ends. changed returns a channel that the next change of the zones closes.
+// Tend tells the witnesses of the zones, the log of nodes that an earlier program was put back on, and has zones leave
+// nodes that are gone, while this node leads the root zone, until ctx ends. What Report was told it passes on in any
+// case. changed returns a channel that the next change of the zones closes.
 func (s *Registry) Tend(ctx context.Context, changed func() <-chan struct{}) {
 	tick := time.NewTicker(housekeeping)
 	defer tick.Stop()
 	for {
 		next := changed() // before the zones are looked at, so that nothing falls in between
+		s.passOn(ctx)
 		if s.o.Zone.Leads() {
 			s.tend(ctx)
 		}
@@ -199,6 +243,7 @@ func (s *Registry) Tend(ctx context.Context, changed func() <-chan struct{}) {
 			return
 		case <-tick.C:
 		case <-next:
+		case <-s.reported:
 		}
 	}
 }
@@ -207,4 +252,5 @@ func (s *Registry) Tend(ctx context.Context, changed func() <-chan struct{}) {
 func (s *Registry) tend(ctx context.Context) {
 	s.tendVersion()
 	s.tellWitnesses(ctx)
+	s.tendPlacements(ctx)
 }

@@ -3,7 +3,7 @@ package hosting
 import (
 	"context"
 	"fmt"
-	"sort"
+	"math"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -111,63 +111,85 @@ func (s *Registry) table() (version uint64, err error) {
 // page returns what a witness is to be told that knows a version of the table of zones: all, or as much
 // as goes into one call.
 func (s *Registry) page(node nexusraft.NodeID, knows uint64) (page transport.HostedZones, err error) {
+	var table uint64
+	var zones []witnessed
 	err = s.o.Zone.ReadLocal(func(r nexusraft.Reader) error {
-		table, err := system.ZoneTable(r)
+		t, err := system.ZoneTable(r)
 		if err != nil {
 			return err
 		}
-		page.Version = table.GetVersion()
-		if page.Live, err = system.ZoneIDs(r); err != nil {
-			return err
-		}
-		first, err := firstAfter(r, page.Live, knows)
-		if err != nil {
-			return err
-		}
-		for i, bytes := first, 0; i < len(page.Live); i++ {
-			z, err := record(r, page.Live[i])
-			if err != nil {
-				return err
-			}
-			made := len(page.Created)
-			bytes += proto.Size(z)
-			if made == transport.MaxCreatedZones || made > 0 && bytes > pageBytes {
-				page.Version, page.Live = page.Created[made-1].Version, page.Live[:i]
-				return nil
-			}
-			page.Created = append(page.Created, hostedZone(z, node))
-		}
-		return nil
+		table = t.GetVersion()
+		zones, err = witnessedBy(r, node)
+		return err
 	})
-	return page, err
-}
-
-// firstAfter returns the position of the first zone that was made after a version: IDs and versions
-// ascend alike.
-func firstAfter(r nexusraft.Reader, ids []nexusraft.ZoneID, version uint64) (position int, err error) {
-	position = sort.Search(len(ids), func(i int) bool {
-		z, failed := record(r, ids[i])
-		if failed != nil {
-			err = failed
+	if err != nil {
+		return page, err
+	}
+	page.Version, page.Created = created(zones, table, knows)
+	for _, z := range zones {
+		if z.Version <= page.Version {
+			page.Live = append(page.Live, z.Zone)
 		}
-		return z.GetVersion() > version
-	})
-	return position, err
+	}
+	return page, nil
 }
 
-// record returns the record of a zone that is there.
-func record(r nexusraft.Reader, id nexusraft.ZoneID) (*pb.ZoneRecord, error) {
-	z, err := system.FindZone(r, id)
-	if err == nil && z == nil {
-		err = fmt.Errorf("%w: zone %v has no record", nexusraft.ErrCorrupt, id)
-	}
-	return z, err
+// witnessed is a zone that a witness is to host.
+type witnessed struct {
+	transport.HostedZone
+	bytes int  // of its record
+	later bool // the replica was placed after the zone was made
 }
 
-func hostedZone(z *pb.ZoneRecord, witness nexusraft.NodeID) transport.HostedZone {
-	id := nexusraft.ZoneID(z.GetId())
-	return transport.HostedZone{
-		Zone: id, Version: z.GetVersion(), Replica: system.ReplicaOf(id, witness),
-		Members: wire.MembershipFromProto(&pb.Membership{Members: z.GetMembers()}).Members,
+// witnessedBy returns the zones that a witness is to host, ascending: without those that were placed later, their
+// versions ascend, too.
+func witnessedBy(r nexusraft.Reader, witness nexusraft.NodeID) (zones []witnessed, err error) {
+	all, err := system.Zones(r, nexusraft.RootZone, math.MaxInt)
+	if err != nil {
+		return nil, err
 	}
+	for _, z := range all {
+		replica, version, ok := system.HostedBy(z, witness)
+		if !ok {
+			continue
+		}
+		members, later := wire.MembershipFromProto(&pb.Membership{Members: z.GetMembers()}).Members, version != z.GetVersion()
+		if later {
+			members = system.KnownTo(z, witness)
+		}
+		zones = append(zones, witnessed{
+			transport.HostedZone{
+				Zone: nexusraft.ZoneID(z.GetId()), Version: version, Replica: replica, Members: members,
+			}, proto.Size(z), later,
+		})
+	}
+	return zones, nil
+}
+
+// created returns the next version that a witness is to know, and the zones to make until then. One that was placed
+// later comes alone: its version and its ID are not in one order with the others'. What comes before that is told
+// before, so that an earlier replica of the witness is gone by then.
+func created(zones []witnessed, table, knows uint64) (version uint64, made []transport.HostedZone) {
+	version = table
+	for _, z := range zones {
+		switch {
+		case !z.later || z.Version <= knows || z.Version > version:
+		case z.Version == knows+1:
+			return z.Version, []transport.HostedZone{z.HostedZone}
+		default:
+			version = z.Version - 1
+		}
+	}
+	bytes := 0
+	for _, z := range zones {
+		if z.later || z.Version <= knows || z.Version > version {
+			continue
+		}
+		bytes += z.bytes
+		if n := len(made); n == transport.MaxCreatedZones || n > 0 && bytes > pageBytes {
+			return made[n-1].Version, made
+		}
+		made = append(made, z.HostedZone)
+	}
+	return version, made
 }

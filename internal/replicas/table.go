@@ -1,6 +1,7 @@
 package replicas
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -24,6 +25,7 @@ type Known struct {
 	Events  *events.Notifier // of new ones, and when the zone has stopped
 
 	failed error // the zone has stopped on this node
+	left   bool  // because it is on others now
 }
 
 // Neighbours learns which nodes share a zone with this one, and which no longer do.
@@ -40,13 +42,19 @@ type Table struct {
 
 	// mu guards zones. A holder for reading may take a storage snapshot of a state tree that is current;
 	// the worker holds it while it switches trees.
-	mu    sync.RWMutex
-	zones map[nexusraft.ZoneID]Known
+	mu        sync.RWMutex
+	zones     map[nexusraft.ZoneID]Known
+	elsewhere map[nexusraft.ZoneID][]*nexusraft.NotLeaderError // zones without a replica here, and whom to ask
+
+	turn atomic.Uint32 // who of those is named next, so that one that is down does not stand in the way
 }
 
 // NewTable returns a table without replicas, of states in a store.
 func NewTable(store *storage.Store, peers Neighbours, ready <-chan struct{}) *Table {
-	return &Table{store: store, peers: peers, ready: ready, zones: make(map[nexusraft.ZoneID]Known)}
+	return &Table{
+		store: store, peers: peers, ready: ready, zones: make(map[nexusraft.ZoneID]Known),
+		elsewhere: make(map[nexusraft.ZoneID][]*nexusraft.NotLeaderError),
+	}
 }
 
 // Lock keeps readers away while a state changes its tree; PublishLocked says to which one.
@@ -99,6 +107,34 @@ func (t *Table) Fail(id nexusraft.ZoneID, err error) {
 	k.Events.Notify()
 }
 
+// Leave says that a zone has left this node, and whom to ask for it. Its replica is stopped, and there is no problem.
+func (t *Table) Leave(id nexusraft.ZoneID, ask *nexusraft.NotLeaderError) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k := t.zones[id]
+	k.failed, k.left = ask, true
+	t.zones[id] = k
+	k.Events.Notify()
+}
+
+// Elsewhere says whom to ask for a zone that has no replica here; none: there is no such zone.
+func (t *Table) Elsewhere(id nexusraft.ZoneID, ask []*nexusraft.NotLeaderError) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(ask) == 0 {
+		delete(t.elsewhere, id)
+		return
+	}
+	t.elsewhere[id] = ask
+}
+
+// ForgetElsewhere is Elsewhere with none for all zones of which mine says so.
+func (t *Table) ForgetElsewhere(mine func(nexusraft.ZoneID) bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	maps.DeleteFunc(t.elsewhere, func(id nexusraft.ZoneID, _ []*nexusraft.NotLeaderError) bool { return mine(id) })
+}
+
 // Withdraw makes a replica unknown, and reports whether it was known.
 func (t *Table) Withdraw(id nexusraft.ZoneID) bool {
 	t.mu.Lock()
@@ -113,8 +149,8 @@ func (t *Table) Withdraw(id nexusraft.ZoneID) bool {
 	return true
 }
 
-// View returns what is known of a replica. There is none with ErrZoneNotFound, and with ErrOverloaded
-// while the node has not opened its zones; with ErrClosed it has stopped.
+// View returns what is known of a replica. There is none with ErrZoneNotFound, with ErrNotLeader where the zone is on
+// other nodes, and with ErrOverloaded while the node has not opened its zones; with ErrClosed it has stopped.
 func (t *Table) View(id nexusraft.ZoneID) (Known, error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
@@ -123,10 +159,13 @@ func (t *Table) View(id nexusraft.ZoneID) (Known, error) {
 
 func (t *Table) view(id nexusraft.ZoneID) (Known, error) {
 	k, ok := t.zones[id]
-	if !ok {
-		return k, t.missing(id)
+	if ok {
+		return k, k.failed
 	}
-	return k, k.failed
+	if ask := t.elsewhere[id]; len(ask) > 0 {
+		return k, ask[int(t.turn.Add(1))%len(ask)]
+	}
+	return k, t.missing(id)
 }
 
 // missing says why a zone is not here: before the node is ready that passes by itself.
@@ -141,7 +180,7 @@ func (t *Table) missing(id nexusraft.ZoneID) error {
 
 // Absent says why the worker does not have a zone: it is not here, or it has stopped.
 func (t *Table) Absent(id nexusraft.ZoneID) error {
-	if k, err := t.View(id); k.failed != nil {
+	if k, err := t.View(id); k.failed != nil || errors.Is(err, nexusraft.ErrNotLeader) {
 		return err
 	}
 	return t.missing(id)
@@ -150,7 +189,7 @@ func (t *Table) Absent(id nexusraft.ZoneID) error {
 // Stopped reports whether a zone has stopped on this node.
 func (t *Table) Stopped(id nexusraft.ZoneID) bool {
 	k, _ := t.View(id)
-	return k.failed != nil
+	return k.failed != nil && !k.left
 }
 
 // Problem says which zone has stopped and why, "" if none has.
@@ -158,7 +197,7 @@ func (t *Table) Problem() string {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	for _, id := range slices.Sorted(maps.Keys(t.zones)) {
-		if k := t.zones[id]; k.failed != nil {
+		if k := t.zones[id]; k.failed != nil && !k.left {
 			return k.failed.Error()
 		}
 	}

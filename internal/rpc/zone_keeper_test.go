@@ -28,6 +28,16 @@ type fakeKeeper struct {
 
 var orders = nexusraft.ZoneInfo{ID: 2, Name: "orders", Machine: "kv", Created: time.Unix(7, 8).UTC()}
 
+var placed = nexusraft.ZoneInfo{
+	ID: 3, Name: "carts", Machine: "kv", Created: time.Unix(7, 8).UTC(),
+	ZonePlan: nexusraft.ZonePlan{Shape: nexusraft.DefaultShape, Spare: true, Preferred: 7},
+	Placement: []nexusraft.Member{
+		{Replica: 5, Node: 7, Name: "n7", Address: "a:1", Role: nexusraft.RoleMember},
+		{Replica: 6, Node: 8, Address: "a:2", Role: nexusraft.RoleWitness},
+	},
+	Leaving: []nexusraft.NodeID{9}, Moving: true,
+}
+
 func (k *fakeKeeper) note(ctx context.Context, format string, args ...any) {
 	if _, bounded := ctx.Deadline(); !bounded {
 		format += ", without a deadline"
@@ -35,9 +45,18 @@ func (k *fakeKeeper) note(ctx context.Context, format string, args ...any) {
 	k.asked = append(k.asked, fmt.Sprintf(format, args...))
 }
 
-func (k *fakeKeeper) Create(ctx context.Context, name, machine string) (nexusraft.ZoneInfo, error) {
-	k.note(ctx, "create %s %s", name, machine)
+func (k *fakeKeeper) Create(
+	ctx context.Context, name, machine string, plan nexusraft.ZonePlan,
+) (nexusraft.ZoneInfo, error) {
+	k.note(ctx, "create %s %s %v", name, machine, plan)
 	return orders, k.err
+}
+
+func (k *fakeKeeper) Reshape(
+	ctx context.Context, id nexusraft.ZoneID, name string, want nexusraft.ZoneReshape,
+) (nexusraft.ZoneInfo, error) {
+	k.note(ctx, "reshape %v %s %v", id, name, want)
+	return placed, k.err
 }
 
 func (k *fakeKeeper) Delete(ctx context.Context, id nexusraft.ZoneID, name string) error {
@@ -62,16 +81,26 @@ func TestZonesOfAKeeper(t *testing.T) {
 	if diff := cmp.Diff(orders, wire.ZoneInfoFromProto(made.GetZone())); err != nil || diff != "" {
 		t.Errorf("create: %v (-want +got):\n%s", err, diff)
 	}
+	moved, err := s.ReshapeZone(t.Context(), &pb.ReshapeZoneRequest{
+		Zone: 3, Name: "carts", Off: 4, Instead: true,
+		Plan: &pb.ZonePlan{Shape: &pb.Shape{Members: 2, Witnesses: 1}, Spare: true, Preferred: 7},
+	})
+	if diff := cmp.Diff(placed, wire.ZoneInfoFromProto(moved.GetZone())); err != nil || diff != "" {
+		t.Errorf("reshape: %v (-want +got):\n%s", err, diff)
+	}
 	if gone, err := s.DeleteZone(t.Context(), &pb.DeleteZoneRequest{Zone: 2, Name: "orders"}); err != nil ||
 		gone.GetError() != nil {
 		t.Errorf("delete: got %v, %v", gone, err)
 	}
 	list, err := s.ListZones(t.Context(), &pb.ListZonesRequest{After: 1, Name: "orders"})
 	if zones := list.GetZones(); err != nil || !zones.GetMore() || len(zones.GetZones()) != 1 ||
-		wire.ZoneInfoFromProto(zones.GetZones()[0]) != orders {
+		wire.ZoneInfoFromProto(zones.GetZones()[0]).Name != orders.Name {
 		t.Errorf("list: got %v, %v", list, err)
 	}
-	if want := []string{"create orders kv", "delete 2 orders", `list 1 "orders"`}; !slices.Equal(k.asked, want) {
+	if want := []string{
+		"create orders kv {0 false 0000000000000000}", "reshape 3 carts {{2+1 true 0000000000000007} 0000000000000004 true}",
+		"delete 2 orders", `list 1 "orders"`,
+	}; !slices.Equal(k.asked, want) {
 		t.Errorf("the keeper was asked %q, want %q", k.asked, want)
 	}
 }
@@ -89,6 +118,10 @@ func TestErrorsOfAKeeper(t *testing.T) {
 		if got := wire.ErrorFromProto(made.GetError()); err != nil || !errors.Is(got, tc.change) {
 			t.Errorf("create with %v: got %v, %v; want %v", tc.err, got, err, tc.change)
 		}
+		moved, err := s.ReshapeZone(t.Context(), &pb.ReshapeZoneRequest{})
+		if got := wire.ErrorFromProto(moved.GetError()); err != nil || !errors.Is(got, tc.change) {
+			t.Errorf("reshape with %v: got %v, %v; want %v", tc.err, got, err, tc.change)
+		}
 		gone, err := s.DeleteZone(t.Context(), &pb.DeleteZoneRequest{})
 		if got := wire.ErrorFromProto(gone.GetError()); err != nil || !errors.Is(got, tc.change) {
 			t.Errorf("delete with %v: got %v, %v; want %v", tc.err, got, err, tc.change)
@@ -104,8 +137,9 @@ func TestZonesWithoutAKeeper(t *testing.T) {
 	s := NewZones(nil, nil)
 	_, create := s.CreateZone(t.Context(), &pb.CreateZoneRequest{})
 	_, remove := s.DeleteZone(t.Context(), &pb.DeleteZoneRequest{})
+	_, move := s.ReshapeZone(t.Context(), &pb.ReshapeZoneRequest{})
 	_, list := s.ListZones(t.Context(), &pb.ListZonesRequest{})
-	for _, err := range []error{create, remove, list} {
+	for _, err := range []error{create, move, remove, list} {
 		if status.Code(err) != codes.Unimplemented {
 			t.Errorf("got %v, want Unimplemented", err)
 		}

@@ -29,10 +29,11 @@ type ZoneHandler interface {
 	RegisterSession(ctx context.Context, zone nexusraft.ZoneID) (uint64, error)
 }
 
-// ZoneKeeper makes, deletes and lists the zones of a cluster; hosting.Service documents its methods. They
+// ZoneKeeper makes, places, deletes and lists the zones of a cluster; hosting.Service documents its methods. They
 // are called from many goroutines at once.
 type ZoneKeeper interface {
-	Create(ctx context.Context, name, machine string) (nexusraft.ZoneInfo, error)
+	Create(ctx context.Context, name, machine string, plan nexusraft.ZonePlan) (nexusraft.ZoneInfo, error)
+	Reshape(ctx context.Context, id nexusraft.ZoneID, name string, want nexusraft.ZoneReshape) (nexusraft.ZoneInfo, error)
 	Delete(ctx context.Context, id nexusraft.ZoneID, name string) error
 	List(ctx context.Context, after nexusraft.ZoneID, name string) (zones []nexusraft.ZoneInfo, more bool, err error)
 }
@@ -41,7 +42,7 @@ type ZoneKeeper interface {
 type zones struct {
 	pb.UnimplementedZonesServer
 	handler ZoneHandler
-	keeper  ZoneKeeper    // nil: CreateZone, DeleteZone and ListZones are not implemented
+	keeper  ZoneKeeper    // nil: CreateZone, ReshapeZone, DeleteZone and ListZones are not implemented
 	summing chan struct{} // has room for the one digest that is computed at a time: it walks over a whole state
 }
 
@@ -58,13 +59,31 @@ func (s *zones) CreateZone(ctx context.Context, req *pb.CreateZoneRequest) (*pb.
 	}
 	ctx, cancel := Bounded(ctx)
 	defer cancel()
-	zone, err := s.keeper.Create(ctx, req.GetName(), req.GetMachine())
+	zone, err := s.keeper.Create(ctx, req.GetName(), req.GetMachine(), wire.ZonePlanFromProto(req.GetPlan()))
 	if err != nil {
 		return &pb.CreateZoneResponse{
 			Result: &pb.CreateZoneResponse_Error{Error: wire.ErrorToProto(ProposeError(err))},
 		}, nil
 	}
 	return &pb.CreateZoneResponse{Result: &pb.CreateZoneResponse_Zone{Zone: wire.ZoneInfoToProto(zone)}}, nil
+}
+
+// ReshapeZone implements pb.ZonesServer.
+func (s *zones) ReshapeZone(ctx context.Context, req *pb.ReshapeZoneRequest) (*pb.ReshapeZoneResponse, error) {
+	if s.keeper == nil {
+		return s.UnimplementedZonesServer.ReshapeZone(ctx, req)
+	}
+	ctx, cancel := Bounded(ctx)
+	defer cancel()
+	zone, err := s.keeper.Reshape(ctx, nexusraft.ZoneID(req.GetZone()), req.GetName(), nexusraft.ZoneReshape{
+		ZonePlan: wire.ZonePlanFromProto(req.GetPlan()), Off: nexusraft.NodeID(req.GetOff()), Instead: req.GetInstead(),
+	})
+	if err != nil {
+		return &pb.ReshapeZoneResponse{
+			Result: &pb.ReshapeZoneResponse_Error{Error: wire.ErrorToProto(ProposeError(err))},
+		}, nil
+	}
+	return &pb.ReshapeZoneResponse{Result: &pb.ReshapeZoneResponse_Zone{Zone: wire.ZoneInfoToProto(zone)}}, nil
 }
 
 // DeleteZone implements pb.ZonesServer.

@@ -45,9 +45,10 @@ type Result struct {
 	Refused error  // matches ErrRefused or ErrTooLarge: it has done nothing, the same on every replica
 	Events  bool   // there are new events, or others are kept: subscriptions are to look
 	Access  bool   // a principal, a token or the authority has changed
-	Zones   bool   // a zone was made or deleted, or the cluster's version raised
+	Zones   bool   // a zone was made, changed or deleted, or the cluster's version raised
 
-	Deleted nexusraft.ZoneID // the zone that was; 0 if none was
+	Deleted  nexusraft.ZoneID // the zone that was; 0 if none was
+	Reshaped nexusraft.ZoneID // the zone whose record was changed; 0 if none was
 
 	MachineVersion uint32          // to which the zone's version of its state machine was raised; 0 if it was not
 	Verified       nexusraft.Index // the digests of this entry were compared; 0: none were
@@ -107,6 +108,12 @@ func Apply(
 		if r.Zones, r.Events = err == nil, err == nil; r.Zones {
 			r.Deleted = nexusraft.ZoneID(k.DeleteZone.GetId())
 		}
+	case *pb.NodeCommand_ReshapeZone:
+		r.Answer, r.Reshaped, err = applyReshapeZone(base, now, k.ReshapeZone)
+		r.Zones, r.Events = r.Reshaped != 0, r.Reshaped != 0
+	case *pb.NodeCommand_ReportZone:
+		r.Reshaped, err = applyReportZone(base, now, k.ReportZone)
+		r.Zones, r.Events = r.Reshaped != 0, r.Reshaped != 0
 	case *pb.NodeCommand_RaiseMachineVersion:
 		r.MachineVersion, err = applyRaiseMachineVersion(base, k.RaiseMachineVersion)
 	case *pb.NodeCommand_RegisterSession:
@@ -160,6 +167,10 @@ func describe(c *pb.NodeCommand) string {
 		return fmt.Sprintf("zone %q with state machine %q asked for", k.CreateZone.GetName(), k.CreateZone.GetMachine())
 	case *pb.NodeCommand_DeleteZone:
 		return fmt.Sprintf("zone %q (%v) deleted", k.DeleteZone.GetName(), nexusraft.ZoneID(k.DeleteZone.GetId()))
+	case *pb.NodeCommand_ReshapeZone:
+		return describeReshape(k.ReshapeZone)
+	case *pb.NodeCommand_ReportZone:
+		return describeReport(k.ReportZone)
 	case *pb.NodeCommand_RaiseMachineVersion:
 		return fmt.Sprintf("version of the state machine raised to %d", k.RaiseMachineVersion.GetVersion())
 	}

@@ -25,6 +25,9 @@ func FuzzApply(f *testing.F) {
 		{Kind: &pb.NodeCommand_Retention{Retention: &pb.EventRetention{Count: 1}}},
 		createZone("z", "kv", 1, 2), deleteZone(2, "a-zone"), raiseVersion(9), raiseMachine(2, true),
 		registerSession("alice"), verifyState(256, 1),
+		createShaped("y", 2, 1, clusterNodes(3, 1)), reshapeCommand(reshaped(3, "shaped", 1, 0, clusterNodes(4, 1))),
+		reshapeCommand(&pb.ReshapeZone{Id: 3, Name: "shaped", Off: 2, Instead: true, Nodes: clusterNodes(4, 1)}),
+		reportCommand(4, 4), reportCommand(4, 4, 1),
 		{Kind: &pb.NodeCommand_UseJoinToken{UseJoinToken: &pb.UseJoinToken{Id: make([]byte, 8), Node: 1}}},
 	} {
 		f.Add(own(f, c))
@@ -32,7 +35,8 @@ func FuzzApply(f *testing.F) {
 	base := accessState(f, memStore(f))
 	for _, c := range []*pb.NodeCommand{
 		setRole("a", 1, pb.AccessRole_ACCESS_ROLE_WRITE), putToken("admin", 1, 1000), raiseVersion(ZonesVersion),
-		createZone("a-zone", "kv", 1, 2),
+		createZone("a-zone", "kv", 1, 2), createShaped("shaped", 3, 0, clusterNodes(4, 1)),
+		createShaped("moving", 3, 0, clusterNodes(4, 1)), reshapeCommand(reshaped(4, "moving", 1, 0, clusterNodes(4, 1))),
 	} {
 		if a, err := Apply(base, 1, 1, own(f, c)); err != nil || a.Refused != nil {
 			f.Fatal(err, a.Refused)

@@ -13,6 +13,7 @@ import (
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
 // The root zone keeps the other zones: a table, a record of each by its ID, 8 bytes big-endian, and
@@ -34,9 +35,11 @@ const (
 
 // Types of events of the topic "zone", which the root zone has.
 const (
-	topicZone   = "zone"
-	zoneCreated = "created"
-	zoneDeleted = "deleted"
+	topicZone    = "zone"
+	zoneCreated  = "created"
+	zoneReshaped = "reshaped" // it is to have other replicas, or another node is to lead
+	zonePlaced   = "placed"   // it has them
+	zoneDeleted  = "deleted"
 )
 
 func zoneKey(id nexusraft.ZoneID) []byte {
@@ -119,11 +122,24 @@ func ZoneIDs(r nexusraft.Reader) (ids []nexusraft.ZoneID, err error) {
 	return ids, nil
 }
 
-// ReplicaOf returns the ID of a node's replica of a zone other than the root zone. It follows from the two:
-// a node that was removed from a zone is never let in again, so no ID is used twice (I5).
+// ReplicaOf returns the ID of a node's first replica of a zone other than the root zone. It follows from the two:
+// of a zone with a replica on each node, a node that was removed from it is never let in again, and a later replica of
+// one with a shape has another ID, see laterReplica; so no ID is used twice (I5).
 func ReplicaOf(zone nexusraft.ZoneID, node nexusraft.NodeID) nexusraft.ReplicaID {
 	b := binary.BigEndian.AppendUint64([]byte("nexus-raft replica\x00"), uint64(zone))
-	sum := sha256.Sum256(binary.BigEndian.AppendUint64(b, uint64(node)))
+	return replicaFrom(binary.BigEndian.AppendUint64(b, uint64(node)))
+}
+
+// laterReplica returns the ID of a replica that was placed after the zone was made, by the version of the zones'
+// table as that has made it, which is never used twice.
+func laterReplica(zone nexusraft.ZoneID, node nexusraft.NodeID, version uint64) nexusraft.ReplicaID {
+	b := binary.BigEndian.AppendUint64([]byte("nexus-raft later replica\x00"), uint64(zone))
+	b = binary.BigEndian.AppendUint64(b, uint64(node))
+	return replicaFrom(binary.BigEndian.AppendUint64(b, version))
+}
+
+func replicaFrom(b []byte) nexusraft.ReplicaID {
+	sum := sha256.Sum256(b)
 	// 0 and the two largest are raft's own
 	return nexusraft.ReplicaID(binary.BigEndian.Uint64(sum[:])%(math.MaxUint64-2) + 1)
 }
@@ -164,7 +180,7 @@ func applyCreateZone(
 	z := &pb.ZoneRecord{
 		Id: t.GetLastId(), Name: c.GetName(), Machine: c.GetMachine(), Version: t.GetVersion(), CreatedNanos: now,
 	}
-	if z.Members, err = zoneMembers(nexusraft.ZoneID(z.GetId()), c.GetNodes()); err != nil {
+	if err := foundZone(base, z, c); err != nil {
 		return nil, nil, err
 	}
 	if err := set(base, zoneTableKey, t, zoneTableRecord); err != nil {
@@ -181,6 +197,39 @@ func applyCreateZone(
 		return nil, nil, err
 	}
 	return answer, z, publishZone(base, now, zoneCreated, z)
+}
+
+// foundZone decides which replicas a zone begins with.
+func foundZone(base nexusraft.ReadWriter, z *pb.ZoneRecord, c *pb.CreateZone) (err error) {
+	plan := nexusraft.ZonePlan{
+		Shape: wire.ShapeFromProto(c.GetShape()), Spare: c.GetSpare(), Preferred: nexusraft.NodeID(c.GetPreferred()),
+	}
+	if err := plan.Validate(); err != nil {
+		return err
+	}
+	if plan.Shape == (nexusraft.Shape{}) {
+		if err := checkPreferred(plan, c.GetNodes()); err != nil {
+			return err
+		}
+		z.Preferred = c.GetPreferred()
+		z.Members, err = zoneMembers(nexusraft.ZoneID(z.GetId()), c.GetNodes())
+		return err
+	}
+	if err := checkNodes(c.GetNodes()); err != nil {
+		return err
+	}
+	setPlan(z, plan)
+	if err := place(base, z, c.GetNodes(), placing{version: z.GetVersion()}); err != nil {
+		return err
+	}
+	var founders []*pb.Member
+	for _, p := range z.GetPlacement() {
+		founders = append(founders, &pb.Member{
+			Node: p.GetNode(), Name: p.GetName(), Address: p.GetAddress(), Role: p.GetRole(),
+		})
+	}
+	z.Members, err = zoneMembers(nexusraft.ZoneID(z.GetId()), founders)
+	return err
 }
 
 // publishZone appends what has become of a zone to the root zone's events.

@@ -194,7 +194,7 @@ func snapshotFromProto(m *pb.SnapshotStatus) nexusraft.SnapshotStatus {
 // 32 bits become the nearest that fits.
 func MembershipToProto(m nexusraft.Membership) *pb.Membership {
 	return &pb.Membership{
-		Shape:   &pb.Shape{Members: count(m.Shape.Members), Witnesses: count(m.Shape.Witnesses)},
+		Shape:   ShapeToProto(m.Shape),
 		Members: convert(m.Members, memberToProto),
 		Removed: convert(m.Removed, func(t nexusraft.Tombstone) *pb.Tombstone {
 			return &pb.Tombstone{Replica: uint64(t.Replica), Node: uint64(t.Node)}
@@ -205,14 +205,24 @@ func MembershipToProto(m nexusraft.Membership) *pb.Membership {
 // MembershipFromProto is the inverse of MembershipToProto. The result is not validated.
 func MembershipFromProto(m *pb.Membership) nexusraft.Membership {
 	return nexusraft.Membership{
-		Shape: nexusraft.Shape{
-			Members:   int(min(m.GetShape().GetMembers(), math.MaxInt32)),
-			Witnesses: int(min(m.GetShape().GetWitnesses(), math.MaxInt32)),
-		},
+		Shape:   ShapeFromProto(m.GetShape()),
 		Members: convert(m.GetMembers(), MemberFromProto),
 		Removed: convert(m.GetRemoved(), func(t *pb.Tombstone) nexusraft.Tombstone {
 			return nexusraft.Tombstone{Replica: nexusraft.ReplicaID(t.GetReplica()), Node: nexusraft.NodeID(t.GetNode())}
 		}),
+	}
+}
+
+// ShapeToProto converts a shape. Counts below zero or beyond 32 bits become the nearest that fits.
+func ShapeToProto(s nexusraft.Shape) *pb.Shape {
+	return &pb.Shape{Members: count(s.Members), Witnesses: count(s.Witnesses)}
+}
+
+// ShapeFromProto is the inverse of ShapeToProto; nil becomes the zero value.
+func ShapeFromProto(m *pb.Shape) nexusraft.Shape {
+	return nexusraft.Shape{
+		Members:   int(min(m.GetMembers(), math.MaxInt32)),
+		Witnesses: int(min(m.GetWitnesses(), math.MaxInt32)),
 	}
 }
 

@@ -13,6 +13,14 @@ func ZoneInfoToProto(z nexusraft.ZoneInfo) *pb.ZoneInfo {
 	if !z.Created.IsZero() {
 		m.CreatedNanos = z.Created.UnixNano()
 	}
+	if z.ZonePlan != (nexusraft.ZonePlan{}) {
+		m.Plan = ZonePlanToProto(z.ZonePlan)
+	}
+	m.Placement = MembershipToProto(nexusraft.Membership{Members: z.Placement}).GetMembers()
+	for _, node := range z.Leaving {
+		m.Leaving = append(m.Leaving, uint64(node))
+	}
+	m.Moving = z.Moving
 	return m
 }
 
@@ -22,5 +30,23 @@ func ZoneInfoFromProto(m *pb.ZoneInfo) nexusraft.ZoneInfo {
 	if m.GetCreatedNanos() != 0 {
 		z.Created = time.Unix(0, m.GetCreatedNanos()).UTC()
 	}
+	z.ZonePlan = ZonePlanFromProto(m.GetPlan())
+	z.Placement = MembershipFromProto(&pb.Membership{Members: m.GetPlacement()}).Members
+	for _, node := range m.GetLeaving() {
+		z.Leaving = append(z.Leaving, nexusraft.NodeID(node))
+	}
+	z.Moving = m.GetMoving()
 	return z
+}
+
+// ZonePlanToProto converts what a zone is meant to be.
+func ZonePlanToProto(p nexusraft.ZonePlan) *pb.ZonePlan {
+	return &pb.ZonePlan{Shape: ShapeToProto(p.Shape), Spare: p.Spare, Preferred: uint64(p.Preferred)}
+}
+
+// ZonePlanFromProto is the inverse of ZonePlanToProto.
+func ZonePlanFromProto(m *pb.ZonePlan) nexusraft.ZonePlan {
+	return nexusraft.ZonePlan{
+		Shape: ShapeFromProto(m.GetShape()), Spare: m.GetSpare(), Preferred: nexusraft.NodeID(m.GetPreferred()),
+	}
 }

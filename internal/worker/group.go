@@ -49,14 +49,15 @@ type group struct {
 	envelopes []zone.Envelope // being handed to raft; empty otherwise, and kept for its memory
 	calls     []driver.Call
 
-	received []*snapshot.Received                    // snapshots' states, of which raft may take one up in this round
-	sending  map[nexusraft.ReplicaID]nexusraft.Index // snapshots on their way: the log after them is kept
-	changing bool                                    // a conf change of the node's own accord is under way
-	pause    int                                     // ticks before the next one
-	check    system.Digest                           // which the members have not compared; the zero value: none
-	campaign int                                     // ticks until it stands for election, if it is to do so by itself
-	removed  error                                   // ErrFenced, once a conf change has taken this replica out
-	unfit    error                                   // why the state machine can't go on from a snapshot
+	received  []*snapshot.Received                    // snapshots' states, of which raft may take one up in this round
+	sending   map[nexusraft.ReplicaID]nexusraft.Index // snapshots on their way: the log after them is kept
+	changing  bool                                    // a conf change of the node's own accord is under way
+	pause     int                                     // ticks before the next one
+	check     system.Digest                           // which the members have not compared; the zero value: none
+	campaign  int                                     // ticks until it stands for election, if it is to do so by itself
+	removed   error                                   // ErrFenced, once a conf change has taken this replica out
+	placement *placement                              // what the root zone's record says of it; nil of the root zone
+	unfit     error                                   // why the state machine can't go on from a snapshot
 
 	events    events.Notifier // of new events of the zone, and of its end
 	term      atomic.Uint64   // of the stored hard state; anyone may look
@@ -75,6 +76,7 @@ type unwritten struct {
 	access  bool // who may do what has changed
 	zones   bool // a zone was made or deleted, or the cluster's version raised
 	deleted []nexusraft.ZoneID
+	changed []nexusraft.ZoneID // their records
 	told    []accessChange
 	notes   []nexusraft.Note // for the call of Lead; at most leading.MaxNotes/2 and those of one command
 }
@@ -275,6 +277,9 @@ func (g *group) Apply(c *zone.Committed, wanted bool) (driver.Applied, error) {
 	if g.unwritten.zones = g.unwritten.zones || a.Zones; a.Deleted != 0 {
 		g.unwritten.deleted = append(g.unwritten.deleted, a.Deleted)
 	}
+	if a.Reshaped != 0 {
+		g.unwritten.changed = append(g.unwritten.changed, a.Reshaped)
+	}
 	g.hear(c.Index, a.Notes)
 	if a.Change != "" {
 		what := "access changed"
@@ -425,7 +430,7 @@ func (g *group) Written(p *driver.Part) {
 		g.w.o.Access.Changed() // first, so that no event is sent by older records
 	}
 	if (whole || g.unwritten.zones) && g.id == nexusraft.RootZone {
-		g.w.news.add(zonesNews{look: true, compare: whole, deleted: g.unwritten.deleted})
+		g.w.news.add(zonesNews{look: true, compare: whole, deleted: g.unwritten.deleted, changed: g.unwritten.changed})
 		g.w.o.ZonesChanged.Notify()
 	}
 	if whole || g.unwritten.news {
@@ -443,6 +448,8 @@ func (g *group) Ended() error {
 	switch {
 	case g.removed != nil && g.id == nexusraft.RootZone:
 		return g.removed
+	case g.removed != nil && g.placement != nil && g.placement.shaped:
+		g.w.leave(g)
 	case g.removed != nil || g.unfit != nil:
 		g.w.fail(g, cmp.Or(g.removed, g.unfit))
 	default:
@@ -467,7 +474,7 @@ func (g *group) tick() {
 		g.propose(nil) // no command has taken it along
 	}
 	g.tendMembership()
-	if g.changing || g.pause > 0 || g.campaign > 0 {
+	if g.changing || g.pause > 0 || g.campaign > 0 || g.moves() {
 		g.replica.Stir() // these wait for ticks
 	}
 }

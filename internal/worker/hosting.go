@@ -30,11 +30,13 @@ type toHost struct {
 type zonesNews struct {
 	look    bool               // there is something to do
 	compare bool               // every replica with the records: what changed is not known
-	deleted []nexusraft.ZoneID // zones whose records are gone
+	deleted []nexusraft.ZoneID // zones whose records are gone, or have no replica here any more
+	changed []nexusraft.ZoneID // zones whose records have changed
 }
 
 func (n *zonesNews) add(x zonesNews) {
-	n.look, n.compare, n.deleted = n.look || x.look, n.compare || x.compare, append(n.deleted, x.deleted...)
+	n.look, n.compare = n.look || x.look, n.compare || x.compare
+	n.deleted, n.changed = append(n.deleted, x.deleted...), append(n.changed, x.changed...)
 }
 
 // toldOfZones is what the root zone's worker has told another one, which has not come to it yet.
@@ -51,7 +53,9 @@ func (w *worker) tellOfZones(root *group) {
 	}
 	for _, x := range w.shared.workers {
 		mine := w.news
-		mine.deleted = slices.DeleteFunc(slices.Clone(mine.deleted), func(id nexusraft.ZoneID) bool { return !x.has(id) })
+		others := func(id nexusraft.ZoneID) bool { return !x.has(id) }
+		mine.deleted = slices.DeleteFunc(slices.Clone(mine.deleted), others)
+		mine.changed = slices.DeleteFunc(slices.Clone(mine.changed), others)
 		x.told.add(mine)
 		x.inbox.Wake()
 	}
@@ -115,6 +119,9 @@ func (w *worker) hostSome() (more bool, err error) {
 			return false, err
 		}
 	}
+	if err := w.followRecords(); err != nil {
+		return false, err
+	}
 	if err := w.dropZones(); err != nil {
 		return false, err
 	}
@@ -150,7 +157,8 @@ func (w *worker) keepEarlierOut() error {
 // compareZones finds those of the worker's zones that were deleted.
 func (w *worker) compareZones() error {
 	h := &w.hosting
-	h.compare, h.deleted, h.seen = false, nil, nexusraft.RootZone
+	h.compare, h.deleted, h.changed, h.seen = false, nil, nil, nexusraft.RootZone
+	w.o.Replicas.ForgetElsewhere(w.has)
 	return w.readRecords(func(r nexusraft.Reader) error {
 		for _, id := range w.o.Replicas.Zones() {
 			if id == nexusraft.RootZone || !w.has(id) {
@@ -162,6 +170,8 @@ func (w *worker) compareZones() error {
 			}
 			if z == nil {
 				h.deleted = append(h.deleted, id)
+			} else if err := w.followRecord(z); err != nil {
+				return err
 			}
 		}
 		return nil
@@ -173,17 +183,20 @@ func (w *worker) compareZones() error {
 func (w *worker) dropZones() error {
 	h := &w.hosting
 	now := h.deleted[:min(len(h.deleted), maxHosted)]
-	for _, id := range now {
+	slices.Sort(now)
+	for _, id := range slices.Compact(slices.Clone(now)) { // a zone may have left this node and be deleted then
+		ask, why := w.whyDropped(id)
 		if g := w.zones[id]; g != nil {
 			delete(w.zones, id)
 			w.neighbors.Forget(g.group)
-			g.stop(fmt.Errorf("%w: zone %v was deleted", nexusraft.ErrZoneNotFound, id))
+			g.stop(why)
 		}
 		w.o.Forwards.Tick(id, 0, 1) // ends the calls: no tick of the zone comes any more that would
 		if w.o.Replicas.Withdraw(id) {
 			w.o.ZonesChanged.Notify()
-			w.o.Logger.Info("zone deleted", "zone", id)
+			w.o.Logger.Info("replica dropped", "zone", id, "reason", why)
 		}
+		w.o.Replicas.Elsewhere(id, ask)
 		if err := w.o.Dir.DropZone(w.batch, id); err != nil {
 			return err
 		}
@@ -206,7 +219,7 @@ func (w *worker) makeZones() (looked int, err error) {
 	}
 	var fresh []*pb.ZoneRecord
 	for _, z := range records {
-		if id := nexusraft.ZoneID(z.GetId()); !w.has(id) || w.o.Replicas.Has(id) {
+		if id := nexusraft.ZoneID(z.GetId()); !w.has(id) || w.o.Replicas.Has(id) || w.elsewhere(z) {
 			continue
 		}
 		if err := w.stageZone(z); err != nil {
@@ -250,8 +263,8 @@ func (w *worker) elect(id nexusraft.ZoneID) {
 // stageZone stages a zone's replica.
 func (w *worker) stageZone(z *pb.ZoneRecord) error {
 	id := nexusraft.ZoneID(z.GetId())
-	return w.o.Dir.StageZone(w.batch, id, system.ReplicaOf(id, w.o.Peering.Self().Node), foundersOf(z),
-		system.FoundingDigest())
+	replica, _ := system.PlacedOn(z, w.o.Peering.Self().Node)
+	return w.o.Dir.StageZone(w.batch, id, replica, w.foundersFor(z, replica), system.FoundingDigest())
 }
 
 func foundersOf(z *pb.ZoneRecord) (members []nexusraft.Member) {
@@ -281,10 +294,14 @@ func (w *worker) openZone(z *pb.ZoneRecord) error {
 		return nil
 	case err != nil:
 		return err
+	case removed && z.GetShape() != nil:
+		w.leave(g)
+		return nil
 	case removed:
 		w.unopened(z, g.errRemoved(g.log.Applied()))
 		return nil
 	}
+	g.placement = placementOf(z)
 	w.add(g)
 	w.o.Peering.Connect(g.replica.Membership())
 	return nil

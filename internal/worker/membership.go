@@ -91,6 +91,10 @@ func (g *group) tendMembership() {
 		g.pause--
 		return
 	}
+	if g.placement != nil && g.placement.shaped {
+		g.tendPlacement()
+		return
+	}
 	m, ok := zone.Outdated(g.replica, g.w.current)
 	if !ok && g.id != nexusraft.RootZone {
 		root := g.w.o.Replicas.Members(nexusraft.RootZone)
@@ -100,14 +104,19 @@ func (g *group) tendMembership() {
 	}
 	if ok {
 		g.change(m)
+		return
 	}
+	g.prefer()
 }
 
 // change proposes one record. A refusal (another change is under way) is no news: it is
 // tried again, at most once in an election timeout, since each try costs a log entry.
-func (g *group) change(m nexusraft.Member) {
+func (g *group) change(m nexusraft.Member) { g.changeTo(zone.ConfChange{Set: []nexusraft.Member{m}}) }
+
+// changeTo is change for a change of any kind.
+func (g *group) changeTo(c zone.ConfChange) {
 	g.changing = true
-	g.startConf(zone.ConfChange{Set: []nexusraft.Member{m}}, func() {
+	g.startConf(c, func() {
 		g.changing, g.pause = false, g.w.o.ElectionTicks
 	})
 }

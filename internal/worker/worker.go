@@ -43,6 +43,9 @@ type Options struct {
 	Forwards *forward.Calls   // end when their leader does, by the ticks of the zones
 	Leads    *leading.Leads
 
+	// Placed is told by the leader of a zone that is under way to a placement what it has come to. It does not block.
+	Placed func(Placed)
+
 	ZonesChanged *events.Notifier   // is told when a zone was made or deleted, or a replica made or dropped here
 	Watchdog     *watchdog.Watchdog // is told of the writes
 	Sending      *snapshot.Jobs     // that send snapshots

@@ -64,9 +64,10 @@ func ProposeConfChange(r *Replica, id ProposalID, c ConfChange) error {
 	return nil
 }
 
-// checkConfChange refuses what must never be: a removed replica that comes back, a node
-// with two replicas, a replica that moves to another node, one that begins or ceases to be
-// a witness (I11), witnesses that are half of the voters or more.
+// checkConfChange refuses what must never be: a removed replica that comes back, or in the root zone
+// its node (in others it may, as another replica), a node with two replicas, a replica that moves to
+// another node, one that begins or ceases to be a witness (I11), witnesses that are half of the voters
+// or more.
 func (r *Replica) checkConfChange(c ConfChange) error {
 	if len(c.Set)+len(c.Remove) == 0 {
 		return fmt.Errorf("%w: the change is empty", nexusraft.ErrRefused)
@@ -76,7 +77,7 @@ func (r *Replica) checkConfChange(c ConfChange) error {
 	}
 	next := r.members
 	for _, m := range c.Set {
-		if r.members.IsRemoved(m.Replica) || r.members.IsRemovedNode(m.Node) {
+		if r.members.IsRemoved(m.Replica) || !r.returns() && r.members.IsRemovedNode(m.Node) {
 			return fmt.Errorf("%w: replica %v of node %v was removed, and identities are never used again", nexusraft.ErrRefused,
 				m.Replica, m.Node)
 		}

@@ -352,6 +352,11 @@ func Outdated(r *Replica, current func(nexusraft.Member) nexusraft.Member) (m ne
 		m.Role = nexusraft.RoleMember
 		return m, true
 	}
+	return Moved(r, current)
+}
+
+// Moved is the part of Outdated that is about addresses.
+func Moved(r *Replica, current func(nexusraft.Member) nexusraft.Member) (m nexusraft.Member, ok bool) {
 	if !r.leads() {
 		return m, false
 	}

@@ -42,6 +42,12 @@ const maxPosition = 1 << 62
 // a record is believed if its node proves otherwise that it holds data (Config.Vouched): by a
 // certificate that says so, signed by the cluster's authority, whose key the full replicas of the
 // root zone hold and witnesses do not. Records come first, and a node has at most one replica here.
+//
+// In a zone other than the root zone a node may have left and come back, as another replica, while this one was away:
+// the record, or the tombstone, of its earlier one then says nothing but that the node held data.
+
+// returns reports whether a node that has left the zone may come back to it.
+func (r *Replica) returns() bool { return r.cfg.Zone != nexusraft.RootZone }
 
 // checkSender refuses a message that its sender may not send.
 func (r *Replica) checkSender(from nexusraft.NodeID, m *raftpb.Message) error {
@@ -62,8 +68,10 @@ func (r *Replica) checkSender(from nexusraft.NodeID, m *raftpb.Message) error {
 		return nil
 	case known:
 		return fmt.Errorf("sender %v is a %s, and those only answer", sender, rec.Role)
-	case r.members.IsRemoved(sender) || r.members.IsRemovedNode(from):
+	case r.members.IsRemoved(sender) || r.members.IsRemovedNode(from) && !r.returns():
 		return fmt.Errorf("sender %v was removed from the zone", sender)
+	case second && r.returns() && other.Role.Full():
+		return nil
 	case second:
 		return fmt.Errorf("sender %v is not known here, and replica %v of its node is", sender, other.Replica)
 	case !r.cfg.Vouched(from):

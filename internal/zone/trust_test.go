@@ -228,3 +228,47 @@ func TestAnswersOfStrangersCostNothing(t *testing.T) {
 		}
 	}
 }
+
+// replicaIn returns a member that knows a zone's records, and believes every node to be full.
+func replicaIn(t *testing.T, id nexusraft.ZoneID, self nexusraft.ReplicaID, known nexusraft.Membership) *zone.Replica {
+	t.Helper()
+	conf := &raftpb.ConfState{}
+	for _, m := range known.Members {
+		conf.Voters = append(conf.Voters, uint64(m.Replica))
+	}
+	d := newDisk(conf, known)
+	r, err := zone.New(zone.Config{
+		Zone: id, Replica: self, Incarnation: 1, Storage: d, Applied: d.applied, Membership: known,
+		ElectionTicks: electionTicks, Vouched: func(nexusraft.NodeID) bool { return true },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// A node that has left a zone comes back to it as another replica, and leads it: a replica that was away believes it,
+// whether it knows the node by its earlier replica or by the tombstone of that. In the root zone none comes back.
+func TestReturnedNodeIsBelieved(t *testing.T) {
+	both := nexusraft.Membership{}.With(record(1, nexusraft.RoleMember)).With(record(2, nexusraft.RoleMember))
+	for name, known := range map[string]nexusraft.Membership{
+		"by its earlier replica": both,
+		"by the tombstone":       both.Without(1),
+	} {
+		for id, believed := range map[nexusraft.ZoneID]bool{nexusraft.RootZone: false, 2: true} {
+			r := replicaIn(t, id, 2, known)
+			later := record(11, nexusraft.RoleMember)
+			later.Node = nodeOf(1)
+			m := &raftpb.Message{
+				Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(later.Replica)), To: new(uint64(2)), Term: new(uint64(7)),
+			}
+			if err := r.Check(later.Node, m); (err == nil) != believed {
+				t.Errorf("%s in zone %v: got %v, want it believed: %v", name, id, err, believed)
+			}
+			m.From = new(uint64(1))
+			if err := r.Check(later.Node, m); known.IsRemoved(1) && err == nil {
+				t.Errorf("%s in zone %v: its removed replica is believed", name, id)
+			}
+		}
+	}
+}

@@ -47,6 +47,8 @@ type NodeCommand struct {
 	//	*NodeCommand_RaiseMachineVersion
 	//	*NodeCommand_RegisterSession
 	//	*NodeCommand_VerifyState
+	//	*NodeCommand_ReshapeZone
+	//	*NodeCommand_ReportZone
 	Kind isNodeCommand_Kind `protobuf_oneof:"kind"`
 	// The name of the client that has asked for it, for the log; empty if none has. What the command does
 	// never depends on it: replicas of earlier releases don't know it.
@@ -236,6 +238,24 @@ func (x *NodeCommand) GetVerifyState() *VerifyState {
 	return nil
 }
 
+func (x *NodeCommand) GetReshapeZone() *ReshapeZone {
+	if x != nil {
+		if x, ok := x.Kind.(*NodeCommand_ReshapeZone); ok {
+			return x.ReshapeZone
+		}
+	}
+	return nil
+}
+
+func (x *NodeCommand) GetReportZone() *ReportZone {
+	if x != nil {
+		if x, ok := x.Kind.(*NodeCommand_ReportZone); ok {
+			return x.ReportZone
+		}
+	}
+	return nil
+}
+
 func (x *NodeCommand) GetRequester() string {
 	if x != nil {
 		return x.Requester
@@ -327,6 +347,16 @@ type NodeCommand_VerifyState struct {
 	VerifyState *VerifyState `protobuf:"bytes,36,opt,name=verify_state,json=verifyState,proto3,oneof"`
 }
 
+type NodeCommand_ReshapeZone struct {
+	// Change which nodes a zone has replicas on; root zone only.
+	ReshapeZone *ReshapeZone `protobuf:"bytes,37,opt,name=reshape_zone,json=reshapeZone,proto3,oneof"`
+}
+
+type NodeCommand_ReportZone struct {
+	// Say what a zone's replicas have come to be; root zone only.
+	ReportZone *ReportZone `protobuf:"bytes,38,opt,name=report_zone,json=reportZone,proto3,oneof"`
+}
+
 func (*NodeCommand_Publish) isNodeCommand_Kind() {}
 
 func (*NodeCommand_Retention) isNodeCommand_Kind() {}
@@ -358,6 +388,10 @@ func (*NodeCommand_RaiseMachineVersion) isNodeCommand_Kind() {}
 func (*NodeCommand_RegisterSession) isNodeCommand_Kind() {}
 
 func (*NodeCommand_VerifyState) isNodeCommand_Kind() {}
+
+func (*NodeCommand_ReshapeZone) isNodeCommand_Kind() {}
+
+func (*NodeCommand_ReportZone) isNodeCommand_Kind() {}
 
 // RegisterSession lets a client number its commands, so that each is run once however often it is proposed.
 type RegisterSession struct {
@@ -525,8 +559,14 @@ type CreateZone struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Which state machine it runs.
 	Machine string `protobuf:"bytes,2,opt,name=machine,proto3" json:"machine,omitempty"`
-	// The nodes that it begins on, ascending by node, with their roles; the replica IDs follow from the zone's ID.
-	Nodes         []*Member `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// Ascending by node, with their roles in the root zone: the nodes that it begins on, or, with a shape, those to choose from.
+	Nodes []*Member `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// How many of them get a replica; unset: each.
+	Shape *Shape `protobuf:"bytes,4,opt,name=shape,proto3" json:"shape,omitempty"`
+	// As ZoneRecord has it.
+	Spare bool `protobuf:"varint,5,opt,name=spare,proto3" json:"spare,omitempty"`
+	// As ZoneRecord has it.
+	Preferred     uint64 `protobuf:"fixed64,6,opt,name=preferred,proto3" json:"preferred,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -582,6 +622,228 @@ func (x *CreateZone) GetNodes() []*Member {
 	return nil
 }
 
+func (x *CreateZone) GetShape() *Shape {
+	if x != nil {
+		return x.Shape
+	}
+	return nil
+}
+
+func (x *CreateZone) GetSpare() bool {
+	if x != nil {
+		return x.Spare
+	}
+	return false
+}
+
+func (x *CreateZone) GetPreferred() uint64 {
+	if x != nil {
+		return x.Preferred
+	}
+	return 0
+}
+
+// ReshapeZone changes which nodes a zone has replicas on. Those that have one keep it where the shape has room.
+type ReshapeZone struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Its name.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The new shape. Not used with off.
+	Shape *Shape `protobuf:"bytes,3,opt,name=shape,proto3" json:"shape,omitempty"`
+	// As ZoneRecord has it. Not used with off.
+	Spare bool `protobuf:"varint,4,opt,name=spare,proto3" json:"spare,omitempty"`
+	// As ZoneRecord has it. Not used with off.
+	Preferred uint64 `protobuf:"fixed64,5,opt,name=preferred,proto3" json:"preferred,omitempty"`
+	// The nodes to choose from, ascending by node, with their roles in the root zone.
+	Nodes []*Member `protobuf:"bytes,6,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// Keep the shape and leave this node, whose place stays empty if no other node is there to take it; 0: none.
+	Off uint64 `protobuf:"fixed64,7,opt,name=off,proto3" json:"off,omitempty"`
+	// Whether the change that is under way is given up for this one; it is refused otherwise.
+	Instead bool `protobuf:"varint,8,opt,name=instead,proto3" json:"instead,omitempty"`
+	// ZoneRecord.changed as the proposer has seen it, if checked is set: another one is refused.
+	Changed uint64 `protobuf:"varint,9,opt,name=changed,proto3" json:"changed,omitempty"`
+	// See changed.
+	Checked bool `protobuf:"varint,10,opt,name=checked,proto3" json:"checked,omitempty"`
+	// Keep the shape, as with off, and fill the places that are empty.
+	Refill        bool `protobuf:"varint,11,opt,name=refill,proto3" json:"refill,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReshapeZone) Reset() {
+	*x = ReshapeZone{}
+	mi := &file_nexusraft_v1_state_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReshapeZone) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReshapeZone) ProtoMessage() {}
+
+func (x *ReshapeZone) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_state_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReshapeZone.ProtoReflect.Descriptor instead.
+func (*ReshapeZone) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ReshapeZone) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ReshapeZone) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReshapeZone) GetShape() *Shape {
+	if x != nil {
+		return x.Shape
+	}
+	return nil
+}
+
+func (x *ReshapeZone) GetSpare() bool {
+	if x != nil {
+		return x.Spare
+	}
+	return false
+}
+
+func (x *ReshapeZone) GetPreferred() uint64 {
+	if x != nil {
+		return x.Preferred
+	}
+	return 0
+}
+
+func (x *ReshapeZone) GetNodes() []*Member {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *ReshapeZone) GetOff() uint64 {
+	if x != nil {
+		return x.Off
+	}
+	return 0
+}
+
+func (x *ReshapeZone) GetInstead() bool {
+	if x != nil {
+		return x.Instead
+	}
+	return false
+}
+
+func (x *ReshapeZone) GetChanged() uint64 {
+	if x != nil {
+		return x.Changed
+	}
+	return 0
+}
+
+func (x *ReshapeZone) GetChecked() bool {
+	if x != nil {
+		return x.Checked
+	}
+	return false
+}
+
+func (x *ReshapeZone) GetRefill() bool {
+	if x != nil {
+		return x.Refill
+	}
+	return false
+}
+
+// ReportZone is said by the leader of a zone that is under way to other nodes.
+type ReportZone struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// ZoneRecord.changed that the leader went by.
+	Changed uint64 `protobuf:"varint,2,opt,name=changed,proto3" json:"changed,omitempty"`
+	// Those of the placement that were removed before, so that the nodes need other ones. None: the zone's replicas are
+	// those of the placement.
+	Removed       []uint64 `protobuf:"fixed64,3,rep,packed,name=removed,proto3" json:"removed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportZone) Reset() {
+	*x = ReportZone{}
+	mi := &file_nexusraft_v1_state_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportZone) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportZone) ProtoMessage() {}
+
+func (x *ReportZone) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_state_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportZone.ProtoReflect.Descriptor instead.
+func (*ReportZone) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ReportZone) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ReportZone) GetChanged() uint64 {
+	if x != nil {
+		return x.Changed
+	}
+	return 0
+}
+
+func (x *ReportZone) GetRemoved() []uint64 {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
 // DeleteZone deletes a zone.
 type DeleteZone struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -595,7 +857,7 @@ type DeleteZone struct {
 
 func (x *DeleteZone) Reset() {
 	*x = DeleteZone{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[5]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -607,7 +869,7 @@ func (x *DeleteZone) String() string {
 func (*DeleteZone) ProtoMessage() {}
 
 func (x *DeleteZone) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[5]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -620,7 +882,7 @@ func (x *DeleteZone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteZone.ProtoReflect.Descriptor instead.
 func (*DeleteZone) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{5}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *DeleteZone) GetId() uint64 {
@@ -651,7 +913,7 @@ type VerifyState struct {
 
 func (x *VerifyState) Reset() {
 	*x = VerifyState{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[6]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -663,7 +925,7 @@ func (x *VerifyState) String() string {
 func (*VerifyState) ProtoMessage() {}
 
 func (x *VerifyState) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[6]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -676,7 +938,7 @@ func (x *VerifyState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyState.ProtoReflect.Descriptor instead.
 func (*VerifyState) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{6}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *VerifyState) GetIndex() uint64 {
@@ -698,7 +960,7 @@ type ZoneTable struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The last ID that was given to a zone. One up to here that has no record was deleted.
 	LastId uint64 `protobuf:"varint,1,opt,name=last_id,json=lastId,proto3" json:"last_id,omitempty"`
-	// How often a zone was made or deleted.
+	// How often a zone was made, changed or deleted.
 	Version uint64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
 	// How many zones there are, the root zone not counted.
 	Count         uint64 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
@@ -708,7 +970,7 @@ type ZoneTable struct {
 
 func (x *ZoneTable) Reset() {
 	*x = ZoneTable{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[7]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -720,7 +982,7 @@ func (x *ZoneTable) String() string {
 func (*ZoneTable) ProtoMessage() {}
 
 func (x *ZoneTable) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[7]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -733,7 +995,7 @@ func (x *ZoneTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZoneTable.ProtoReflect.Descriptor instead.
 func (*ZoneTable) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{7}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ZoneTable) GetLastId() uint64 {
@@ -771,14 +1033,28 @@ type ZoneRecord struct {
 	// When it was created, in nanoseconds since the Unix epoch, by the root zone's time.
 	CreatedNanos int64 `protobuf:"varint,5,opt,name=created_nanos,json=createdNanos,proto3" json:"created_nanos,omitempty"`
 	// The voters that it begins with, ascending by replica.
-	Members       []*Member `protobuf:"bytes,6,rep,name=members,proto3" json:"members,omitempty"`
+	Members []*Member `protobuf:"bytes,6,rep,name=members,proto3" json:"members,omitempty"`
+	// How many replicas it is to have; unset: one on each node of the cluster.
+	Shape *Shape `protobuf:"bytes,7,opt,name=shape,proto3" json:"shape,omitempty"`
+	// Whether another node takes the place of one that is lost.
+	Spare bool `protobuf:"varint,8,opt,name=spare,proto3" json:"spare,omitempty"`
+	// The node that is to lead it while it can; 0: any.
+	Preferred uint64 `protobuf:"fixed64,9,opt,name=preferred,proto3" json:"preferred,omitempty"`
+	// ZoneTable.version as the last change of the placement has made it; 0: it was not changed since the creation.
+	Changed uint64 `protobuf:"varint,10,opt,name=changed,proto3" json:"changed,omitempty"`
+	// With a shape, the replicas that it is to have, ascending by node. There are fewer than the shape says while nodes are missing.
+	Placement []*PlacedReplica `protobuf:"bytes,11,rep,name=placement,proto3" json:"placement,omitempty"`
+	// Replicas that it may still have and is not to have, ascending by node, while it is under way to the placement.
+	Leaving []*PlacedReplica `protobuf:"bytes,12,rep,name=leaving,proto3" json:"leaving,omitempty"`
+	// Whether it is under way to the placement.
+	Moving        bool `protobuf:"varint,13,opt,name=moving,proto3" json:"moving,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ZoneRecord) Reset() {
 	*x = ZoneRecord{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[8]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -790,7 +1066,7 @@ func (x *ZoneRecord) String() string {
 func (*ZoneRecord) ProtoMessage() {}
 
 func (x *ZoneRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[8]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -803,7 +1079,7 @@ func (x *ZoneRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZoneRecord.ProtoReflect.Descriptor instead.
 func (*ZoneRecord) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{8}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ZoneRecord) GetId() uint64 {
@@ -846,6 +1122,146 @@ func (x *ZoneRecord) GetMembers() []*Member {
 		return x.Members
 	}
 	return nil
+}
+
+func (x *ZoneRecord) GetShape() *Shape {
+	if x != nil {
+		return x.Shape
+	}
+	return nil
+}
+
+func (x *ZoneRecord) GetSpare() bool {
+	if x != nil {
+		return x.Spare
+	}
+	return false
+}
+
+func (x *ZoneRecord) GetPreferred() uint64 {
+	if x != nil {
+		return x.Preferred
+	}
+	return 0
+}
+
+func (x *ZoneRecord) GetChanged() uint64 {
+	if x != nil {
+		return x.Changed
+	}
+	return 0
+}
+
+func (x *ZoneRecord) GetPlacement() []*PlacedReplica {
+	if x != nil {
+		return x.Placement
+	}
+	return nil
+}
+
+func (x *ZoneRecord) GetLeaving() []*PlacedReplica {
+	if x != nil {
+		return x.Leaving
+	}
+	return nil
+}
+
+func (x *ZoneRecord) GetMoving() bool {
+	if x != nil {
+		return x.Moving
+	}
+	return false
+}
+
+// PlacedReplica is a replica that the root zone has given a zone.
+type PlacedReplica struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node.
+	Node uint64 `protobuf:"fixed64,1,opt,name=node,proto3" json:"node,omitempty"`
+	// The replica: no other one of the node had or gets this ID.
+	Replica uint64 `protobuf:"fixed64,2,opt,name=replica,proto3" json:"replica,omitempty"`
+	// Member or witness.
+	Role Role `protobuf:"varint,3,opt,name=role,proto3,enum=nexusraft.v1.Role" json:"role,omitempty"`
+	// The node's name when it was placed.
+	Name string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	// The node's address then.
+	Address string `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
+	// ZoneTable.version as that has made it.
+	Version       uint64 `protobuf:"varint,6,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlacedReplica) Reset() {
+	*x = PlacedReplica{}
+	mi := &file_nexusraft_v1_state_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlacedReplica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlacedReplica) ProtoMessage() {}
+
+func (x *PlacedReplica) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_state_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlacedReplica.ProtoReflect.Descriptor instead.
+func (*PlacedReplica) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PlacedReplica) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *PlacedReplica) GetReplica() uint64 {
+	if x != nil {
+		return x.Replica
+	}
+	return 0
+}
+
+func (x *PlacedReplica) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
+func (x *PlacedReplica) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PlacedReplica) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *PlacedReplica) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
 }
 
 // WitnessRecord is a stored form: all that a witness keeps of a zone other than the root zone.
@@ -893,7 +1309,7 @@ type WitnessRecord struct {
 
 func (x *WitnessRecord) Reset() {
 	*x = WitnessRecord{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[9]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -905,7 +1321,7 @@ func (x *WitnessRecord) String() string {
 func (*WitnessRecord) ProtoMessage() {}
 
 func (x *WitnessRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[9]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -918,7 +1334,7 @@ func (x *WitnessRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessRecord.ProtoReflect.Descriptor instead.
 func (*WitnessRecord) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{9}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WitnessRecord) GetCluster() uint64 {
@@ -1060,7 +1476,7 @@ type TermRun struct {
 
 func (x *TermRun) Reset() {
 	*x = TermRun{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[10]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1072,7 +1488,7 @@ func (x *TermRun) String() string {
 func (*TermRun) ProtoMessage() {}
 
 func (x *TermRun) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[10]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1085,7 +1501,7 @@ func (x *TermRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TermRun.ProtoReflect.Descriptor instead.
 func (*TermRun) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{10}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TermRun) GetTerm() uint64 {
@@ -1117,7 +1533,7 @@ type ConfEntry struct {
 
 func (x *ConfEntry) Reset() {
 	*x = ConfEntry{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[11]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1129,7 +1545,7 @@ func (x *ConfEntry) String() string {
 func (*ConfEntry) ProtoMessage() {}
 
 func (x *ConfEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[11]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1142,7 +1558,7 @@ func (x *ConfEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfEntry.ProtoReflect.Descriptor instead.
 func (*ConfEntry) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{11}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ConfEntry) GetIndex() uint64 {
@@ -1181,7 +1597,7 @@ type PublishEvent struct {
 
 func (x *PublishEvent) Reset() {
 	*x = PublishEvent{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[12]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1193,7 +1609,7 @@ func (x *PublishEvent) String() string {
 func (*PublishEvent) ProtoMessage() {}
 
 func (x *PublishEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[12]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1206,7 +1622,7 @@ func (x *PublishEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishEvent.ProtoReflect.Descriptor instead.
 func (*PublishEvent) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{12}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PublishEvent) GetTopic() string {
@@ -1244,7 +1660,7 @@ type EventRetention struct {
 
 func (x *EventRetention) Reset() {
 	*x = EventRetention{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[13]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1672,7 @@ func (x *EventRetention) String() string {
 func (*EventRetention) ProtoMessage() {}
 
 func (x *EventRetention) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[13]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1685,7 @@ func (x *EventRetention) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventRetention.ProtoReflect.Descriptor instead.
 func (*EventRetention) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{13}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *EventRetention) GetCount() uint64 {
@@ -1307,7 +1723,7 @@ type Authority struct {
 
 func (x *Authority) Reset() {
 	*x = Authority{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[14]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1319,7 +1735,7 @@ func (x *Authority) String() string {
 func (*Authority) ProtoMessage() {}
 
 func (x *Authority) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[14]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1332,7 +1748,7 @@ func (x *Authority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authority.ProtoReflect.Descriptor instead.
 func (*Authority) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{14}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Authority) GetCertificate() []byte {
@@ -1394,7 +1810,7 @@ type RotateAuthority struct {
 
 func (x *RotateAuthority) Reset() {
 	*x = RotateAuthority{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[15]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +1822,7 @@ func (x *RotateAuthority) String() string {
 func (*RotateAuthority) ProtoMessage() {}
 
 func (x *RotateAuthority) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[15]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1419,7 +1835,7 @@ func (x *RotateAuthority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateAuthority.ProtoReflect.Descriptor instead.
 func (*RotateAuthority) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{15}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RotateAuthority) GetStep() uint64 {
@@ -1467,7 +1883,7 @@ type JoinToken struct {
 
 func (x *JoinToken) Reset() {
 	*x = JoinToken{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[16]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1479,7 +1895,7 @@ func (x *JoinToken) String() string {
 func (*JoinToken) ProtoMessage() {}
 
 func (x *JoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[16]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1492,7 +1908,7 @@ func (x *JoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinToken.ProtoReflect.Descriptor instead.
 func (*JoinToken) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{16}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *JoinToken) GetId() []byte {
@@ -1557,7 +1973,7 @@ type TokenKey struct {
 
 func (x *TokenKey) Reset() {
 	*x = TokenKey{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[17]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1569,7 +1985,7 @@ func (x *TokenKey) String() string {
 func (*TokenKey) ProtoMessage() {}
 
 func (x *TokenKey) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[17]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1582,7 +1998,7 @@ func (x *TokenKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenKey.ProtoReflect.Descriptor instead.
 func (*TokenKey) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{17}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TokenKey) GetNode() uint64 {
@@ -1610,7 +2026,7 @@ type DeleteJoinToken struct {
 
 func (x *DeleteJoinToken) Reset() {
 	*x = DeleteJoinToken{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[18]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1622,7 +2038,7 @@ func (x *DeleteJoinToken) String() string {
 func (*DeleteJoinToken) ProtoMessage() {}
 
 func (x *DeleteJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[18]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1635,7 +2051,7 @@ func (x *DeleteJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteJoinToken.ProtoReflect.Descriptor instead.
 func (*DeleteJoinToken) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{18}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteJoinToken) GetId() []byte {
@@ -1664,7 +2080,7 @@ type UseJoinToken struct {
 
 func (x *UseJoinToken) Reset() {
 	*x = UseJoinToken{}
-	mi := &file_nexusraft_v1_state_proto_msgTypes[19]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +2092,7 @@ func (x *UseJoinToken) String() string {
 func (*UseJoinToken) ProtoMessage() {}
 
 func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_state_proto_msgTypes[19]
+	mi := &file_nexusraft_v1_state_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +2105,7 @@ func (x *UseJoinToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UseJoinToken.ProtoReflect.Descriptor instead.
 func (*UseJoinToken) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{19}
+	return file_nexusraft_v1_state_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *UseJoinToken) GetId() []byte {
@@ -1731,7 +2147,8 @@ var File_nexusraft_v1_state_proto protoreflect.FileDescriptor
 
 const file_nexusraft_v1_state_proto_rawDesc = "" +
 	"\n" +
-	"\x18nexusraft/v1/state.proto\x12\fnexusraft.v1\x1a\x19nexusraft/v1/access.proto\x1a\x1anexusraft/v1/cluster.proto\"\x99\t\n" +
+	"\x18nexusraft/v1/state.proto\x12\fnexusraft.v1\x1a\x19nexusraft/v1/access.proto\x1a\x1anexusraft/v1/cluster.proto\"\x96\n" +
+	"\n" +
 	"\vNodeCommand\x126\n" +
 	"\apublish\x18\x01 \x01(\v2\x1a.nexusraft.v1.PublishEventH\x00R\apublish\x12<\n" +
 	"\tretention\x18\x02 \x01(\v2\x1c.nexusraft.v1.EventRetentionH\x00R\tretention\x12?\n" +
@@ -1751,7 +2168,10 @@ const file_nexusraft_v1_state_proto_rawDesc = "" +
 	"deleteZone\x12W\n" +
 	"\x15raise_machine_version\x18\" \x01(\v2!.nexusraft.v1.RaiseMachineVersionH\x00R\x13raiseMachineVersion\x12J\n" +
 	"\x10register_session\x18# \x01(\v2\x1d.nexusraft.v1.RegisterSessionH\x00R\x0fregisterSession\x12>\n" +
-	"\fverify_state\x18$ \x01(\v2\x19.nexusraft.v1.VerifyStateH\x00R\vverifyState\x12\x1c\n" +
+	"\fverify_state\x18$ \x01(\v2\x19.nexusraft.v1.VerifyStateH\x00R\vverifyState\x12>\n" +
+	"\freshape_zone\x18% \x01(\v2\x19.nexusraft.v1.ReshapeZoneH\x00R\vreshapeZone\x12;\n" +
+	"\vreport_zone\x18& \x01(\v2\x18.nexusraft.v1.ReportZoneH\x00R\n" +
+	"reportZone\x12\x1c\n" +
 	"\trequester\x18\x1e \x01(\tR\trequesterB\x06\n" +
 	"\x04kind\"D\n" +
 	"\x0fRegisterSession\x12\x14\n" +
@@ -1761,12 +2181,33 @@ const file_nexusraft_v1_state_proto_rawDesc = "" +
 	"\x05minor\x18\x01 \x01(\rR\x05minor\"L\n" +
 	"\x13RaiseMachineVersion\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x1b\n" +
-	"\troot_zone\x18\x02 \x01(\bR\brootZone\"f\n" +
+	"\troot_zone\x18\x02 \x01(\bR\brootZone\"\xc5\x01\n" +
 	"\n" +
 	"CreateZone\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\amachine\x18\x02 \x01(\tR\amachine\x12*\n" +
-	"\x05nodes\x18\x03 \x03(\v2\x14.nexusraft.v1.MemberR\x05nodes\"0\n" +
+	"\x05nodes\x18\x03 \x03(\v2\x14.nexusraft.v1.MemberR\x05nodes\x12)\n" +
+	"\x05shape\x18\x04 \x01(\v2\x13.nexusraft.v1.ShapeR\x05shape\x12\x14\n" +
+	"\x05spare\x18\x05 \x01(\bR\x05spare\x12\x1c\n" +
+	"\tpreferred\x18\x06 \x01(\x06R\tpreferred\"\xb4\x02\n" +
+	"\vReshapeZone\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12)\n" +
+	"\x05shape\x18\x03 \x01(\v2\x13.nexusraft.v1.ShapeR\x05shape\x12\x14\n" +
+	"\x05spare\x18\x04 \x01(\bR\x05spare\x12\x1c\n" +
+	"\tpreferred\x18\x05 \x01(\x06R\tpreferred\x12*\n" +
+	"\x05nodes\x18\x06 \x03(\v2\x14.nexusraft.v1.MemberR\x05nodes\x12\x10\n" +
+	"\x03off\x18\a \x01(\x06R\x03off\x12\x18\n" +
+	"\ainstead\x18\b \x01(\bR\ainstead\x12\x18\n" +
+	"\achanged\x18\t \x01(\x04R\achanged\x12\x18\n" +
+	"\achecked\x18\n" +
+	" \x01(\bR\achecked\x12\x16\n" +
+	"\x06refill\x18\v \x01(\bR\x06refill\"P\n" +
+	"\n" +
+	"ReportZone\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
+	"\achanged\x18\x02 \x01(\x04R\achanged\x12\x18\n" +
+	"\aremoved\x18\x03 \x03(\x06R\aremoved\"0\n" +
 	"\n" +
 	"DeleteZone\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
@@ -1777,7 +2218,7 @@ const file_nexusraft_v1_state_proto_rawDesc = "" +
 	"\tZoneTable\x12\x17\n" +
 	"\alast_id\x18\x01 \x01(\x04R\x06lastId\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x14\n" +
-	"\x05count\x18\x03 \x01(\x04R\x05count\"\xb9\x01\n" +
+	"\x05count\x18\x03 \x01(\x04R\x05count\"\xbc\x03\n" +
 	"\n" +
 	"ZoneRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
@@ -1785,7 +2226,22 @@ const file_nexusraft_v1_state_proto_rawDesc = "" +
 	"\amachine\x18\x03 \x01(\tR\amachine\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\x04R\aversion\x12#\n" +
 	"\rcreated_nanos\x18\x05 \x01(\x03R\fcreatedNanos\x12.\n" +
-	"\amembers\x18\x06 \x03(\v2\x14.nexusraft.v1.MemberR\amembers\"\xbe\x04\n" +
+	"\amembers\x18\x06 \x03(\v2\x14.nexusraft.v1.MemberR\amembers\x12)\n" +
+	"\x05shape\x18\a \x01(\v2\x13.nexusraft.v1.ShapeR\x05shape\x12\x14\n" +
+	"\x05spare\x18\b \x01(\bR\x05spare\x12\x1c\n" +
+	"\tpreferred\x18\t \x01(\x06R\tpreferred\x12\x18\n" +
+	"\achanged\x18\n" +
+	" \x01(\x04R\achanged\x129\n" +
+	"\tplacement\x18\v \x03(\v2\x1b.nexusraft.v1.PlacedReplicaR\tplacement\x125\n" +
+	"\aleaving\x18\f \x03(\v2\x1b.nexusraft.v1.PlacedReplicaR\aleaving\x12\x16\n" +
+	"\x06moving\x18\r \x01(\bR\x06moving\"\xad\x01\n" +
+	"\rPlacedReplica\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\x06R\x04node\x12\x18\n" +
+	"\areplica\x18\x02 \x01(\x06R\areplica\x12&\n" +
+	"\x04role\x18\x03 \x01(\x0e2\x12.nexusraft.v1.RoleR\x04role\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12\x18\n" +
+	"\aaddress\x18\x05 \x01(\tR\aaddress\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\x04R\aversion\"\xbe\x04\n" +
 	"\rWitnessRecord\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\x06R\acluster\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\x06R\x04node\x12\x12\n" +
@@ -1866,66 +2322,79 @@ func file_nexusraft_v1_state_proto_rawDescGZIP() []byte {
 	return file_nexusraft_v1_state_proto_rawDescData
 }
 
-var file_nexusraft_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_nexusraft_v1_state_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_nexusraft_v1_state_proto_goTypes = []any{
 	(*NodeCommand)(nil),         // 0: nexusraft.v1.NodeCommand
 	(*RegisterSession)(nil),     // 1: nexusraft.v1.RegisterSession
 	(*RaiseClusterVersion)(nil), // 2: nexusraft.v1.RaiseClusterVersion
 	(*RaiseMachineVersion)(nil), // 3: nexusraft.v1.RaiseMachineVersion
 	(*CreateZone)(nil),          // 4: nexusraft.v1.CreateZone
-	(*DeleteZone)(nil),          // 5: nexusraft.v1.DeleteZone
-	(*VerifyState)(nil),         // 6: nexusraft.v1.VerifyState
-	(*ZoneTable)(nil),           // 7: nexusraft.v1.ZoneTable
-	(*ZoneRecord)(nil),          // 8: nexusraft.v1.ZoneRecord
-	(*WitnessRecord)(nil),       // 9: nexusraft.v1.WitnessRecord
-	(*TermRun)(nil),             // 10: nexusraft.v1.TermRun
-	(*ConfEntry)(nil),           // 11: nexusraft.v1.ConfEntry
-	(*PublishEvent)(nil),        // 12: nexusraft.v1.PublishEvent
-	(*EventRetention)(nil),      // 13: nexusraft.v1.EventRetention
-	(*Authority)(nil),           // 14: nexusraft.v1.Authority
-	(*RotateAuthority)(nil),     // 15: nexusraft.v1.RotateAuthority
-	(*JoinToken)(nil),           // 16: nexusraft.v1.JoinToken
-	(*TokenKey)(nil),            // 17: nexusraft.v1.TokenKey
-	(*DeleteJoinToken)(nil),     // 18: nexusraft.v1.DeleteJoinToken
-	(*UseJoinToken)(nil),        // 19: nexusraft.v1.UseJoinToken
-	(*SetRole)(nil),             // 20: nexusraft.v1.SetRole
-	(*DeletePrincipal)(nil),     // 21: nexusraft.v1.DeletePrincipal
-	(*AccessToken)(nil),         // 22: nexusraft.v1.AccessToken
-	(*DeleteAccessToken)(nil),   // 23: nexusraft.v1.DeleteAccessToken
-	(*Member)(nil),              // 24: nexusraft.v1.Member
-	(*Membership)(nil),          // 25: nexusraft.v1.Membership
-	(Role)(0),                   // 26: nexusraft.v1.Role
+	(*ReshapeZone)(nil),         // 5: nexusraft.v1.ReshapeZone
+	(*ReportZone)(nil),          // 6: nexusraft.v1.ReportZone
+	(*DeleteZone)(nil),          // 7: nexusraft.v1.DeleteZone
+	(*VerifyState)(nil),         // 8: nexusraft.v1.VerifyState
+	(*ZoneTable)(nil),           // 9: nexusraft.v1.ZoneTable
+	(*ZoneRecord)(nil),          // 10: nexusraft.v1.ZoneRecord
+	(*PlacedReplica)(nil),       // 11: nexusraft.v1.PlacedReplica
+	(*WitnessRecord)(nil),       // 12: nexusraft.v1.WitnessRecord
+	(*TermRun)(nil),             // 13: nexusraft.v1.TermRun
+	(*ConfEntry)(nil),           // 14: nexusraft.v1.ConfEntry
+	(*PublishEvent)(nil),        // 15: nexusraft.v1.PublishEvent
+	(*EventRetention)(nil),      // 16: nexusraft.v1.EventRetention
+	(*Authority)(nil),           // 17: nexusraft.v1.Authority
+	(*RotateAuthority)(nil),     // 18: nexusraft.v1.RotateAuthority
+	(*JoinToken)(nil),           // 19: nexusraft.v1.JoinToken
+	(*TokenKey)(nil),            // 20: nexusraft.v1.TokenKey
+	(*DeleteJoinToken)(nil),     // 21: nexusraft.v1.DeleteJoinToken
+	(*UseJoinToken)(nil),        // 22: nexusraft.v1.UseJoinToken
+	(*SetRole)(nil),             // 23: nexusraft.v1.SetRole
+	(*DeletePrincipal)(nil),     // 24: nexusraft.v1.DeletePrincipal
+	(*AccessToken)(nil),         // 25: nexusraft.v1.AccessToken
+	(*DeleteAccessToken)(nil),   // 26: nexusraft.v1.DeleteAccessToken
+	(*Member)(nil),              // 27: nexusraft.v1.Member
+	(*Shape)(nil),               // 28: nexusraft.v1.Shape
+	(Role)(0),                   // 29: nexusraft.v1.Role
+	(*Membership)(nil),          // 30: nexusraft.v1.Membership
 }
 var file_nexusraft_v1_state_proto_depIdxs = []int32{
-	12, // 0: nexusraft.v1.NodeCommand.publish:type_name -> nexusraft.v1.PublishEvent
-	13, // 1: nexusraft.v1.NodeCommand.retention:type_name -> nexusraft.v1.EventRetention
-	16, // 2: nexusraft.v1.NodeCommand.put_join_token:type_name -> nexusraft.v1.JoinToken
-	18, // 3: nexusraft.v1.NodeCommand.delete_join_token:type_name -> nexusraft.v1.DeleteJoinToken
-	19, // 4: nexusraft.v1.NodeCommand.use_join_token:type_name -> nexusraft.v1.UseJoinToken
-	15, // 5: nexusraft.v1.NodeCommand.rotate_authority:type_name -> nexusraft.v1.RotateAuthority
-	20, // 6: nexusraft.v1.NodeCommand.set_role:type_name -> nexusraft.v1.SetRole
-	21, // 7: nexusraft.v1.NodeCommand.delete_principal:type_name -> nexusraft.v1.DeletePrincipal
-	22, // 8: nexusraft.v1.NodeCommand.put_access_token:type_name -> nexusraft.v1.AccessToken
-	23, // 9: nexusraft.v1.NodeCommand.delete_access_token:type_name -> nexusraft.v1.DeleteAccessToken
+	15, // 0: nexusraft.v1.NodeCommand.publish:type_name -> nexusraft.v1.PublishEvent
+	16, // 1: nexusraft.v1.NodeCommand.retention:type_name -> nexusraft.v1.EventRetention
+	19, // 2: nexusraft.v1.NodeCommand.put_join_token:type_name -> nexusraft.v1.JoinToken
+	21, // 3: nexusraft.v1.NodeCommand.delete_join_token:type_name -> nexusraft.v1.DeleteJoinToken
+	22, // 4: nexusraft.v1.NodeCommand.use_join_token:type_name -> nexusraft.v1.UseJoinToken
+	18, // 5: nexusraft.v1.NodeCommand.rotate_authority:type_name -> nexusraft.v1.RotateAuthority
+	23, // 6: nexusraft.v1.NodeCommand.set_role:type_name -> nexusraft.v1.SetRole
+	24, // 7: nexusraft.v1.NodeCommand.delete_principal:type_name -> nexusraft.v1.DeletePrincipal
+	25, // 8: nexusraft.v1.NodeCommand.put_access_token:type_name -> nexusraft.v1.AccessToken
+	26, // 9: nexusraft.v1.NodeCommand.delete_access_token:type_name -> nexusraft.v1.DeleteAccessToken
 	2,  // 10: nexusraft.v1.NodeCommand.raise_cluster_version:type_name -> nexusraft.v1.RaiseClusterVersion
 	4,  // 11: nexusraft.v1.NodeCommand.create_zone:type_name -> nexusraft.v1.CreateZone
-	5,  // 12: nexusraft.v1.NodeCommand.delete_zone:type_name -> nexusraft.v1.DeleteZone
+	7,  // 12: nexusraft.v1.NodeCommand.delete_zone:type_name -> nexusraft.v1.DeleteZone
 	3,  // 13: nexusraft.v1.NodeCommand.raise_machine_version:type_name -> nexusraft.v1.RaiseMachineVersion
 	1,  // 14: nexusraft.v1.NodeCommand.register_session:type_name -> nexusraft.v1.RegisterSession
-	6,  // 15: nexusraft.v1.NodeCommand.verify_state:type_name -> nexusraft.v1.VerifyState
-	24, // 16: nexusraft.v1.CreateZone.nodes:type_name -> nexusraft.v1.Member
-	24, // 17: nexusraft.v1.ZoneRecord.members:type_name -> nexusraft.v1.Member
-	10, // 18: nexusraft.v1.WitnessRecord.runs:type_name -> nexusraft.v1.TermRun
-	11, // 19: nexusraft.v1.WitnessRecord.conf_changes:type_name -> nexusraft.v1.ConfEntry
-	25, // 20: nexusraft.v1.WitnessRecord.membership:type_name -> nexusraft.v1.Membership
-	26, // 21: nexusraft.v1.JoinToken.role:type_name -> nexusraft.v1.Role
-	17, // 22: nexusraft.v1.JoinToken.keys:type_name -> nexusraft.v1.TokenKey
-	26, // 23: nexusraft.v1.UseJoinToken.role:type_name -> nexusraft.v1.Role
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	8,  // 15: nexusraft.v1.NodeCommand.verify_state:type_name -> nexusraft.v1.VerifyState
+	5,  // 16: nexusraft.v1.NodeCommand.reshape_zone:type_name -> nexusraft.v1.ReshapeZone
+	6,  // 17: nexusraft.v1.NodeCommand.report_zone:type_name -> nexusraft.v1.ReportZone
+	27, // 18: nexusraft.v1.CreateZone.nodes:type_name -> nexusraft.v1.Member
+	28, // 19: nexusraft.v1.CreateZone.shape:type_name -> nexusraft.v1.Shape
+	28, // 20: nexusraft.v1.ReshapeZone.shape:type_name -> nexusraft.v1.Shape
+	27, // 21: nexusraft.v1.ReshapeZone.nodes:type_name -> nexusraft.v1.Member
+	27, // 22: nexusraft.v1.ZoneRecord.members:type_name -> nexusraft.v1.Member
+	28, // 23: nexusraft.v1.ZoneRecord.shape:type_name -> nexusraft.v1.Shape
+	11, // 24: nexusraft.v1.ZoneRecord.placement:type_name -> nexusraft.v1.PlacedReplica
+	11, // 25: nexusraft.v1.ZoneRecord.leaving:type_name -> nexusraft.v1.PlacedReplica
+	29, // 26: nexusraft.v1.PlacedReplica.role:type_name -> nexusraft.v1.Role
+	13, // 27: nexusraft.v1.WitnessRecord.runs:type_name -> nexusraft.v1.TermRun
+	14, // 28: nexusraft.v1.WitnessRecord.conf_changes:type_name -> nexusraft.v1.ConfEntry
+	30, // 29: nexusraft.v1.WitnessRecord.membership:type_name -> nexusraft.v1.Membership
+	29, // 30: nexusraft.v1.JoinToken.role:type_name -> nexusraft.v1.Role
+	20, // 31: nexusraft.v1.JoinToken.keys:type_name -> nexusraft.v1.TokenKey
+	29, // 32: nexusraft.v1.UseJoinToken.role:type_name -> nexusraft.v1.Role
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_nexusraft_v1_state_proto_init() }
@@ -1952,6 +2421,8 @@ func file_nexusraft_v1_state_proto_init() {
 		(*NodeCommand_RaiseMachineVersion)(nil),
 		(*NodeCommand_RegisterSession)(nil),
 		(*NodeCommand_VerifyState)(nil),
+		(*NodeCommand_ReshapeZone)(nil),
+		(*NodeCommand_ReportZone)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1959,7 +2430,7 @@ func file_nexusraft_v1_state_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nexusraft_v1_state_proto_rawDesc), len(file_nexusraft_v1_state_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -341,7 +341,15 @@ type ZoneInfo struct {
 	// Which state machine it runs, by the name that nodes have for it.
 	Machine string `protobuf:"bytes,3,opt,name=machine,proto3" json:"machine,omitempty"`
 	// When it was created, in nanoseconds since the Unix epoch, by the root zone's time.
-	CreatedNanos  int64 `protobuf:"varint,4,opt,name=created_nanos,json=createdNanos,proto3" json:"created_nanos,omitempty"`
+	CreatedNanos int64 `protobuf:"varint,4,opt,name=created_nanos,json=createdNanos,proto3" json:"created_nanos,omitempty"`
+	// What it is meant to be, and where. Events have none.
+	Plan *ZonePlan `protobuf:"bytes,5,opt,name=plan,proto3" json:"plan,omitempty"`
+	// Its replicas as the root zone has placed them, by node; none of a zone with a replica on each node. Events have none.
+	Placement []*Member `protobuf:"bytes,6,rep,name=placement,proto3" json:"placement,omitempty"`
+	// Nodes that it is leaving.
+	Leaving []uint64 `protobuf:"fixed64,7,rep,packed,name=leaving,proto3" json:"leaving,omitempty"`
+	// Whether it is under way to the placement.
+	Moving        bool `protobuf:"varint,8,opt,name=moving,proto3" json:"moving,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -404,20 +412,114 @@ func (x *ZoneInfo) GetCreatedNanos() int64 {
 	return 0
 }
 
+func (x *ZoneInfo) GetPlan() *ZonePlan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+func (x *ZoneInfo) GetPlacement() []*Member {
+	if x != nil {
+		return x.Placement
+	}
+	return nil
+}
+
+func (x *ZoneInfo) GetLeaving() []uint64 {
+	if x != nil {
+		return x.Leaving
+	}
+	return nil
+}
+
+func (x *ZoneInfo) GetMoving() bool {
+	if x != nil {
+		return x.Moving
+	}
+	return false
+}
+
+// ZonePlan says how many replicas a zone is to have, and who leads.
+type ZonePlan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many members and witnesses: 1, 2+1, 3, 4+1 or 5. Unset: a replica on each node of the cluster.
+	Shape *Shape `protobuf:"bytes,1,opt,name=shape,proto3" json:"shape,omitempty"`
+	// Whether another node takes the place of one that is lost.
+	Spare bool `protobuf:"varint,2,opt,name=spare,proto3" json:"spare,omitempty"`
+	// The node that is to lead while it can; 0: any.
+	Preferred     uint64 `protobuf:"fixed64,3,opt,name=preferred,proto3" json:"preferred,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ZonePlan) Reset() {
+	*x = ZonePlan{}
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ZonePlan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ZonePlan) ProtoMessage() {}
+
+func (x *ZonePlan) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ZonePlan.ProtoReflect.Descriptor instead.
+func (*ZonePlan) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ZonePlan) GetShape() *Shape {
+	if x != nil {
+		return x.Shape
+	}
+	return nil
+}
+
+func (x *ZonePlan) GetSpare() bool {
+	if x != nil {
+		return x.Spare
+	}
+	return false
+}
+
+func (x *ZonePlan) GetPreferred() uint64 {
+	if x != nil {
+		return x.Preferred
+	}
+	return 0
+}
+
 // CreateZoneRequest asks for a zone.
 type CreateZoneRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its name: a lower-case letter, then lower-case letters, digits, dots, dashes and underscores; 64 bytes at most.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Which state machine it runs.
-	Machine       string `protobuf:"bytes,2,opt,name=machine,proto3" json:"machine,omitempty"`
+	Machine string `protobuf:"bytes,2,opt,name=machine,proto3" json:"machine,omitempty"`
+	// What it is to be.
+	Plan          *ZonePlan `protobuf:"bytes,3,opt,name=plan,proto3" json:"plan,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateZoneRequest) Reset() {
 	*x = CreateZoneRequest{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[5]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -429,7 +531,7 @@ func (x *CreateZoneRequest) String() string {
 func (*CreateZoneRequest) ProtoMessage() {}
 
 func (x *CreateZoneRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[5]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -442,7 +544,7 @@ func (x *CreateZoneRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateZoneRequest.ProtoReflect.Descriptor instead.
 func (*CreateZoneRequest) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{5}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CreateZoneRequest) GetName() string {
@@ -457,6 +559,13 @@ func (x *CreateZoneRequest) GetMachine() string {
 		return x.Machine
 	}
 	return ""
+}
+
+func (x *CreateZoneRequest) GetPlan() *ZonePlan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
 }
 
 // CreateZoneResponse is the zone, or why there is none.
@@ -475,7 +584,7 @@ type CreateZoneResponse struct {
 
 func (x *CreateZoneResponse) Reset() {
 	*x = CreateZoneResponse{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[6]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -487,7 +596,7 @@ func (x *CreateZoneResponse) String() string {
 func (*CreateZoneResponse) ProtoMessage() {}
 
 func (x *CreateZoneResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[6]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -500,7 +609,7 @@ func (x *CreateZoneResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateZoneResponse.ProtoReflect.Descriptor instead.
 func (*CreateZoneResponse) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{6}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CreateZoneResponse) GetResult() isCreateZoneResponse_Result {
@@ -546,6 +655,175 @@ func (*CreateZoneResponse_Zone) isCreateZoneResponse_Result() {}
 
 func (*CreateZoneResponse_Error) isCreateZoneResponse_Result() {}
 
+// ReshapeZoneRequest asks for another placement of a zone.
+type ReshapeZoneRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The zone.
+	Zone uint64 `protobuf:"varint,1,opt,name=zone,proto3" json:"zone,omitempty"`
+	// Its name, so that the wrong zone is not changed.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// What it is to be. Not used with off.
+	Plan *ZonePlan `protobuf:"bytes,3,opt,name=plan,proto3" json:"plan,omitempty"`
+	// Keep what it is and leave this node, whose place stays empty if no other node is there to take it; 0: none.
+	Off uint64 `protobuf:"fixed64,4,opt,name=off,proto3" json:"off,omitempty"`
+	// Whether the change that is under way is given up for this one; it is refused otherwise.
+	Instead       bool `protobuf:"varint,5,opt,name=instead,proto3" json:"instead,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReshapeZoneRequest) Reset() {
+	*x = ReshapeZoneRequest{}
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReshapeZoneRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReshapeZoneRequest) ProtoMessage() {}
+
+func (x *ReshapeZoneRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReshapeZoneRequest.ProtoReflect.Descriptor instead.
+func (*ReshapeZoneRequest) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ReshapeZoneRequest) GetZone() uint64 {
+	if x != nil {
+		return x.Zone
+	}
+	return 0
+}
+
+func (x *ReshapeZoneRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReshapeZoneRequest) GetPlan() *ZonePlan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+func (x *ReshapeZoneRequest) GetOff() uint64 {
+	if x != nil {
+		return x.Off
+	}
+	return 0
+}
+
+func (x *ReshapeZoneRequest) GetInstead() bool {
+	if x != nil {
+		return x.Instead
+	}
+	return false
+}
+
+// ReshapeZoneResponse is the zone as it is to be, or why it stays as it is.
+type ReshapeZoneResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The outcome.
+	//
+	// Types that are valid to be assigned to Result:
+	//
+	//	*ReshapeZoneResponse_Zone
+	//	*ReshapeZoneResponse_Error
+	Result        isReshapeZoneResponse_Result `protobuf_oneof:"result"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReshapeZoneResponse) Reset() {
+	*x = ReshapeZoneResponse{}
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReshapeZoneResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReshapeZoneResponse) ProtoMessage() {}
+
+func (x *ReshapeZoneResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReshapeZoneResponse.ProtoReflect.Descriptor instead.
+func (*ReshapeZoneResponse) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ReshapeZoneResponse) GetResult() isReshapeZoneResponse_Result {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *ReshapeZoneResponse) GetZone() *ZoneInfo {
+	if x != nil {
+		if x, ok := x.Result.(*ReshapeZoneResponse_Zone); ok {
+			return x.Zone
+		}
+	}
+	return nil
+}
+
+func (x *ReshapeZoneResponse) GetError() *Error {
+	if x != nil {
+		if x, ok := x.Result.(*ReshapeZoneResponse_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isReshapeZoneResponse_Result interface {
+	isReshapeZoneResponse_Result()
+}
+
+type ReshapeZoneResponse_Zone struct {
+	// The zone.
+	Zone *ZoneInfo `protobuf:"bytes,1,opt,name=zone,proto3,oneof"`
+}
+
+type ReshapeZoneResponse_Error struct {
+	// It was not changed, or, if uncertain, may still be.
+	Error *Error `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
+}
+
+func (*ReshapeZoneResponse_Zone) isReshapeZoneResponse_Result() {}
+
+func (*ReshapeZoneResponse_Error) isReshapeZoneResponse_Result() {}
+
 // DeleteZoneRequest asks for a zone's end.
 type DeleteZoneRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -559,7 +837,7 @@ type DeleteZoneRequest struct {
 
 func (x *DeleteZoneRequest) Reset() {
 	*x = DeleteZoneRequest{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[7]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -571,7 +849,7 @@ func (x *DeleteZoneRequest) String() string {
 func (*DeleteZoneRequest) ProtoMessage() {}
 
 func (x *DeleteZoneRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[7]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -584,7 +862,7 @@ func (x *DeleteZoneRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteZoneRequest.ProtoReflect.Descriptor instead.
 func (*DeleteZoneRequest) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{7}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeleteZoneRequest) GetZone() uint64 {
@@ -612,7 +890,7 @@ type DeleteZoneResponse struct {
 
 func (x *DeleteZoneResponse) Reset() {
 	*x = DeleteZoneResponse{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[8]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -624,7 +902,7 @@ func (x *DeleteZoneResponse) String() string {
 func (*DeleteZoneResponse) ProtoMessage() {}
 
 func (x *DeleteZoneResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[8]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -637,7 +915,7 @@ func (x *DeleteZoneResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteZoneResponse.ProtoReflect.Descriptor instead.
 func (*DeleteZoneResponse) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{8}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeleteZoneResponse) GetError() *Error {
@@ -660,7 +938,7 @@ type ListZonesRequest struct {
 
 func (x *ListZonesRequest) Reset() {
 	*x = ListZonesRequest{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[9]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -672,7 +950,7 @@ func (x *ListZonesRequest) String() string {
 func (*ListZonesRequest) ProtoMessage() {}
 
 func (x *ListZonesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[9]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -685,7 +963,7 @@ func (x *ListZonesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListZonesRequest.ProtoReflect.Descriptor instead.
 func (*ListZonesRequest) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{9}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListZonesRequest) GetAfter() uint64 {
@@ -718,7 +996,7 @@ type ListZonesResponse struct {
 
 func (x *ListZonesResponse) Reset() {
 	*x = ListZonesResponse{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[10]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -730,7 +1008,7 @@ func (x *ListZonesResponse) String() string {
 func (*ListZonesResponse) ProtoMessage() {}
 
 func (x *ListZonesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[10]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -743,7 +1021,7 @@ func (x *ListZonesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListZonesResponse.ProtoReflect.Descriptor instead.
 func (*ListZonesResponse) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{10}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListZonesResponse) GetResult() isListZonesResponse_Result {
@@ -802,7 +1080,7 @@ type ZoneList struct {
 
 func (x *ZoneList) Reset() {
 	*x = ZoneList{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[11]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +1092,7 @@ func (x *ZoneList) String() string {
 func (*ZoneList) ProtoMessage() {}
 
 func (x *ZoneList) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[11]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +1105,7 @@ func (x *ZoneList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZoneList.ProtoReflect.Descriptor instead.
 func (*ZoneList) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{11}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ZoneList) GetZones() []*ZoneInfo {
@@ -855,7 +1133,7 @@ type ChecksumRequest struct {
 
 func (x *ChecksumRequest) Reset() {
 	*x = ChecksumRequest{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[12]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -867,7 +1145,7 @@ func (x *ChecksumRequest) String() string {
 func (*ChecksumRequest) ProtoMessage() {}
 
 func (x *ChecksumRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[12]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -880,7 +1158,7 @@ func (x *ChecksumRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChecksumRequest.ProtoReflect.Descriptor instead.
 func (*ChecksumRequest) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{12}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ChecksumRequest) GetZone() uint64 {
@@ -908,7 +1186,7 @@ type ChecksumResponse struct {
 
 func (x *ChecksumResponse) Reset() {
 	*x = ChecksumResponse{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[13]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -920,7 +1198,7 @@ func (x *ChecksumResponse) String() string {
 func (*ChecksumResponse) ProtoMessage() {}
 
 func (x *ChecksumResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[13]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -933,7 +1211,7 @@ func (x *ChecksumResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChecksumResponse.ProtoReflect.Descriptor instead.
 func (*ChecksumResponse) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{13}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ChecksumResponse) GetHello() *Hello {
@@ -1006,7 +1284,7 @@ type StateChecksum struct {
 
 func (x *StateChecksum) Reset() {
 	*x = StateChecksum{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[14]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1018,7 +1296,7 @@ func (x *StateChecksum) String() string {
 func (*StateChecksum) ProtoMessage() {}
 
 func (x *StateChecksum) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[14]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1031,7 +1309,7 @@ func (x *StateChecksum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateChecksum.ProtoReflect.Descriptor instead.
 func (*StateChecksum) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{14}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *StateChecksum) GetApplied() uint64 {
@@ -1088,7 +1366,7 @@ type ChangeMembershipRequest struct {
 
 func (x *ChangeMembershipRequest) Reset() {
 	*x = ChangeMembershipRequest{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[15]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1100,7 +1378,7 @@ func (x *ChangeMembershipRequest) String() string {
 func (*ChangeMembershipRequest) ProtoMessage() {}
 
 func (x *ChangeMembershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[15]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1113,7 +1391,7 @@ func (x *ChangeMembershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeMembershipRequest.ProtoReflect.Descriptor instead.
 func (*ChangeMembershipRequest) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{15}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ChangeMembershipRequest) GetZone() uint64 {
@@ -1195,7 +1473,7 @@ type Replacement struct {
 
 func (x *Replacement) Reset() {
 	*x = Replacement{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[16]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1207,7 +1485,7 @@ func (x *Replacement) String() string {
 func (*Replacement) ProtoMessage() {}
 
 func (x *Replacement) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[16]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1220,7 +1498,7 @@ func (x *Replacement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replacement.ProtoReflect.Descriptor instead.
 func (*Replacement) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{16}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Replacement) GetOld() uint64 {
@@ -1253,7 +1531,7 @@ type ChangeMembershipResponse struct {
 
 func (x *ChangeMembershipResponse) Reset() {
 	*x = ChangeMembershipResponse{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[17]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1265,7 +1543,7 @@ func (x *ChangeMembershipResponse) String() string {
 func (*ChangeMembershipResponse) ProtoMessage() {}
 
 func (x *ChangeMembershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[17]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1278,7 +1556,7 @@ func (x *ChangeMembershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeMembershipResponse.ProtoReflect.Descriptor instead.
 func (*ChangeMembershipResponse) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{17}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ChangeMembershipResponse) GetResult() isChangeMembershipResponse_Result {
@@ -1337,7 +1615,7 @@ type TransferLeaderRequest struct {
 
 func (x *TransferLeaderRequest) Reset() {
 	*x = TransferLeaderRequest{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[18]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1349,7 +1627,7 @@ func (x *TransferLeaderRequest) String() string {
 func (*TransferLeaderRequest) ProtoMessage() {}
 
 func (x *TransferLeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[18]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1362,7 +1640,7 @@ func (x *TransferLeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeaderRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeaderRequest) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{18}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TransferLeaderRequest) GetZone() uint64 {
@@ -1395,7 +1673,7 @@ type TransferLeaderResponse struct {
 
 func (x *TransferLeaderResponse) Reset() {
 	*x = TransferLeaderResponse{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[19]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1407,7 +1685,7 @@ func (x *TransferLeaderResponse) String() string {
 func (*TransferLeaderResponse) ProtoMessage() {}
 
 func (x *TransferLeaderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[19]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1420,7 +1698,7 @@ func (x *TransferLeaderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeaderResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeaderResponse) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{19}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TransferLeaderResponse) GetResult() isTransferLeaderResponse_Result {
@@ -1477,7 +1755,7 @@ type RegisterSessionRequest struct {
 
 func (x *RegisterSessionRequest) Reset() {
 	*x = RegisterSessionRequest{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[20]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +1767,7 @@ func (x *RegisterSessionRequest) String() string {
 func (*RegisterSessionRequest) ProtoMessage() {}
 
 func (x *RegisterSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[20]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1780,7 @@ func (x *RegisterSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterSessionRequest.ProtoReflect.Descriptor instead.
 func (*RegisterSessionRequest) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{20}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RegisterSessionRequest) GetZone() uint64 {
@@ -1528,7 +1806,7 @@ type RegisterSessionResponse struct {
 
 func (x *RegisterSessionResponse) Reset() {
 	*x = RegisterSessionResponse{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[21]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1540,7 +1818,7 @@ func (x *RegisterSessionResponse) String() string {
 func (*RegisterSessionResponse) ProtoMessage() {}
 
 func (x *RegisterSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[21]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1553,7 +1831,7 @@ func (x *RegisterSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterSessionResponse.ProtoReflect.Descriptor instead.
 func (*RegisterSessionResponse) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{21}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RegisterSessionResponse) GetResult() isRegisterSessionResponse_Result {
@@ -1622,16 +1900,35 @@ const file_nexusraft_v1_zones_proto_rawDesc = "" +
 	"\rProposeResult\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x16\n" +
-	"\x06copies\x18\x03 \x01(\rR\x06copies\"m\n" +
+	"\x06copies\x18\x03 \x01(\rR\x06copies\"\xff\x01\n" +
 	"\bZoneInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
 	"\amachine\x18\x03 \x01(\tR\amachine\x12#\n" +
-	"\rcreated_nanos\x18\x04 \x01(\x03R\fcreatedNanos\"A\n" +
+	"\rcreated_nanos\x18\x04 \x01(\x03R\fcreatedNanos\x12*\n" +
+	"\x04plan\x18\x05 \x01(\v2\x16.nexusraft.v1.ZonePlanR\x04plan\x122\n" +
+	"\tplacement\x18\x06 \x03(\v2\x14.nexusraft.v1.MemberR\tplacement\x12\x18\n" +
+	"\aleaving\x18\a \x03(\x06R\aleaving\x12\x16\n" +
+	"\x06moving\x18\b \x01(\bR\x06moving\"i\n" +
+	"\bZonePlan\x12)\n" +
+	"\x05shape\x18\x01 \x01(\v2\x13.nexusraft.v1.ShapeR\x05shape\x12\x14\n" +
+	"\x05spare\x18\x02 \x01(\bR\x05spare\x12\x1c\n" +
+	"\tpreferred\x18\x03 \x01(\x06R\tpreferred\"m\n" +
 	"\x11CreateZoneRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
-	"\amachine\x18\x02 \x01(\tR\amachine\"y\n" +
+	"\amachine\x18\x02 \x01(\tR\amachine\x12*\n" +
+	"\x04plan\x18\x03 \x01(\v2\x16.nexusraft.v1.ZonePlanR\x04plan\"y\n" +
 	"\x12CreateZoneResponse\x12,\n" +
+	"\x04zone\x18\x01 \x01(\v2\x16.nexusraft.v1.ZoneInfoH\x00R\x04zone\x12+\n" +
+	"\x05error\x18\x02 \x01(\v2\x13.nexusraft.v1.ErrorH\x00R\x05errorB\b\n" +
+	"\x06result\"\x94\x01\n" +
+	"\x12ReshapeZoneRequest\x12\x12\n" +
+	"\x04zone\x18\x01 \x01(\x04R\x04zone\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12*\n" +
+	"\x04plan\x18\x03 \x01(\v2\x16.nexusraft.v1.ZonePlanR\x04plan\x12\x10\n" +
+	"\x03off\x18\x04 \x01(\x06R\x03off\x12\x18\n" +
+	"\ainstead\x18\x05 \x01(\bR\ainstead\"z\n" +
+	"\x13ReshapeZoneResponse\x12,\n" +
 	"\x04zone\x18\x01 \x01(\v2\x16.nexusraft.v1.ZoneInfoH\x00R\x04zone\x12+\n" +
 	"\x05error\x18\x02 \x01(\v2\x13.nexusraft.v1.ErrorH\x00R\x05errorB\b\n" +
 	"\x06result\";\n" +
@@ -1690,11 +1987,13 @@ const file_nexusraft_v1_zones_proto_rawDesc = "" +
 	"\x17RegisterSessionResponse\x12\x1a\n" +
 	"\asession\x18\x01 \x01(\x04H\x00R\asession\x12+\n" +
 	"\x05error\x18\x02 \x01(\v2\x13.nexusraft.v1.ErrorH\x00R\x05errorB\b\n" +
-	"\x06result2\xfe\x05\n" +
+	"\x06result2\xde\x06\n" +
 	"\x05Zones\x12N\n" +
 	"\aPropose\x12\x1c.nexusraft.v1.ProposeRequest\x1a\x1d.nexusraft.v1.ProposeResponse\"\x06\xd2\xe8\x18\x02\b\x02\x12[\n" +
 	"\n" +
 	"CreateZone\x12\x1f.nexusraft.v1.CreateZoneRequest\x1a .nexusraft.v1.CreateZoneResponse\"\n" +
+	"\xd2\xe8\x18\x06\b\x03\x10\x03\x18\x01\x12^\n" +
+	"\vReshapeZone\x12 .nexusraft.v1.ReshapeZoneRequest\x1a!.nexusraft.v1.ReshapeZoneResponse\"\n" +
 	"\xd2\xe8\x18\x06\b\x03\x10\x03\x18\x01\x12[\n" +
 	"\n" +
 	"DeleteZone\x12\x1f.nexusraft.v1.DeleteZoneRequest\x1a .nexusraft.v1.DeleteZoneResponse\"\n" +
@@ -1718,75 +2017,89 @@ func file_nexusraft_v1_zones_proto_rawDescGZIP() []byte {
 	return file_nexusraft_v1_zones_proto_rawDescData
 }
 
-var file_nexusraft_v1_zones_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_nexusraft_v1_zones_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_nexusraft_v1_zones_proto_goTypes = []any{
 	(*RequestID)(nil),                // 0: nexusraft.v1.RequestID
 	(*ProposeRequest)(nil),           // 1: nexusraft.v1.ProposeRequest
 	(*ProposeResponse)(nil),          // 2: nexusraft.v1.ProposeResponse
 	(*ProposeResult)(nil),            // 3: nexusraft.v1.ProposeResult
 	(*ZoneInfo)(nil),                 // 4: nexusraft.v1.ZoneInfo
-	(*CreateZoneRequest)(nil),        // 5: nexusraft.v1.CreateZoneRequest
-	(*CreateZoneResponse)(nil),       // 6: nexusraft.v1.CreateZoneResponse
-	(*DeleteZoneRequest)(nil),        // 7: nexusraft.v1.DeleteZoneRequest
-	(*DeleteZoneResponse)(nil),       // 8: nexusraft.v1.DeleteZoneResponse
-	(*ListZonesRequest)(nil),         // 9: nexusraft.v1.ListZonesRequest
-	(*ListZonesResponse)(nil),        // 10: nexusraft.v1.ListZonesResponse
-	(*ZoneList)(nil),                 // 11: nexusraft.v1.ZoneList
-	(*ChecksumRequest)(nil),          // 12: nexusraft.v1.ChecksumRequest
-	(*ChecksumResponse)(nil),         // 13: nexusraft.v1.ChecksumResponse
-	(*StateChecksum)(nil),            // 14: nexusraft.v1.StateChecksum
-	(*ChangeMembershipRequest)(nil),  // 15: nexusraft.v1.ChangeMembershipRequest
-	(*Replacement)(nil),              // 16: nexusraft.v1.Replacement
-	(*ChangeMembershipResponse)(nil), // 17: nexusraft.v1.ChangeMembershipResponse
-	(*TransferLeaderRequest)(nil),    // 18: nexusraft.v1.TransferLeaderRequest
-	(*TransferLeaderResponse)(nil),   // 19: nexusraft.v1.TransferLeaderResponse
-	(*RegisterSessionRequest)(nil),   // 20: nexusraft.v1.RegisterSessionRequest
-	(*RegisterSessionResponse)(nil),  // 21: nexusraft.v1.RegisterSessionResponse
-	(*Hello)(nil),                    // 22: nexusraft.v1.Hello
-	(*Error)(nil),                    // 23: nexusraft.v1.Error
-	(*Membership)(nil),               // 24: nexusraft.v1.Membership
+	(*ZonePlan)(nil),                 // 5: nexusraft.v1.ZonePlan
+	(*CreateZoneRequest)(nil),        // 6: nexusraft.v1.CreateZoneRequest
+	(*CreateZoneResponse)(nil),       // 7: nexusraft.v1.CreateZoneResponse
+	(*ReshapeZoneRequest)(nil),       // 8: nexusraft.v1.ReshapeZoneRequest
+	(*ReshapeZoneResponse)(nil),      // 9: nexusraft.v1.ReshapeZoneResponse
+	(*DeleteZoneRequest)(nil),        // 10: nexusraft.v1.DeleteZoneRequest
+	(*DeleteZoneResponse)(nil),       // 11: nexusraft.v1.DeleteZoneResponse
+	(*ListZonesRequest)(nil),         // 12: nexusraft.v1.ListZonesRequest
+	(*ListZonesResponse)(nil),        // 13: nexusraft.v1.ListZonesResponse
+	(*ZoneList)(nil),                 // 14: nexusraft.v1.ZoneList
+	(*ChecksumRequest)(nil),          // 15: nexusraft.v1.ChecksumRequest
+	(*ChecksumResponse)(nil),         // 16: nexusraft.v1.ChecksumResponse
+	(*StateChecksum)(nil),            // 17: nexusraft.v1.StateChecksum
+	(*ChangeMembershipRequest)(nil),  // 18: nexusraft.v1.ChangeMembershipRequest
+	(*Replacement)(nil),              // 19: nexusraft.v1.Replacement
+	(*ChangeMembershipResponse)(nil), // 20: nexusraft.v1.ChangeMembershipResponse
+	(*TransferLeaderRequest)(nil),    // 21: nexusraft.v1.TransferLeaderRequest
+	(*TransferLeaderResponse)(nil),   // 22: nexusraft.v1.TransferLeaderResponse
+	(*RegisterSessionRequest)(nil),   // 23: nexusraft.v1.RegisterSessionRequest
+	(*RegisterSessionResponse)(nil),  // 24: nexusraft.v1.RegisterSessionResponse
+	(*Hello)(nil),                    // 25: nexusraft.v1.Hello
+	(*Error)(nil),                    // 26: nexusraft.v1.Error
+	(*Member)(nil),                   // 27: nexusraft.v1.Member
+	(*Shape)(nil),                    // 28: nexusraft.v1.Shape
+	(*Membership)(nil),               // 29: nexusraft.v1.Membership
 }
 var file_nexusraft_v1_zones_proto_depIdxs = []int32{
-	22, // 0: nexusraft.v1.ProposeRequest.hello:type_name -> nexusraft.v1.Hello
+	25, // 0: nexusraft.v1.ProposeRequest.hello:type_name -> nexusraft.v1.Hello
 	0,  // 1: nexusraft.v1.ProposeRequest.request:type_name -> nexusraft.v1.RequestID
-	22, // 2: nexusraft.v1.ProposeResponse.hello:type_name -> nexusraft.v1.Hello
+	25, // 2: nexusraft.v1.ProposeResponse.hello:type_name -> nexusraft.v1.Hello
 	3,  // 3: nexusraft.v1.ProposeResponse.ok:type_name -> nexusraft.v1.ProposeResult
-	23, // 4: nexusraft.v1.ProposeResponse.error:type_name -> nexusraft.v1.Error
-	4,  // 5: nexusraft.v1.CreateZoneResponse.zone:type_name -> nexusraft.v1.ZoneInfo
-	23, // 6: nexusraft.v1.CreateZoneResponse.error:type_name -> nexusraft.v1.Error
-	23, // 7: nexusraft.v1.DeleteZoneResponse.error:type_name -> nexusraft.v1.Error
-	11, // 8: nexusraft.v1.ListZonesResponse.zones:type_name -> nexusraft.v1.ZoneList
-	23, // 9: nexusraft.v1.ListZonesResponse.error:type_name -> nexusraft.v1.Error
-	4,  // 10: nexusraft.v1.ZoneList.zones:type_name -> nexusraft.v1.ZoneInfo
-	22, // 11: nexusraft.v1.ChecksumResponse.hello:type_name -> nexusraft.v1.Hello
-	14, // 12: nexusraft.v1.ChecksumResponse.checksum:type_name -> nexusraft.v1.StateChecksum
-	23, // 13: nexusraft.v1.ChecksumResponse.error:type_name -> nexusraft.v1.Error
-	16, // 14: nexusraft.v1.ChangeMembershipRequest.replace:type_name -> nexusraft.v1.Replacement
-	24, // 15: nexusraft.v1.ChangeMembershipResponse.membership:type_name -> nexusraft.v1.Membership
-	23, // 16: nexusraft.v1.ChangeMembershipResponse.error:type_name -> nexusraft.v1.Error
-	23, // 17: nexusraft.v1.TransferLeaderResponse.error:type_name -> nexusraft.v1.Error
-	23, // 18: nexusraft.v1.RegisterSessionResponse.error:type_name -> nexusraft.v1.Error
-	1,  // 19: nexusraft.v1.Zones.Propose:input_type -> nexusraft.v1.ProposeRequest
-	5,  // 20: nexusraft.v1.Zones.CreateZone:input_type -> nexusraft.v1.CreateZoneRequest
-	7,  // 21: nexusraft.v1.Zones.DeleteZone:input_type -> nexusraft.v1.DeleteZoneRequest
-	9,  // 22: nexusraft.v1.Zones.ListZones:input_type -> nexusraft.v1.ListZonesRequest
-	12, // 23: nexusraft.v1.Zones.Checksum:input_type -> nexusraft.v1.ChecksumRequest
-	15, // 24: nexusraft.v1.Zones.ChangeMembership:input_type -> nexusraft.v1.ChangeMembershipRequest
-	18, // 25: nexusraft.v1.Zones.TransferLeader:input_type -> nexusraft.v1.TransferLeaderRequest
-	20, // 26: nexusraft.v1.Zones.RegisterSession:input_type -> nexusraft.v1.RegisterSessionRequest
-	2,  // 27: nexusraft.v1.Zones.Propose:output_type -> nexusraft.v1.ProposeResponse
-	6,  // 28: nexusraft.v1.Zones.CreateZone:output_type -> nexusraft.v1.CreateZoneResponse
-	8,  // 29: nexusraft.v1.Zones.DeleteZone:output_type -> nexusraft.v1.DeleteZoneResponse
-	10, // 30: nexusraft.v1.Zones.ListZones:output_type -> nexusraft.v1.ListZonesResponse
-	13, // 31: nexusraft.v1.Zones.Checksum:output_type -> nexusraft.v1.ChecksumResponse
-	17, // 32: nexusraft.v1.Zones.ChangeMembership:output_type -> nexusraft.v1.ChangeMembershipResponse
-	19, // 33: nexusraft.v1.Zones.TransferLeader:output_type -> nexusraft.v1.TransferLeaderResponse
-	21, // 34: nexusraft.v1.Zones.RegisterSession:output_type -> nexusraft.v1.RegisterSessionResponse
-	27, // [27:35] is the sub-list for method output_type
-	19, // [19:27] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	26, // 4: nexusraft.v1.ProposeResponse.error:type_name -> nexusraft.v1.Error
+	5,  // 5: nexusraft.v1.ZoneInfo.plan:type_name -> nexusraft.v1.ZonePlan
+	27, // 6: nexusraft.v1.ZoneInfo.placement:type_name -> nexusraft.v1.Member
+	28, // 7: nexusraft.v1.ZonePlan.shape:type_name -> nexusraft.v1.Shape
+	5,  // 8: nexusraft.v1.CreateZoneRequest.plan:type_name -> nexusraft.v1.ZonePlan
+	4,  // 9: nexusraft.v1.CreateZoneResponse.zone:type_name -> nexusraft.v1.ZoneInfo
+	26, // 10: nexusraft.v1.CreateZoneResponse.error:type_name -> nexusraft.v1.Error
+	5,  // 11: nexusraft.v1.ReshapeZoneRequest.plan:type_name -> nexusraft.v1.ZonePlan
+	4,  // 12: nexusraft.v1.ReshapeZoneResponse.zone:type_name -> nexusraft.v1.ZoneInfo
+	26, // 13: nexusraft.v1.ReshapeZoneResponse.error:type_name -> nexusraft.v1.Error
+	26, // 14: nexusraft.v1.DeleteZoneResponse.error:type_name -> nexusraft.v1.Error
+	14, // 15: nexusraft.v1.ListZonesResponse.zones:type_name -> nexusraft.v1.ZoneList
+	26, // 16: nexusraft.v1.ListZonesResponse.error:type_name -> nexusraft.v1.Error
+	4,  // 17: nexusraft.v1.ZoneList.zones:type_name -> nexusraft.v1.ZoneInfo
+	25, // 18: nexusraft.v1.ChecksumResponse.hello:type_name -> nexusraft.v1.Hello
+	17, // 19: nexusraft.v1.ChecksumResponse.checksum:type_name -> nexusraft.v1.StateChecksum
+	26, // 20: nexusraft.v1.ChecksumResponse.error:type_name -> nexusraft.v1.Error
+	19, // 21: nexusraft.v1.ChangeMembershipRequest.replace:type_name -> nexusraft.v1.Replacement
+	29, // 22: nexusraft.v1.ChangeMembershipResponse.membership:type_name -> nexusraft.v1.Membership
+	26, // 23: nexusraft.v1.ChangeMembershipResponse.error:type_name -> nexusraft.v1.Error
+	26, // 24: nexusraft.v1.TransferLeaderResponse.error:type_name -> nexusraft.v1.Error
+	26, // 25: nexusraft.v1.RegisterSessionResponse.error:type_name -> nexusraft.v1.Error
+	1,  // 26: nexusraft.v1.Zones.Propose:input_type -> nexusraft.v1.ProposeRequest
+	6,  // 27: nexusraft.v1.Zones.CreateZone:input_type -> nexusraft.v1.CreateZoneRequest
+	8,  // 28: nexusraft.v1.Zones.ReshapeZone:input_type -> nexusraft.v1.ReshapeZoneRequest
+	10, // 29: nexusraft.v1.Zones.DeleteZone:input_type -> nexusraft.v1.DeleteZoneRequest
+	12, // 30: nexusraft.v1.Zones.ListZones:input_type -> nexusraft.v1.ListZonesRequest
+	15, // 31: nexusraft.v1.Zones.Checksum:input_type -> nexusraft.v1.ChecksumRequest
+	18, // 32: nexusraft.v1.Zones.ChangeMembership:input_type -> nexusraft.v1.ChangeMembershipRequest
+	21, // 33: nexusraft.v1.Zones.TransferLeader:input_type -> nexusraft.v1.TransferLeaderRequest
+	23, // 34: nexusraft.v1.Zones.RegisterSession:input_type -> nexusraft.v1.RegisterSessionRequest
+	2,  // 35: nexusraft.v1.Zones.Propose:output_type -> nexusraft.v1.ProposeResponse
+	7,  // 36: nexusraft.v1.Zones.CreateZone:output_type -> nexusraft.v1.CreateZoneResponse
+	9,  // 37: nexusraft.v1.Zones.ReshapeZone:output_type -> nexusraft.v1.ReshapeZoneResponse
+	11, // 38: nexusraft.v1.Zones.DeleteZone:output_type -> nexusraft.v1.DeleteZoneResponse
+	13, // 39: nexusraft.v1.Zones.ListZones:output_type -> nexusraft.v1.ListZonesResponse
+	16, // 40: nexusraft.v1.Zones.Checksum:output_type -> nexusraft.v1.ChecksumResponse
+	20, // 41: nexusraft.v1.Zones.ChangeMembership:output_type -> nexusraft.v1.ChangeMembershipResponse
+	22, // 42: nexusraft.v1.Zones.TransferLeader:output_type -> nexusraft.v1.TransferLeaderResponse
+	24, // 43: nexusraft.v1.Zones.RegisterSession:output_type -> nexusraft.v1.RegisterSessionResponse
+	35, // [35:44] is the sub-list for method output_type
+	26, // [26:35] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_nexusraft_v1_zones_proto_init() }
@@ -1801,32 +2114,36 @@ func file_nexusraft_v1_zones_proto_init() {
 		(*ProposeResponse_Ok)(nil),
 		(*ProposeResponse_Error)(nil),
 	}
-	file_nexusraft_v1_zones_proto_msgTypes[6].OneofWrappers = []any{
+	file_nexusraft_v1_zones_proto_msgTypes[7].OneofWrappers = []any{
 		(*CreateZoneResponse_Zone)(nil),
 		(*CreateZoneResponse_Error)(nil),
 	}
-	file_nexusraft_v1_zones_proto_msgTypes[10].OneofWrappers = []any{
+	file_nexusraft_v1_zones_proto_msgTypes[9].OneofWrappers = []any{
+		(*ReshapeZoneResponse_Zone)(nil),
+		(*ReshapeZoneResponse_Error)(nil),
+	}
+	file_nexusraft_v1_zones_proto_msgTypes[13].OneofWrappers = []any{
 		(*ListZonesResponse_Zones)(nil),
 		(*ListZonesResponse_Error)(nil),
 	}
-	file_nexusraft_v1_zones_proto_msgTypes[13].OneofWrappers = []any{
+	file_nexusraft_v1_zones_proto_msgTypes[16].OneofWrappers = []any{
 		(*ChecksumResponse_Checksum)(nil),
 		(*ChecksumResponse_Error)(nil),
 	}
-	file_nexusraft_v1_zones_proto_msgTypes[15].OneofWrappers = []any{
+	file_nexusraft_v1_zones_proto_msgTypes[18].OneofWrappers = []any{
 		(*ChangeMembershipRequest_Remove)(nil),
 		(*ChangeMembershipRequest_Promote)(nil),
 		(*ChangeMembershipRequest_Replace)(nil),
 	}
-	file_nexusraft_v1_zones_proto_msgTypes[17].OneofWrappers = []any{
+	file_nexusraft_v1_zones_proto_msgTypes[20].OneofWrappers = []any{
 		(*ChangeMembershipResponse_Membership)(nil),
 		(*ChangeMembershipResponse_Error)(nil),
 	}
-	file_nexusraft_v1_zones_proto_msgTypes[19].OneofWrappers = []any{
+	file_nexusraft_v1_zones_proto_msgTypes[22].OneofWrappers = []any{
 		(*TransferLeaderResponse_Leader)(nil),
 		(*TransferLeaderResponse_Error)(nil),
 	}
-	file_nexusraft_v1_zones_proto_msgTypes[21].OneofWrappers = []any{
+	file_nexusraft_v1_zones_proto_msgTypes[24].OneofWrappers = []any{
 		(*RegisterSessionResponse_Session)(nil),
 		(*RegisterSessionResponse_Error)(nil),
 	}
@@ -1836,7 +2153,7 @@ func file_nexusraft_v1_zones_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nexusraft_v1_zones_proto_rawDesc), len(file_nexusraft_v1_zones_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Zones_Propose_FullMethodName          = "/nexusraft.v1.Zones/Propose"
 	Zones_CreateZone_FullMethodName       = "/nexusraft.v1.Zones/CreateZone"
+	Zones_ReshapeZone_FullMethodName      = "/nexusraft.v1.Zones/ReshapeZone"
 	Zones_DeleteZone_FullMethodName       = "/nexusraft.v1.Zones/DeleteZone"
 	Zones_ListZones_FullMethodName        = "/nexusraft.v1.Zones/ListZones"
 	Zones_Checksum_FullMethodName         = "/nexusraft.v1.Zones/Checksum"
@@ -41,9 +42,13 @@ type ZonesClient interface {
 	// leader. It is never forwarded again: a node that does not lead answers NOT_LEADER. An
 	// error of the call itself means an unknown outcome.
 	Propose(ctx context.Context, in *ProposeRequest, opts ...grpc.CallOption) (*ProposeResponse, error)
-	// CreateZone makes a zone, with a replica on each node of the cluster. Any member serves it. A zone of the same name
-	// and the same state machine is the answer if it exists; one of another state machine is REFUSED.
+	// CreateZone makes a zone, with a replica on each node of the cluster, or on as many as its shape says. Any member
+	// serves it. A zone of the same name and the same state machine is the answer if it exists, whatever its shape; one of
+	// another state machine is REFUSED.
 	CreateZone(ctx context.Context, in *CreateZoneRequest, opts ...grpc.CallOption) (*CreateZoneResponse, error)
+	// ReshapeZone changes on which nodes a zone has replicas, and answers as soon as that is decided; the zone's leader makes
+	// the changes. Any member serves it.
+	ReshapeZone(ctx context.Context, in *ReshapeZoneRequest, opts ...grpc.CallOption) (*ReshapeZoneResponse, error)
 	// DeleteZone deletes a zone and its data, for ever. Any member serves it.
 	DeleteZone(ctx context.Context, in *DeleteZoneRequest, opts ...grpc.CallOption) (*DeleteZoneResponse, error)
 	// ListZones lists the cluster's zones but for the root zone, by ID, as a quorum of the root zone knows them. Any
@@ -87,6 +92,16 @@ func (c *zonesClient) CreateZone(ctx context.Context, in *CreateZoneRequest, opt
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CreateZoneResponse)
 	err := c.cc.Invoke(ctx, Zones_CreateZone_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *zonesClient) ReshapeZone(ctx context.Context, in *ReshapeZoneRequest, opts ...grpc.CallOption) (*ReshapeZoneResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReshapeZoneResponse)
+	err := c.cc.Invoke(ctx, Zones_ReshapeZone_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -163,9 +178,13 @@ type ZonesServer interface {
 	// leader. It is never forwarded again: a node that does not lead answers NOT_LEADER. An
 	// error of the call itself means an unknown outcome.
 	Propose(context.Context, *ProposeRequest) (*ProposeResponse, error)
-	// CreateZone makes a zone, with a replica on each node of the cluster. Any member serves it. A zone of the same name
-	// and the same state machine is the answer if it exists; one of another state machine is REFUSED.
+	// CreateZone makes a zone, with a replica on each node of the cluster, or on as many as its shape says. Any member
+	// serves it. A zone of the same name and the same state machine is the answer if it exists, whatever its shape; one of
+	// another state machine is REFUSED.
 	CreateZone(context.Context, *CreateZoneRequest) (*CreateZoneResponse, error)
+	// ReshapeZone changes on which nodes a zone has replicas, and answers as soon as that is decided; the zone's leader makes
+	// the changes. Any member serves it.
+	ReshapeZone(context.Context, *ReshapeZoneRequest) (*ReshapeZoneResponse, error)
 	// DeleteZone deletes a zone and its data, for ever. Any member serves it.
 	DeleteZone(context.Context, *DeleteZoneRequest) (*DeleteZoneResponse, error)
 	// ListZones lists the cluster's zones but for the root zone, by ID, as a quorum of the root zone knows them. Any
@@ -200,6 +219,9 @@ func (UnimplementedZonesServer) Propose(context.Context, *ProposeRequest) (*Prop
 }
 func (UnimplementedZonesServer) CreateZone(context.Context, *CreateZoneRequest) (*CreateZoneResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateZone not implemented")
+}
+func (UnimplementedZonesServer) ReshapeZone(context.Context, *ReshapeZoneRequest) (*ReshapeZoneResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReshapeZone not implemented")
 }
 func (UnimplementedZonesServer) DeleteZone(context.Context, *DeleteZoneRequest) (*DeleteZoneResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteZone not implemented")
@@ -272,6 +294,24 @@ func _Zones_CreateZone_Handler(srv interface{}, ctx context.Context, dec func(in
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ZonesServer).CreateZone(ctx, req.(*CreateZoneRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Zones_ReshapeZone_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReshapeZoneRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ZonesServer).ReshapeZone(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Zones_ReshapeZone_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ZonesServer).ReshapeZone(ctx, req.(*ReshapeZoneRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -398,6 +438,10 @@ var Zones_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CreateZone",
 			Handler:    _Zones_CreateZone_Handler,
+		},
+		{
+			MethodName: "ReshapeZone",
+			Handler:    _Zones_ReshapeZone_Handler,
 		},
 		{
 			MethodName: "DeleteZone",

@@ -1,0 +1,208 @@
+package hosting
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"time"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/system"
+	"github.com/nexi-lab/nexus-raft/internal/wire"
+)
+
+// silentAfter is for how long a node is silent until no zone is placed on it any more.
+const silentAfter = 5 * time.Second
+
+// Reshape changes on which nodes a zone has replicas, or which one is to lead, and returns it; the zone's leader does
+// what was decided. Asked again for the same it changes nothing. Errors are those of node.Zone.Propose, and ErrRefused
+// with the reason: the plan, too few nodes for it, a change that is under way, no such zone, or the root zone.
+func (s *Registry) Reshape(
+	ctx context.Context, id nexusraft.ZoneID, name string, want nexusraft.ZoneReshape,
+) (nexusraft.ZoneInfo, error) {
+	fail := func(err error) (nexusraft.ZoneInfo, error) {
+		return nexusraft.ZoneInfo{}, fmt.Errorf("reshape zone %q: %w", nexusraft.Printable(name), err)
+	}
+	if err := want.Validate(); err != nil {
+		return fail(err)
+	}
+	members, err := s.members(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	z, err := s.recordOf(id)
+	if err != nil {
+		return fail(err)
+	}
+	c := &pb.ReshapeZone{
+		Id: uint64(id), Name: name, Nodes: s.candidates(members, z), Changed: z.GetChanged(), Checked: z != nil,
+		Off: uint64(want.Off), Instead: want.Instead,
+	}
+	if want.Off == 0 {
+		c.Shape, c.Spare, c.Preferred = wire.ShapeToProto(want.Shape), want.Spare, uint64(want.Preferred)
+	}
+	info, err := s.changed(ctx, reshaping(c))
+	if err != nil {
+		return fail(err)
+	}
+	return info, nil
+}
+
+func reshaping(c *pb.ReshapeZone) *pb.NodeCommand {
+	return &pb.NodeCommand{Kind: &pb.NodeCommand_ReshapeZone{ReshapeZone: c}}
+}
+
+// recordOf returns a zone's record as this node knows it; nil if there is none.
+func (s *Registry) recordOf(id nexusraft.ZoneID) (z *pb.ZoneRecord, err error) {
+	err = s.o.Zone.ReadLocal(func(r nexusraft.Reader) (err error) {
+		z, err = system.FindZone(r, id)
+		return err
+	})
+	return z, err
+}
+
+// candidates are the nodes that a zone may be placed on, ascending: those that it is on, and all that are not silent.
+func (s *Registry) candidates(root nexusraft.Membership, z *pb.ZoneRecord) []*pb.Member {
+	silent := s.silent(silentAfter)
+	return slices.DeleteFunc(nodesOf(root), func(m *pb.Member) bool {
+		on := slices.ContainsFunc(z.GetPlacement(), func(p *pb.PlacedReplica) bool { return p.GetNode() == m.GetNode() })
+		return !on && silent[nexusraft.NodeID(m.GetNode())]
+	})
+}
+
+// silent returns the nodes that have been silent for so long.
+func (s *Registry) silent(least time.Duration) map[nexusraft.NodeID]bool {
+	silent := make(map[nexusraft.NodeID]bool)
+	if s.o.Silent == nil {
+		return silent
+	}
+	for node, d := range s.o.Silent() {
+		if d >= least {
+			silent[node] = true
+		}
+	}
+	return silent
+}
+
+// Report takes over what a zone under way to a placement has come to, as its leader on this node says: it has removed
+// some replicas of the placement for ever, or, with none, is there. It does not block; Tend passes it on.
+func (s *Registry) Report(id nexusraft.ZoneID, changed uint64, removed []nexusraft.ReplicaID) {
+	c := &pb.ReportZone{Id: uint64(id), Changed: changed}
+	for _, replica := range removed {
+		c.Removed = append(c.Removed, uint64(replica))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reports[id] = c
+	select {
+	case s.reported <- struct{}{}:
+	default:
+	}
+}
+
+// commandTimeout bounds a command that Tend makes. One that fails is asked for again, by the zone's leader or by the
+// next look.
+const commandTimeout = 2 * time.Second
+
+// passOn proposes what zones have reported.
+func (s *Registry) passOn(ctx context.Context) {
+	s.mu.Lock()
+	reports := s.reports
+	s.reports = make(map[nexusraft.ZoneID]*pb.ReportZone)
+	s.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(reports)) {
+		s.command(ctx, &pb.NodeCommand{Kind: &pb.NodeCommand_ReportZone{ReportZone: reports[id]}}, id)
+	}
+}
+
+// command makes a change that nobody waits for.
+func (s *Registry) command(ctx context.Context, c *pb.NodeCommand, id nexusraft.ZoneID) {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	if _, err := s.o.Zone.Command(ctx, c); err != nil {
+		s.o.Logger.Debug("a zone's placement is not changed", "zone", id, "err", err)
+	}
+}
+
+// shaped are the zones that have a shape, as of a version of the table of zones.
+type shaped struct {
+	version uint64
+	records []*pb.ZoneRecord
+	asked   map[uint64]time.Time // by zone, when it was last tried to change its placement
+}
+
+// tendPlacements has zones leave nodes that are gone, and fills places that are empty.
+func (s *Registry) tendPlacements(ctx context.Context) {
+	members, err := s.o.Zone.Members()
+	if err != nil || s.lookUp() != nil || len(s.known.records) == 0 {
+		return
+	}
+	lost, silent := s.silent(max(s.o.SpareAfter, silentAfter)), s.silent(silentAfter)
+	for _, z := range s.known.records {
+		c := mend(z, members, lost, silent)
+		if c == nil || time.Since(s.known.asked[z.GetId()]) < askAgain {
+			continue
+		}
+		s.known.asked[z.GetId()] = time.Now()
+		c.Nodes = s.candidates(members, z)
+		s.command(ctx, reshaping(c), nexusraft.ZoneID(z.GetId()))
+	}
+}
+
+// askAgain is how long a change of the root zone leader's own accord that was not made is left alone: each costs an
+// entry.
+const askAgain = 30 * time.Second
+
+// lookUp reads the records of zones if the table has changed.
+func (s *Registry) lookUp() error {
+	return s.o.Zone.ReadLocal(func(r nexusraft.Reader) error {
+		t, err := system.ZoneTable(r)
+		if err != nil || t.GetVersion() == s.known.version {
+			return err
+		}
+		all, err := system.Zones(r, nexusraft.RootZone, math.MaxInt)
+		if err != nil {
+			return err
+		}
+		all = slices.DeleteFunc(all, func(z *pb.ZoneRecord) bool { return z.GetShape() == nil })
+		s.known = shaped{t.GetVersion(), all, make(map[uint64]time.Time)}
+		return nil
+	})
+}
+
+// mend returns the change that a zone's placement needs, but for its nodes; nil if it needs none.
+func mend(z *pb.ZoneRecord, root nexusraft.Membership, lost, silent map[nexusraft.NodeID]bool) *pb.ReshapeZone {
+	c := &pb.ReshapeZone{Id: z.GetId(), Name: z.GetName(), Changed: z.GetChanged(), Checked: true}
+	for _, p := range z.GetPlacement() {
+		node := nexusraft.NodeID(p.GetNode())
+		_, in := root.Node(node)
+		if !in || z.GetSpare() && lost[node] && free(z, root, silent, p.GetRole() == pb.Role_ROLE_WITNESS) {
+			c.Off, c.Instead = p.GetNode(), true
+			return c
+		}
+	}
+	shape := wire.ShapeFromProto(z.GetShape())
+	full := 0
+	for _, p := range z.GetPlacement() {
+		if p.GetRole() == pb.Role_ROLE_MEMBER {
+			full++
+		}
+	}
+	members, witnesses := full < shape.Members, len(z.GetPlacement())-full < shape.Witnesses
+	if z.GetMoving() || !(members && free(z, root, silent, false) || witnesses && free(z, root, silent, true)) {
+		return nil
+	}
+	c.Refill = true
+	return c
+}
+
+// free reports whether a node could take a place of a zone.
+func free(z *pb.ZoneRecord, root nexusraft.Membership, silent map[nexusraft.NodeID]bool, witness bool) bool {
+	return slices.ContainsFunc(root.Members, func(m nexusraft.Member) bool {
+		_, on := system.PlacedOn(z, m.Node)
+		return !on && !silent[m.Node] && (m.Role == nexusraft.RoleWitness) == witness
+	})
+}

@@ -1,0 +1,203 @@
+package system
+
+import (
+	"fmt"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/wire"
+)
+
+// applyReshapeZone returns the record as it is then, and the zone if that is another one. A change that asks for what
+// there is, or for what is under way, is none: so it may be asked for again.
+func applyReshapeZone(
+	base nexusraft.ReadWriter, now int64, c *pb.ReshapeZone,
+) (answer []byte, changed nexusraft.ZoneID, err error) {
+	id := nexusraft.ZoneID(c.GetId())
+	if id == nexusraft.RootZone {
+		return nil, 0, fmt.Errorf("%w: the root zone is on all nodes of the cluster; nexus-raft member promote and remove "+
+			"change its members", nexusraft.ErrRefused)
+	}
+	old, err := FindZone(base, id)
+	switch {
+	case err != nil:
+		return nil, 0, err
+	case old == nil:
+		return nil, 0, unknownZone(base, id)
+	case old.GetName() != c.GetName():
+		return nil, 0, fmt.Errorf("%w: zone %v is called %q, not %q", nexusraft.ErrRefused, id, old.GetName(),
+			nexusraft.Printable(c.GetName()))
+	case c.GetChecked() && c.GetChanged() != old.GetChanged():
+		return nil, 0, fmt.Errorf("%w: the placement of zone %v was changed meanwhile", nexusraft.ErrRefused, id)
+	}
+	plan, err := askedPlan(old, c)
+	if err != nil {
+		return nil, 0, err
+	}
+	z, err := reshape(base, old, plan, c)
+	if err != nil {
+		return nil, 0, err
+	}
+	if z == nil {
+		answer, err = encode(old, zoneRecord)
+		return answer, 0, err
+	}
+	if answer, err = storeZone(base, z); err != nil {
+		return nil, 0, err
+	}
+	return answer, id, publishZone(base, now, zoneReshaped, z)
+}
+
+// askedPlan returns what a zone is to be, by a command.
+func askedPlan(old *pb.ZoneRecord, c *pb.ReshapeZone) (nexusraft.ZonePlan, error) {
+	plan := PlanOf(old)
+	if c.GetOff() != 0 || c.GetRefill() {
+		if plan.Shape == (nexusraft.Shape{}) {
+			return plan, fmt.Errorf("%w: zone %q has a replica on each node, and leaves one with it; give it a shape first, or "+
+				"remove the node", nexusraft.ErrRefused, old.GetName())
+		}
+		isPreferred := func(n *pb.Member) bool { return n.GetNode() == uint64(plan.Preferred) }
+		if !slices.ContainsFunc(c.GetNodes(), isPreferred) || c.GetOff() == uint64(plan.Preferred) {
+			plan.Preferred = 0
+		}
+		return plan, nil
+	}
+	was := plan.Shape
+	plan = nexusraft.ZonePlan{
+		Shape: wire.ShapeFromProto(c.GetShape()), Spare: c.GetSpare(), Preferred: nexusraft.NodeID(c.GetPreferred()),
+	}
+	if was != (nexusraft.Shape{}) && plan.Shape == (nexusraft.Shape{}) {
+		return plan, fmt.Errorf("%w: zone %q has a shape, and can't have a replica on each node again; ask for a larger "+
+			"shape", nexusraft.ErrRefused, old.GetName())
+	}
+	return plan, plan.Validate()
+}
+
+// reshape returns a zone's record by another plan; nil if there is nothing to change.
+func reshape(
+	base nexusraft.ReadWriter, old *pb.ZoneRecord, plan nexusraft.ZonePlan, c *pb.ReshapeZone,
+) (*pb.ZoneRecord, error) {
+	off := nexusraft.NodeID(c.GetOff())
+	stays := off == 0 || find(old.GetPlacement(), uint64(off)) == nil
+	full := len(old.GetPlacement()) == plan.Shape.Members+plan.Shape.Witnesses
+	if stays && plan == PlanOf(old) && (old.GetMoving() || full || off != 0) {
+		return nil, nil
+	}
+	if old.GetMoving() && !c.GetInstead() {
+		return nil, fmt.Errorf("%w: zone %q is still under way to another placement; nexus-raft zone show says how far; "+
+			"wait, or ask for the change --instead of that one", nexusraft.ErrRefused, old.GetName())
+	}
+	if err := checkNodes(c.GetNodes()); err != nil {
+		return nil, err
+	}
+	t, err := ZoneTable(base)
+	if err != nil {
+		return nil, err
+	}
+	z := proto.CloneOf(old)
+	setPlan(z, plan)
+	if plan.Shape == (nexusraft.Shape{}) {
+		err = checkPreferred(plan, c.GetNodes())
+	} else {
+		err = place(base, z, c.GetNodes(), placing{
+			version: t.GetVersion() + 1, old: old, off: off, short: off != 0 || c.GetRefill(),
+		})
+	}
+	if err != nil {
+		return nil, err
+	}
+	z.Moving = old.GetMoving() || !sameReplicas(old, z)
+	if proto.Equal(z, old) { // an empty place that nobody can fill
+		return nil, nil
+	}
+	z.Changed = t.GetVersion() + 1
+	return z, nil
+}
+
+// sameReplicas reports whether a zone is to have the replicas that it has.
+func sameReplicas(old, z *pb.ZoneRecord) bool {
+	same := func(a, b *pb.PlacedReplica) bool { return a.GetReplica() == b.GetReplica() }
+	return (old.GetShape() == nil) == (z.GetShape() == nil) &&
+		slices.EqualFunc(old.GetPlacement(), z.GetPlacement(), same)
+}
+
+// storeZone stores a record that was changed, and counts that.
+func storeZone(base nexusraft.ReadWriter, z *pb.ZoneRecord) (stored []byte, err error) {
+	t, err := ZoneTable(base)
+	if err != nil {
+		return nil, err
+	}
+	t.Version = max(t.GetVersion()+1, z.GetChanged())
+	if err := set(base, zoneTableKey, t, zoneTableRecord); err != nil {
+		return nil, err
+	}
+	if stored, err = encode(z, zoneRecord); err != nil {
+		return nil, err
+	}
+	return stored, base.Set(zoneKey(nexusraft.ZoneID(z.GetId())), stored)
+}
+
+// applyReportZone ends a zone's way to its placement, or gives other IDs to replicas that were removed.
+func applyReportZone(base nexusraft.ReadWriter, now int64, c *pb.ReportZone) (changed nexusraft.ZoneID, err error) {
+	id := nexusraft.ZoneID(c.GetId())
+	z, err := FindZone(base, id)
+	switch {
+	case err != nil:
+		return 0, err
+	case z == nil:
+		return 0, unknownZone(base, id)
+	case !z.GetMoving() || z.GetChanged() != c.GetChanged():
+		return 0, fmt.Errorf("%w: zone %v is not under way to this placement any more", nexusraft.ErrRefused, id)
+	}
+	if len(c.GetRemoved()) > 0 {
+		return id, renew(base, z, c.GetRemoved())
+	}
+	z.Moving, z.Leaving = false, nil
+	if _, err := storeZone(base, z); err != nil {
+		return 0, err
+	}
+	return id, publishZone(base, now, zonePlaced, z)
+}
+
+// renew gives other IDs to replicas of a placement. It leaves a version out, as of which a witness, which knows no
+// replicas by their IDs, is told that it has none.
+func renew(base nexusraft.ReadWriter, z *pb.ZoneRecord, removed []uint64) error {
+	t, err := ZoneTable(base)
+	if err != nil {
+		return err
+	}
+	version, some := t.GetVersion()+2, false
+	for _, p := range z.GetPlacement() {
+		if slices.Contains(removed, p.GetReplica()) {
+			p.Replica = uint64(laterReplica(nexusraft.ZoneID(z.GetId()), nexusraft.NodeID(p.GetNode()), version))
+			p.Version, some = version, true
+		}
+	}
+	if !some {
+		return fmt.Errorf("%w: no such replica is to be in zone %q", nexusraft.ErrRefused, z.GetName())
+	}
+	z.Changed = version
+	_, err = storeZone(base, z)
+	return err
+}
+
+func describeReshape(c *pb.ReshapeZone) string {
+	name, id := c.GetName(), nexusraft.ZoneID(c.GetId())
+	switch {
+	case c.GetOff() != 0:
+		return fmt.Sprintf("zone %q (%v) is to leave node %v", name, id, nexusraft.NodeID(c.GetOff()))
+	case c.GetRefill():
+		return fmt.Sprintf("empty places of zone %q (%v) are to be filled", name, id)
+	}
+	return fmt.Sprintf("zone %q (%v) is to be of shape %v", name, id, wire.ShapeFromProto(c.GetShape()))
+}
+
+func describeReport(c *pb.ReportZone) string {
+	if n := len(c.GetRemoved()); n > 0 {
+		return fmt.Sprintf("%d replicas of zone %v get other IDs", n, nexusraft.ZoneID(c.GetId()))
+	}
+	return fmt.Sprintf("zone %v is where it was placed", nexusraft.ZoneID(c.GetId()))
+}

@@ -1,0 +1,123 @@
+package worker
+
+import (
+	"cmp"
+	"errors"
+	"slices"
+	"testing"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/system"
+	"github.com/nexi-lab/nexus-raft/storage"
+)
+
+const elsewhere nexusraft.NodeID = 77 // a node of which nothing but its ID is there
+
+func (w *idleWorker) placeable() []*pb.Member {
+	nodes := []*pb.Member{
+		{Node: uint64(w.o.Peering.Self().Node), Address: "127.0.0.1:1", Role: pb.Role_ROLE_MEMBER},
+		{Node: uint64(elsewhere), Address: "127.0.0.1:2", Role: pb.Role_ROLE_MEMBER},
+	}
+	slices.SortFunc(nodes, func(a, b *pb.Member) int { return cmp.Compare(a.GetNode(), b.GetNode()) })
+	return nodes
+}
+
+// createHere makes a zone whose only replica is here.
+func (w *idleWorker) createHere(name string) *pb.NodeCommand {
+	return &pb.NodeCommand{Kind: &pb.NodeCommand_CreateZone{CreateZone: &pb.CreateZone{
+		Name: name, Machine: "keeping", Nodes: w.placeable(), Shape: &pb.Shape{Members: 1},
+		Preferred: uint64(w.o.Peering.Self().Node),
+	}}}
+}
+
+func (w *idleWorker) moveOff(id nexusraft.ZoneID, name string, node nexusraft.NodeID) *pb.NodeCommand {
+	return &pb.NodeCommand{Kind: &pb.NodeCommand_ReshapeZone{ReshapeZone: &pb.ReshapeZone{
+		Id: uint64(id), Name: name, Off: uint64(node), Nodes: w.placeable(),
+	}}}
+}
+
+func reported(id nexusraft.ZoneID, changed uint64) *pb.NodeCommand {
+	return &pb.NodeCommand{Kind: &pb.NodeCommand_ReportZone{ReportZone: &pb.ReportZone{Id: uint64(id), Changed: changed}}}
+}
+
+func (w *idleWorker) record(t *testing.T, id nexusraft.ZoneID) (z *pb.ZoneRecord) {
+	t.Helper()
+	err := w.o.Replicas.Read(nexusraft.RootZone, func(r nexusraft.Reader) (err error) {
+		z, err = system.FindZone(r, id)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return z
+}
+
+// A replica stays while its zone is under way, and goes once that has been reported; who asks for the zone then hears
+// where it is. It comes back as another one, also if all that is in one round.
+func TestReplicaGoesAndComesBack(t *testing.T) {
+	disk := storage.NewMemFS()
+	w := foundingWorker(t, disk)
+	w.does(t, raise(), w.createHere("a-zone"))
+	self, first := w.o.Peering.Self().Node, w.zones[2].self
+	w.does(t, w.moveOff(2, "a-zone", self))
+	w.turns(t)
+	if g := w.zones[2]; g == nil || g.self != first || !g.placement.moving {
+		t.Fatalf("under way: got %+v", g)
+	}
+	w.does(t, reported(2, w.record(t, 2).GetChanged()))
+	w.turns(t)
+	_, err := w.o.Replicas.View(2)
+	if ask, ok := errors.AsType[*nexusraft.NotLeaderError](err); !ok || ask.Leader != elsewhere || w.zones[2] != nil {
+		t.Errorf("reported: got %v, want node %v to be asked", err, elsewhere)
+	}
+	back := w.record(t, 2).GetChanged() + 2
+	w.does(t, w.moveOff(2, "a-zone", elsewhere), reported(2, back))
+	w.turns(t)
+	second := w.zones[2].self
+	if want, _ := system.PlacedOn(w.record(t, 2), self); second != want || second == first {
+		t.Errorf("back: got replica %v, want %v, not %v", second, want, first)
+	}
+	w.does(t, w.moveOff(2, "a-zone", self), reported(2, back+2), w.moveOff(2, "a-zone", elsewhere), reported(2, back+4))
+	w.turns(t)
+	third := w.zones[2].self
+	if want, _ := system.PlacedOn(w.record(t, 2), self); third != want || third == second {
+		t.Errorf("away and back in one round: got replica %v, want %v, not %v", third, want, second)
+	}
+	w.does(t, w.moveOff(2, "a-zone", self), reported(2, back+6), deletion(2, "a-zone"))
+	w.turns(t)
+	if _, err := w.o.Replicas.View(2); !errors.Is(err, nexusraft.ErrZoneNotFound) || w.zones[2] != nil {
+		t.Errorf("away and deleted in one round: got %v", err)
+	}
+}
+
+// A leader of a zone that is where it is to be says so, again and again while the record says that it is under way.
+func TestLeaderReportsThatAZoneIsThere(t *testing.T) {
+	w := foundingWorker(t, storage.NewMemFS())
+	var said []Placed
+	w.o.Placed = func(p Placed) { said = append(said, p) }
+	w.does(t, raise(), w.createHere("a-zone"))
+	w.elects(t, 2)
+	self := w.o.Peering.Self().Node
+	w.does(t, w.moveOff(2, "a-zone", self), &pb.NodeCommand{Kind: &pb.NodeCommand_ReshapeZone{ReshapeZone: &pb.ReshapeZone{
+		Id: 2, Name: "a-zone", Off: uint64(elsewhere), Nodes: w.placeable(), Instead: true,
+	}}})
+	changed := w.record(t, 2).GetChanged()
+	for range 3 * w.o.ElectionTicks {
+		w.zones[2].tick()
+		w.turns(t)
+	}
+	if len(said) < 2 || said[0].Zone != 2 || said[0].Changed != changed || said[0].Removed != nil {
+		t.Errorf("got %+v, want it said of change %d", said, changed)
+	}
+	w.does(t, reported(2, changed))
+	w.turns(t)
+	n := len(said)
+	for range 3 * w.o.ElectionTicks {
+		w.zones[2].tick()
+		w.turns(t)
+	}
+	if len(said) != n || w.zones[2].placement.moving {
+		t.Errorf("it goes on to say so once that is recorded: %+v", said[n:])
+	}
+}
