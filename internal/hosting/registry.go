@@ -130,10 +130,10 @@ func (s *Registry) changed(ctx context.Context, c *pb.NodeCommand) (nexusraft.Zo
 }
 
 // maxIdleZones is how many zones a cluster may have besides the root zone before no more are made. They
-// sleep while they are idle; but when a node is lost all that it led elect a leader at once, on one worker: so
-// many are led again within some 2 s. With 4,000 on processors that had other work a round took longer than an
-// election timeout, and it was 51 s. What is applied allows for nexusraft.MaxZones.
-const maxIdleZones = 1000
+// sleep while they are idle; but when a node is lost all that it led elect a leader at once. On two processors, which
+// both members and the witness shared, 10,000 were led again after 4 s, and after 13 s where others kept the
+// processors busy. What is applied allows for nexusraft.MaxZones.
+const maxIdleZones = 10_000
 
 // requireRoom refuses one zone more than that, as far as this node knows.
 func (s *Registry) requireRoom(name string) error {
