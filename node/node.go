@@ -370,7 +370,7 @@ func (n *Node) status(ctx context.Context, only nexusraft.ZoneID) (nexusraft.Nod
 	case err == nil:
 		s.Zones = zones
 	case errors.Is(err, driver.ErrNoAnswer):
-		s.Healthy, s.Problem, err = false, err.Error(), nil
+		s.Zones, s.Healthy, s.Problem, err = zones, false, err.Error(), nil
 	case ctx.Err() != nil:
 		err = fmt.Errorf("%w: %w", nexusraft.ErrNoQuorum, err)
 	}

@@ -73,6 +73,7 @@ var callersOf = map[string]string{
 
 	"/nexusraft.v1.Zones/CreateZone":         "root admin",
 	"/nexusraft.v1.Zones/DeleteZone":         "root admin",
+	"/nexusraft.v1.Zones/ReshapeZone":        "root admin",
 	"/nexusraft.v1.Tokens/CreateToken":       "root admin",
 	"/nexusraft.v1.Tokens/ListTokens":        "root admin",
 	"/nexusraft.v1.Tokens/RevokeToken":       "root admin",

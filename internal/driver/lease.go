@@ -22,11 +22,11 @@ type LeaseConfig struct {
 // LeaseLength is the longest lease under which a leader's reads are linearizable, if of the clocks of two nodes
 // none gains more than a part, drift, on the other; 0 if the election timeout is too short for any.
 //
-// A voter keeps its promise for an election timeout in ticks. The first one may come at once after the
-// message that it counts from, since a ticker keeps one for a worker that is busy, and the second one soon after:
-// so it is two ticks less in time.
+// A voter keeps its promise for an election timeout in ticks. The first one may have been taken before the message
+// that it counts from, and counts at once after it; the second one is kept by the ticker for a worker that is busy,
+// and the third one may come soon after that. So it is three ticks less in time.
 func LeaseLength(electionTicks int, tick time.Duration, drift float64) time.Duration {
-	return time.Duration(float64(max(0, electionTicks-2)) * float64(tick) / (1 + drift))
+	return time.Duration(float64(max(0, electionTicks-3)) * float64(tick) / (1 + drift))
 }
 
 // Lease says whether a replica may serve reads alone: it leads, and a quorum has answered a question for a

@@ -4,8 +4,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -315,5 +317,65 @@ func TestPromiseOutlivesTheLeader(t *testing.T) {
 				t.Errorf("after an election timeout: %q", b.told)
 			}
 		})
+	}
+}
+
+// lateHost is a Host whose worker takes long for something between taking a tick and taking its inbox, once.
+type lateHost struct {
+	emptyHost
+	room func()
+	tick func()
+}
+
+func (h *lateHost) Room() bool                            { h.room(); return true }
+func (h *lateHost) Tick(map[nexusraft.NodeID]zone.Signal) { h.tick() }
+func (h *lateHost) Turn() (bool, error)                   { return false, nil }
+func (h *lateHost) Propose()                              {}
+func (h *lateHost) Stop(error)                            {}
+
+// A voter counts an election timeout in ticks from a leader's message on. However late its worker takes those, it
+// has not counted to the end before the lease that rests on the message is over.
+func TestLeaseIsNotLongerThanTheTicks(t *testing.T) {
+	const tick, electionTicks = 50 * time.Millisecond, 6
+	lease := LeaseLength(electionTicks, tick, 0)
+	for late := time.Duration(0); late < 4*tick; late += tick / 10 {
+		for phase := time.Duration(0); phase < 2*tick; phase += tick / 10 {
+			synctest.Test(t, func(t *testing.T) {
+				start, silence, counted := time.Now(), -1, make(chan time.Time, 1)
+				h := &lateHost{
+					room: func() {
+						if time.Since(start) == tick {
+							time.Sleep(late)
+						}
+					},
+					tick: func() {
+						if silence >= 0 {
+							silence++
+						}
+						if silence == electionTicks {
+							counted <- time.Now()
+						}
+					},
+				}
+				w := NewWorker(h, NewBacklog(Bounds{100, 1 << 20, 100}, 1), slog.New(slog.DiscardHandler))
+				stop, ended := make(chan struct{}), make(chan error)
+				go func() {
+					ticker := time.NewTicker(tick)
+					defer ticker.Stop()
+					ended <- w.Run(ticker.C, stop)
+				}()
+				time.Sleep(tick + phase)
+				asked := time.Now()
+				if err := w.Inbox().Call(func(error) { silence = 0 }); err != nil { // it is heard
+					t.Fatal(err)
+				}
+				if got := (<-counted).Sub(asked); got < lease {
+					t.Errorf("held up for %v, asked %v after a tick: a voter has waited for %v, and the lease is of %v", late, phase,
+						got, lease)
+				}
+				close(stop)
+				<-ended
+			})
+		}
 	}
 }

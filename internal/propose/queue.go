@@ -97,8 +97,8 @@ func (p *Call) Wait(ctx context.Context) (nexusraft.Result, error) {
 }
 
 // Bounds of the calls that are on their way, from Put to their answer, of all zones of a node together; one zone
-// takes half of each at most, so that a flood of one leaves room for the others. Beyond them calls get
-// ErrOverloaded, before anything is appended.
+// takes half of each at most, so that a flood of one leaves room for the others, and one worker three quarters.
+// Beyond them calls get ErrOverloaded, before anything is appended.
 const (
 	maxCalls = 64 << 10
 	maxBytes = 128 << 20 // of their commands
@@ -142,7 +142,8 @@ type Queue struct {
 	own    Allowance  // without Of
 	mu     sync.Mutex // guards what follows
 	closed bool
-	zones  map[nexusraft.ZoneID]load    // of the calls on their way, those that were taken too
+	all    load                         // of the calls on their way, those that were taken too
+	zones  map[nexusraft.ZoneID]load    // the same, of each zone
 	shared int                          // for how many more takes the bounds of a turn hold
 	lines  map[nexusraft.ZoneID][]*Call // those that wait, of each zone that has any
 	order  []nexusraft.ZoneID           // the zones that have, in the order in which they came to have
@@ -157,10 +158,13 @@ func (l load) plus(calls, bytes int) load { return load{l.calls + calls, l.bytes
 func (q *Queue) Put(p *Call) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	zone := q.zones[p.Zone].plus(1, len(p.Command))
+	all, zone := q.all.plus(1, len(p.Command)), q.zones[p.Zone].plus(1, len(p.Command))
 	switch {
 	case q.closed:
 		return nexusraft.ErrClosed
+	case q.Of != nil && (all.calls > maxCalls/4*3 || all.bytes > maxBytes/4*3): // its worker may stand still
+		return fmt.Errorf("%w: %d commands of %d bytes are on their way on one worker of this node",
+			nexusraft.ErrOverloaded, q.all.calls, q.all.bytes)
 	case zone.calls > maxCalls/2 || zone.bytes > maxBytes/2:
 		return fmt.Errorf("%w: %d commands of %d bytes are on their way in zone %v", nexusraft.ErrOverloaded,
 			zone.calls-1, zone.bytes-len(p.Command), p.Zone)
@@ -174,7 +178,7 @@ func (q *Queue) Put(p *Call) error {
 	if q.lines == nil {
 		q.lines = make(map[nexusraft.ZoneID][]*Call)
 	}
-	q.zones[p.Zone] = zone
+	q.all, q.zones[p.Zone] = all, zone
 	line := q.lines[p.Zone]
 	if len(line) == 0 {
 		q.order = append(q.order, p.Zone)
@@ -196,6 +200,7 @@ func (q *Queue) released(p *Call) {
 	q.allowance().remove(len(p.Command))
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.all = q.all.plus(-1, -len(p.Command))
 	if zone := q.zones[p.Zone].plus(-1, -len(p.Command)); zone.calls > 0 {
 		q.zones[p.Zone] = zone
 	} else {

@@ -246,4 +246,11 @@ func TestBoundsOfSeveralQueues(t *testing.T) {
 	if err := a.Put(call(8, 1)); !errors.Is(err, nexusraft.ErrOverloaded) {
 		t.Errorf("beyond the bound of both again: got %v, want ErrOverloaded", err)
 	}
+	for _, p := range a.Close() {
+		p.Take()
+		p.Answer(nexusraft.Result{}, nil)
+	}
+	if err := b.Put(call(9, 1)); !errors.Is(err, nexusraft.ErrOverloaded) {
+		t.Errorf("beyond what one queue may have: got %v, want ErrOverloaded", err)
+	}
 }

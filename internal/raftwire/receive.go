@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"slices"
+	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"golang.org/x/time/rate"
@@ -83,8 +84,9 @@ func (r *Receiver) streamed(typ raftpb.MessageType) bool {
 }
 
 // RequestVote waits until the rounds that answer the requests are on the disk. A request whose round is not
-// written before ctx ends has no result, which counts as ignored, as does one that finds no room. The
-// error is ErrClosed, once the worker has ended and has decided none of them.
+// written before ctx ends has no result, which counts as ignored, as does one that finds no room. Once half
+// of the time is over it returns with the results that there are, if any: a worker that stands still keeps no
+// other zone from its vote. The error is ErrClosed, once the worker has ended and has decided none of them.
 func (r *Receiver) RequestVote(
 	ctx context.Context, from nexusraft.NodeID, votes []transport.Vote,
 ) ([]transport.VoteResult, error) {
@@ -96,18 +98,44 @@ func (r *Receiver) RequestVote(
 		}
 	}
 	r.inbox.Put(in)
-	results := make([]transport.VoteResult, 0, len(calls))
-	for _, call := range calls {
-		select {
-		case result := <-call.Done():
-			results = append(results, result)
-		case <-ctx.Done():
-			return results, nil
-		}
-	}
+	results := r.await(ctx, calls)
 	decided := func(v transport.VoteResult) bool { return v.Outcome != transport.VoteIgnored }
-	if r.inbox.Closed() && !slices.ContainsFunc(results, decided) {
+	if len(results) == len(calls) && r.inbox.Closed() && !slices.ContainsFunc(results, decided) {
 		return nil, nexusraft.ErrClosed
 	}
 	return results, nil
+}
+
+// await returns the results that come in time; see RequestVote.
+func (r *Receiver) await(ctx context.Context, calls []*Waiter) (results []transport.VoteResult) {
+	end, ends := ctx.Deadline()
+	if !ends {
+		end = time.Now().Add(time.Hour)
+	}
+	timer := time.NewTimer(time.Until(end) / 2)
+	defer timer.Stop()
+	left := calls
+	for len(left) > 0 {
+		select {
+		case result := <-left[0].Done():
+			results, left = append(results, result), left[1:]
+			continue
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		left = slices.DeleteFunc(slices.Clone(left), func(c *Waiter) bool {
+			select {
+			case result := <-c.Done():
+				results = append(results, result)
+				return true
+			default:
+				return false
+			}
+		})
+		if len(results) > 0 || ctx.Err() != nil {
+			return results
+		}
+		timer.Reset(max(time.Until(end)/2, time.Millisecond))
+	}
+	return results
 }

@@ -2,15 +2,19 @@ package raftwire
 
 import (
 	"bytes"
+	"context"
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/driver"
+	"github.com/nexi-lab/nexus-raft/internal/zone"
 	"github.com/nexi-lab/nexus-raft/transport"
 )
 
@@ -62,4 +66,39 @@ func TestTypesThatAreNotStreamed(t *testing.T) {
 			}
 		}
 	}
+}
+
+// oddHung is an Intake of two workers: the one of the odd zones stands still, the other one answers.
+type oddHung struct{}
+
+func (oddHung) Put(ms []driver.Inbound) int {
+	for _, m := range ms {
+		if m.Zone%2 == 0 {
+			m.Vote.Answer(driver.VoteAnswer{Why: "no leader is missed"})
+		}
+	}
+	return len(ms)
+}
+func (oddHung) Hear(nexusraft.NodeID, zone.Signal) {}
+func (oddHung) Closed() bool                       { return false }
+
+// A worker that stands still keeps no other zone of the call from its vote: what is there comes before the caller has
+// given up.
+func TestVotesBesideAWorkerThatStandsStill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := NewReceiver(oddHung{}, slog.New(slog.DiscardHandler), false)
+		for _, votes := range [][]transport.Vote{{{Zone: 1}, {Zone: 2}}, {{Zone: 2}, {Zone: 1}}} {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			results, err := r.RequestVote(ctx, 1, votes)
+			if err != nil || len(results) != 1 || results[0].Zone != 2 || ctx.Err() != nil {
+				t.Errorf("votes %v: got %v, %v, in time: %t", votes, results, err, ctx.Err() == nil)
+			}
+			cancel()
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if results, err := r.RequestVote(ctx, 1, []transport.Vote{{Zone: 1}}); err != nil || len(results) > 0 || ctx.Err() == nil {
+			t.Errorf("without any result: got %v, %v, in time: %t", results, err, ctx.Err() == nil)
+		}
+	})
 }

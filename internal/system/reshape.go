@@ -149,7 +149,7 @@ func applyReportZone(base nexusraft.ReadWriter, now int64, c *pb.ReportZone) (ch
 		return 0, err
 	case z == nil:
 		return 0, unknownZone(base, id)
-	case !z.GetMoving() || z.GetChanged() != c.GetChanged():
+	case !z.GetMoving() && len(c.GetRemoved()) == 0 || z.GetChanged() != c.GetChanged():
 		return 0, fmt.Errorf("%w: zone %v is not under way to this placement any more", nexusraft.ErrRefused, id)
 	}
 	if len(c.GetRemoved()) > 0 {
@@ -179,7 +179,7 @@ func renew(base nexusraft.ReadWriter, z *pb.ZoneRecord, removed []uint64) error 
 	if !some {
 		return fmt.Errorf("%w: no such replica is to be in zone %q", nexusraft.ErrRefused, z.GetName())
 	}
-	z.Changed = version
+	z.Changed, z.Moving = version, true
 	_, err = storeZone(base, z)
 	return err
 }

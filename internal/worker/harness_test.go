@@ -197,9 +197,7 @@ func (w *idleWorker) openAll() error {
 			return err
 		}
 	}
-	if dir.unfit != nil {
-		w.fail(dir.root, dir.unfit)
-	}
+	w.beginRoot(dir)
 	return nil
 }
 

@@ -327,10 +327,10 @@ func (w *worker) unopened(z *pb.ZoneRecord, err error) {
 type openedRoot struct {
 	zones []nexusraft.ZoneID // of which there are replicas here
 	root  *group             // nil: there are none
-	unfit error              // why the root zone is to stop, once the others are open
+	unfit error              // why it is to stop once the others are open; nil: it is to run
 }
 
-// openRoot opens the root zone.
+// openRoot opens the root zone. It does not run yet: if it stopped, the others could not be opened by its records.
 func (w *worker) openRoot() (o openedRoot, err error) {
 	o.zones, err = raftlog.Zones(w.o.Dir.Raft)
 	if err != nil || len(o.zones) == 0 {
@@ -339,15 +339,20 @@ func (w *worker) openRoot() (o openedRoot, err error) {
 	if o.root, err = openGroup(w, nexusraft.RootZone, ""); err != nil {
 		return o, err
 	}
-	o.unfit = o.root.openMachine()
-	switch {
-	case o.unfit == nil:
-		w.add(o.root)
-	case !errors.Is(o.unfit, errMachine) && !isDiverged(o.unfit):
+	if o.unfit = o.root.openMachine(); o.unfit != nil && !errors.Is(o.unfit, errMachine) && !isDiverged(o.unfit) {
 		return o, o.unfit
 	}
 	w.o.Peering.Connect(o.root.replica.Membership())
 	return o, nil
+}
+
+// beginRoot has the root zone run, or stop, once all other zones are open.
+func (w *worker) beginRoot(o openedRoot) {
+	if o.unfit != nil {
+		w.fail(o.root, o.unfit)
+	} else {
+		w.add(o.root)
+	}
 }
 
 // openZones opens those of the zones that are this worker's, by the root zone's records. What was made or deleted

@@ -16,7 +16,7 @@ func TestLeases(t *testing.T) {
 	}
 	w.o.MaxClockDrift = 0.25
 	c := w.leases()
-	if want := time.Duration(float64(4*testTick) / 1.25); c.Length != want {
+	if want := time.Duration(float64(3*testTick) / 1.25); c.Length != want {
 		t.Errorf("of %d ticks of %v: got %v, want %v", w.o.ElectionTicks, testTick, c.Length, want)
 	}
 	self := w.o.Peering.Self()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
@@ -50,11 +51,10 @@ func (g *group) tendPlacement() {
 		g.change(m)
 		return
 	}
-	if !p.moving {
-		g.prefer()
-		return
-	}
+	// Also where the record says that the zone is there: a leader that went by an older one may have taken it elsewhere.
 	switch next := zone.PlanApproach(g.replica, p.members); {
+	case next.Reached && !p.moving:
+		g.prefer()
 	case next.Change != nil:
 		g.logger.Info("the zone moves", "set", len(next.Change.Set), "remove", len(next.Change.Remove))
 		g.changeTo(*next.Change)
@@ -62,9 +62,29 @@ func (g *group) tendPlacement() {
 		g.pass(next.Transfer)
 	case next.Reached, len(next.Removed) > 0:
 		g.pause = g.w.o.ElectionTicks // then it is said again, if the record is still the same
-		g.w.o.Placed(Placed{Zone: g.id, Changed: p.changed, Removed: next.Removed})
+		g.group.Read(&arrival{g, p}, time.Now())
 	}
 }
+
+// arrival is a read that says what a zone has come to: once a quorum has confirmed that this replica leads, since what
+// nodes keep for a zone on its way goes by that, and a leader that was deposed knows of no later change.
+type arrival struct {
+	g *group
+	p *placement // which the leader went by
+}
+
+// Serve implements driver.Read.
+func (a *arrival) Serve(err error) {
+	if err != nil || a.g.placement != a.p {
+		return
+	}
+	if next := zone.PlanApproach(a.g.replica, a.p.members); next.Reached || len(next.Removed) > 0 {
+		a.g.w.o.Placed(Placed{Zone: a.g.id, Changed: a.p.changed, Removed: next.Removed})
+	}
+}
+
+// Gone implements driver.Read: the read ends with the zone's next leader at the latest.
+func (a *arrival) Gone() bool { _, leads := a.g.replica.Leader(); return !leads }
 
 // pass has another member lead. For an election timeout raft holds the proposals back; for as long as that again the
 // zone takes them if the member has not come to lead, and only then it is asked once more.

@@ -88,7 +88,7 @@ type worker struct {
 	root      *rootRecords      // as of the last tick
 	beats     uint64            // of the node's pulse, as of the last tick
 	still     int               // ticks since the pulse has beaten
-	patience  int               // ticks for which it may be still: two less than others wait for this node's signal
+	patience  int               // ticks for which it may be still, so that what it leads speaks before others miss it
 	driver    *driver.Driver
 	hosting   toHost          // which zones there are to be
 	news      zonesNews       // of the root zone's worker, for all of them at the end of its round
@@ -111,7 +111,8 @@ func newWorker(o Options, t *together, place int) *worker {
 	w.loop, w.driver = driver.NewWorker(w, t.backlog, o.Logger), driver.New(w, w, maxPartBytes/len(t.pulse.ticked))
 	w.inbox, w.proposals.Of = w.loop.Inbox(), &t.allowance
 	silent := zone.SilentTicks(o.ElectionTicks, o.HeartbeatTicks, o.HoldTicks)
-	w.neighbors, w.patience = driver.NewNeighborsOf(t.signal, silent), max(silent-2, 1)
+	w.neighbors = driver.NewNeighborsOf(t.signal, silent)
+	w.patience = max(silent-zone.HeartbeatInterval(o.ElectionTicks, o.HeartbeatTicks, o.HoldTicks), 1)
 	w.out = raftwire.Outbox{Network: o.Peers, Inbox: w.inbox, Logger: o.Logger}
 	return w
 }

@@ -3,7 +3,9 @@ package worker
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
+	"sync"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/driver"
@@ -69,11 +71,11 @@ func (x *Workers) OpenZones() error {
 	for _, opened := range opening {
 		err = cmp.Or(err, <-opened)
 	}
-	if err != nil || dir.unfit == nil {
+	if err != nil {
 		return err
 	}
-	return <-root.does(func() error { // not before: the others are opened by its records
-		root.fail(dir.root, dir.unfit)
+	return <-root.does(func() error {
+		root.beginRoot(dir)
 		return nil
 	})
 }
@@ -127,21 +129,28 @@ func (b intake) Closed() bool {
 	return slices.ContainsFunc(b.t.workers, func(w *worker) bool { return w.inbox.Closed() })
 }
 
-// Statuses is driver.Statuses of the zones.
+// Statuses is driver.Statuses of the zones. With its ErrNoAnswer come those of the workers that have answered.
 func (x *Workers) Statuses(ctx context.Context, only nexusraft.ZoneID) (all []nexusraft.ZoneStatus, err error) {
 	asked := x.workers
 	if only != 0 {
 		asked = slices.Compact([]*worker{x.of(nexusraft.RootZone), x.of(only)})
 	}
-	for _, w := range asked {
-		some, err := driver.Statuses(ctx, w.inbox, only, w.ids, w.status)
-		if err != nil {
-			return nil, err
+	some, errs := make([][]nexusraft.ZoneStatus, len(asked)), make([]error, len(asked))
+	var answers sync.WaitGroup
+	for i, w := range asked {
+		answers.Go(func() { some[i], errs[i] = driver.Statuses(ctx, w.inbox, only, w.ids, w.status) })
+	}
+	answers.Wait()
+	for i := range asked {
+		if all = append(all, some[i]...); err == nil || !errors.Is(errs[i], driver.ErrNoAnswer) && errs[i] != nil {
+			err = errs[i]
 		}
-		all = append(all, some...)
+	}
+	if err != nil && !errors.Is(err, driver.ErrNoAnswer) {
+		return nil, err
 	}
 	slices.SortFunc(all, func(a, b nexusraft.ZoneStatus) int { return cmp.Compare(a.Zone, b.Zone) })
-	return all, nil
+	return all, err
 }
 
 // Awake returns how many of the zones do not sleep, and the signal of this node, by which others know whether

@@ -524,6 +524,10 @@ func TestNothingIsMadeBeforeTheZonesAreOpen(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	if w.hosted()[nexusraft.RootZone] != nil {
+		t.Error("the root zone runs before the others are open: if it stops, they can't be opened by its records")
+	}
+	w.beginRoot(dir)
 	w.turns(t)
 	w.checkHosted(t)
 }

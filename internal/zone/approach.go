@@ -21,7 +21,7 @@ type Approach struct {
 // be: with all steps of that taken in one, there is no moment in which it can lose fewer nodes than before or after. A
 // leader that is to go stays for that, hands over, and is taken out by its successor.
 func PlanApproach(r *Replica, to []nexusraft.Member) Approach {
-	if !r.leads() {
+	if !r.TermApplied() { // or its configuration may be an old one
 		return Approach{}
 	}
 	return r.planner().approach(to)

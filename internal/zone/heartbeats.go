@@ -22,11 +22,11 @@ import (
 // As with sleep, safety does not depend on it: raft is safe with any ticks. A node of an earlier release gets
 // as few heartbeats, and its replicas trust no signal: they have to do with two in an election timeout.
 
-// heartbeatTicks returns the interval of the heartbeats of a zone whose nodes send a signal in each configured
+// HeartbeatInterval returns the interval of the heartbeats of a zone whose nodes send a signal in each configured
 // one: three times that by default. Where it can, it leaves two of them to the shortest election timeout, and
 // to the hold time, since an append that was lost is sent anew by the next one.
-func heartbeatTicks(c Config) int {
-	return max(c.HeartbeatTicks, min(c.HeartbeatTicks+2, c.ElectionTicks/2, c.HoldTicks/2))
+func HeartbeatInterval(electionTicks, heartbeatTicks, holdTicks int) int {
+	return max(heartbeatTicks, min(heartbeatTicks+2, electionTicks/2, holdTicks/2))
 }
 
 // trust is what a follower or a witness rests on between two messages of its leader.

@@ -33,7 +33,7 @@ type Config struct {
 	Signals Signals
 
 	ElectionTicks  int // 6: silence before a member campaigns, randomised by raft up to twice that
-	HeartbeatTicks int // 1; with Signals the zone's own heartbeats are rarer, see heartbeatTicks
+	HeartbeatTicks int // 1; with Signals the zone's own heartbeats are rarer, see HeartbeatInterval
 	HoldTicks      int // 6: how long an entry may wait for both members before the witness gets it
 
 	MaxAppendBytes      uint64 // 1 MiB: entries in one append
@@ -73,7 +73,7 @@ func (c Config) withDefaults() (Config, error) {
 		errs = append(errs, errors.New("HeartbeatTicks and HoldTicks are at least 1"))
 	}
 	if c.Signals != nil {
-		c.HeartbeatTicks = heartbeatTicks(c)
+		c.HeartbeatTicks = HeartbeatInterval(c.ElectionTicks, c.HeartbeatTicks, c.HoldTicks)
 	}
 	return c, errors.Join(errs...)
 }
