@@ -97,7 +97,8 @@ func TestVotesBesideAWorkerThatStandsStill(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		if results, err := r.RequestVote(ctx, 1, []transport.Vote{{Zone: 1}}); err != nil || len(results) > 0 || ctx.Err() == nil {
+		results, err := r.RequestVote(ctx, 1, []transport.Vote{{Zone: 1}})
+		if err != nil || len(results) > 0 || ctx.Err() == nil {
 			t.Errorf("without any result: got %v, %v, in time: %t", results, err, ctx.Err() == nil)
 		}
 	})
