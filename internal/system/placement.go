@@ -23,7 +23,7 @@ import (
 
 // HostedBy returns the replica that a zone has or is to have on a node, and the version of the zones' table from
 // which on it has that; ok is false if it is to have none there. While the zone is under way those count, too, that are
-// to go.
+// to go, and those that nodes got before they knew that it has a shape, also nodes that joined meanwhile.
 func HostedBy(z *pb.ZoneRecord, node nexusraft.NodeID) (replica nexusraft.ReplicaID, version uint64, ok bool) {
 	if z.GetShape() == nil {
 		return ReplicaOf(nexusraft.ZoneID(z.GetId()), node), z.GetVersion(), true
@@ -32,6 +32,9 @@ func HostedBy(z *pb.ZoneRecord, node nexusraft.NodeID) (replica nexusraft.Replic
 		if p.GetNode() == uint64(node) {
 			return nexusraft.ReplicaID(p.GetReplica()), p.GetVersion(), true
 		}
+	}
+	if z.GetEverywhere() {
+		return ReplicaOf(nexusraft.ZoneID(z.GetId()), node), z.GetVersion(), true
 	}
 	return 0, 0, false
 }
@@ -127,9 +130,9 @@ func place(base nexusraft.Reader, z *pb.ZoneRecord, nodes []*pb.Member, how plac
 		return err
 	}
 	rank := func(n *pb.Member) (r [2]int) {
-		switch {
+		switch _, on := PlacedOn(how.old, nexusraft.NodeID(n.GetNode())); {
 		case n.GetNode() == z.GetPreferred():
-		case find(had, n.GetNode()) != nil && find(how.old.GetLeaving(), n.GetNode()) == nil:
+		case how.old != nil && on:
 			r[0] = 1
 		default:
 			r[0] = 2
@@ -155,6 +158,7 @@ func place(base nexusraft.Reader, z *pb.ZoneRecord, nodes []*pb.Member, how plac
 		z.Placement = append(z.Placement, how.replica(z, had, n, role))
 	}
 	slices.SortFunc(z.Placement, byNode)
+	z.Everywhere = how.old != nil && (how.old.GetShape() == nil || how.old.GetEverywhere())
 	z.Leaving = slices.DeleteFunc(had, func(p *pb.PlacedReplica) bool { return find(z.Placement, p.GetNode()) != nil })
 	return enough(z, left, how.short)
 }
@@ -172,16 +176,16 @@ func (h placing) had(nodes []*pb.Member) (had []*pb.PlacedReplica) {
 	if h.old == nil {
 		return nil
 	}
-	if h.old.GetShape() != nil {
-		had = slices.Concat(h.old.GetPlacement(), h.old.GetLeaving())
-	} else {
-		for _, n := range nodes {
-			role := n.GetRole()
-			if role == pb.Role_ROLE_LEARNER {
-				role = pb.Role_ROLE_MEMBER
-			}
-			had = append(had, h.first(h.old, n, role, h.old.GetVersion()))
+	had = slices.Concat(h.old.GetPlacement(), h.old.GetLeaving())
+	for _, n := range nodes {
+		if _, _, ok := HostedBy(h.old, nexusraft.NodeID(n.GetNode())); !ok || find(had, n.GetNode()) != nil {
+			continue
 		}
+		role := n.GetRole()
+		if role == pb.Role_ROLE_LEARNER {
+			role = pb.Role_ROLE_MEMBER
+		}
+		had = append(had, h.first(h.old, n, role, h.old.GetVersion()))
 	}
 	slices.SortFunc(had, byNode)
 	return had

@@ -185,7 +185,7 @@ func applyReportZone(base nexusraft.ReadWriter, now int64, c *pb.ReportZone) (ch
 	if len(c.GetRemoved()) > 0 {
 		return id, renew(base, z, c.GetRemoved())
 	}
-	z.Moving, z.Leaving = false, nil
+	z.Moving, z.Leaving, z.Everywhere = false, nil, false
 	if _, err := storeZone(base, z); err != nil {
 		return 0, err
 	}

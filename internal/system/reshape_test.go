@@ -330,6 +330,9 @@ func drawChange(
 	t *rapid.T, z *pb.ZoneRecord, shapes []nexusraft.Shape, removed map[nexusraft.ReplicaID]bool,
 ) *pb.NodeCommand {
 	nodes := clusterNodes(6, 1)
+	if rapid.Bool().Draw(t, "joining") { // the proposer does not know of it yet
+		nodes = slices.Delete(nodes, 5, 6)
+	}
 	avoid := rapid.SliceOfN(rapid.SampledFrom([]uint64{1, 2, 3, 4, 5, 6, 101}), 0, 3).Draw(t, "avoid")
 	switch rapid.SampledFrom([]string{"reshape", "off", "refill", "report", "removed"}).Draw(t, "what") {
 	case "report":

@@ -1067,7 +1067,9 @@ type ZoneRecord struct {
 	// Whether it is under way to the placement.
 	Moving bool `protobuf:"varint,13,opt,name=moving,proto3" json:"moving,omitempty"`
 	// Nodes that it was told to leave, ascending: they get no replica until another plan is asked for.
-	Off           []uint64 `protobuf:"fixed64,14,rep,packed,name=off,proto3" json:"off,omitempty"`
+	Off []uint64 `protobuf:"fixed64,14,rep,packed,name=off,proto3" json:"off,omitempty"`
+	// Whether it had a replica on each node when it began to move: nodes that joined meanwhile may have their first one, too.
+	Everywhere    bool `protobuf:"varint,15,opt,name=everywhere,proto3" json:"everywhere,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1198,6 +1200,13 @@ func (x *ZoneRecord) GetOff() []uint64 {
 		return x.Off
 	}
 	return nil
+}
+
+func (x *ZoneRecord) GetEverywhere() bool {
+	if x != nil {
+		return x.Everywhere
+	}
+	return false
 }
 
 // PlacedReplica is a replica that the root zone has given a zone.
@@ -2247,7 +2256,7 @@ const file_nexusraft_v1_state_proto_rawDesc = "" +
 	"\tZoneTable\x12\x17\n" +
 	"\alast_id\x18\x01 \x01(\x04R\x06lastId\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x14\n" +
-	"\x05count\x18\x03 \x01(\x04R\x05count\"\xce\x03\n" +
+	"\x05count\x18\x03 \x01(\x04R\x05count\"\xee\x03\n" +
 	"\n" +
 	"ZoneRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
@@ -2264,7 +2273,10 @@ const file_nexusraft_v1_state_proto_rawDesc = "" +
 	"\tplacement\x18\v \x03(\v2\x1b.nexusraft.v1.PlacedReplicaR\tplacement\x125\n" +
 	"\aleaving\x18\f \x03(\v2\x1b.nexusraft.v1.PlacedReplicaR\aleaving\x12\x16\n" +
 	"\x06moving\x18\r \x01(\bR\x06moving\x12\x10\n" +
-	"\x03off\x18\x0e \x03(\x06R\x03off\"\xad\x01\n" +
+	"\x03off\x18\x0e \x03(\x06R\x03off\x12\x1e\n" +
+	"\n" +
+	"everywhere\x18\x0f \x01(\bR\n" +
+	"everywhere\"\xad\x01\n" +
 	"\rPlacedReplica\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x06R\x04node\x12\x18\n" +
 	"\areplica\x18\x02 \x01(\x06R\areplica\x12&\n" +
