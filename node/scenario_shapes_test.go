@@ -305,6 +305,7 @@ func leavesItsLeader(t *testing.T, nodes []*member) {
 		}
 		awaitReplicas(t, nodes, info)
 		w.more(t, 20)
+		nodes[0].reshape(z.ID(), "orders-1", shape(3, 0)) // so that the node may have it again
 	}
 	w.verify(t, leaderOf(t, nodes, z.ID()), z.ID())
 }
@@ -455,6 +456,21 @@ func leavesTheCluster(t *testing.T, nodes []*member) {
 	}
 	awaitReplicas(t, nodes, info)
 	eventually(t, "the node leaves the cluster", func() error {
+		root := leaderOf(t, nodes, nexusraft.RootZone)
+		_, err := root.zone().ChangeMembership(t.Context(), change)
+		return err
+	})
+	leaves.fenced("was removed")
+	nodes = nodes[:3]
+	awaitReplicas(t, nodes, nodes[0].awaitPlaced(z.ID()))
+	leaves = nodes[2] // nobody takes its place, nor does it itself
+	info = nodes[0].reshape(z.ID(), "orders-4", nexusraft.ZoneReshape{Off: leaves.node.ID()})
+	if len(info.Placement) != 2 {
+		t.Errorf("off a node that nobody can replace: got %+v", info)
+	}
+	awaitReplicas(t, nodes, info)
+	change.Remove = leaves.node.ID()
+	eventually(t, "that node leaves the cluster, too", func() error {
 		root := leaderOf(t, nodes, nexusraft.RootZone)
 		_, err := root.zone().ChangeMembership(t.Context(), change)
 		return err

@@ -34,7 +34,7 @@ replica on each node gets a shape by this command, and keeps one from then on. I
 it is for admins of the root zone.
 
 --off takes a zone off a node that is to leave the cluster or is lost. If no other node can take the place,
-that stays empty until one joins.
+that stays empty until one joins. The node gets no replica until a plan is asked for again (--members 3).
 
 Examples:
 

@@ -38,8 +38,8 @@ func (s *Registry) Reshape(
 		return fail(err)
 	}
 	c := &pb.ReshapeZone{
-		Id: uint64(id), Name: name, Nodes: s.candidates(members, z), Changed: z.GetChanged(), Checked: z != nil,
-		Off: uint64(want.Off), Instead: want.Instead,
+		Id: uint64(id), Name: name, Nodes: nodesOf(members), Avoid: s.avoid(members, z),
+		Changed: z.GetChanged(), Checked: true, Off: uint64(want.Off), Instead: want.Instead,
 	}
 	if want.Off == 0 {
 		c.Shape, c.Spare, c.Preferred = wire.ShapeToProto(want.Shape), want.Spare, uint64(want.Preferred)
@@ -55,22 +55,31 @@ func reshaping(c *pb.ReshapeZone) *pb.NodeCommand {
 	return &pb.NodeCommand{Kind: &pb.NodeCommand_ReshapeZone{ReshapeZone: c}}
 }
 
-// recordOf returns a zone's record as this node knows it; nil if there is none.
+// recordOf returns the record of a zone that may be changed, as this node knows it.
 func (s *Registry) recordOf(id nexusraft.ZoneID) (z *pb.ZoneRecord, err error) {
 	err = s.o.Zone.ReadLocal(func(r nexusraft.Reader) (err error) {
-		z, err = system.FindZone(r, id)
+		z, err = system.Reshapable(r, id)
 		return err
 	})
 	return z, err
 }
 
-// candidates are the nodes that a zone may be placed on, ascending: those that it is on, and all that are not silent.
-func (s *Registry) candidates(root nexusraft.Membership, z *pb.ZoneRecord) []*pb.Member {
+// audible are the nodes that a new zone may be placed on, ascending.
+func (s *Registry) audible(root nexusraft.Membership) []*pb.Member {
+	avoid := s.avoid(root, nil)
+	return slices.DeleteFunc(nodesOf(root), func(m *pb.Member) bool { return slices.Contains(avoid, m.GetNode()) })
+}
+
+// avoid are the nodes that a zone is not placed on now, ascending: those that are silent and that it is not placed on.
+func (s *Registry) avoid(root nexusraft.Membership, z *pb.ZoneRecord) (avoid []uint64) {
 	silent := s.silent(silentAfter)
-	return slices.DeleteFunc(nodesOf(root), func(m *pb.Member) bool {
+	for _, m := range nodesOf(root) {
 		on := slices.ContainsFunc(z.GetPlacement(), func(p *pb.PlacedReplica) bool { return p.GetNode() == m.GetNode() })
-		return !on && silent[nexusraft.NodeID(m.GetNode())]
-	})
+		if !on && silent[nexusraft.NodeID(m.GetNode())] {
+			avoid = append(avoid, m.GetNode())
+		}
+	}
+	return avoid
 }
 
 // silent returns the nodes that have been silent for so long.
@@ -107,24 +116,29 @@ func (s *Registry) Report(id nexusraft.ZoneID, changed uint64, removed []nexusra
 // next look.
 const commandTimeout = 2 * time.Second
 
-// passOn proposes what zones have reported.
+// passOn proposes what zones have reported. Once one gets no answer the others are left to be said again: each would
+// wait as long.
 func (s *Registry) passOn(ctx context.Context) {
 	s.mu.Lock()
 	reports := s.reports
 	s.reports = make(map[nexusraft.ZoneID]*pb.ReportZone)
 	s.mu.Unlock()
 	for _, id := range slices.Sorted(maps.Keys(reports)) {
-		s.command(ctx, &pb.NodeCommand{Kind: &pb.NodeCommand_ReportZone{ReportZone: reports[id]}}, id)
+		if !s.command(ctx, &pb.NodeCommand{Kind: &pb.NodeCommand_ReportZone{ReportZone: reports[id]}}, id) {
+			return
+		}
 	}
 }
 
-// command makes a change that nobody waits for.
-func (s *Registry) command(ctx context.Context, c *pb.NodeCommand, id nexusraft.ZoneID) {
+// command makes a change that nobody waits for, and reports whether it was answered in time.
+func (s *Registry) command(ctx context.Context, c *pb.NodeCommand, id nexusraft.ZoneID) (answered bool) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	if _, err := s.o.Zone.Command(ctx, c); err != nil {
+	_, err := s.o.Zone.Command(ctx, c)
+	if err != nil {
 		s.o.Logger.Debug("a zone's placement is not changed", "zone", id, "err", err)
 	}
+	return err == nil || ctx.Err() == nil
 }
 
 // shaped are the zones that have a shape, as of a version of the table of zones.
@@ -134,7 +148,8 @@ type shaped struct {
 	asked   map[uint64]time.Time // by zone, when it was last tried to change its placement
 }
 
-// tendPlacements has zones leave nodes that are gone, and fills places that are empty.
+// tendPlacements has zones leave nodes that are gone, and fills places that are empty, for as long as this node leads
+// the root zone and is answered.
 func (s *Registry) tendPlacements(ctx context.Context) {
 	members, err := s.o.Zone.Members()
 	if err != nil || s.lookUp() != nil || len(s.known.records) == 0 {
@@ -147,8 +162,10 @@ func (s *Registry) tendPlacements(ctx context.Context) {
 			continue
 		}
 		s.known.asked[z.GetId()] = time.Now()
-		c.Nodes = s.candidates(members, z)
-		s.command(ctx, reshaping(c), nexusraft.ZoneID(z.GetId()))
+		c.Nodes, c.Avoid = nodesOf(members), s.avoid(members, z)
+		if !s.command(ctx, reshaping(c), nexusraft.ZoneID(z.GetId())) || !s.o.Zone.Leads() {
+			return
+		}
 	}
 }
 
@@ -180,7 +197,7 @@ func mend(z *pb.ZoneRecord, root nexusraft.Membership, lost, silent map[nexusraf
 		node := nexusraft.NodeID(p.GetNode())
 		_, in := root.Node(node)
 		if !in || z.GetSpare() && lost[node] && free(z, root, silent, p.GetRole() == pb.Role_ROLE_WITNESS) {
-			c.Off, c.Instead = p.GetNode(), true
+			c.Off, c.Instead, c.Returns = p.GetNode(), true, true
 			return c
 		}
 	}
@@ -203,6 +220,7 @@ func mend(z *pb.ZoneRecord, root nexusraft.Membership, lost, silent map[nexusraf
 func free(z *pb.ZoneRecord, root nexusraft.Membership, silent map[nexusraft.NodeID]bool, witness bool) bool {
 	return slices.ContainsFunc(root.Members, func(m nexusraft.Member) bool {
 		_, on := system.PlacedOn(z, m.Node)
-		return !on && !silent[m.Node] && (m.Role == nexusraft.RoleWitness) == witness
+		left := slices.Contains(z.GetOff(), uint64(m.Node))
+		return !on && !left && !silent[m.Node] && (m.Role == nexusraft.RoleWitness) == witness
 	})
 }

@@ -1,11 +1,17 @@
 package hosting
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -13,6 +19,7 @@ import (
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/internal/system"
 	"github.com/nexi-lab/nexus-raft/internal/wire"
+	"github.com/nexi-lab/nexus-raft/storage"
 	"github.com/nexi-lab/nexus-raft/transport"
 )
 
@@ -140,6 +147,7 @@ func TestMendedPlacements(t *testing.T) {
 	}
 	spare := func(z *pb.ZoneRecord) *pb.ZoneRecord { z.Spare = true; return z }
 	moving := func(z *pb.ZoneRecord) *pb.ZoneRecord { z.Moving = true; return z }
+	left := func(z *pb.ZoneRecord, node uint64) *pb.ZoneRecord { z.Off = append(z.Off, node); return z }
 	trio, three := nexusraft.DefaultShape, nexusraft.Shape{Members: 3}
 	for name, tc := range map[string]struct {
 		z      *pb.ZoneRecord
@@ -157,6 +165,8 @@ func TestMendedPlacements(t *testing.T) {
 		"a node has left the cluster": {place(trio, 0x11, 0x51, 0x31), 0, 0x51, false},
 		"a place is empty":            {place(three, 0x11, 0x21), 0, 0, true},
 		"which nobody can take":       {place(three, 0x11, 0x21), 0x41, 0, false},
+		"as the zone has left it":     {left(place(three, 0x11, 0x21), 0x41), 0, 0, false},
+		"nor can it be the spare":     {left(spare(place(trio, 0x11, 0x21, 0x31)), 0x41), 0x21, 0, false},
 		"while it moves":              {moving(place(three, 0x11, 0x21)), 0, 0, false},
 		"the witness is missing":      {place(trio, 0x11, 0x21), 0, 0, true},
 	} {
@@ -165,5 +175,216 @@ func TestMendedPlacements(t *testing.T) {
 		if c.GetOff() != tc.off || c.GetRefill() != tc.refill || (c != nil) != (tc.off != 0 || tc.refill) {
 			t.Errorf("%s: got %v, want off %#x, refill %v", name, c, tc.off, tc.refill)
 		}
+	}
+}
+
+// reshapingRoot applies what is proposed at once.
+type reshapingRoot struct {
+	*tellingRoot
+	proposed []*pb.NodeCommand
+	answer   func(context.Context) error // what proposals come to; nil: they are applied
+	deposed  bool                        // by the next proposal
+}
+
+func (z *reshapingRoot) Command(ctx context.Context, c *pb.NodeCommand) ([]byte, error) {
+	z.proposed = append(z.proposed, c)
+	z.leads = z.leads && !z.deposed
+	if z.answer != nil {
+		return nil, z.answer(ctx)
+	}
+	return z.command(c), nil
+}
+
+func (z *reshapingRoot) Read(_ context.Context, fn func(nexusraft.Reader) error) error {
+	return fn(z.state)
+}
+
+// record returns a zone's record.
+func (z *reshapingRoot) record(id nexusraft.ZoneID) *pb.ZoneRecord {
+	z.t.Helper()
+	r, err := system.FindZone(z.state, id)
+	if err != nil || r == nil {
+		z.t.Fatalf("zone %v: got %v, %v", id, r, err)
+	}
+	return r
+}
+
+// report says that a zone is where it was placed.
+func (z *reshapingRoot) report(id nexusraft.ZoneID) {
+	z.t.Helper()
+	z.command(&pb.NodeCommand{Kind: &pb.NodeCommand_ReportZone{
+		ReportZone: &pb.ReportZone{Id: uint64(id), Changed: z.record(id).GetChanged()},
+	}})
+}
+
+// newReshaper is a registry that the nodes of silent have been silent to for a minute.
+func newReshaper(t *testing.T) (z *reshapingRoot, s *Registry, silent map[nexusraft.NodeID]time.Duration) {
+	t.Helper()
+	z, silent = &reshapingRoot{tellingRoot: newTellingRoot(t)}, make(map[nexusraft.NodeID]time.Duration)
+	return z, New(Options{
+		Zone: z, Logger: slog.New(slog.DiscardHandler), SpareAfter: time.Minute,
+		Silent: func() map[nexusraft.NodeID]time.Duration { return silent },
+	}), silent
+}
+
+func planned(members, witnesses int) nexusraft.ZoneReshape {
+	return nexusraft.ZoneReshape{ZonePlan: nexusraft.ZonePlan{
+		Shape: nexusraft.Shape{Members: members, Witnesses: witnesses},
+	}}
+}
+
+func placedOn(info nexusraft.ZoneInfo) (nodes []nexusraft.NodeID) {
+	for _, m := range info.Placement {
+		nodes = append(nodes, m.Node)
+	}
+	return nodes
+}
+
+// A node that is silent is not chosen, and keeps what it has until the zone does without: its vote may count.
+func TestSilentNodesKeepTheirReplicas(t *testing.T) {
+	z, s, silent := newReshaper(t)
+	z.create("a-zone")
+	reshape := func(want nexusraft.ZoneReshape, on ...nexusraft.NodeID) {
+		t.Helper()
+		info, err := s.Reshape(t.Context(), 2, "a-zone", want)
+		if err != nil || !slices.Equal(placedOn(info), on) {
+			t.Fatalf("%v: got %+v, %v; want it on %v", want, info, err, on)
+		}
+		for _, m := range z.members.Members {
+			first := system.ReplicaOf(2, m.Node)
+			replica, _, ok := system.HostedBy(z.record(2), m.Node)
+			if !ok || replica != first || system.Drops(z.record(2), m.Node, first) {
+				t.Errorf("%v: node %v: got %v, %v, want it to keep %v", want, m.Node, replica, ok, first)
+			}
+		}
+	}
+	silent[0x11], silent[witness1] = time.Minute, time.Minute
+	reshape(planned(1, 0), 0x21)
+	clear(silent)
+	silent[0x21] = time.Minute
+	back := planned(2, 1)
+	back.Instead = true
+	reshape(back, 0x11, 0x21, witness1) // a silent node that it is to be on stays
+	clear(silent)
+	reshape(nexusraft.ZoneReshape{Off: 0x21, Instead: true}, 0x11, witness1, 0x41)
+}
+
+// A zone that was told to leave a node gets no replica there by itself, until its plan is asked for again.
+func TestZoneStaysOffANode(t *testing.T) {
+	for name, tc := range map[string]struct {
+		plan  nexusraft.ZoneReshape
+		off   nexusraft.NodeID
+		stays []nexusraft.NodeID
+	}{
+		"a member":  {planned(3, 0), 0x41, []nexusraft.NodeID{0x11, 0x21}},
+		"a witness": {planned(2, 1), witness1, []nexusraft.NodeID{0x11, 0x21}},
+	} {
+		z, s, _ := newReshaper(t)
+		z.create("a-zone")
+		if _, err := s.Reshape(t.Context(), 2, "a-zone", tc.plan); err != nil {
+			t.Fatal(err)
+		}
+		z.report(2)
+		info, err := s.Reshape(t.Context(), 2, "a-zone", nexusraft.ZoneReshape{Off: tc.off})
+		if err != nil || !slices.Equal(placedOn(info), tc.stays) {
+			t.Fatalf("%s: off: got %+v, %v", name, info, err)
+		}
+		z.report(2)
+		z.proposed = nil
+		if s.tendPlacements(t.Context()); len(z.proposed) > 0 || z.record(2).GetMoving() {
+			t.Errorf("%s: the next look proposes %v", name, z.proposed)
+		}
+		if _, _, on := system.HostedBy(z.record(2), tc.off); on {
+			t.Errorf("%s: it can't leave the cluster: %v", name, z.record(2))
+		}
+		if info, err = s.Reshape(t.Context(), 2, "a-zone", tc.plan); err != nil || len(info.Placement) != 3 {
+			t.Errorf("%s: the plan again: got %+v, %v", name, info, err)
+		}
+	}
+}
+
+// A zone with a spare leaves a node that is lost, and may be placed on it again: it was not told to leave it.
+func TestLostNodeMayTakeAPlaceAgain(t *testing.T) {
+	z, s, silent := newReshaper(t)
+	z.create("a-zone")
+	plan := planned(2, 1)
+	plan.Spare = true
+	if _, err := s.Reshape(t.Context(), 2, "a-zone", plan); err != nil {
+		t.Fatal(err)
+	}
+	z.report(2)
+	for _, lost := range []nexusraft.NodeID{0x21, 0x41, 0x21} {
+		clear(silent)
+		silent[lost] = time.Hour
+		s.tendPlacements(t.Context())
+		if _, on := system.PlacedOn(z.record(2), lost); on || len(z.record(2).GetPlacement()) != 3 {
+			t.Fatalf("without %v: got %v", lost, z.record(2))
+		}
+		z.report(2)
+		clear(s.known.asked)
+	}
+}
+
+// What can't be is refused before it costs an entry, or before a node of an earlier release could meet it.
+func TestReshapeRefusesBeforeItProposes(t *testing.T) {
+	for name, tc := range map[string]struct {
+		zone  nexusraft.ZoneID
+		older bool
+		says  string
+	}{
+		"no such zone":       {9, false, "there is no zone 9"},
+		"deleted":            {2, false, "zone 2 was deleted"},
+		"the root zone":      {nexusraft.RootZone, false, "the root zone is on all nodes"},
+		"an earlier cluster": {2, true, "need a cluster of version"},
+	} {
+		z, s, _ := newReshaper(t)
+		z.create("a-zone")
+		z.delete(2, "a-zone")
+		if tc.older {
+			z.state = storage.NewOverlay(newEmptyTree(t))
+		}
+		_, err := s.Reshape(t.Context(), tc.zone, "a-zone", planned(1, 0))
+		if !errors.Is(err, nexusraft.ErrRefused) || !strings.Contains(err.Error(), tc.says) || len(z.proposed) > 0 {
+			t.Errorf("%s: got %v, and proposals %v; want it to say %q", name, err, z.proposed, tc.says)
+		}
+	}
+}
+
+// A look ends where nothing more can be done, and is as long as one call at most: the next one goes on.
+func TestLookEndsEarly(t *testing.T) {
+	refused := func(context.Context) error { return nexusraft.ErrRefused }
+	silence := func(ctx context.Context) error {
+		<-ctx.Done()
+		return fmt.Errorf("%w: %w", nexusraft.ErrUncertain, ctx.Err())
+	}
+	for name, tc := range map[string]struct {
+		answer      func(context.Context) error
+		deposed     bool
+		looks, says int // proposals by a look, and of reports
+	}{
+		"refusals":           {refused, false, 3, 3},
+		"no answer":          {silence, false, 1, 1},
+		"it leads no longer": {refused, true, 1, 3}, // any node passes reports on
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			z, s, _ := newReshaper(t)
+			for i := range 3 {
+				zone, id := fmt.Sprintf("zone-%d", i), nexusraft.ZoneID(i+2)
+				z.create(zone)
+				if _, err := s.Reshape(t.Context(), id, zone, planned(3, 0)); err != nil {
+					t.Fatal(err)
+				}
+				s.Report(id, z.record(id).GetChanged(), nil)
+			}
+			z.members = z.members.Without(2)
+			z.proposed, z.answer, z.deposed = nil, tc.answer, tc.deposed
+			if s.tendPlacements(t.Context()); len(z.proposed) != tc.looks {
+				t.Errorf("%s: got %d proposals by a look, want %d", name, len(z.proposed), tc.looks)
+			}
+			z.proposed = nil
+			if s.passOn(t.Context()); len(z.proposed) != tc.says {
+				t.Errorf("%s: got %d reports, want %d", name, len(z.proposed), tc.says)
+			}
+		})
 	}
 }

@@ -107,7 +107,7 @@ func (s *Registry) Create(
 		Name: name, Machine: machine, Nodes: founders(members), Spare: plan.Spare, Preferred: uint64(plan.Preferred),
 	}
 	if plan.Shape != (nexusraft.Shape{}) {
-		c.Shape, c.Nodes = wire.ShapeToProto(plan.Shape), s.candidates(members, nil)
+		c.Shape, c.Nodes = wire.ShapeToProto(plan.Shape), s.audible(members)
 	}
 	z, err := s.changed(ctx, &pb.NodeCommand{Kind: &pb.NodeCommand_CreateZone{CreateZone: c}})
 	if err != nil {

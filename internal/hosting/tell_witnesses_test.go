@@ -32,16 +32,7 @@ const (
 
 func newTellingRoot(t *testing.T) *tellingRoot {
 	t.Helper()
-	store, err := storage.Open("data", &storage.Options{FS: storage.NewMemFS()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = store.Close() })
-	tree, err := store.Tree("root")
-	if err != nil {
-		t.Fatal(err)
-	}
-	z := &tellingRoot{t: t, state: storage.NewOverlay(tree), leads: true}
+	z := &tellingRoot{t: t, state: storage.NewOverlay(newEmptyTree(t)), leads: true}
 	for i, role := range []nexusraft.Role{"member", "member", "witness", "member"} {
 		z.members = z.members.With(nexusraft.Member{
 			Replica: nexusraft.ReplicaID(i + 1), Node: nexusraft.NodeID(0x11 + 0x10*i), Address: "a:1", Role: role,
@@ -51,6 +42,20 @@ func newTellingRoot(t *testing.T) *tellingRoot {
 		RaiseClusterVersion: &pb.RaiseClusterVersion{Minor: system.ZonesVersion},
 	}})
 	return z
+}
+
+func newEmptyTree(t *testing.T) *storage.Tree {
+	t.Helper()
+	store, err := storage.Open("data", &storage.Options{FS: storage.NewMemFS()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = store.Close() })
+	tree, err := store.Tree("root")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tree
 }
 
 func (z *tellingRoot) command(c *pb.NodeCommand) []byte {

@@ -23,7 +23,7 @@ import (
 
 // HostedBy returns the replica that a zone has or is to have on a node, and the version of the zones' table from
 // which on it has that; ok is false if it is to have none there. While the zone is under way those count, too, that are
-// to go.
+// to go, and those that nodes got before they knew that it has a shape, also nodes that joined meanwhile.
 func HostedBy(z *pb.ZoneRecord, node nexusraft.NodeID) (replica nexusraft.ReplicaID, version uint64, ok bool) {
 	if z.GetShape() == nil {
 		return ReplicaOf(nexusraft.ZoneID(z.GetId()), node), z.GetVersion(), true
@@ -32,6 +32,9 @@ func HostedBy(z *pb.ZoneRecord, node nexusraft.NodeID) (replica nexusraft.Replic
 		if p.GetNode() == uint64(node) {
 			return nexusraft.ReplicaID(p.GetReplica()), p.GetVersion(), true
 		}
+	}
+	if z.GetEverywhere() {
+		return ReplicaOf(nexusraft.ZoneID(z.GetId()), node), z.GetVersion(), true
 	}
 	return 0, 0, false
 }
@@ -107,15 +110,18 @@ func find(all []*pb.PlacedReplica, node uint64) *pb.PlacedReplica {
 
 // placing is how a placement is chosen.
 type placing struct {
-	version uint64           // of the zones' table, as the command makes it
-	old     *pb.ZoneRecord   // as it was before; nil: the zone is made
-	off     nexusraft.NodeID // which none is to be on
-	short   bool             // places may stay empty
+	version uint64         // of the zones' table, as the command makes it
+	old     *pb.ZoneRecord // as it was before; nil: the zone is made
+	avoid   []uint64       // nodes that get none now
+	short   bool           // places may stay empty
 }
 
-// place chooses the replicas of a zone by its shape, among nodes: the one that is to lead, then those that have a
-// replica, then those that have the fewest, of all zones with a shape, then by ID.
+// place chooses the replicas of a zone by its shape, among nodes, which are all that may have one: the one that is to
+// lead, then those that have a replica, then those that have the fewest, of all zones with a shape, then by ID. It
+// passes over those to avoid and those that the zone was told to leave.
 func place(base nexusraft.Reader, z *pb.ZoneRecord, nodes []*pb.Member, how placing) error {
+	had := how.had(nodes)
+	nodes = without(nodes, slices.Concat(how.avoid, z.GetOff()))
 	if err := checkPreferred(PlanOf(z), nodes); err != nil {
 		return err
 	}
@@ -123,11 +129,10 @@ func place(base nexusraft.Reader, z *pb.ZoneRecord, nodes []*pb.Member, how plac
 	if err != nil {
 		return err
 	}
-	had := how.had(nodes)
 	rank := func(n *pb.Member) (r [2]int) {
-		switch {
+		switch _, on := PlacedOn(how.old, nexusraft.NodeID(n.GetNode())); {
 		case n.GetNode() == z.GetPreferred():
-		case find(had, n.GetNode()) != nil && find(how.old.GetLeaving(), n.GetNode()) == nil:
+		case how.old != nil && on:
 			r[0] = 1
 		default:
 			r[0] = 2
@@ -135,7 +140,6 @@ func place(base nexusraft.Reader, z *pb.ZoneRecord, nodes []*pb.Member, how plac
 		r[1] = loads[n.GetNode()]
 		return r
 	}
-	nodes = slices.Clone(nodes)
 	slices.SortStableFunc(nodes, func(a, b *pb.Member) int {
 		x, y := rank(a), rank(b)
 		return cmp.Or(cmp.Compare(x[0], y[0]), cmp.Compare(x[1], y[1]), cmp.Compare(a.GetNode(), b.GetNode()))
@@ -147,34 +151,41 @@ func place(base nexusraft.Reader, z *pb.ZoneRecord, nodes []*pb.Member, how plac
 		if n.GetRole() == pb.Role_ROLE_WITNESS {
 			room, role = &left.Witnesses, pb.Role_ROLE_WITNESS
 		}
-		if *room == 0 || n.GetNode() == uint64(how.off) {
+		if *room == 0 {
 			continue
 		}
 		*room--
 		z.Placement = append(z.Placement, how.replica(z, had, n, role))
 	}
 	slices.SortFunc(z.Placement, byNode)
+	z.Everywhere = how.old != nil && (how.old.GetShape() == nil || how.old.GetEverywhere())
 	z.Leaving = slices.DeleteFunc(had, func(p *pb.PlacedReplica) bool { return find(z.Placement, p.GetNode()) != nil })
 	return enough(z, left, how.short)
 }
 
+// without returns a copy of nodes that lacks some.
+func without(nodes []*pb.Member, some []uint64) []*pb.Member {
+	return slices.DeleteFunc(slices.Clone(nodes), func(n *pb.Member) bool { return slices.Contains(some, n.GetNode()) })
+}
+
 func byNode(a, b *pb.PlacedReplica) int { return cmp.Compare(a.GetNode(), b.GetNode()) }
 
-// had returns the replicas that the zone may have, ascending by node.
+// had returns the replicas that the zone may have, ascending by node: of one that had no shape, on each node, however
+// silent. One that is forgotten here would be dropped while its vote counts.
 func (h placing) had(nodes []*pb.Member) (had []*pb.PlacedReplica) {
 	if h.old == nil {
 		return nil
 	}
-	if h.old.GetShape() != nil {
-		had = slices.Concat(h.old.GetPlacement(), h.old.GetLeaving())
-	} else {
-		for _, n := range nodes {
-			role := n.GetRole()
-			if role == pb.Role_ROLE_LEARNER {
-				role = pb.Role_ROLE_MEMBER
-			}
-			had = append(had, h.first(h.old, n, role, h.old.GetVersion()))
+	had = slices.Concat(h.old.GetPlacement(), h.old.GetLeaving())
+	for _, n := range nodes {
+		if _, _, ok := HostedBy(h.old, nexusraft.NodeID(n.GetNode())); !ok || find(had, n.GetNode()) != nil {
+			continue
 		}
+		role := n.GetRole()
+		if role == pb.Role_ROLE_LEARNER {
+			role = pb.Role_ROLE_MEMBER
+		}
+		had = append(had, h.first(h.old, n, role, h.old.GetVersion()))
 	}
 	slices.SortFunc(had, byNode)
 	return had

@@ -11,22 +11,33 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
+// Reshapable returns the record of a zone whose replicas may be changed, or ErrRefused with the reason: there is none
+// of this ID, it is the root zone, or the cluster has a version that knows no zones.
+func Reshapable(r nexusraft.Reader, id nexusraft.ZoneID) (*pb.ZoneRecord, error) {
+	if id == nexusraft.RootZone {
+		return nil, fmt.Errorf("%w: the root zone is on all nodes of the cluster; nexus-raft member promote and remove "+
+			"change its members", nexusraft.ErrRefused)
+	}
+	if err := requireVersion(r, ZonesVersion, "zones besides the root zone"); err != nil {
+		return nil, err
+	}
+	z, err := FindZone(r, id)
+	if err == nil && z == nil {
+		err = unknownZone(r, id)
+	}
+	return z, err
+}
+
 // applyReshapeZone returns the record as it is then, and the zone if that is another one. A change that asks for what
 // there is, or for what is under way, is none: so it may be asked for again.
 func applyReshapeZone(
 	base nexusraft.ReadWriter, now int64, c *pb.ReshapeZone,
 ) (answer []byte, changed nexusraft.ZoneID, err error) {
 	id := nexusraft.ZoneID(c.GetId())
-	if id == nexusraft.RootZone {
-		return nil, 0, fmt.Errorf("%w: the root zone is on all nodes of the cluster; nexus-raft member promote and remove "+
-			"change its members", nexusraft.ErrRefused)
-	}
-	old, err := FindZone(base, id)
+	old, err := Reshapable(base, id)
 	switch {
 	case err != nil:
 		return nil, 0, err
-	case old == nil:
-		return nil, 0, unknownZone(base, id)
 	case old.GetName() != c.GetName():
 		return nil, 0, fmt.Errorf("%w: zone %v is called %q, not %q", nexusraft.ErrRefused, id, old.GetName(),
 			nexusraft.Printable(c.GetName()))
@@ -59,8 +70,7 @@ func askedPlan(old *pb.ZoneRecord, c *pb.ReshapeZone) (nexusraft.ZonePlan, error
 			return plan, fmt.Errorf("%w: zone %q has a replica on each node, and leaves one with it; give it a shape first, or "+
 				"remove the node", nexusraft.ErrRefused, old.GetName())
 		}
-		isPreferred := func(n *pb.Member) bool { return n.GetNode() == uint64(plan.Preferred) }
-		if !slices.ContainsFunc(c.GetNodes(), isPreferred) || c.GetOff() == uint64(plan.Preferred) {
+		if checkPreferred(plan, without(c.GetNodes(), passedOver(c))) != nil {
 			plan.Preferred = 0
 		}
 		return plan, nil
@@ -83,7 +93,9 @@ func reshape(
 	off := nexusraft.NodeID(c.GetOff())
 	stays := off == 0 || find(old.GetPlacement(), uint64(off)) == nil
 	full := len(old.GetPlacement()) == plan.Shape.Members+plan.Shape.Witnesses
-	if stays && plan == PlanOf(old) && (old.GetMoving() || full || off != 0) {
+	left := leftBy(old, c)
+	same := plan == PlanOf(old) && (off != 0 || slices.Equal(left, old.GetOff()))
+	if stays && same && (old.GetMoving() || full || off != 0) {
 		return nil, nil
 	}
 	if old.GetMoving() && !c.GetInstead() {
@@ -99,11 +111,12 @@ func reshape(
 	}
 	z := proto.CloneOf(old)
 	setPlan(z, plan)
+	z.Off = left
 	if plan.Shape == (nexusraft.Shape{}) {
 		err = checkPreferred(plan, c.GetNodes())
 	} else {
 		err = place(base, z, c.GetNodes(), placing{
-			version: t.GetVersion() + 1, old: old, off: off, short: off != 0 || c.GetRefill(),
+			version: t.GetVersion() + 1, old: old, avoid: passedOver(c), short: off != 0 || c.GetRefill(),
 		})
 	}
 	if err != nil {
@@ -116,6 +129,23 @@ func reshape(
 	z.Changed = t.GetVersion() + 1
 	return z, nil
 }
+
+// leftBy returns the nodes that a zone is told to leave, by a command: those that it was told before, unless a plan is
+// asked for, without those that have left the cluster.
+func leftBy(old *pb.ZoneRecord, c *pb.ReshapeZone) (left []uint64) {
+	if c.GetOff() == 0 && !c.GetRefill() {
+		return nil
+	}
+	for _, n := range c.GetNodes() {
+		if slices.Contains(old.GetOff(), n.GetNode()) || n.GetNode() == c.GetOff() && !c.GetReturns() {
+			left = append(left, n.GetNode())
+		}
+	}
+	return left
+}
+
+// passedOver are the nodes that get no replica by a command.
+func passedOver(c *pb.ReshapeZone) []uint64 { return slices.Concat(c.GetAvoid(), []uint64{c.GetOff()}) }
 
 // sameReplicas reports whether a zone is to have the replicas that it has.
 func sameReplicas(old, z *pb.ZoneRecord) bool {
@@ -155,7 +185,7 @@ func applyReportZone(base nexusraft.ReadWriter, now int64, c *pb.ReportZone) (ch
 	if len(c.GetRemoved()) > 0 {
 		return id, renew(base, z, c.GetRemoved())
 	}
-	z.Moving, z.Leaving = false, nil
+	z.Moving, z.Leaving, z.Everywhere = false, nil, false
 	if _, err := storeZone(base, z); err != nil {
 		return 0, err
 	}

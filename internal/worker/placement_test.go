@@ -33,7 +33,7 @@ func (w *idleWorker) createHere(name string) *pb.NodeCommand {
 
 func (w *idleWorker) moveOff(id nexusraft.ZoneID, name string, node nexusraft.NodeID) *pb.NodeCommand {
 	return &pb.NodeCommand{Kind: &pb.NodeCommand_ReshapeZone{ReshapeZone: &pb.ReshapeZone{
-		Id: uint64(id), Name: name, Off: uint64(node), Nodes: w.placeable(),
+		Id: uint64(id), Name: name, Off: uint64(node), Nodes: w.placeable(), Returns: true,
 	}}}
 }
 
@@ -100,7 +100,7 @@ func TestLeaderReportsThatAZoneIsThere(t *testing.T) {
 	w.elects(t, 2)
 	self := w.o.Peering.Self().Node
 	w.does(t, w.moveOff(2, "a-zone", self), &pb.NodeCommand{Kind: &pb.NodeCommand_ReshapeZone{ReshapeZone: &pb.ReshapeZone{
-		Id: 2, Name: "a-zone", Off: uint64(elsewhere), Nodes: w.placeable(), Instead: true,
+		Id: 2, Name: "a-zone", Off: uint64(elsewhere), Nodes: w.placeable(), Instead: true, Returns: true,
 	}}})
 	changed := w.record(t, 2).GetChanged()
 	for range 3 * w.o.ElectionTicks {

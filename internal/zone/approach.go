@@ -52,11 +52,22 @@ func (s planner) approach(to []nexusraft.Member) (a Approach) {
 	return s.switchTo(to)
 }
 
+// without takes a replica out that its node has dropped, so that the node's other one may come: not by the same change,
+// as a node has one replica at a time. Where the witnesses would be too many then, as in 2+1, they go, too, and come
+// back as other replicas.
 func (s planner) without(m nexusraft.Member) Approach {
-	if m.Replica == s.self || s.works(s.members.Without(m.Replica)) != nil {
+	c, next := ConfChange{Remove: []nexusraft.ReplicaID{m.Replica}}, s.members.Without(m.Replica)
+	if 2*next.Count(nexusraft.RoleWitness) >= voters(next) {
+		for _, x := range s.members.Members {
+			if x.Role == nexusraft.RoleWitness {
+				c.Remove, next = append(c.Remove, x.Replica), next.Without(x.Replica)
+			}
+		}
+	}
+	if m.Replica == s.self || s.works(next) != nil {
 		return Approach{}
 	}
-	return Approach{Change: &ConfChange{Remove: []nexusraft.ReplicaID{m.Replica}}}
+	return Approach{Change: &c}
 }
 
 // switchTo returns the step once each member to come is a learner at least.

@@ -52,6 +52,10 @@ func TestApproachTakesOneStep(t *testing.T) {
 		"a silent member stays":     {standing(three, 3), target(0, 1, 3), Approach{}}, // of the two both are needed
 		"no quorum":                 {standing(three, 2, 3), target(0, 1), Approach{}},
 		"an earlier replica's node": {standing(three), target(0, 1, 2, 13), Approach{Change: &ConfChange{Remove: ids(3)}}},
+		"2+1, of which the witness can't stay without it": {
+			standing(two, 2), target(1, 1, 12, 3), Approach{Change: &ConfChange{Remove: ids(2, 3)}},
+		},
+		"nor without a quorum": {standing(two, 2, 3), target(1, 1, 12, 3), Approach{}},
 		"removed before": {
 			standing(two.With(record(4, learner)).Without(4)), target(0, 1, 2, 4), Approach{Removed: ids(4)},
 		},
@@ -61,8 +65,8 @@ func TestApproachTakesOneStep(t *testing.T) {
 		},
 	} {
 		for i, m := range tc.to {
-			if m.Replica == 13 { // a new replica of the third's node
-				tc.to[i].Node = nodeOf(3)
+			if m.Replica > 10 { // a new replica of an earlier one's node
+				tc.to[i].Node = nodeOf(uint64(m.Replica) - 10)
 			}
 		}
 		if diff := cmp.Diff(tc.want, tc.s.approach(tc.to)); diff != "" {

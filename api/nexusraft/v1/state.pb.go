@@ -656,7 +656,7 @@ type ReshapeZone struct {
 	Spare bool `protobuf:"varint,4,opt,name=spare,proto3" json:"spare,omitempty"`
 	// As ZoneRecord has it. Not used with off.
 	Preferred uint64 `protobuf:"fixed64,5,opt,name=preferred,proto3" json:"preferred,omitempty"`
-	// The nodes to choose from, ascending by node, with their roles in the root zone.
+	// All nodes of the root zone, ascending by node, with their roles there.
 	Nodes []*Member `protobuf:"bytes,6,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	// Keep the shape and leave this node, whose place stays empty if no other node is there to take it; 0: none.
 	Off uint64 `protobuf:"fixed64,7,opt,name=off,proto3" json:"off,omitempty"`
@@ -667,7 +667,11 @@ type ReshapeZone struct {
 	// See changed.
 	Checked bool `protobuf:"varint,10,opt,name=checked,proto3" json:"checked,omitempty"`
 	// Keep the shape, as with off, and fill the places that are empty.
-	Refill        bool `protobuf:"varint,11,opt,name=refill,proto3" json:"refill,omitempty"`
+	Refill bool `protobuf:"varint,11,opt,name=refill,proto3" json:"refill,omitempty"`
+	// Those of nodes that get no replica now, as they are silent. What they have they keep until the zone does without.
+	Avoid []uint64 `protobuf:"fixed64,12,rep,packed,name=avoid,proto3" json:"avoid,omitempty"`
+	// Whether the node that is left may take a place again, as it is only lost. Used with off.
+	Returns       bool `protobuf:"varint,13,opt,name=returns,proto3" json:"returns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -775,6 +779,20 @@ func (x *ReshapeZone) GetChecked() bool {
 func (x *ReshapeZone) GetRefill() bool {
 	if x != nil {
 		return x.Refill
+	}
+	return false
+}
+
+func (x *ReshapeZone) GetAvoid() []uint64 {
+	if x != nil {
+		return x.Avoid
+	}
+	return nil
+}
+
+func (x *ReshapeZone) GetReturns() bool {
+	if x != nil {
+		return x.Returns
 	}
 	return false
 }
@@ -1047,7 +1065,11 @@ type ZoneRecord struct {
 	// Replicas that it may still have and is not to have, ascending by node, while it is under way to the placement.
 	Leaving []*PlacedReplica `protobuf:"bytes,12,rep,name=leaving,proto3" json:"leaving,omitempty"`
 	// Whether it is under way to the placement.
-	Moving        bool `protobuf:"varint,13,opt,name=moving,proto3" json:"moving,omitempty"`
+	Moving bool `protobuf:"varint,13,opt,name=moving,proto3" json:"moving,omitempty"`
+	// Nodes that it was told to leave, ascending: they get no replica until another plan is asked for.
+	Off []uint64 `protobuf:"fixed64,14,rep,packed,name=off,proto3" json:"off,omitempty"`
+	// Whether it had a replica on each node when it began to move: nodes that joined meanwhile may have their first one, too.
+	Everywhere    bool `protobuf:"varint,15,opt,name=everywhere,proto3" json:"everywhere,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1169,6 +1191,20 @@ func (x *ZoneRecord) GetLeaving() []*PlacedReplica {
 func (x *ZoneRecord) GetMoving() bool {
 	if x != nil {
 		return x.Moving
+	}
+	return false
+}
+
+func (x *ZoneRecord) GetOff() []uint64 {
+	if x != nil {
+		return x.Off
+	}
+	return nil
+}
+
+func (x *ZoneRecord) GetEverywhere() bool {
+	if x != nil {
+		return x.Everywhere
 	}
 	return false
 }
@@ -2189,7 +2225,7 @@ const file_nexusraft_v1_state_proto_rawDesc = "" +
 	"\x05nodes\x18\x03 \x03(\v2\x14.nexusraft.v1.MemberR\x05nodes\x12)\n" +
 	"\x05shape\x18\x04 \x01(\v2\x13.nexusraft.v1.ShapeR\x05shape\x12\x14\n" +
 	"\x05spare\x18\x05 \x01(\bR\x05spare\x12\x1c\n" +
-	"\tpreferred\x18\x06 \x01(\x06R\tpreferred\"\xb4\x02\n" +
+	"\tpreferred\x18\x06 \x01(\x06R\tpreferred\"\xe4\x02\n" +
 	"\vReshapeZone\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12)\n" +
@@ -2202,7 +2238,9 @@ const file_nexusraft_v1_state_proto_rawDesc = "" +
 	"\achanged\x18\t \x01(\x04R\achanged\x12\x18\n" +
 	"\achecked\x18\n" +
 	" \x01(\bR\achecked\x12\x16\n" +
-	"\x06refill\x18\v \x01(\bR\x06refill\"P\n" +
+	"\x06refill\x18\v \x01(\bR\x06refill\x12\x14\n" +
+	"\x05avoid\x18\f \x03(\x06R\x05avoid\x12\x18\n" +
+	"\areturns\x18\r \x01(\bR\areturns\"P\n" +
 	"\n" +
 	"ReportZone\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +
@@ -2218,7 +2256,7 @@ const file_nexusraft_v1_state_proto_rawDesc = "" +
 	"\tZoneTable\x12\x17\n" +
 	"\alast_id\x18\x01 \x01(\x04R\x06lastId\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x14\n" +
-	"\x05count\x18\x03 \x01(\x04R\x05count\"\xbc\x03\n" +
+	"\x05count\x18\x03 \x01(\x04R\x05count\"\xee\x03\n" +
 	"\n" +
 	"ZoneRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
@@ -2234,7 +2272,11 @@ const file_nexusraft_v1_state_proto_rawDesc = "" +
 	" \x01(\x04R\achanged\x129\n" +
 	"\tplacement\x18\v \x03(\v2\x1b.nexusraft.v1.PlacedReplicaR\tplacement\x125\n" +
 	"\aleaving\x18\f \x03(\v2\x1b.nexusraft.v1.PlacedReplicaR\aleaving\x12\x16\n" +
-	"\x06moving\x18\r \x01(\bR\x06moving\"\xad\x01\n" +
+	"\x06moving\x18\r \x01(\bR\x06moving\x12\x10\n" +
+	"\x03off\x18\x0e \x03(\x06R\x03off\x12\x1e\n" +
+	"\n" +
+	"everywhere\x18\x0f \x01(\bR\n" +
+	"everywhere\"\xad\x01\n" +
 	"\rPlacedReplica\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x06R\x04node\x12\x18\n" +
 	"\areplica\x18\x02 \x01(\x06R\areplica\x12&\n" +
