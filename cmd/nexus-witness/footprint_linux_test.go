@@ -15,7 +15,7 @@ import (
 
 // What the witness may take at most, and how far the README's figures may be off.
 const (
-	maxWitnessProgram = 15_000_000
+	maxWitnessProgram = 15 << 20
 	maxWitnessMemory  = 40_000_000
 	readmeTolerance   = 0.10
 )
