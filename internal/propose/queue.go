@@ -97,7 +97,8 @@ func (p *Call) Wait(ctx context.Context) (nexusraft.Result, error) {
 }
 
 // Bounds of the calls that are on their way, from Put to their answer, of all zones of a node together; one zone
-// takes half of each at most, so that a flood of one leaves room for the others, and one worker three quarters.
+// takes half of each at most, so that a flood of one leaves room for the others, and one of several workers
+// three quarters.
 // Beyond them calls get ErrOverloaded, before anything is appended.
 const (
 	maxCalls = 64 << 10
@@ -124,8 +125,12 @@ func (a *Allowance) add(bytes int) error {
 		return nil
 	}
 	a.remove(bytes)
-	return fmt.Errorf("%w: %d commands of %d bytes are on their way on this node", nexusraft.ErrOverloaded, calls-1,
-		sum-int64(bytes))
+	return errFull(load{int(calls - 1), int(sum) - bytes}, "this node")
+}
+
+func errFull(has load, where string) error {
+	return fmt.Errorf("%w: %d commands of %d bytes are on their way on %s", nexusraft.ErrOverloaded, has.calls, has.bytes,
+		where)
 }
 
 // remove counts a call no more.
@@ -139,7 +144,6 @@ func (a *Allowance) remove(bytes int) {
 type Queue struct {
 	Of *Allowance // of the node, set before the first Put; nil: there is no other queue
 
-	own    Allowance  // without Of
 	mu     sync.Mutex // guards what follows
 	closed bool
 	all    load                         // of the calls on their way, those that were taken too
@@ -162,15 +166,18 @@ func (q *Queue) Put(p *Call) error {
 	switch {
 	case q.closed:
 		return nexusraft.ErrClosed
+	case q.Of == nil && (all.calls > maxCalls || all.bytes > maxBytes):
+		return errFull(q.all, "this node")
 	case q.Of != nil && (all.calls > maxCalls/4*3 || all.bytes > maxBytes/4*3): // its worker may stand still
-		return fmt.Errorf("%w: %d commands of %d bytes are on their way on one worker of this node",
-			nexusraft.ErrOverloaded, q.all.calls, q.all.bytes)
+		return errFull(q.all, "one worker of this node")
 	case zone.calls > maxCalls/2 || zone.bytes > maxBytes/2:
 		return fmt.Errorf("%w: %d commands of %d bytes are on their way in zone %v", nexusraft.ErrOverloaded,
 			zone.calls-1, zone.bytes-len(p.Command), p.Zone)
 	}
-	if err := q.allowance().add(len(p.Command)); err != nil {
-		return err
+	if q.Of != nil {
+		if err := q.Of.add(len(p.Command)); err != nil {
+			return err
+		}
 	}
 	if q.zones == nil {
 		q.zones = make(map[nexusraft.ZoneID]load)
@@ -188,16 +195,11 @@ func (q *Queue) Put(p *Call) error {
 	return nil
 }
 
-func (q *Queue) allowance() *Allowance {
-	if q.Of != nil {
-		return q.Of
-	}
-	return &q.own
-}
-
 // released counts a call no more.
 func (q *Queue) released(p *Call) {
-	q.allowance().remove(len(p.Command))
+	if q.Of != nil {
+		q.Of.remove(len(p.Command))
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.all = q.all.plus(-1, -len(p.Command))

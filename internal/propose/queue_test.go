@@ -56,7 +56,7 @@ func TestCallsCountUntilTheirEnd(t *testing.T) {
 			}
 			end(&q, p)
 		}
-		if calls, bytes := q.own.calls.Load(), q.own.bytes.Load(); calls != 0 || bytes != 0 || len(q.zones) != 0 {
+		if calls, bytes := q.all.calls, q.all.bytes; calls != 0 || bytes != 0 || len(q.zones) != 0 {
 			t.Errorf("%s: %d calls of %d bytes and %v are left", name, calls, bytes, q.zones)
 		}
 	}
@@ -147,7 +147,7 @@ func TestZonesShareATurn(t *testing.T) {
 		got, more = q.take(t)
 		left -= got[1]
 	}
-	if calls := q.own.calls.Load(); left != 0 || calls != 0 || len(q.zones) != 0 {
+	if calls := q.all.calls; left != 0 || calls != 0 || len(q.zones) != 0 {
 		t.Errorf("%d calls were not taken, %d are on their way", left, calls)
 	}
 	for range sharedTakes { // the other zone is not forgotten at once

@@ -91,6 +91,39 @@ func TestReplicaGoesAndComesBack(t *testing.T) {
 	}
 }
 
+// What a zone has come to is said once a quorum has confirmed that the leader leads, of the record that it went by: a
+// leader that was deposed meanwhile, or has a newer record, says nothing.
+func TestArrivalIsConfirmed(t *testing.T) {
+	w := foundingWorker(t, storage.NewMemFS())
+	said := 0
+	w.o.Placed = func(Placed) { said++ }
+	w.does(t, raise(), w.createHere("a-zone"))
+	w.elects(t, 2)
+	self := w.o.Peering.Self().Node
+	w.does(t, w.moveOff(2, "a-zone", self), &pb.NodeCommand{Kind: &pb.NodeCommand_ReshapeZone{ReshapeZone: &pb.ReshapeZone{
+		Id: 2, Name: "a-zone", Off: uint64(elsewhere), Nodes: w.placeable(), Instead: true, Returns: true,
+	}}})
+	g := w.zones[2]
+	for range 3 * w.o.ElectionTicks {
+		if g.tick(); g.group.Reads() > 0 {
+			break
+		}
+		w.turns(t)
+	}
+	if said != 0 || g.group.Reads() != 1 {
+		t.Fatalf("said %d times before a quorum was asked, %d reads wait", said, g.group.Reads())
+	}
+	(&arrival{g, g.placement}).Serve(nexusraft.ErrNoQuorum)
+	(&arrival{g, placementOf(w.record(t, 2))}).Serve(nil)
+	if said != 0 {
+		t.Errorf("said %d times by a leader that was deposed, or goes by another record", said)
+	}
+	w.turns(t)
+	if said != 1 {
+		t.Errorf("confirmed, it was said %d times", said)
+	}
+}
+
 // A leader of a zone that is where it is to be says so, again and again while the record says that it is under way.
 func TestLeaderReportsThatAZoneIsThere(t *testing.T) {
 	w := foundingWorker(t, storage.NewMemFS())

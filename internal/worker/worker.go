@@ -109,7 +109,9 @@ func newWorker(o Options, t *together, place int) *worker {
 		zones: make(map[nexusraft.ZoneID]*group),
 	}
 	w.loop, w.driver = driver.NewWorker(w, t.backlog, o.Logger), driver.New(w, w, maxPartBytes/len(t.pulse.ticked))
-	w.inbox, w.proposals.Of = w.loop.Inbox(), &t.allowance
+	if w.inbox = w.loop.Inbox(); cap(t.workers) > 1 {
+		w.proposals.Of = &t.allowance
+	}
 	silent := zone.SilentTicks(o.ElectionTicks, o.HeartbeatTicks, o.HoldTicks)
 	w.neighbors = driver.NewNeighborsOf(t.signal, silent)
 	w.patience = max(silent-zone.HeartbeatInterval(o.ElectionTicks, o.HeartbeatTicks, o.HoldTicks), 1)

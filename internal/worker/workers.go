@@ -3,7 +3,6 @@ package worker
 import (
 	"cmp"
 	"context"
-	"errors"
 	"slices"
 	"sync"
 
@@ -129,7 +128,7 @@ func (b intake) Closed() bool {
 	return slices.ContainsFunc(b.t.workers, func(w *worker) bool { return w.inbox.Closed() })
 }
 
-// Statuses is driver.Statuses of the zones. With its ErrNoAnswer come those of the workers that have answered.
+// Statuses is driver.Statuses of the zones. With an error come those of the workers that have answered.
 func (x *Workers) Statuses(ctx context.Context, only nexusraft.ZoneID) (all []nexusraft.ZoneStatus, err error) {
 	asked := x.workers
 	if only != 0 {
@@ -142,12 +141,7 @@ func (x *Workers) Statuses(ctx context.Context, only nexusraft.ZoneID) (all []ne
 	}
 	answers.Wait()
 	for i := range asked {
-		if all = append(all, some[i]...); err == nil || !errors.Is(errs[i], driver.ErrNoAnswer) && errs[i] != nil {
-			err = errs[i]
-		}
-	}
-	if err != nil && !errors.Is(err, driver.ErrNoAnswer) {
-		return nil, err
+		all, err = append(all, some[i]...), cmp.Or(err, errs[i])
 	}
 	slices.SortFunc(all, func(a, b nexusraft.ZoneStatus) int { return cmp.Compare(a.Zone, b.Zone) })
 	return all, err

@@ -312,6 +312,21 @@ func (w *idleWorker) awaitZones(t testing.TB, n int) {
 	}
 }
 
+// A worker that stands still hides no zones of the others from the node's status.
+func TestStatusBesideAStuckWorker(t *testing.T) {
+	w := foundingWorkers(t, 2, storage.NewMemFS())
+	stop, ended := make(chan struct{}), make(chan error)
+	go func() { ended <- w.ask.workers[0].run(stop) }() // and not the other one
+	defer func() {
+		close(stop)
+		<-ended
+	}()
+	all, err := w.ask.Statuses(t.Context(), 0)
+	if !errors.Is(err, driver.ErrNoAnswer) || len(all) != 1 || all[0].Zone != nexusraft.RootZone {
+		t.Errorf("got %+v, %v, want the root zone, and %v", all, err, driver.ErrNoAnswer)
+	}
+}
+
 // led returns how many zones the node leads.
 func (w *idleWorker) led(t testing.TB) (led int) {
 	t.Helper()
