@@ -1,7 +1,6 @@
 package system
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -105,21 +104,6 @@ func Zones(r nexusraft.Reader, after nexusraft.ZoneID, most int) (all []*pb.Zone
 		}
 	}
 	return all, nil
-}
-
-// ZoneIDs returns the IDs of all zones but the root zone, ascending, without reading their records.
-func ZoneIDs(r nexusraft.Reader) (ids []nexusraft.ZoneID, err error) {
-	for p, err := range r.Scan(zonePrefix, zoneEnd) {
-		if err != nil {
-			return nil, err
-		}
-		id, ok := bytes.CutPrefix(p.Key, zonePrefix)
-		if !ok || len(id) != 8 {
-			return nil, fmt.Errorf("%w: the key of %s has %d bytes", nexusraft.ErrCorrupt, zoneRecord, len(p.Key))
-		}
-		ids = append(ids, nexusraft.ZoneID(binary.BigEndian.Uint64(id)))
-	}
-	return ids, nil
 }
 
 // ReplicaOf returns the ID of a node's first replica of a zone other than the root zone. It follows from the two:

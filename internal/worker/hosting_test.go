@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -123,8 +124,11 @@ func (w *idleWorker) elects(t *testing.T, ids ...nexusraft.ZoneID) {
 // zoneState returns the IDs of the root zone's records, as they are applied here.
 func (w *idleWorker) zoneState(t *testing.T) (ids []nexusraft.ZoneID) {
 	t.Helper()
-	err := w.o.Replicas.Read(nexusraft.RootZone, func(r nexusraft.Reader) (err error) {
-		ids, err = system.ZoneIDs(r)
+	err := w.o.Replicas.Read(nexusraft.RootZone, func(r nexusraft.Reader) error {
+		all, err := system.Zones(r, nexusraft.RootZone, math.MaxInt)
+		for _, z := range all {
+			ids = append(ids, nexusraft.ZoneID(z.GetId()))
+		}
 		return err
 	})
 	if err != nil {
