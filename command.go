@@ -18,6 +18,6 @@ func (r RequestID) IsZero() bool { return r == RequestID{} }
 // Result is the outcome of a committed command.
 type Result struct {
 	Data   []byte // what the state machine returned; owned by the caller
-	Index  Index  // the command's place in the log, where it has run
+	Index  Index  // of the log's entry with which the command has run
 	Copies int    // data copies it was durable on when it was acknowledged; at least this many
 }

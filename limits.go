@@ -24,6 +24,10 @@ const (
 	MaxCommandEventBytes = 16 << 20 // of all events of one command
 )
 
+// MaxEntryCommands is how many commands an entry of a zone's log carries at most: Command.Place is below
+// it. Command.Order depends on it, so it stays as it is.
+const MaxEntryCommands = 256
+
 // Limits of what is asked of a node; more is ErrTooLarge.
 const (
 	MaxCommandBytes            = 2 << 20 // a proposed command

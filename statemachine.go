@@ -67,8 +67,13 @@ type Tx interface {
 
 // Command is one committed command.
 type Command struct {
-	// Index is the command's place in the zone's log; it grows with every command.
+	// Index is that of the command's entry in the zone's log. It never falls from one command to the
+	// next, but many small commands that wait at once become one entry: they have the same one. Order
+	// grows with every command.
 	Index Index
+
+	// Place is the command's place in its entry, from 0; it is below MaxEntryCommands.
+	Place int
 
 	// Time is the leader's clock when it took the command, in nanoseconds since the
 	// Unix epoch. It never goes backwards inside a zone. It is the only clock that a
@@ -82,6 +87,10 @@ type Command struct {
 	// programs of different versions agree while they are updated one by one. See Versioned.
 	Version uint32
 }
+
+// Order returns a number that grows with every command of the zone, and is higher than the Index of any
+// command so far: to name something for all time, or to fence what is older.
+func (c Command) Order() uint64 { return uint64(c.Index)*MaxEntryCommands + uint64(c.Place) }
 
 // StateMachine is one deterministic function over a zone's tree. Snapshots, restore and
 // the position up to which commands are applied are the node's work.
@@ -97,8 +106,9 @@ type StateMachine interface {
 	//
 	// What it costs must be bounded by what is known before the command is proposed, since
 	// all replicas pay at once, and again whenever they start (invariant I15): a command's
-	// writes and result are in memory until they are stored, and nothing else of the
-	// zones of the same worker goes on meanwhile (node.Config.Workers).
+	// writes and result are in memory until they are stored, with those of the other commands of its
+	// entry (see Amplifier), and nothing else of the zones of the same worker goes on
+	// meanwhile (node.Config.Workers).
 	Apply(tx Tx, cmd Command) (result []byte, err error)
 }
 
@@ -120,6 +130,20 @@ type Versioned interface {
 	// A node whose program knows less than the zone's version does not run the zone: it has applied nothing
 	// from the raise on, says so in its status and log, and goes on from there with a newer program.
 	Version() uint32
+}
+
+// Amplifier is a StateMachine with commands that write or return far more than they have bytes.
+type Amplifier interface {
+	StateMachine
+
+	// Alone reports whether a command's entry is to carry no other one. Otherwise up to MaxEntryCommands
+	// commands of 64 KiB together are applied before anything that they write or return is
+	// stored, and leaves memory.
+	//
+	// The zone's worker asks on the leader, for each command before it is proposed, so it is to be
+	// fast; of an Opener, what Open has returned is asked. The answer may be another one in
+	// another release. A panic counts as true.
+	Alone(command []byte) bool
 }
 
 // Opener is a StateMachine that keeps something in memory for each zone, such as a cache.
@@ -195,6 +219,6 @@ type Leadership interface {
 
 // Note is what a command has told by Tx.Note.
 type Note struct {
-	Index Index // the command's
+	Index Index // of the command's entry
 	Value any
 }

@@ -44,6 +44,8 @@ type Replicas struct {
 	machine nexusraft.StateMachine
 	all     [2]*replica
 	index   nexusraft.Index
+	place   int
+	shared  bool // the next command may share the entry
 	time    int64
 	applied int
 	version uint32
@@ -67,16 +69,13 @@ func New(tb TB, machine nexusraft.StateMachine) *Replicas {
 // command that is refused, which leaves nothing behind. It ends the test where the replicas differ, and where a
 // state machine panics.
 //
-// Of the command Data is copied. An Index of 0 is the next one; indexes between the last one and a
-// higher one are entries of Raft's own. Time 0 is that of the command before; Version is that of SetVersion.
+// Of the command Data is copied. With an Index of 0 it gets the next position, and commands come two to an entry,
+// unless one is to be alone (nexusraft.Amplifier): they have the same Index. With an Index it has that one and its
+// Place, which must come after the command before; indexes between the last one and a higher one are entries
+// of Raft's own. Time 0 is that of the command before; Version is that of SetVersion.
 func (z *Replicas) Apply(cmd nexusraft.Command) (result []byte, err error) {
 	z.tb.Helper()
-	if cmd.Index == 0 {
-		cmd.Index = z.index + 1
-	}
-	if cmd.Index <= z.index {
-		z.tb.Fatalf("machinetest: index %d after %d", cmd.Index, z.index)
-	}
+	z.put(&cmd)
 	z.time = max(z.time, cmd.Time)
 	if z.applied++; z.applied%reopenEvery == 0 {
 		z.open(z.all[1])
@@ -85,10 +84,28 @@ func (z *Replicas) Apply(cmd nexusraft.Command) (result []byte, err error) {
 	for i, r := range z.all {
 		answers[i] = z.apply(r, cmd)
 	}
-	z.index = cmd.Index
+	z.index, z.place = cmd.Index, cmd.Place
 	z.compare(answers[0], answers[1])
 	z.notes = append(z.notes, answers[0].Notes...)
 	return answers[0].Data, answers[0].Err
+}
+
+// put gives a command its position.
+func (z *Replicas) put(cmd *nexusraft.Command) {
+	z.tb.Helper()
+	if cmd.Index != 0 {
+		z.shared = false
+		if before := (nexusraft.Command{Index: z.index, Place: z.place}); cmd.Order() <= before.Order() {
+			z.tb.Fatalf("machinetest: index %d, place %d, after index %d, place %d", cmd.Index, cmd.Place, z.index, z.place)
+		}
+		return
+	}
+	alone := apply.Alone(z.all[0].machine, cmd.Data)
+	if z.shared && !alone {
+		cmd.Index, cmd.Place, z.shared = z.index, z.place+1, false
+		return
+	}
+	cmd.Index, cmd.Place, z.shared = z.index+1, 0, !alone
 }
 
 // apply has a replica apply the entries up to a command.
@@ -101,7 +118,7 @@ func (z *Replicas) apply(r *replica, cmd nexusraft.Command) apply.Effects {
 	r.calls = 0
 	data := bytes.Clone(cmd.Data)
 	m := apply.Machine{StateMachine: counted{r}, Version: z.version, Heard: true}
-	o, err := apply.Command(m, r.state, cmd.Index, &zone.Envelope{Time: z.time, Command: data})
+	o, err := apply.Command(m, r.state, cmd.Index, &zone.Envelope{Time: z.time, Place: cmd.Place, Command: data})
 	if err != nil {
 		z.tb.Fatalf("machinetest: command at %d: %v", cmd.Index, err)
 	}

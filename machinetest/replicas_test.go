@@ -28,8 +28,8 @@ func (v *verdict) Fatalf(format string, args ...any) {
 	panic(failed{})
 }
 
-// verdictOn plays five commands, and returns why that has failed; "" if it has not.
-func verdictOn(t *testing.T, m nexusraft.StateMachine) (says string) {
+// verdictOn plays commands, six without anything if none is given, and returns why that has failed; "" if it has not.
+func verdictOn(t *testing.T, m nexusraft.StateMachine, commands ...nexusraft.Command) (says string) {
 	t.Helper()
 	v := &verdict{}
 	defer func() {
@@ -39,10 +39,54 @@ func verdictOn(t *testing.T, m nexusraft.StateMachine) (says string) {
 		says = v.says
 	}()
 	z := machinetest.New(v, m)
-	for i := range 6 {
-		_, _ = z.Apply(nexusraft.Command{Data: []byte{byte(i)}})
+	for i := range byte(6) {
+		if len(commands) == 0 {
+			_, _ = z.Apply(nexusraft.Command{Data: []byte{i}})
+		}
+	}
+	for _, c := range commands {
+		_, _ = z.Apply(c)
 	}
 	return ""
+}
+
+// orders is a state machine that notes the positions of its commands, of which those of one byte are alone.
+type orders struct{ seen *[]string }
+
+func (o orders) Apply(_ nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
+	*o.seen = append(*o.seen, fmt.Sprint(cmd.Index, ".", cmd.Place))
+	return nil, nil
+}
+
+func (orders) Alone(command []byte) bool { return len(command) == 1 }
+
+// Commands come two to an entry, but for those that are to be alone; and at the positions that they are given.
+func TestPositions(t *testing.T) {
+	t.Parallel()
+	var seen []string
+	z := machinetest.New(t, orders{&seen})
+	for _, c := range []nexusraft.Command{
+		{}, {}, {}, {Data: []byte{1}}, {}, {}, {Index: 9, Place: 2}, {Index: 9, Place: 4}, {}, {Index: 10, Place: 1}, {},
+	} {
+		_, _ = z.Apply(c)
+	}
+	var once []string // both replicas see each
+	for i := 0; i < len(seen); i += 2 {
+		once = append(once, seen[i])
+	}
+	want := []string{"1.0", "1.1", "2.0", "3.0", "4.0", "4.1", "9.2", "9.4", "10.0", "10.1", "11.0"}
+	if !slices.Equal(once, want) {
+		t.Errorf("got %q, want %q", once, want)
+	}
+	for name, c := range map[string]nexusraft.Command{
+		"an index that was": {Index: 1}, "the same place": {Index: 2, Place: 1}, "a place before": {Index: 2},
+	} {
+		says := verdictOn(t, orders{&seen}, nexusraft.Command{Index: 2, Place: 1}, c)
+		want := fmt.Sprintf("index %d, place %d, after index 2, place 1", c.Index, c.Place)
+		if !strings.Contains(says, want) {
+			t.Errorf("%s: got %q, want %q", name, says, want)
+		}
+	}
 }
 
 // A state machine that is none is found.
@@ -101,7 +145,7 @@ and
 			}
 			return nil, err
 		}), "spoilt"},
-		"a count that no state has": {opener{}, "after the command at 5 the replicas' states differ"},
+		"a count that no state has": {opener{}, "after the command at 3 the replicas' states differ"},
 		"no Open":                   {opener{fails: true}, "open: got <nil>, no"},
 	} {
 		if says := verdictOn(t, tt.machine); !strings.Contains(says, tt.says) || (says == "") != (tt.says == "") {

@@ -19,8 +19,9 @@ const ProtocolVersion = 1
 // leaves out what the other one's doesn't know. Version 1.1 brought lanes and pings, version 1.2
 // snapshots that go on where they broke off, version 1.3 join tokens that are proved and not told,
 // version 1.4 zones besides the root zone, which a cluster has once all of its nodes speak it, version 1.5 the
-// promise of voters on which leases rest.
-const MinorVersion = 5
+// promise of voters on which leases rest, version 1.6 log entries of several commands, which a cluster has
+// likewise once all of its nodes speak it.
+const MinorVersion = 6
 
 // Limits of the protocol, in bytes unless said otherwise. A receiver refuses more.
 const (

@@ -45,13 +45,13 @@ func TestConfigIsAMapThatIsWatched(t *testing.T) {
 		z := machinetest.New(t, store{})
 		model := make(map[string]Setting)
 		versions := []uint64{Absent, Any, Any}
-		index, from := uint64(0), 0
+		order, from := uint64(nexusraft.MaxEntryCommands), 0
 		watched := make(map[string]Setting)
 		for range rapid.IntRange(1, 60).Draw(t, "commands") {
 			name, version := names.Draw(t, "name"), rapid.SampledFrom(versions).Draw(t, "version")
 			value := bytes.Repeat([]byte("v"), sizes.Draw(t, "bytes"))
 			set := rapid.Bool().Draw(t, "set")
-			index += rapid.Uint64Range(1, 3).Draw(t, "entries")
+			order += rapid.SampledFrom([]uint64{1, 1, nexusraft.MaxEntryCommands, 700}).Draw(t, "order")
 			command := Delete(name, version)
 			if set {
 				command = Set(name, version, value)
@@ -60,7 +60,9 @@ func TestConfigIsAMapThatIsWatched(t *testing.T) {
 				(version == Any || version == model[name].Version)
 
 			before, events := z.Dump(), len(z.Events())
-			answer, err := z.Apply(nexusraft.Command{Index: nexusraft.Index(index), Data: command})
+			cmd := commandAt(order)
+			cmd.Data = command
+			answer, err := z.Apply(cmd)
 			switch {
 			case err != nil && !errors.Is(err, nexusraft.ErrRefused):
 				t.Fatal(err)
@@ -70,16 +72,16 @@ func TestConfigIsAMapThatIsWatched(t *testing.T) {
 				t.Fatalf("%.40q was refused, and changed the state", command)
 			}
 			if accepted {
-				if got, err := ParseVersion(answer); got != index || err != nil {
-					t.Fatalf("answer %d, %v, want %d", got, err, index)
+				if got, err := ParseVersion(answer); got != order || err != nil {
+					t.Fatalf("answer %d, %v, want %d", got, err, order)
 				}
-				versions = append(versions, index)
+				versions = append(versions, order)
 				if delete(model, name); set {
-					model[name] = Setting{Name: name, Version: index, Value: append([]byte(nil), value...)}
+					model[name] = Setting{Name: name, Version: order, Value: append([]byte(nil), value...)}
 				}
 			}
 			all, version, err := All(z.Reader())
-			if err != nil || version > index || len(all) != len(model) {
+			if err != nil || version > order || len(all) != len(model) {
 				t.Fatalf("%d settings of version %d, %v, want %d", len(all), version, err, len(model))
 			}
 			for _, s := range all {
@@ -124,4 +126,11 @@ func FuzzParse(f *testing.F) {
 			t.Error(err)
 		}
 	})
+}
+
+// commandAt returns a command without data: that of an order.
+func commandAt(order uint64) nexusraft.Command {
+	return nexusraft.Command{
+		Index: nexusraft.Index(order / nexusraft.MaxEntryCommands), Place: int(order % nexusraft.MaxEntryCommands),
+	}
 }

@@ -109,7 +109,7 @@ func (store) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
 	if wanted != Any && wanted != old.Version {
 		return nil, refuse("%q has version %d and not %d: read it again", name, old.Version, wanted)
 	}
-	now := binary.BigEndian.AppendUint64(nil, uint64(cmd.Index))
+	now := binary.BigEndian.AppendUint64(nil, cmd.Order())
 	if op == opDelete && old.Version == Absent {
 		return now, nil // it may be proposed again
 	}
@@ -125,7 +125,7 @@ func (store) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
 		return nil, err
 	}
 	kind := map[byte]string{opSet: "set", opDelete: "deleted"}[op]
-	return now, tx.Publish(Topic, kind, append(command(op, name, uint64(cmd.Index)), value...))
+	return now, tx.Publish(Topic, kind, append(command(op, name, cmd.Order()), value...))
 }
 
 // refuse returns a refusal, which its proposer can tell from other errors on any member.

@@ -127,7 +127,7 @@ func TestTreeIsAMapOfPaths(t *testing.T) {
 	})
 	rapid.Check(t, func(t *rapid.T) {
 		z, m := machinetest.New(t, tree{}), model{}
-		index := nexusraft.Index(0)
+		index, place := nexusraft.Index(1), 0
 		for range rapid.IntRange(1, 60).Draw(t, "commands") {
 			var command []byte
 			var accepted bool
@@ -146,9 +146,13 @@ func TestTreeIsAMapOfPaths(t *testing.T) {
 			case opRemove:
 				command, accepted = Remove(path), m.remove(path)
 			}
-			index += nexusraft.Index(rapid.IntRange(1, 3).Draw(t, "entries"))
+			if n := rapid.IntRange(0, 3).Draw(t, "entries"); n > 0 {
+				index, place = index+nexusraft.Index(n), 0
+			} else {
+				place++
+			}
 			before := z.Dump()
-			err := apply(t, z, nexusraft.Command{Index: index, Data: command})
+			err := apply(t, z, nexusraft.Command{Index: index, Place: place, Data: command})
 			switch {
 			case err != nil && !errors.Is(err, nexusraft.ErrRefused):
 				t.Fatal(err)

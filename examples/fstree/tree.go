@@ -66,7 +66,7 @@ func decode(data []byte, n int) (fields []string, ok bool) {
 //	i, inode           what the inode is: a directory ("d"), or a file ("f", content)
 //	e, inode, name     an entry of that directory: the inode of that name, 8 bytes
 //
-// An inode is the index of the command that made it, so none is used twice; the root's is 0, and
+// An inode is the order of the command that made it, so none is used twice; the root's is 0, and
 // has no record. A rename changes two entries, however much is in the directory. What a command
 // costs is bounded by the lengths of its paths: for each name one entry and one inode are read.
 type tree struct{}
@@ -81,7 +81,7 @@ func (tree) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
 		n = 2
 	}
 	fields, ok := decode(data, n)
-	switch inode := uint64(cmd.Index); {
+	switch inode := cmd.Order(); {
 	case !ok:
 	case op == opMkdir:
 		return nil, add(tx, fields[0], inode, []byte("d"))

@@ -62,11 +62,13 @@ func TestQueueIsAList(t *testing.T) {
 		z := machinetest.New(t, queue{})
 		var waiting, leased []held // leased: by end
 		var known []Taken          // all that were ever taken
-		now, index := int64(1), uint64(0)
+		now, order := int64(1), uint64(nexusraft.MaxEntryCommands)
 		do := func(command []byte) ([]byte, error) {
-			index += rapid.Uint64Range(1, 3).Draw(t, "entries")
+			order += rapid.SampledFrom([]uint64{1, 1, nexusraft.MaxEntryCommands, 700}).Draw(t, "order")
 			now += int64(rapid.SampledFrom([]time.Duration{0, time.Millisecond, 9 * time.Millisecond}).Draw(t, "time"))
-			answer, err := apply(t, z, nexusraft.Command{Index: nexusraft.Index(index), Time: now, Data: command})
+			cmd := commandAt(order)
+			cmd.Time, cmd.Data = now, command
+			answer, err := apply(t, z, cmd)
 			if err != nil && !errors.Is(err, nexusraft.ErrRefused) {
 				t.Fatal(err)
 			}
@@ -76,10 +78,10 @@ func TestQueueIsAList(t *testing.T) {
 			"put": func(t *rapid.T) {
 				job := rapid.StringN(0, 3, 5).Draw(t, "job")
 				answer, err := do(Put([]byte(job)))
-				if err != nil || number(answer) != index {
-					t.Fatalf("got %x, %v, want %d", answer, err, index)
+				if err != nil || number(answer) != order {
+					t.Fatalf("got %x, %v, want %d", answer, err, order)
 				}
-				waiting = append(waiting, held{id: index, job: job})
+				waiting = append(waiting, held{id: order, job: job})
 			},
 			"take": func(t *rapid.T) {
 				lease := rapid.SampledFrom([]time.Duration{
@@ -104,7 +106,7 @@ func TestQueueIsAList(t *testing.T) {
 					}
 					return
 				}
-				h.lease, h.end, h.attempt = index, now+int64(lease), h.attempt+1
+				h.lease, h.end, h.attempt = order, now+int64(lease), h.attempt+1
 				got, _ := ParseTaken(answer)
 				want := Taken{ID: h.id, Lease: h.lease, Attempt: h.attempt, Job: []byte(h.job)}
 				if d := cmp.Diff(want, got); d != "" || err != nil {
@@ -162,12 +164,17 @@ func TestQueueIsAList(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	t.Parallel()
 	z := machinetest.New(t, queue{})
-	if _, err := apply(t, z, nexusraft.Command{Index: 1, Time: 1, Data: Put([]byte("a"))}); err != nil {
+	put := nexusraft.Command{Index: 1, Time: 1, Data: Put([]byte("a"))}
+	if _, err := apply(t, z, put); err != nil {
 		t.Fatal(err)
 	}
 	before := z.Dump()
 	for i, command := range [][]byte{
-		nil, {opTake}, {opDone, 1}, Put(make([]byte, maxJobBytes+1)), Take(0), Take(maxLease + 1), Done(Taken{ID: 1}),
+		nil,
+		{opTake},
+		{opDone, 1},
+		Put(make([]byte, maxJobBytes+1)), Take(0), Take(maxLease + 1),
+		Done(Taken{ID: put.Order()}),
 	} {
 		_, err := apply(t, z, nexusraft.Command{Index: nexusraft.Index(2 + i), Time: 2, Data: command})
 		if !errors.Is(err, nexusraft.ErrRefused) {
@@ -176,5 +183,12 @@ func TestRefusals(t *testing.T) {
 	}
 	if d := cmp.Diff(before, z.Dump()); d != "" {
 		t.Errorf("a refusal changed the state:\n%s", d)
+	}
+}
+
+// commandAt returns a command without data: that of an order.
+func commandAt(order uint64) nexusraft.Command {
+	return nexusraft.Command{
+		Index: nexusraft.Index(order / nexusraft.MaxEntryCommands), Place: int(order % nexusraft.MaxEntryCommands),
 	}
 }

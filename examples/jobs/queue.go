@@ -58,7 +58,7 @@ func ParseTaken(answer []byte) (t Taken, ok bool) {
 //	l, end, ID    a job is leased until the zone's time is end
 //	t, ID         that lease: its number, its end and the attempt, 8 bytes each
 //
-// A job's ID is the index of the command that put it, and a lease's number that of its Take: both
+// A job's ID is the order of the command that put it, and a lease's number that of its Take: both
 // ascend, and none is used twice. Each command reads and writes a few keys, however long the queue
 // is: a Take looks at one lease and at one job, and begins at h, so that it passes over no removed
 // one.
@@ -70,7 +70,7 @@ func (queue) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
 	}
 	switch op, data := cmd.Data[0], cmd.Data[1:]; {
 	case op == opPut && len(data) <= maxJobBytes:
-		return put(tx, uint64(cmd.Index), data)
+		return put(tx, cmd.Order(), data)
 	case op == opPut:
 		return nil, refuse("a job of %d bytes, the limit is %d: keep the rest elsewhere, and its place in the job",
 			len(data), maxJobBytes)
@@ -103,9 +103,9 @@ func take(tx nexusraft.Tx, cmd nexusraft.Command, lease time.Duration) ([]byte, 
 	if err != nil {
 		return nil, err
 	}
-	answer := append(numbers(nil, id, uint64(cmd.Index), attempt), job...) // copied before tx is used again
+	answer := append(numbers(nil, id, cmd.Order(), attempt), job...) // copied before tx is used again
 	end := uint64(cmd.Time) + uint64(lease)
-	if err := tx.Set(numbers([]byte("t"), id), numbers(nil, uint64(cmd.Index), end, attempt)); err != nil {
+	if err := tx.Set(numbers([]byte("t"), id), numbers(nil, cmd.Order(), end, attempt)); err != nil {
 		return nil, err
 	}
 	return answer, tx.Set(numbers([]byte("l"), end, id), nil)

@@ -61,11 +61,11 @@ func TestLocksAreAMapOfGrants(t *testing.T) {
 		z := machinetest.New(t, service{})
 		grants := make(map[string]Grant) // the newest of each lock that was not released
 		tokens := []uint64{0}
-		now, index := time.Unix(1, 0), uint64(0)
+		now, order := time.Unix(1, 0), uint64(nexusraft.MaxEntryCommands)
 		for range rapid.IntRange(1, 80).Draw(t, "commands") {
 			name, lease := names.Draw(t, "name"), leases.Draw(t, "lease")
 			token := rapid.SampledFrom(tokens).Draw(t, "token")
-			index += rapid.Uint64Range(1, 3).Draw(t, "entries")
+			order += rapid.SampledFrom([]uint64{1, 1, nexusraft.MaxEntryCommands, 700}).Draw(t, "order")
 			now = now.Add(rapid.SampledFrom([]time.Duration{0, 0, time.Millisecond, 2 * time.Millisecond}).Draw(t, "time"))
 
 			old, ok := grants[name]
@@ -77,7 +77,7 @@ func TestLocksAreAMapOfGrants(t *testing.T) {
 			switch op {
 			case opAcquire:
 				command, accepted = Acquire(name, "owner", lease), valid && !lasts
-				want = Grant{Token: index, End: now.Add(lease)}
+				want = Grant{Token: order, End: now.Add(lease)}
 			case opRenew:
 				command, accepted = Renew(name, token, lease), valid && lasts && old.Token == token
 				want = Grant{Token: token, End: now.Add(lease)}
@@ -88,7 +88,8 @@ func TestLocksAreAMapOfGrants(t *testing.T) {
 				}
 			}
 			before := z.Dump()
-			cmd := nexusraft.Command{Index: nexusraft.Index(index), Time: now.UnixNano(), Data: command}
+			cmd := commandAt(order)
+			cmd.Time, cmd.Data = now.UnixNano(), command
 			answer, err := apply(t, z, cmd)
 			switch {
 			case err != nil && !errors.Is(err, nexusraft.ErrRefused):
@@ -166,5 +167,12 @@ func TestRefusals(t *testing.T) {
 	}
 	if d := z.Dump(); len(d) != 0 {
 		t.Errorf("refusals left %q", d)
+	}
+}
+
+// commandAt returns a command without data: that of an order.
+func commandAt(order uint64) nexusraft.Command {
+	return nexusraft.Command{
+		Index: nexusraft.Index(order / nexusraft.MaxEntryCommands), Place: int(order % nexusraft.MaxEntryCommands),
 	}
 }

@@ -67,7 +67,7 @@ func ParseGrant(answer []byte) (Grant, error) {
 //	l, name         the lock's grant: its token and its end, 8 bytes each, and its owner
 //	e, end, token   the name of that lock, so that what ran out is found
 //
-// A token is the index of the command that was granted: it ascends, also after a lock was
+// A token is the order of the command that was granted: it ascends, also after a lock was
 // forgotten. A command touches a bounded number of keys: a grant removes two that ran out, so that
 // no more are kept than there were at once.
 type service struct{}
@@ -80,7 +80,7 @@ func (service) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
 	switch op, data := cmd.Data[0], cmd.Data[1:]; {
 	case op == opAcquire && len(data) >= 12 && uint64(binary.BigEndian.Uint32(data[8:])) <= uint64(len(data)-12):
 		names, size := data[12:], binary.BigEndian.Uint32(data[8:])
-		h := held{name: string(names[:size]), owner: string(names[size:]), token: uint64(cmd.Index)}
+		h := held{name: string(names[:size]), owner: string(names[size:]), token: cmd.Order()}
 		return acquire(tx, now, h, time.Duration(number(data)))
 	case op == opRenew && len(data) >= 16:
 		return renew(tx, now, string(data[16:]), number(data[8:]), time.Duration(number(data)))

@@ -141,7 +141,7 @@ func (t *machineTx) failed(err error) {
 type Effects struct {
 	Data      []byte
 	Err       error            // the command's answer: the state machine's own error, or why it was refused
-	First     nexusraft.Index  // where the command has run before, of which this is the answer; otherwise 0
+	First     nexusraft.Index  // the entry with which the command ran before, of which this is the answer; otherwise 0
 	Published bool             // there are new events
 	Access    bool             // the rights of some client have changed
 	Zones     bool             // a zone was made or deleted, or the cluster's version raised
@@ -150,7 +150,7 @@ type Effects struct {
 
 	MachineVersion uint32          // to which the zone's was raised; 0 if it was not
 	Notes          []any           // of the command, if somebody hears them
-	Checkpoint     system.Digest   // the zone's, to be compared; the zero value: not after this entry
+	Checkpoint     system.Digest   // the zone's, to be compared; the zero value: not after this command
 	Verified       nexusraft.Index // the digests after this entry were compared; 0: none were
 
 	Change, By string // for the log: that change, and the client that has asked for it
@@ -170,6 +170,21 @@ func VersionOf(m nexusraft.StateMachine) uint32 {
 		return v.Version()
 	}
 	return 0
+}
+
+// Alone reports whether a command's entry is to carry no other one; see nexusraft.Amplifier. It may be asked
+// of a machine that is nil.
+func Alone(m nexusraft.StateMachine, command []byte) (alone bool) {
+	a, ok := m.(nexusraft.Amplifier)
+	if !ok {
+		return false
+	}
+	defer func() {
+		if recover() != nil {
+			alone = true
+		}
+	}()
+	return a.Alone(command)
 }
 
 // Command applies one command over base and merges its writes into base only if it
@@ -193,7 +208,7 @@ func Command(
 	} else {
 		effects = nil
 	}
-	o.Checkpoint, err = digest(base, index, now, effects)
+	o.Checkpoint, err = digest(base, position{index, e.Place, e.More}, now, effects)
 	return o, err
 }
 
@@ -207,9 +222,14 @@ func unnumbered(
 	if e.Own {
 		o, err = applySystem(effects, index, now, e.Command)
 	} else {
-		o, err = applyMachine(m, effects, nexusraft.Command{Index: index, Time: now, Data: e.Command, Version: m.Version})
+		o, err = applyMachine(m, effects, m.command(index, now, e))
 	}
 	return now, o, err
+}
+
+// command is what the state machine is given.
+func (m *Machine) command(index nexusraft.Index, now int64, e *zone.Envelope) nexusraft.Command {
+	return nexusraft.Command{Index: index, Place: e.Place, Time: now, Data: e.Command, Version: m.Version}
 }
 
 // numbered is unnumbered for a command that a session has given a number: it runs once (I17). What the
@@ -229,7 +249,7 @@ func numbered(
 	case a.Ran:
 		return a.Now, Effects{Data: a.Data, Err: a.Err, First: a.Index}, nil
 	}
-	o, err = applyMachine(m, effects, nexusraft.Command{Index: index, Time: a.Now, Data: e.Command, Version: m.Version})
+	o, err = applyMachine(m, effects, m.command(index, a.Now, e))
 	if err != nil {
 		return 0, Effects{}, err
 	}

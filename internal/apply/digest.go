@@ -10,25 +10,42 @@ import (
 	"github.com/nexi-lab/nexus-raft/storage"
 )
 
-// digest chains what the entry at index has done to the zone's digest: at which time, whether it was
-// refused, which is effects nil, and what it has written. Not its answer, which is no state, and whose
-// text may change with a release. Time comes from the log, so that it only tells of an older difference.
+// position is that of a command in the log: the index of its entry, its place in that, and whether the
+// entry has more after it. What is no command has place 0.
+type position struct {
+	index nexusraft.Index
+	place int
+	more  bool
+}
+
+// follows reports whether a digest is of all that comes before the position.
+func (p position) follows(d system.Digest) bool {
+	if p.place > 0 {
+		return d.Index == p.index
+	}
+	return d.Index == 0 || d.Index+1 == p.index
+}
+
+// digest chains what the command at a position, or what else is there, has done to the zone's digest: at which
+// time, whether it was refused, which is effects nil, and what it has written. Not its answer, which is no
+// state, and whose text may change with a release. Time comes from the log, so that it only tells of an
+// older difference.
 // The form is for ever, as the digest is stored.
 //
-// It returns the digest if the members are to compare it.
+// It returns the digest if the members are to compare it, which is after a whole entry.
 func digest(
-	base *storage.Overlay, index nexusraft.Index, now int64, effects *storage.Overlay,
+	base *storage.Overlay, p position, now int64, effects *storage.Overlay,
 ) (checkpoint system.Digest, err error) {
 	d, ok, err := system.LoadDigest(base)
 	if err != nil || !ok {
 		return system.Digest{}, err
 	}
-	if d.Index != 0 && d.Index+1 != index {
+	if !p.follows(d) {
 		return system.Digest{}, system.DropDigest(base)
 	}
 	var head [3*8 + 1]byte
 	binary.BigEndian.PutUint64(head[:], d.Sum)
-	binary.BigEndian.PutUint64(head[8:], uint64(index))
+	binary.BigEndian.PutUint64(head[8:], uint64(p.index))
 	binary.BigEndian.PutUint64(head[16:], uint64(now))
 	if effects != nil {
 		head[24] = 1
@@ -38,7 +55,10 @@ func digest(
 	if effects != nil {
 		effects.HashTo(h)
 	}
-	d = system.Digest{Index: index, Sum: h.Sum64()}
+	d = system.Digest{Index: p.index, Sum: h.Sum64()}
+	if p.more {
+		return system.Digest{}, system.StoreDigestInside(base, d)
+	}
 	if due, err := system.StoreDigest(base, d); err != nil || !due {
 		return system.Digest{}, err
 	}
@@ -47,7 +67,7 @@ func digest(
 
 // Nothing applies an entry that says nothing, as a leader's first one. Its error is as Command's.
 func Nothing(base *storage.Overlay, index nexusraft.Index) (o Effects, err error) {
-	o.Checkpoint, err = digest(base, index, 0, nil)
+	o.Checkpoint, err = digest(base, position{index: index}, 0, nil)
 	return o, err
 }
 
@@ -66,6 +86,6 @@ func Members(
 	}
 	effects.MergeInto(base)
 	o.Published = true
-	o.Checkpoint, err = digest(base, index, now, effects)
+	o.Checkpoint, err = digest(base, position{index: index}, now, effects)
 	return o, err
 }

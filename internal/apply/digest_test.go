@@ -191,6 +191,61 @@ func TestDifferenceIsFound(t *testing.T) {
 	}
 }
 
+// together applies commands as those of one entry.
+func (c *copyOf) together(index nexusraft.Index, commands ...string) (checkpoints int) {
+	c.t.Helper()
+	for i, command := range commands {
+		e := &zone.Envelope{Time: 1, Place: i, More: i < len(commands)-1, Command: []byte(command)}
+		o, err := Command(Machine{StateMachine: c}, c.overlay, index, e)
+		if c.note(o); err != nil {
+			c.t.Fatal(err)
+		}
+		if o.Checkpoint.Index != 0 {
+			checkpoints++
+		}
+	}
+	return checkpoints
+}
+
+// TestDigestIsOfAllCommandsOfAnEntry: each of them and their order; and the next entry follows.
+func TestDigestIsOfAllCommandsOfAnEntry(t *testing.T) {
+	of := func(commands ...string) system.Digest {
+		c := newCopy(t, "a")
+		c.together(1, "pk", "pl")
+		c.together(2, commands...)
+		c.together(3, "px")
+		if c.digest().Index != 3 {
+			t.Errorf("after %q there is the digest %v, want that of entry 3", commands, c.digest())
+		}
+		return c.digest()
+	}
+	want := of("pa", "pb", "pc")
+	if got := of("pa", "pb", "pc"); got != want {
+		t.Errorf("the same entries have the digests %v and %v", got, want)
+	}
+	for _, other := range [][]string{
+		{"oa", "pb", "pc"}, {"pa", "ob", "pc"}, {"pa", "pb", "oc"}, {"pa", "pc", "pb"}, {"pa", "pb"}, {"pc"},
+	} {
+		if of(other...) == want {
+			t.Errorf("entries of %q have the digest of others", other)
+		}
+	}
+}
+
+// TestCheckpointIsOfAWholeEntry: there is one after the last of its commands, and replicas that agree pass.
+func TestCheckpointIsOfAWholeEntry(t *testing.T) {
+	a := newCopy(t, "a")
+	for i := nexusraft.Index(1); i <= 255; i++ {
+		a.together(i, "pa", "pb")
+	}
+	if n := a.together(256, "pa", "pb", "pc"); n != 1 || a.last != a.digest() {
+		t.Errorf("%d checkpoints, the last one %v, want one, %v", n, a.last, a.digest())
+	}
+	if err := a.apply(257, verify(t, a.last)); err != nil {
+		t.Errorf("it differs from itself: %v", err)
+	}
+}
+
 // A command that only one replica refuses is found, though neither has written anything.
 func TestRefusalIsPartOfTheDigest(t *testing.T) {
 	a, b := newCopy(t, "a"), newCopy(t, "b")

@@ -47,6 +47,9 @@ type pair struct {
 	empty    nexusraft.Reader
 	replicas [2]*storage.Overlay
 	index    nexusraft.Index
+	place    int
+	own      bool        // the entry at index is the nodes' own
+	joins    func() bool // whether the next command is of the same entry; nil: it is not
 	now      int64
 
 	clock, last int64 // of sessions, as the model has it
@@ -64,11 +67,15 @@ func newPair(t rapid.TB, empty nexusraft.Reader) *pair {
 	}
 }
 
-// apply applies an entry on both; their answers are the same.
+// apply applies a command on both; their answers are the same.
 func (p *pair) apply(e zone.Envelope) Effects {
 	p.t.Helper()
-	p.index++
-	e.Time = p.now
+	if p.index > 0 && !p.own && !e.Own && p.joins != nil && p.joins() {
+		p.place++
+	} else {
+		p.index, p.place, p.own = p.index+1, 0, e.Own
+	}
+	e.Time, e.Place = p.now, p.place
 	var all [2]Effects
 	for i, base := range p.replicas {
 		o, err := Command(Machine{StateMachine: tally{}}, base, p.index, &e)
@@ -160,6 +167,25 @@ func described(command string, o Effects, index nexusraft.Index) string {
 	return fmt.Sprintf("%s: %s %v at %d", command, o.Data, o.Err, index)
 }
 
+// TestCommandTwiceInOneEntry: a command that was proposed again waits with the first attempt, and both come into one
+// entry. It runs once, and the second one gets the first one's answer.
+func TestCommandTwiceInOneEntry(t *testing.T) {
+	p := newPair(t, emptyState(t))
+	id := p.register()
+	p.joins = func() bool { return true }
+	p.apply(zone.Envelope{Command: []byte("x")})
+	first, again, next := p.propose(id, 1, "a"), p.propose(id, 1, "a"), p.propose(id, 2, "a")
+	if p.index != 2 || p.place != 3 {
+		t.Fatalf("the commands are at %d, up to place %d: the test is void", p.index, p.place)
+	}
+	if string(again.Data) != string(first.Data) || again.First != 2 || first.First != 0 {
+		t.Errorf("got %q of %d, then %q of %d", first.Data, first.First, again.Data, again.First)
+	}
+	if want := fmt.Sprintf("2 at 2, %d", p.now); string(next.Data) != want || p.runs("a") != 2 {
+		t.Errorf("the next one gets %q, want %q; the command has run %d times, want 2", next.Data, want, p.runs("a"))
+	}
+}
+
 // TestSessionsModel: whatever is proposed, again or in another order, on one replica or on one that
 // comes of a snapshot, each number of a session runs once at most, and is answered alike each time.
 func TestSessionsModel(t *testing.T) {
@@ -167,6 +193,7 @@ func TestSessionsModel(t *testing.T) {
 	commands := []string{"a", "b", "!c"}
 	rapid.Check(t, func(t *rapid.T) {
 		p, model, ran := newPair(t, empty), map[uint64]*sessionModel{}, map[string]uint64{}
+		p.joins = func() bool { return rapid.IntRange(0, 2).Draw(t, "joins") > 0 }
 		ids, keeper := []uint64{0, 1 << 40}, p.register()
 		for range rapid.IntRange(1, 80).Draw(t, "steps") {
 			switch rapid.IntRange(0, 15).Draw(t, "step") {

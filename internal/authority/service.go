@@ -88,7 +88,7 @@ func (s *Service) record() (a *pb.Authority, err error) {
 // It reads no more once the version is the highest that there is: a status must not wait for a disk.
 func (s *Service) ClusterVersion() uint32 {
 	version := s.version.Load()
-	if version >= system.ZonesVersion {
+	if version >= system.NewestVersion {
 		return version
 	}
 	_ = s.o.Zone.ReadLocal(func(r nexusraft.Reader) (err error) { // a zone that has failed is told of elsewhere

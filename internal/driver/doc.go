@@ -18,8 +18,8 @@
 //	begin    each group asks raft for its Work, and Work.SendNow leaves: a leader's appends and
 //	         heartbeats, which promise nothing about its disk. What tells of the commit of a conf
 //	         change is not among them (I3): zone routes each message, the driver keeps the order.
-//	apply    committed entries run over the state, one after the other, until their effects and
-//	         answers are about as large as a part may be (I15). Nothing is staged yet, so a group
+//	apply    committed entries run over the state, one command after the other, until their effects
+//	         and answers are about as large as a part may be (I15). Nothing is staged yet, so a group
 //	         whose state machine fails leaves nothing behind.
 //	stage    each group puts its part of the write together: in its first part snapshot, entries and
 //	         hard state, in every part the effects with the applied index (I2).
@@ -39,6 +39,7 @@
 // Part.Committed, so that they can be written apart. Neither a Driver nor a Worker holds anything of
 // a group between two turns: a group may be given to another one, so that there may be several, as a
 // member has (package worker).
-// Proposals don't come by the inbox: Host.Propose takes all that wait, and may make few entries of
-// them.
+// Proposals don't come by the inbox: Host.Propose takes all that wait, and zone.Propose makes few
+// entries of them. Each is numbered, applied and answered by itself all the same: the group knows
+// of entries only that a part ends with one.
 package driver

@@ -56,7 +56,7 @@ type ask struct {
 }
 
 // New returns a driver. partBytes is about how many bytes of effects and answers are in memory
-// before they are written; an entry is never divided.
+// before they are written; an entry is never divided, of several commands either.
 func New(disk Disk, out Sender, partBytes int) *Driver {
 	return &Driver{disk: disk, out: out, partBytes: partBytes}
 }

@@ -37,6 +37,7 @@ type bench struct {
 	told   []string
 
 	signals zone.Signals // of the other nodes; nil: zones never sleep
+	batches bool         // an entry may have several commands
 
 	held   map[nexusraft.ZoneID]int
 	broken error                      // Commit
@@ -83,7 +84,7 @@ func (b *bench) group(voters int) *Group {
 	}
 	o.g, err = NewGroup(Config{Owner: o, ReadTicks: 20, Lease: b.lease, Config: zone.Config{
 		Zone: o.zone, Replica: self, Incarnation: 4, Storage: o.log, Applied: before, Membership: members,
-		Signals: b.signals,
+		Signals: b.signals, Batches: func() bool { return b.batches },
 	}})
 	if err != nil {
 		b.t.Fatal(err)
@@ -215,7 +216,14 @@ type call struct {
 }
 
 func (c *call) Answer(r nexusraft.Result, err error) { c.b.tell("%s: %q, %v", c.name, r.Data, err) }
-func (c *call) Left() bool                           { return c.left }
+
+// at is a call that tells also at which entry its command has run.
+type at struct{ *call }
+
+func (c at) Answer(r nexusraft.Result, err error) {
+	c.b.tell("%s: %q at %d, %v", c.name, r.Data, r.Index, err)
+}
+func (c *call) Left() bool { return c.left }
 
 type readCall struct{ *call }
 
@@ -264,6 +272,71 @@ func TestProposalIsAnsweredAfterItsWrite(t *testing.T) {
 		"begin", "stage", "commit of 1, sync true", "written", "ended",
 		"begin", "apply 12", "apply 13", "stage", "commit of 1, sync false", "written",
 		`x: "x", <nil>`, `y: "y", <nil>`, "ended",
+	)
+}
+
+// TestCommandsOfOneEntry: what waits together becomes one entry, and each command of it is applied and answered by
+// itself. The entry is in one part of its round (I2), however large it is.
+func TestCommandsOfOneEntry(t *testing.T) {
+	b, g := leading(t, 1) // a part ends with the first entry
+	b.batches = true
+	propose := func(commands ...string) {
+		envelopes, calls := make([]zone.Envelope, len(commands)), make([]Call, len(commands))
+		for i, c := range commands {
+			envelopes[i] = zone.Envelope{Command: []byte(c), Own: c == "own"}
+			if c != "nobody's" {
+				calls[i] = at{&call{b: b, name: c}}
+			}
+		}
+		Propose(g, envelopes, calls)
+	}
+	propose("x", "nobody's", "y", "own", "z")
+	b.turns()
+	b.expect(
+		"begin", "stage", "commit of 1, sync true", "written", "ended",
+		"begin", "apply 12", "apply 12", "apply 12", "stage", "commit of 1, sync false", "written",
+		`x: "x" at 12, <nil>`, `y: "y" at 12, <nil>`,
+		"apply 13", "stage", "commit of 1, sync false", "written", `own: "own" at 13, <nil>`,
+		"apply 14", "stage", "commit of 1, sync false", "written", `z: "z" at 14, <nil>`, "ended",
+	)
+	propose("a", "b")
+	g.Stop(errors.New("stopped"))
+	why := fmt.Sprintf(": %q at 0, %v: stopped", "", nexusraft.ErrUncertain)
+	b.expect("a"+why, "b"+why)
+	if g.proposals.valid() != nil || !g.proposals.empty() {
+		t.Errorf("%d calls wait", len(g.proposals.calls))
+	}
+}
+
+// TestEntryIsLost: every command of an entry that is overwritten hears that it never commits, and none that it has run.
+func TestEntryIsLost(t *testing.T) {
+	b := newBench(t, 1<<20)
+	b.batches = true
+	g := b.group(3)
+	if err := g.Replica().Campaign(); err != nil {
+		t.Fatal(err)
+	}
+	b.turns()
+	b.step(g, message(other, raftpb.MsgPreVoteResp, 2), nil)
+	b.turns()
+	b.step(g, message(other, raftpb.MsgVoteResp, 2), nil)
+	b.turns()
+	b.propose(g, "x", "y", "z")
+	b.turns()
+	b.told = nil
+	m := message(third, raftpb.MsgApp, 3)
+	m.Index, m.LogTerm, m.Commit = new(uint64(before)), new(uint64(1)), new(uint64(before+2))
+	for i := range uint64(2) {
+		m.Entries = append(m.Entries, &raftpb.Entry{
+			Type: raftpb.EntryNormal.Enum(), Term: new(uint64(3)), Index: new(before + 1 + i),
+		})
+	}
+	b.step(g, m, nil)
+	b.turns()
+	lost := func(c string) string { return fmt.Sprintf("%s: %q, %v", c, "", nexusraft.ErrNotLeader) }
+	b.expect(
+		"begin", "apply 11", "apply 12", "stage", "commit of 1, sync true", "written", "MsgAppResp to 30",
+		lost("x"), lost("y"), lost("z"), "ended",
 	)
 }
 
@@ -572,8 +645,14 @@ func TestPendingIsAMap(t *testing.T) {
 
 // BenchmarkProposals is what the driver and the step machine cost for each command.
 func BenchmarkProposals(b *testing.B) {
+	for _, batches := range []bool{false, true} {
+		b.Run(fmt.Sprintf("batches %t", batches), func(b *testing.B) { benchmarkProposals(b, batches) })
+	}
+}
+
+func benchmarkProposals(b *testing.B, batches bool) {
 	w, g := leading(b, 1<<20)
-	w.quiet = true
+	w.quiet, w.batches = true, batches
 	const together = 100
 	envelopes, calls := make([]zone.Envelope, together), make([]Call, together)
 	for i := range calls {

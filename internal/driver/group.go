@@ -18,10 +18,10 @@ type Owner interface {
 	// Began says what the round is about to do, before any of it is done.
 	Began(*zone.Work)
 
-	// Apply runs one committed entry over the state and what the part has applied already; Stage
-	// stages it. A conf change is to be given to raft by Group.ApplyConfChange. wanted says that
-	// somebody waits for Applied.Data, which may be large. The error ends the driver's use, or,
-	// if it is a GroupError, the group alone.
+	// Apply runs one committed command, conf change or empty entry over the state and what the part
+	// has applied already; Stage stages it. A conf change is to be given to raft by
+	// Group.ApplyConfChange. wanted says that somebody waits for Applied.Data, which may be large.
+	// The error ends the driver's use, or, if it is a GroupError, the group alone.
 	Apply(c *zone.Committed, wanted bool) (Applied, error)
 
 	// Held returns how many bytes the effects that are not staged yet take in memory.
@@ -51,13 +51,13 @@ type GroupError struct{ Err error }
 func (e *GroupError) Error() string { return e.Err.Error() }
 func (e *GroupError) Unwrap() error { return e.Err }
 
-// Applied is the answer to a committed entry.
+// Applied is the answer to a committed command.
 type Applied struct {
 	Data []byte
-	Err  error // the state machine's own; the entry is applied all the same
+	Err  error // the state machine's own; the command is applied all the same
 
 	// First is the index of the entry with which the same command ran before, of which this is
-	// the answer; 0 if it has run with this one.
+	// the answer, perhaps this very one; 0 if it has run now.
 	First nexusraft.Index
 }
 
@@ -67,7 +67,8 @@ type Part struct {
 	// is nil in the later ones.
 	Work *zone.Work
 
-	// Committed are the entries that the part has applied, at least one in a later part.
+	// Committed is what the part has applied, at least one entry in a later part, and each of them
+	// with all of its commands: the applied index moves over the whole entry (I2).
 	Committed []zone.Committed
 
 	// MustSync says that the part must be on the disk before anything is told of it.
@@ -241,15 +242,18 @@ func (g *Group) begin(d *Driver) error {
 }
 
 // apply runs committed entries: one at least, and on until their effects and answers have about so
-// many bytes; it returns how many they have.
+// many bytes; it returns how many they have. All commands of an entry are in the same part.
 func (g *Group) apply(room int) (held int, err error) {
 	r, first, data := &g.round, g.round.applied, 0
 	r.part = Part{}
 	if !r.begun {
 		r.part.Work, r.part.MustSync = &r.work, r.work.MustSync
 	}
-	for r.applied < len(r.work.Committed) && (r.applied == first || data+g.owner.Held() < room) {
+	for r.applied < len(r.work.Committed) {
 		c := &r.work.Committed[r.applied]
+		if r.applied > first && !c.Continues() && data+g.owner.Held() >= room {
+			break
+		}
 		a, err := g.owner.Apply(c, g.proposals.wanted(c.Waiting.Sequence))
 		if err != nil {
 			return 0, err
@@ -263,7 +267,7 @@ func (g *Group) apply(room int) (held int, err error) {
 	return data + g.owner.Held(), nil
 }
 
-// settle answers the calls that wait for the entries of a part that is stored (I8).
+// settle answers the calls that wait for the commands of a part that is stored (I8).
 func (g *Group) settle() {
 	r := &g.round
 	g.owner.Written(&r.part)

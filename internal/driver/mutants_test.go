@@ -114,6 +114,50 @@ var mutants = []mutant{
 		"internal/driver", "TestRefusedBatch",
 	},
 	{
+		"An entry of several commands is cut between two parts of its round.",
+		"internal/driver/group.go", "r.applied > first && !c.Continues() && data", "r.applied > first && data",
+		"internal/driver", "TestCommandsOfOneEntry",
+	},
+	{
+		"Of the commands of an entry only the first one is answered.",
+		"internal/zone/ready.go", "\t\t\tc.Waiting = first.plus(i)\n",
+		"\t\t\tif i > 0 {\n\t\t\t\tc.Waiting = ProposalID{}\n\t\t\t}\n",
+		"internal/driver", "TestCommandsOfOneEntry",
+	},
+	{
+		"The commands of an entry get each other's answers.",
+		"internal/zone/ready.go", "\t\t\tc.Waiting = first.plus(i)\n",
+		"\t\t\tc.Waiting = first.plus(len(commands) - 1 - i)\n",
+		"internal/driver", "TestCommandsOfOneEntry",
+	},
+	{
+		"Of an entry that is overwritten only the first command's caller hears.",
+		"internal/zone/proposal.go", "lost = end(lost, x.id, x.count, nexusraft.ErrNotLeader)",
+		"lost = end(lost, x.id, 1, nexusraft.ErrNotLeader)",
+		"internal/driver", "TestEntryIsLost",
+	},
+	{
+		"The nodes' own commands share entries with those of clients.",
+		"internal/zone/batch.go", "if e.Own || e.Alone", "if e.Alone",
+		"internal/driver", "TestCommandsOfOneEntry",
+	},
+	{
+		"A session's command that is twice in one entry runs twice.",
+		"internal/apply/apply.go", "case a.Ran:", "case a.Ran && a.Index != index:",
+		"internal/apply", "TestCommandTwiceInOneEntry",
+	},
+	{
+		"A state has a checkpoint in the middle of an entry.",
+		"internal/apply/digest.go", "if p.more {", "if p.more && p.index == 0 {",
+		"internal/apply", "TestCheckpointIsOfAWholeEntry",
+	},
+	{
+		"A digest is of the last command of each entry alone.",
+		"internal/apply/digest.go", "\tif p.more {\n",
+		"\tif d.Sum = 0; p.more {\n",
+		"internal/apply", "TestDigestIsOfAllCommandsOfAnEntry",
+	},
+	{
 		"A request for a vote that raft refuses takes the place of another one.",
 		"internal/driver/group.go", "\tif err := g.replica.Step(from, m); err != nil {\n", `	if call != nil {
 		g.await(m, call)
@@ -400,7 +444,7 @@ var mutants = []mutant{
 	},
 	{
 		"A digest passes over entries that say nothing.",
-		"internal/apply/digest.go", "\to.Checkpoint, err = digest(base, index, 0, nil)\n",
+		"internal/apply/digest.go", "\to.Checkpoint, err = digest(base, position{index: index}, 0, nil)\n",
 		"\t_, _ = base, index\n",
 		"internal/simtest", "TestSessionChaos",
 	},

@@ -9,11 +9,11 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/system"
 )
 
-// RequireVersion raises the cluster's version to the one that zones, sessions and versions of state machines need,
-// unless it has that, or returns ErrRefused with the node that stands in the way. Errors are those of
-// node.Zone.Propose, too.
+// RequireVersion raises the cluster's version to the newest one that all nodes speak, if that is more than it has.
+// Where it has less than zones, sessions and versions of state machines need, and stays there, it returns ErrRefused
+// with the node that stands in the way. Errors are those of node.Zone.Propose, too.
 func (s *Registry) RequireVersion(ctx context.Context) error {
-	if now, err := s.version(); err != nil || now >= system.ZonesVersion {
+	if now, err := s.version(); err != nil || now >= system.NewestVersion {
 		return err
 	}
 	members, err := s.members(ctx)
@@ -31,31 +31,51 @@ func (s *Registry) members(ctx context.Context) (nexusraft.Membership, error) {
 	return s.o.Zone.Members()
 }
 
-// requireVersion is RequireVersion with the cluster's nodes: each of them has to have said that it speaks the
-// version. Until something that needs it is wanted the version stays, and an earlier program may be put back.
+// requireVersion is RequireVersion with the cluster's nodes. Until a zone or a session is wanted the version stays, and
+// an earlier program may be put back.
 func (s *Registry) requireVersion(ctx context.Context, members nexusraft.Membership) error {
 	now, err := s.version()
-	if err != nil || now >= system.ZonesVersion {
+	if err != nil || now >= system.NewestVersion {
 		return err
 	}
+	to, held := s.spoken(members)
+	switch {
+	case to > now:
+		return s.raiseVersion(ctx, to)
+	case now < system.ZonesVersion:
+		return held
+	}
+	return nil
+}
+
+// spoken returns the highest of the cluster's versions that each of its nodes has said that it speaks, 0 if there is
+// none, and then which node stands in the way.
+func (s *Registry) spoken(members nexusraft.Membership) (version uint32, held error) {
+	version = system.NewestVersion
 	for _, m := range members.Members {
 		switch minor, heard := s.o.Speaks(m.Node); {
 		case !heard:
-			return fmt.Errorf("%w: the first zone or session of a cluster that an earlier release has founded needs each node "+
-				"to say once that its release knows of them, and %v has not been heard of since this node was started: start it, "+
-				"or remove it", nexusraft.ErrRefused, m)
+			return 0, fmt.Errorf("%w: the first zone or session of a cluster that an earlier release has founded needs each "+
+				"node to say once that its release knows of them, and %v has not been heard of since this node was started: start "+
+				"it, or remove it", nexusraft.ErrRefused, m)
 		case minor < system.ZonesVersion:
-			return fmt.Errorf("%w: zones and sessions need version %d of the protocol on all nodes, and %v speaks version %d: "+
-				"install the newest release on it", nexusraft.ErrRefused, system.ZonesVersion, m, minor)
+			return 0, fmt.Errorf("%w: zones and sessions need version %d of the protocol on all nodes, and %v speaks version "+
+				"%d: install the newest release on it", nexusraft.ErrRefused, system.ZonesVersion, m, minor)
+		case minor < system.BatchVersion:
+			version = system.ZonesVersion
 		}
 	}
-	_, err = s.o.Zone.Command(ctx, &pb.NodeCommand{Kind: &pb.NodeCommand_RaiseClusterVersion{
-		RaiseClusterVersion: &pb.RaiseClusterVersion{Minor: system.ZonesVersion},
+	return version, nil
+}
+
+func (s *Registry) raiseVersion(ctx context.Context, to uint32) error {
+	_, err := s.o.Zone.Command(ctx, &pb.NodeCommand{Kind: &pb.NodeCommand_RaiseClusterVersion{
+		RaiseClusterVersion: &pb.RaiseClusterVersion{Minor: to},
 	}})
 	if err != nil {
 		return fmt.Errorf("raise the cluster's version: %w", err)
 	}
-	s.o.Logger.Info("cluster version raised", "version", system.ZonesVersion)
+	s.o.Logger.Info("cluster version raised", "version", to)
 	return nil
 }
 

@@ -116,6 +116,7 @@ func TestRaiseVersion(t *testing.T) {
 	}{
 		"all speak it":              {map[nexusraft.NodeID]uint32{1: 4, 2: 4, 3: 4, 4: 4}, ""},
 		"some speak more":           {map[nexusraft.NodeID]uint32{1: 7, 2: 6, 3: 5, 4: 7}, ""},
+		"all but the witness do":    {map[nexusraft.NodeID]uint32{1: 7, 2: 7, 3: 7, 4: 5}, ""},
 		"a member is silent":        {map[nexusraft.NodeID]uint32{1: 4, 3: 4, 4: 4}, "0002 has not been heard of"},
 		"a learner is silent":       {map[nexusraft.NodeID]uint32{1: 4, 2: 4, 4: 4}, "0003 has not"},
 		"the witness is silent":     {map[nexusraft.NodeID]uint32{1: 4, 2: 4, 3: 4}, "0004 has not"},
@@ -176,6 +177,40 @@ func TestRaiseVersionLater(t *testing.T) {
 	create(nil)
 	if fmt.Sprint(z.raised) != "[4]" || z.version(t) != 4 {
 		t.Errorf("raised to %v, version %d, want 4, once", z.raised, z.version(t))
+	}
+}
+
+// TestRaiseVersionFurther: the version rises to what all nodes speak, also from one that is enough for what is
+// wanted, and where some speak less that is no refusal.
+func TestRaiseVersionFurther(t *testing.T) {
+	z, said := newVersionZone(t), &spoken{by: map[nexusraft.NodeID]uint32{1: 6, 2: 6, 3: 6, 4: 5}}
+	s, _ := leader(z, said)
+	want := func(raised string) {
+		t.Helper()
+		for range 2 {
+			if err := s.RequireVersion(t.Context()); err != nil || fmt.Sprint(z.raised) != raised {
+				t.Fatalf("raised to %v, %v, want %s", z.raised, err, raised)
+			}
+		}
+	}
+	want("[4]")
+	delete(said.by, 3)
+	want("[4]")
+	said.say(3, 6)
+	said.say(4, 3)
+	want("[4]")
+	said.say(4, 7)
+	want("[4 6]")
+	said.say(4, 3)
+	want("[4 6]")
+}
+
+// TestRaiseVersionAtOnce: an earlier cluster of nodes that all run this release skips what is between.
+func TestRaiseVersionAtOnce(t *testing.T) {
+	z := newVersionZone(t)
+	s, _ := leader(z, &spoken{by: map[nexusraft.NodeID]uint32{1: 6, 2: 6, 3: 6, 4: 6}})
+	if err := s.RequireVersion(t.Context()); err != nil || z.version(t) != system.NewestVersion {
+		t.Errorf("version %d, %v, want %d", z.version(t), err, system.NewestVersion)
 	}
 }
 

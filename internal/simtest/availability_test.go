@@ -135,7 +135,7 @@ func (r *row) leaveBehind() {
 	r.kill(r.follower)
 	r.write("a hold time after the follower's death", steadyTicks)
 	r.until("degraded", holdTicks+2*roundTicks, func() bool { return r.state() == nexusraft.Degraded })
-	for end := r.oracle.last + 60; r.oracle.last < end; {
+	for end := r.oracle.last.index + 60; r.oracle.last.index < end; {
 		r.write("behind", 60)
 	}
 	r.revive(r.follower)

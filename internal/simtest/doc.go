@@ -20,7 +20,8 @@
 // crash leaves), oracle (the invariants, checked after each step), ledger (what each committed entry
 // comes to, in other words), TestChaos, TestTable, TestAvailability (each set of links that can be cut,
 // against docs/availability.md), TestLongPaths, TestSlowDisks, TestSleep (faults while the zone sleeps,
-// or falls asleep), TestSessionChaos (numbered commands, handed over again and again),
+// or falls asleep), TestSessionChaos (numbered commands, handed over again and again, many of them in
+// one entry),
 // TestLeaseChaos (leaders that read alone, by clocks that drift),
 // TestMachineThatDiffers (digests), TestZoneChaos (zones that are made and deleted),
 // churn (nodes that join and leave, by the plans of zone.Replica.Plan), TestMembershipChaos,
@@ -76,6 +77,10 @@
 //	time goes back with a leader's clock        I4: the machine keeps the time
 //	a deleted zone leaves its log               each node hosts what there is
 //	a digest passes over an entry               I4: the digest
+//	a part ends in the middle of an entry       I2: the state on the disk
+//	an entry's commands swap their answers      I8: the caller's own command
+//	an entry answers its first command alone    liveness: every call is answered
+//	a command that is twice in an entry runs    I17: the ledger says that it ran before
 //	one zone's sync is not waited for           I3, in another zone of the round
 //	a leader answers reads without asking       porcupine
 //	a single voter answers reads at once        porcupine

@@ -144,7 +144,7 @@ func (s *sim) inSync() bool {
 // level reports whether every replica that is up has applied everything that is committed.
 func (s *sim) level() bool {
 	for _, n := range s.nodes {
-		if n.r != nil && s.admitted(n) && n.r.Applied() < s.oracle.last {
+		if n.r != nil && s.admitted(n) && n.r.Applied() < s.oracle.last.index {
 			return false
 		}
 	}

@@ -22,7 +22,7 @@ import (
 // each numbered command whether it runs (I17). It is asked before any member applies the entry.
 type ledger struct {
 	registers map[string]string
-	outcomes  map[nexusraft.Index]comesTo
+	outcomes  map[position]comesTo
 
 	now         int64 // the zone's time
 	clock, last int64 // the sessions', and the zone's time when it was moved on
@@ -41,13 +41,13 @@ type remembered struct {
 }
 
 type ranAt struct {
-	index   nexusraft.Index
+	at      position
 	command string
 }
 
-// comesTo is what an entry's command comes to.
+// comesTo is what a command comes to, or an entry without one.
 type comesTo struct {
-	first nexusraft.Index // where it ran before
+	first nexusraft.Index // the entry with which it ran before
 	data  string
 	any   bool // or any other data
 	err   error
@@ -55,13 +55,14 @@ type comesTo struct {
 
 func newLedger() *ledger {
 	return &ledger{
-		registers: make(map[string]string), outcomes: make(map[nexusraft.Index]comesTo), seen: make(map[string]int),
+		registers: make(map[string]string), outcomes: make(map[position]comesTo), seen: make(map[string]int),
 	}
 }
 
-// apply takes the next entry. Its error is of the simulation.
+// apply takes the next command, or entry without one. Its error is of the simulation.
 func (l *ledger) apply(c zone.Committed) (err error) {
 	var out comesTo
+	at := positionOf(&c)
 	switch e := c.Command; {
 	case c.ConfChange != nil:
 		var leaders int64
@@ -75,9 +76,9 @@ func (l *ledger) apply(c zone.Committed) (err error) {
 		l.now = max(l.now, e.Time)
 		out = l.run(string(e.Command))
 	default:
-		out = l.numbered(c.Index, e)
+		out = l.numbered(at, e)
 	}
-	l.outcomes[c.Index] = out
+	l.outcomes[at] = out
 	return err
 }
 
@@ -177,7 +178,7 @@ func (l *ledger) top(id uint64) uint64 {
 }
 
 // numbered is a command that a session has given a number.
-func (l *ledger) numbered(index nexusraft.Index, e *zone.Envelope) comesTo {
+func (l *ledger) numbered(at position, e *zone.Envelope) comesTo {
 	if l.find(e.Request.Session) < 0 {
 		l.seen["session unknown"]++
 		return comesTo{err: nexusraft.ErrUnknownSession}
@@ -197,11 +198,11 @@ func (l *ledger) numbered(index nexusraft.Index, e *zone.Envelope) comesTo {
 	s := l.sessions[i]
 	s.used = l.clock
 	l.sessions = append(slices.Delete(l.sessions, i, i+1), s)
-	return l.once(index, s, e.Request.Sequence, string(e.Command))
+	return l.once(at, s, e.Request.Sequence, string(e.Command))
 }
 
 // once runs a command of a session that is known, unless it has run.
-func (l *ledger) once(index nexusraft.Index, s *remembered, number uint64, command string) comesTo {
+func (l *ledger) once(at position, s *remembered, number uint64, command string) comesTo {
 	before, ran := s.ran[number]
 	switch {
 	case number+sessionNumbers <= s.top:
@@ -212,28 +213,31 @@ func (l *ledger) once(index nexusraft.Index, s *remembered, number uint64, comma
 		return comesTo{err: nexusraft.ErrRefused}
 	case ran:
 		l.seen["ran before"]++
-		again := l.outcomes[before.index]
-		again.first = before.index
+		if before.at.index == at.index {
+			l.seen["ran before in the same entry"]++
+		}
+		again := l.outcomes[before.at]
+		again.first = before.at.index
 		return again
 	}
 	if number < s.top {
 		l.seen["ran after a higher number"]++
 	}
-	s.top, s.ran[number] = max(s.top, number), ranAt{index, command}
+	s.top, s.ran[number] = max(s.top, number), ranAt{at, command}
 	return l.run(command)
 }
 
-// check compares what a member has made of an entry.
-func (l *ledger) check(index nexusraft.Index, a *apply.Effects) error {
-	if want := l.outcomes[index].first; a.First != want {
+// check compares what a member has made of a command, or of an entry without one.
+func (l *ledger) check(at position, a *apply.Effects) error {
+	if want := l.outcomes[at].first; a.First != want {
 		return fmt.Errorf("it says that the command ran before at %d, want %d", a.First, want)
 	}
-	return l.checkAnswer(index, a.Data, a.Err)
+	return l.checkAnswer(at, a.Data, a.Err)
 }
 
-// checkAnswer compares an answer to the command of an entry.
-func (l *ledger) checkAnswer(index nexusraft.Index, data []byte, err error) error {
-	want := l.outcomes[index]
+// checkAnswer compares an answer to a command.
+func (l *ledger) checkAnswer(at position, data []byte, err error) error {
+	want := l.outcomes[at]
 	same := want.err == nil && err == nil || errors.Is(err, want.err) ||
 		err != nil && want.err == errMust && err.Error() == errMust.Error() // as it was kept
 	if !same || string(data) != want.data && !want.any {

@@ -254,7 +254,7 @@ func (d *memberDisk) apply(c *zone.Committed, wanted bool) (driver.Applied, erro
 	n.s.must(n, "apply an entry", err)
 	n.compared(&a)
 	n.hosting = n.hosting || a.Zones
-	n.s.oracle.applied(n, c.Index, &a, d.effects)
+	n.s.oracle.applied(n, c, &a, d.effects)
 	if !wanted {
 		a.Data = nil
 	}

@@ -48,6 +48,7 @@ type node struct {
 
 	calls    []func(*node)
 	commands []caller
+	waiting  int           // proposals that have no answer yet
 	check    system.Digest // which the members have not compared; the zero value: none
 
 	part    *driver.Part              // being written; nil: none
@@ -80,7 +81,7 @@ func (n *node) open() {
 	c := zone.Config{
 		Zone: n.s.zone, Replica: n.replica, Incarnation: n.incarnation, Witness: n.witness,
 		Storage: log, Applied: at, Membership: members,
-		MaxInflight: 16, MaxAppendBytes: 512, Vouched: n.w.zones[0].vouched,
+		MaxInflight: 16, MaxAppendBytes: 512, Vouched: n.w.zones[0].vouched, Batches: n.s.batches,
 		ElectionTicks: n.s.electionTicks, HoldTicks: n.s.holdTicks,
 		Signals: n.others,
 	}
@@ -90,7 +91,7 @@ func (n *node) open() {
 	_, n.conf, err = log.InitialState()
 	n.s.must(n, "read the configuration", err)
 	n.r, n.group, n.dropped = g.Replica(), g, false
-	n.sending, n.check = make(map[*node]nexusraft.Index), system.Digest{}
+	n.sending, n.check, n.waiting = make(map[*node]nexusraft.Index), system.Digest{}, 0
 	n.s.eventf("%s starts, incarnation %d, term %d, log (%d, %d]", n, n.incarnation, n.shadow.durable.term,
 		n.shadow.durable.compacted, n.shadow.durable.last())
 }
@@ -128,17 +129,22 @@ func (n *node) receive(p packet) {
 func (n *node) propose() {
 	var envelopes []zone.Envelope
 	var calls []driver.Call
+	var waiting []*proposed
 	for _, c := range n.commands {
 		e := c.envelope()
 		e.Time = n.clock()
-		envelopes, calls = append(envelopes, e), append(calls, proposed{n, c})
+		p := &proposed{n: n, c: c}
+		envelopes, calls, waiting = append(envelopes, e), append(calls, p), append(waiting, p)
 	}
-	n.commands = nil
+	n.commands, n.waiting = nil, n.waiting+len(waiting)
 	if c := n.takeCheck(); c != nil {
 		envelopes = append(envelopes, zone.Envelope{Time: n.clock(), Own: true, Command: c})
 		calls = append(calls, nil)
 	}
 	driver.Propose(n.group, envelopes, calls)
+	for i, p := range waiting {
+		p.id = envelopes[i].Proposal
+	}
 }
 
 // clock is the time that the node puts into commands if it leads. Those of two nodes differ.
@@ -168,22 +174,24 @@ type caller interface {
 
 // proposed is a caller's command that waits for its entry.
 type proposed struct {
-	n *node
-	c caller
+	n  *node
+	c  caller
+	id zone.ProposalID
 }
 
 // Answer implements driver.Call.
-func (p proposed) Answer(r nexusraft.Result, err error) {
+func (p *proposed) Answer(r nexusraft.Result, err error) {
+	p.n.waiting--
 	if r.Index == 0 {
 		p.c.refused(p.n, err)
 		return
 	}
-	p.n.s.oracle.acknowledged(p.n, p.c, r, err)
+	p.n.s.oracle.acknowledged(p.n, p, r, err)
 	p.c.applied(p.n, r, err)
 }
 
 // Left implements driver.Call.
-func (p proposed) Left() bool { return p.c.left() }
+func (p *proposed) Left() bool { return p.c.left() }
 
 // reading is an operation that waits for its read at a node.
 type reading struct {

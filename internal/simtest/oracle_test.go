@@ -25,21 +25,40 @@ type oracle struct {
 	entries   map[entryID]entryFact              // every entry that was ever in a log
 	leaders   map[nexusraft.Term]*node           // at most one for each term
 	released  map[nexusraft.Term]nexusraft.Index // the highest index a term's leader sent to a witness
-	committed map[nexusraft.Index]commitFact
-	last      nexusraft.Index            // of committed
-	ledger    *ledger                    // what the committed commands make
-	states    map[nexusraft.Index]uint64 // the hash of its registers after each index
-	digests   map[nexusraft.Index]system.Digest
+	committed map[position]commitFact
+	last      position                     // of committed
+	ends      map[nexusraft.Index]position // the last one of each committed entry
+	ledger    *ledger                      // what the committed commands make
+	states    map[position]uint64          // the hash of its registers after each of them
+	digests   map[position]system.Digest
 	wholes    map[nexusraft.Index]uint64          // of all that a member keeps, after some indexes
 	sessions  map[nexusraft.Index]map[uint64]bool // which of those registered are remembered, after the same
-	proposals map[zone.ProposalID]nexusraft.Index
+	proposals map[zone.ProposalID]position
 	never     map[zone.ProposalID]bool // told that they never commit
+	together  int                      // committed commands that were not the first of their entry
 	acked     int
 	inSync    int // of acked
 
 	lastAcked nexusraft.Index           // the highest index of a write that was acknowledged
 	ackedBy   map[int64]nexusraft.Index // that, as of the end of each step
 	fresh     int                       // how many times a replica knew its state to be of bounded age
+}
+
+// position is that of a command, or of an entry without one, in the log.
+type position struct {
+	index nexusraft.Index
+	place int
+}
+
+func positionOf(c *zone.Committed) position {
+	if c.Command == nil {
+		return position{index: c.Index}
+	}
+	return position{c.Index, c.Command.Place}
+}
+
+func (p position) compare(q position) int {
+	return cmp.Or(cmp.Compare(p.index, q.index), cmp.Compare(p.place, q.place))
 }
 
 type entryID struct {
@@ -63,21 +82,22 @@ type commitFact struct {
 
 func newOracle(s *sim) *oracle {
 	o := &oracle{
-		s: s, last: s.first,
+		s: s, last: position{index: s.first},
 		entries:   make(map[entryID]entryFact),
 		leaders:   make(map[nexusraft.Term]*node),
 		released:  make(map[nexusraft.Term]nexusraft.Index),
-		committed: make(map[nexusraft.Index]commitFact),
+		committed: make(map[position]commitFact),
+		ends:      make(map[nexusraft.Index]position),
 		ledger:    newLedger(),
-		digests:   make(map[nexusraft.Index]system.Digest),
+		digests:   make(map[position]system.Digest),
 		wholes:    make(map[nexusraft.Index]uint64),
 		sessions:  make(map[nexusraft.Index]map[uint64]bool),
-		states:    make(map[nexusraft.Index]uint64),
-		proposals: make(map[zone.ProposalID]nexusraft.Index),
+		states:    make(map[position]uint64),
+		proposals: make(map[zone.ProposalID]position),
 		never:     make(map[zone.ProposalID]bool),
 		ackedBy:   make(map[int64]nexusraft.Index),
 	}
-	o.states[s.first] = o.hash()
+	o.states[o.last], o.ends[s.first] = o.hash(), o.last
 	return o
 }
 
@@ -157,10 +177,9 @@ func (o *oracle) leads(n *node, id nexusraft.ReplicaID) {
 	}
 	o.leaders[v.term] = n
 	o.s.eventf("%s (%v) leads in term %d", n.name, id, v.term)
-	for i := max(v.compacted, o.s.first) + 1; i <= o.last; i++ {
-		if !v.holds(i, o.committed[i].term) {
-			o.s.fatalf("I1: %s leads in term %d without the committed entry %d of term %d", n.name, v.term, i,
-				o.committed[i].term)
+	for i := max(v.compacted, o.s.first) + 1; i <= o.last.index; i++ {
+		if term := o.committed[position{index: i}].term; !v.holds(i, term) {
+			o.s.fatalf("I1: %s leads in term %d without the committed entry %d of term %d", n.name, v.term, i, term)
 		}
 	}
 }
@@ -171,27 +190,32 @@ func (o *oracle) commits(n *node, c zone.Committed) {
 	if c.Command != nil {
 		fact.proposal, fact.request, fact.command = c.Command.Proposal, c.Command.Request, string(c.Command.Command)
 	}
-	if c.Index <= o.last {
-		known := o.committed[c.Index]
+	at := positionOf(&c)
+	if at.compare(o.last) <= 0 {
+		known := o.committed[at]
 		if known.term != c.Term || known.proposal != fact.proposal && !n.witness {
 			o.s.fatalf("I7: %s commits entry %d of term %d (%v), others %d (%v)", n.name, c.Index, c.Term, fact.proposal,
 				known.term, known.proposal)
 		}
 		return
 	}
-	if c.Index != o.last+1 || n.witness {
+	follows := at == position{o.last.index, o.last.place + 1} || at == position{index: o.last.index + 1}
+	if !follows || n.witness {
 		// A witness applies what a member has committed: the leader tells it.
-		o.s.fatalf("%s commits entry %d, the last one anywhere is %d", n.name, c.Index, o.last)
+		o.s.fatalf("%s commits entry %v, the last one anywhere is %v", n.name, at, o.last)
 	}
-	o.last, o.committed[c.Index] = c.Index, fact
+	o.last, o.ends[c.Index], o.committed[at] = at, at, fact
+	if at.place > 0 {
+		o.together++
+	}
 	if c.Command != nil {
-		if at, again := o.proposals[fact.proposal]; again {
-			o.s.fatalf("I8: proposal %v commits at %d and at %d", fact.proposal, at, c.Index)
+		if before, again := o.proposals[fact.proposal]; again {
+			o.s.fatalf("I8: proposal %v commits at %v and at %v", fact.proposal, before, at)
 		}
 		if o.never[fact.proposal] {
-			o.s.fatalf("I8: proposal %v commits at %d, and its caller was told that it never will", fact.proposal, c.Index)
+			o.s.fatalf("I8: proposal %v commits at %v, and its caller was told that it never will", fact.proposal, at)
 		}
-		o.proposals[fact.proposal] = c.Index
+		o.proposals[fact.proposal] = at
 	}
 	o.s.must(n, "tell what an entry comes to", o.ledger.apply(c))
 	if c.Index%wholeEvery == 0 {
@@ -200,7 +224,7 @@ func (o *oracle) commits(n *node, c zone.Committed) {
 	if o.s.keeper != nil {
 		o.s.keeper.follow(o.ledger.zones)
 	}
-	o.states[c.Index] = o.hash()
+	o.states[at] = o.hash()
 }
 
 func (o *oracle) hash() uint64 {
@@ -211,26 +235,30 @@ func (o *oracle) hash() uint64 {
 	return h.Sum64()
 }
 
-// applied checks that an entry has come to what the ledger says (I17), and that the same index means
-// the same state and the same digest everywhere (I4).
-func (o *oracle) applied(n *node, index nexusraft.Index, a *apply.Effects, state nexusraft.Reader) {
+// applied checks that a command, or an entry without one, has come to what the ledger says (I17), and that
+// the same position means the same state and the same digest everywhere (I4).
+func (o *oracle) applied(n *node, c *zone.Committed, a *apply.Effects, state nexusraft.Reader) {
 	if o.s.liar != nil {
 		return
 	}
-	if err := o.ledger.check(index, a); err != nil {
-		o.s.fatalf("I17: %s applied %d: %v", n.name, index, err)
+	at, whole := positionOf(c), c.Command == nil || !c.Command.More
+	if err := o.ledger.check(at, a); err != nil {
+		o.s.fatalf("I17: %s applied %v: %v", n.name, at, err)
 	}
-	if o.registers(n, state) != o.states[index] {
-		o.s.fatalf("I4: %s applied %d and got another state than the committed commands make", n.name, index)
+	if o.registers(n, state) != o.states[at] {
+		o.s.fatalf("I4: %s applied %v and got another state than the committed commands make", n.name, at)
 	}
 	d, ok, err := system.LoadDigest(state)
 	o.s.must(n, "read the digest", err)
-	if known, seen := o.digests[index]; !ok || d.Index != index || seen && d != known {
-		o.s.fatalf("I4: %s applied %d and has the digest %v (%v), another member has %v", n.name, index, d, ok, known)
+	if known, seen := o.digests[at]; !ok || d.Index != at.index || seen && d != known {
+		o.s.fatalf("I4: %s applied %v and has the digest %v (%v), another member has %v", n.name, at, d, ok, known)
 	}
-	o.digests[index] = d
-	if index%wholeEvery == 0 {
-		o.checkWhole(n, index, state)
+	o.digests[at] = d
+	if a.Checkpoint.Index != 0 && !whole {
+		o.s.fatalf("I4: %s has a checkpoint after %v, and its entry is not over", n.name, at)
+	}
+	if whole && at.index%wholeEvery == 0 {
+		o.checkWhole(n, at.index, state)
 	}
 }
 
@@ -267,7 +295,7 @@ func (o *oracle) checkState(n *node) {
 	if !ok || d.log.Applied() == 0 || o.s.liar != nil {
 		return
 	}
-	if o.registers(n, d.state) != o.states[d.log.Applied()] {
+	if o.registers(n, d.state) != o.states[o.ends[d.log.Applied()]] {
 		o.s.fatalf("I2: the state on %s's disk is not that of its applied index %d", n.name, d.log.Applied())
 	}
 }
@@ -435,18 +463,22 @@ func halves(cs *raftpb.ConfState) (out [][]nexusraft.ReplicaID) {
 }
 
 // acknowledged checks, before the caller hears of it, that a write is where I1 wants it,
-// and that the caller gets the result of its own entry (I8).
-func (o *oracle) acknowledged(n *node, c caller, r nexusraft.Result, err error) {
-	e, fact, view := c.envelope(), o.committed[r.Index], n.commit
-	a := entryID{r.Index, fact.term}
+// and that the caller gets the result of its own command (I8).
+func (o *oracle) acknowledged(n *node, p *proposed, r nexusraft.Result, err error) {
+	c, view := p.c, n.commit
+	at, committed := o.proposals[p.id]
+	e, fact, out := c.envelope(), o.committed[at], o.ledger.outcomes[at]
+	a := entryID{r.Index, o.committed[position{index: r.Index}].term}
 	switch {
-	case fact.command != string(e.Command) || fact.request != e.Request:
-		o.s.fatalf("I8: the caller of %q gets the result of entry %d, %q", e.Command, r.Index, fact.command)
-	case n.shadow.written.applied < r.Index:
-		o.s.fatalf("I8: %s answers %q before entry %d is applied", n.name, e.Command, r.Index)
+	case !committed || fact.command != string(e.Command) || fact.request != e.Request:
+		o.s.fatalf("I8: the caller of %q gets the result of %v, %q", e.Command, at, fact.command)
+	case r.Index != cmp.Or(out.first, at.index):
+		o.s.fatalf("I8: the caller of %q, which is at %v, gets the result of entry %d", e.Command, at, r.Index)
+	case n.shadow.written.applied < at.index:
+		o.s.fatalf("I8: %s answers %q before entry %d is applied", n.name, e.Command, at.index)
 	}
-	if why := o.ledger.checkAnswer(r.Index, r.Data, err); why != nil && o.s.liar == nil && !c.left() {
-		o.s.fatalf("I17: %s answers %q with what is not the answer to entry %d: %v", n.name, e.Command, r.Index, why)
+	if why := o.ledger.checkAnswer(at, r.Data, err); why != nil && o.s.liar == nil && !c.left() {
+		o.s.fatalf("I17: %s answers %q with what is not the answer to %v: %v", n.name, e.Command, at, why)
 	}
 	for _, half := range halves(view.conf) {
 		o.checkHalf(n, a, half, view.sync)
@@ -523,7 +555,7 @@ func (o *oracle) ended(out zone.Outcome) {
 		return
 	}
 	if at, ok := o.proposals[out.Proposal]; ok {
-		o.s.fatalf("I8: proposal %v is committed at %d, and its caller is told that it never will be", out.Proposal, at)
+		o.s.fatalf("I8: proposal %v is committed at %v, and its caller is told that it never will be", out.Proposal, at)
 	}
 	o.never[out.Proposal] = true
 }

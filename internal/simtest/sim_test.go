@@ -2,6 +2,7 @@ package simtest
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -39,6 +40,8 @@ type world struct {
 	electionTicks, holdTicks int // of each replica that starts from now on; 0: as by default
 
 	leases leases // reads that a leader serves alone
+
+	batchesFrom int64 // the step from which on all nodes know entries of several commands
 
 	stepTime int64 // how far a step of time takes the clock that leaders put into commands
 	shared   int   // writes of several zones, of which some must be synced
@@ -82,6 +85,9 @@ func newWorld(t *testing.T, seed uint64) *world {
 	// raft draws its election timeouts from crypto/rand.
 	cryptotest.SetGlobalRandom(t, seed)
 	w := &world{t: t, seed: seed, rng: rand.New(rand.NewPCG(seed, 0x6e65787573)), stepTime: 1}
+	if w.batchesFrom = math.MaxInt64; seed%4 != 0 {
+		w.batchesFrom = int64(seed % 4 * seed % 50 * tickSteps) // mostly in the middle, as in an update
+	}
 	w.trace.init()
 	w.net = newNetwork(w)
 	return w
@@ -113,6 +119,9 @@ func (s *sim) begin(founding bool, state ...nexusraft.Pair) {
 		n.start()
 	}
 }
+
+// batches reports whether leaders may put several commands into one entry.
+func (s *world) batches() bool { return s.now >= s.batchesFrom }
 
 // time is the clock of reads, a nanosecond for each step.
 func (s *world) time() time.Time { return time.Unix(0, s.now) }

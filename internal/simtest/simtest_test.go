@@ -98,6 +98,7 @@ func (s *sim) settle() {
 	s.t.Helper()
 	s.until("in sync", 500, s.inSync)
 	s.stopClients()
+	s.answered()
 	s.until("everything applied everywhere", 100, s.level)
 	for _, n := range s.members() {
 		if s.admitted(n) {
@@ -105,6 +106,14 @@ func (s *sim) settle() {
 		}
 	}
 	s.checkHistory()
+}
+
+// answered waits until every proposal of the replicas that run has its answer.
+func (s *sim) answered() {
+	s.t.Helper()
+	s.until("every call is answered", 500, func() bool {
+		return !slices.ContainsFunc(s.nodes, func(n *node) bool { return n.r != nil && n.waiting != 0 })
+	})
 }
 
 // stopClients waits for the operations under way.

@@ -19,6 +19,13 @@ var clusterVersionKey = []byte{Prefix, 's', 'v'}
 // whose version is not stored have the one before.
 const ZonesVersion = 4
 
+// BatchVersion is the one from which on an entry of a zone's log may carry several commands.
+const BatchVersion = 6
+
+// NewestVersion is the highest one that there is: what clusters are founded with, and what their version
+// rises to once all of their nodes speak it.
+const NewestVersion = BatchVersion
+
 // ClusterVersion returns the cluster's version.
 func ClusterVersion(r nexusraft.Reader) (uint32, error) {
 	b, ok, err := r.Get(clusterVersionKey)

@@ -67,7 +67,7 @@ func LoadDigest(r nexusraft.Reader) (Digest, bool, error) {
 // StoreDigest stores the digest after one more entry, and reports whether it is a checkpoint: then it is
 // remembered, and is to be compared.
 func StoreDigest(base nexusraft.ReadWriter, d Digest) (checkpoint bool, err error) {
-	if err := base.Set(digestKey, d.append(nil)); err != nil || d.Index%checkpointEvery != 0 {
+	if err := StoreDigestInside(base, d); err != nil || d.Index%checkpointEvery != 0 {
 		return false, err
 	}
 	all, err := checkpoints(base)
@@ -78,6 +78,12 @@ func StoreDigest(base nexusraft.ReadWriter, d Digest) (checkpoint bool, err erro
 		all = all[digestBytes:]
 	}
 	return true, base.Set(checkpointsKey, d.append(append([]byte(nil), all...)))
+}
+
+// StoreDigestInside stores the digest after a command whose entry has more of them: no checkpoint, and what
+// is stored with the applied index is the digest after the last one.
+func StoreDigestInside(base nexusraft.ReadWriter, d Digest) error {
+	return base.Set(digestKey, d.append(nil))
 }
 
 // DropDigest ends a zone's digest on this replica: there were entries that it is not of, since an earlier

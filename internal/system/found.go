@@ -22,7 +22,7 @@ func Founding(ca pki.Pair) ([]nexusraft.Pair, error) {
 	return []nexusraft.Pair{
 		{Key: authorityKey, Value: authority},
 		{Key: principalKey(FoundingAdmin), Value: admin},
-		{Key: clusterVersionKey, Value: binary.BigEndian.AppendUint32(nil, ZonesVersion)},
+		{Key: clusterVersionKey, Value: binary.BigEndian.AppendUint32(nil, NewestVersion)},
 		FoundingDigest(),
 	}, nil
 }

@@ -18,6 +18,9 @@ type amplifier struct {
 	most int // bytes of effects that were in memory as a command began
 }
 
+// Alone implements nexusraft.Amplifier.
+func (*amplifier) Alone([]byte) bool { return true }
+
 func (a *amplifier) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
 	a.most = max(a.most, a.g.overlay.Bytes())
 	return make([]byte, 1<<20), tx.Set(cmd.Data, make([]byte, 1<<20))
@@ -27,6 +30,7 @@ func (a *amplifier) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error
 func amplifying(t *testing.T, disk storage.FS) (*idleWorker, *group, *amplifier) {
 	t.Helper()
 	w := idleWorkerOn(t, false, disk)
+	w.batching()
 	h := host(t, w)
 	a := &amplifier{g: h}
 	h.machine.StateMachine = a

@@ -15,9 +15,18 @@ import (
 )
 
 // BenchmarkProposals is what a command costs on its way through the worker, beside the state machine
-// and the disk.
+// and the disk: with an entry for each, and with entries of several.
 func BenchmarkProposals(b *testing.B) {
+	for _, batches := range []bool{false, true} {
+		b.Run(fmt.Sprintf("batches %t", batches), func(b *testing.B) { benchmarkProposals(b, batches) })
+	}
+}
+
+func benchmarkProposals(b *testing.B, batches bool) {
 	w := newIdleWorker(b, false)
+	if batches {
+		w.batching()
+	}
 	h := host(b, w)
 	if err := h.replica.Campaign(); err != nil {
 		b.Fatal(err)

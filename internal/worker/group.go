@@ -124,6 +124,7 @@ func openGroup(w *worker, id nexusraft.ZoneID, kind string) (*group, error) {
 		Zone: id, Replica: meta.Replica, Incarnation: w.o.Peering.Self().Incarnation,
 		Storage: log, Applied: log.Applied(), Membership: meta.Membership,
 		Vouched:       w.o.Peering.Vouched,
+		Batches:       g.batches,
 		Signals:       w.neighbors,
 		ElectionTicks: c.ElectionTicks, HeartbeatTicks: c.HeartbeatTicks, HoldTicks: c.HoldTicks,
 		Logger: zone.NewLogger(c.Logger, id),
@@ -171,7 +172,10 @@ func (g *group) propose(ps []*propose.Call) {
 			p.Answer(nexusraft.Result{}, err)
 			continue
 		}
-		g.envelopes = append(g.envelopes, zone.Envelope{Request: p.Request, Time: now, Own: p.Own, Command: p.Command})
+		g.envelopes = append(g.envelopes, zone.Envelope{
+			Request: p.Request, Time: now, Own: p.Own, Command: p.Command,
+			Alone: !p.Own && apply.Alone(g.machine.StateMachine, p.Command),
+		})
 		g.calls = append(g.calls, p)
 	}
 	if c := g.takeCheck(); c != nil {

@@ -151,6 +151,7 @@ func (w *worker) keepEarlierOut() error {
 	if err != nil || version < system.ZonesVersion {
 		return err
 	}
+	w.version = version
 	return w.o.Dir.RequireZones()
 }
 

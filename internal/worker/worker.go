@@ -86,6 +86,7 @@ type worker struct {
 	active    driver.Active     // those of them that may have work
 	neighbors *driver.Neighbors // other nodes, and which of the zones sleep because of that
 	root      *rootRecords      // as of the last tick
+	version   uint32            // the cluster's, as of the last look at the root zone's records; it never falls
 	beats     uint64            // of the node's pulse, as of the last tick
 	still     int               // ticks since the pulse has beaten
 	patience  int               // ticks for which it may be still, so that what it leads speaks before others miss it

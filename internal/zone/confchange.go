@@ -60,7 +60,7 @@ func ProposeConfChange(r *Replica, id ProposalID, c ConfChange) error {
 	if entries[0].GetType() != raftpb.EntryConfChangeV2 {
 		return fmt.Errorf("%w: %w", nexusraft.ErrRefused, ErrChanging)
 	}
-	r.proposals.fresh[id] = term
+	r.proposals.fresh[id] = fresh{term, 1}
 	return nil
 }
 

@@ -29,11 +29,11 @@ var envelopes = []Envelope{
 
 func TestEnvelopeRoundTrip(t *testing.T) {
 	for _, want := range envelopes {
-		got, err := DecodeEnvelope(want.Encode())
+		got, err := DecodeEntry(want.Encode())
 		if err != nil {
 			t.Fatalf("decode %+v: %v", want, err)
 		}
-		if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
+		if diff := cmp.Diff([]Envelope{want}, got, cmpopts.EquateEmpty()); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 	}
@@ -60,50 +60,53 @@ func TestEnvelopeIsACopy(t *testing.T) {
 	command := []byte("abc")
 	b := Envelope{Command: command}.Encode()
 	command[0] = 'x'
-	if got, err := DecodeEnvelope(b); err != nil || string(got.Command) != "abc" {
-		t.Errorf("got %q, %v: the stored form shares the caller's memory", got.Command, err)
+	if got, err := DecodeEntry(b); err != nil || string(got[0].Command) != "abc" {
+		t.Errorf("got %v, %v: the stored form shares the caller's memory", got, err)
 	}
 }
 
-func TestDecodeEnvelopeCorrupt(t *testing.T) {
+func TestDecodeEntryCorrupt(t *testing.T) {
 	good := envelopes[2].Encode()
 	for name, b := range map[string][]byte{
 		"nothing":       nil,
 		"a torn header": good[:envelopeHeader-1],
 		"kind 0":        append([]byte{0}, good[1:]...),
-		"a later kind":  append([]byte{envelopeOwn + 1}, good[1:]...),
+		"a later kind":  append([]byte{envelopeBatch + 1}, good[1:]...),
 		"too large":     make([]byte, envelopeHeader+MaxCommandBytes+1),
 	} {
 		if name == "too large" {
 			b[0] = envelopeMachine
 		}
-		if got, err := DecodeEnvelope(b); !errors.Is(err, nexusraft.ErrCorrupt) {
+		if got, err := DecodeEntry(b); !errors.Is(err, nexusraft.ErrCorrupt) {
 			t.Errorf("%s: got %+v and error %v, want ErrCorrupt", name, got, err)
 		}
 	}
 	largest := append(make([]byte, 0), envelopes[0].Encode()...)
 	largest = append(largest, make([]byte, MaxCommandBytes)...)
-	if _, err := DecodeEnvelope(largest); err != nil {
+	if _, err := DecodeEntry(largest); err != nil {
 		t.Errorf("the largest command: %v", err)
 	}
 }
 
-// FuzzDecodeEnvelope: any bytes give an error that says corrupt, or an envelope that is
-// stored as just these bytes.
-func FuzzDecodeEnvelope(f *testing.F) {
+// FuzzDecodeEntry: any bytes give an error that says corrupt, or envelopes that are stored as just these
+// bytes.
+func FuzzDecodeEntry(f *testing.F) {
 	for _, e := range envelopes {
 		f.Add(e.Encode())
 	}
+	for _, b := range batches {
+		f.Add(encodeEntry(b))
+	}
 	f.Add([]byte{2})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		e, err := DecodeEnvelope(b)
+		all, err := DecodeEntry(b)
 		if err != nil {
 			if !errors.Is(err, nexusraft.ErrCorrupt) {
 				t.Errorf("got error %v, want ErrCorrupt", err)
 			}
 			return
 		}
-		if got := e.Encode(); !bytes.Equal(got, b) {
+		if got := encodeEntry(all); !bytes.Equal(got, b) {
 			t.Errorf("got %x after decoding %x", got, b)
 		}
 	})

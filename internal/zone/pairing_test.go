@@ -21,7 +21,7 @@ func carrying(index, term uint64, id ProposalID) *raftpb.Entry {
 
 func TestProposalsPairing(t *testing.T) {
 	p := newProposals()
-	p.fresh[proposal(1)], p.fresh[proposal(2)], p.fresh[proposal(3)] = 2, 2, 2
+	p.fresh[proposal(1)], p.fresh[proposal(2)], p.fresh[proposal(3)] = fresh{2, 1}, fresh{2, 1}, fresh{2, 1}
 	other := ProposalID{2, 1, 2} // of another process, the same sequence
 	lost := p.observe([]*raftpb.Entry{carrying(11, 2, proposal(1)), carrying(12, 2, other), carrying(13, 2, proposal(2))})
 	want := []Outcome{{proposal(3), nexusraft.ErrUncertain}} // overwritten before it was stored; appends may have left
@@ -52,7 +52,7 @@ func TestProposalsPairing(t *testing.T) {
 func TestProposalsOverEarlierOnes(t *testing.T) {
 	p := newProposals()
 	for _, x := range []struct{ sequence, index, term uint64 }{{1, 20, 2}, {2, 15, 4}, {3, 16, 4}, {4, 20, 4}} {
-		p.fresh[proposal(x.sequence)] = nexusraft.Term(x.term)
+		p.fresh[proposal(x.sequence)] = fresh{nexusraft.Term(x.term), 1}
 		p.observe([]*raftpb.Entry{carrying(x.index, x.term, proposal(x.sequence))})
 	}
 	p.tick(4, 6)
@@ -75,7 +75,7 @@ func TestProposalsOverEarlierOnes(t *testing.T) {
 // entry (a predecessor with the same identity can't be, but a forged one could).
 func TestProposalOfAnEarlierTerm(t *testing.T) {
 	p := newProposals()
-	p.fresh[proposal(1)] = 3
+	p.fresh[proposal(1)] = fresh{3, 1}
 	lost := p.observe([]*raftpb.Entry{carrying(11, 2, proposal(1))})
 	if len(p.paired) != 0 || len(lost) != 1 {
 		t.Errorf("got %v paired and outcomes %v, want nothing paired and one outcome", p.paired, lost)
@@ -85,7 +85,7 @@ func TestProposalOfAnEarlierTerm(t *testing.T) {
 func TestProposalsUnderASnapshot(t *testing.T) {
 	p := newProposals()
 	for i := range uint64(3) {
-		p.fresh[proposal(i)] = 2
+		p.fresh[proposal(i)] = fresh{2, 1}
 	}
 	p.observe([]*raftpb.Entry{carrying(11, 2, proposal(0)), carrying(12, 2, proposal(1)), carrying(13, 2, proposal(2))})
 	want := []Outcome{{proposal(0), nexusraft.ErrUncertain}, {proposal(1), nexusraft.ErrUncertain}}
@@ -103,9 +103,9 @@ func TestProposalsOfAnEndedLeadership(t *testing.T) {
 	const ticks = 6
 	p := newProposals()
 	p.paired = []pairing{
-		{ProposalID{Sequence: 1}, 2, 11},
-		{ProposalID{Sequence: 2}, 2, 12},
-		{ProposalID{Sequence: 3}, 5, 13},
+		{ProposalID{Sequence: 1}, 2, 11, 1},
+		{ProposalID{Sequence: 2}, 2, 12, 1},
+		{ProposalID{Sequence: 3}, 5, 13, 1},
 	}
 	for range 3 * ticks {
 		p.tick(2, 100*ticks)
@@ -114,7 +114,7 @@ func TestProposalsOfAnEndedLeadership(t *testing.T) {
 		t.Fatalf("got %v ended, want those of term 2 alone", p.ended)
 	}
 	p.ended, p.over = nil, 0
-	p.paired = append(p.paired, pairing{ProposalID{Sequence: 4}, 4, 14})
+	p.paired = append(p.paired, pairing{ProposalID{Sequence: 4}, 4, 14, 1})
 	for range ticks - 1 {
 		p.tick(0, ticks)
 	}
@@ -131,4 +131,48 @@ func TestProposalsOfAnEndedLeadership(t *testing.T) {
 	if len(p.paired) != 0 {
 		t.Errorf("%v still wait", p.paired)
 	}
+}
+
+// TestProposalsOfOneEntry end together: each by the entry, or each as lost.
+func TestProposalsOfOneEntry(t *testing.T) {
+	three := func(err error) []Outcome {
+		return []Outcome{{proposal(5), err}, {proposal(6), err}, {proposal(7), err}}
+	}
+	entry := func(index uint64) []*raftpb.Entry {
+		e := carrying(index, 2, proposal(5))
+		e.Data = encodeEntry([]Envelope{{Proposal: proposal(5)}, {Proposal: proposal(6)}, {Proposal: proposal(7)}})
+		return []*raftpb.Entry{e}
+	}
+	same := func(what string, want, got []Outcome) {
+		t.Helper()
+		if diff := cmp.Diff(want, got, cmpopts.EquateErrors()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", what, diff)
+		}
+	}
+	begin := func() *proposals {
+		p := newProposals()
+		p.fresh[proposal(5)] = fresh{2, 3}
+		return &p
+	}
+
+	same("never seen", three(nexusraft.ErrUncertain), begin().observe(nil))
+	p := begin()
+	same("seen", nil, p.observe(entry(11)))
+	done, ok, lost := p.settle(11, 2)
+	if same("applied", nil, lost); !ok || done != proposal(5) {
+		t.Errorf("got %v %v, want the end of proposal 5 and those after it", done, ok)
+	}
+	p = begin()
+	p.observe(entry(11))
+	_, ok, lost = p.settle(11, 3)
+	if same("overwritten", three(nexusraft.ErrNotLeader), lost); ok {
+		t.Error("another term's entry is the end of a proposal")
+	}
+	p = begin()
+	p.observe(entry(11))
+	same("under a snapshot", three(nexusraft.ErrUncertain), p.skipTo(11))
+	p = begin()
+	p.observe(entry(11))
+	p.tick(0, 1)
+	same("of a leadership that is over", three(nexusraft.ErrUncertain), p.ended)
 }

@@ -33,7 +33,7 @@ type Work struct {
 	HardState *raftpb.HardState
 
 	// Committed are entries to apply, in the same atomic write with their effects and
-	// the applied index (I2).
+	// the applied index (I2): one after the other, of an entry with several commands each of them.
 	Committed []Committed
 
 	// MustSync says that the write must be on the disk before AfterSync may leave.
@@ -56,7 +56,8 @@ func (w *Work) Empty() bool {
 	return w.Snapshot == nil && len(w.Append) == 0 && w.HardState == nil && len(w.Committed) == 0
 }
 
-// Committed is one entry to apply.
+// Committed is one entry to apply, or one command of an entry that has several: those follow each
+// other, with the same index and term, and are stored together.
 type Committed struct {
 	Index nexusraft.Index
 	Term  nexusraft.Term
@@ -65,9 +66,12 @@ type Committed struct {
 	Command    *Envelope
 	ConfChange *raftpb.Entry // for ApplyConfChange
 
-	// Waiting is the proposal of this process that the entry resolves; zero if there is none.
+	// Waiting is the proposal of this process that the command resolves; zero if there is none.
 	Waiting ProposalID
 }
+
+// Continues reports whether it belongs to the same entry as the one before it.
+func (c *Committed) Continues() bool { return c.Command != nil && c.Command.Place > 0 }
 
 // Read is the answer to Replica.Read: a read with this context sees every write that was
 // acknowledged before it was asked for, if it is served at Index or later.
@@ -278,26 +282,42 @@ func (r *Replica) noteAsked(m *raftpb.Message) {
 func (r *Replica) noteCommitted(entries []*raftpb.Entry, w *Work) error {
 	for _, e := range entries {
 		c := Committed{Index: nexusraft.Index(e.GetIndex()), Term: nexusraft.Term(e.GetTerm())}
+		var commands []Envelope
+		var err error
 		switch {
 		case e.GetType() != raftpb.EntryNormal:
 			// Synced: a restarted replica must know the new configuration; the others may be gone.
 			c.ConfChange, w.MustSync = e, true
 		case len(e.GetData()) > 0:
-			env, err := DecodeEnvelope(e.GetData())
-			if err != nil {
+			if commands, err = DecodeEntry(e.GetData()); err != nil {
 				return fmt.Errorf("zone %v, entry %d: %w", r.cfg.Zone, e.GetIndex(), err)
 			}
-			c.Command = &env
 		}
 		id, mine, lost := r.proposals.settle(c.Index, c.Term)
 		if mine {
 			c.Waiting = id
 		}
 		w.Outcomes = append(w.Outcomes, lost...)
-		w.Committed = append(w.Committed, c)
+		w.add(c, commands)
 		r.applyTo = c.Index
 	}
 	return nil
+}
+
+// add takes a committed entry in. Its Waiting is that of the first of its commands.
+func (w *Work) add(c Committed, commands []Envelope) {
+	if len(commands) == 0 {
+		w.Committed = append(w.Committed, c)
+		return
+	}
+	first := c.Waiting
+	for i := range commands {
+		c.Command = &commands[i]
+		if first != (ProposalID{}) {
+			c.Waiting = first.plus(i)
+		}
+		w.Committed = append(w.Committed, c)
+	}
 }
 
 func (r *Replica) isWitness(id nexusraft.ReplicaID) bool {

@@ -28,6 +28,10 @@ type Config struct {
 	// full one; see checkSender. nil: none has. Step calls it.
 	Vouched func(nexusraft.NodeID) bool
 
+	// Batches reports whether every node that reads the zone's log reads entries of several commands;
+	// nil: not every one does. Propose calls it.
+	Batches func() bool
+
 	// Signals lets the zone sleep while it is idle, and its leader send fewer heartbeats while it is not; nil:
 	// neither.
 	Signals Signals
@@ -57,6 +61,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Vouched == nil {
 		c.Vouched = func(nexusraft.NodeID) bool { return false }
+	}
+	if c.Batches == nil {
+		c.Batches = func() bool { return false }
 	}
 	var errs []error
 	if c.Storage == nil {

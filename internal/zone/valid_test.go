@@ -17,7 +17,7 @@ func TestValid(t *testing.T) {
 			gate: gate.New(6, 1),
 		}
 		r.gate.Begin(2, 9)
-		r.proposals.paired = []pairing{{proposal(1), 2, 11}, {proposal(2), 2, 12}}
+		r.proposals.paired = []pairing{{proposal(1), 2, 11, 1}, {proposal(2), 2, 12, 1}}
 		return r
 	}
 	if err := Valid(leading()); err != nil {

@@ -595,8 +595,8 @@ func (c voteCall) Answer(a driver.VoteAnswer) {
 func (w *world) remember(work *zone.Work) {
 	for _, e := range work.Append {
 		key := [2]uint64{e.GetIndex(), e.GetTerm()}
-		if env, err := zone.DecodeEnvelope(e.GetData()); err == nil && w.data[key] == nil {
-			w.data[key] = new(string(env.Command))
+		if all, err := zone.DecodeEntry(e.GetData()); err == nil && w.data[key] == nil {
+			w.data[key] = new(string(all[0].Command))
 		}
 	}
 }
@@ -684,11 +684,14 @@ func (w *world) entries(entries []*raftpb.Entry) string {
 
 func (w *world) entry(e *raftpb.Entry) string {
 	out := fmt.Sprintf("%d/%d", e.GetIndex(), e.GetTerm())
-	switch env, err := zone.DecodeEnvelope(e.GetData()); {
+	switch all, err := zone.DecodeEntry(e.GetData()); {
 	case e.GetType() != raftpb.EntryNormal:
 		return out + " " + change(e)
 	case err == nil:
-		return fmt.Sprintf("%s %q", out, env.Command)
+		for _, x := range all {
+			out += fmt.Sprintf(" %q", x.Command)
+		}
+		return out
 	case len(e.GetData()) > 0:
 		return out + " unreadable"
 	case w.data[[2]uint64{e.GetIndex(), e.GetTerm()}] != nil:
