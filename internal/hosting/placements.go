@@ -148,14 +148,25 @@ type shaped struct {
 	asked   map[uint64]time.Time // by zone, when it was last tried to change its placement
 }
 
+// changesALook is how many zones a look changes at most. A second later the next one goes on: nodes that were taken for
+// lost and are not, as after a partition, are heard of meanwhile.
+const changesALook = 16
+
 // tendPlacements has zones leave nodes that are gone, and fills places that are empty, for as long as this node leads
-// the root zone and is answered.
-func (s *Registry) tendPlacements(ctx context.Context) {
+// the root zone in a term and is answered. It does nothing if the last look was just now.
+func (s *Registry) tendPlacements(ctx context.Context, term nexusraft.Term) {
+	if term == s.silence.term && time.Since(s.silence.at) < housekeeping/2 {
+		return
+	}
+	if s.o.Silent != nil {
+		s.silence.look(term, s.o.Silent())
+	}
 	members, err := s.o.Zone.Members()
 	if err != nil || s.lookUp() != nil || len(s.known.records) == 0 {
 		return
 	}
-	lost, silent := s.silent(max(s.o.SpareAfter, silentAfter)), s.silent(silentAfter)
+	lost, silent := s.silence.lost(max(s.o.SpareAfter, silentAfter)), s.silent(silentAfter)
+	changes := 0
 	for _, z := range s.known.records {
 		c := mend(z, members, lost, silent)
 		if c == nil || time.Since(s.known.asked[z.GetId()]) < askAgain {
@@ -163,7 +174,8 @@ func (s *Registry) tendPlacements(ctx context.Context) {
 		}
 		s.known.asked[z.GetId()] = time.Now()
 		c.Nodes, c.Avoid = nodesOf(members), s.avoid(members, z)
-		if !s.command(ctx, reshaping(c), nexusraft.ZoneID(z.GetId())) || !s.o.Zone.Leads() {
+		answered := s.command(ctx, reshaping(c), nexusraft.ZoneID(z.GetId()))
+		if changes++; !answered || changes == changesALook || s.o.Zone.LeadsIn() != term {
 			return
 		}
 	}

@@ -35,8 +35,9 @@ type Root interface {
 	// on this node they come with its error.
 	Members() (nexusraft.Membership, error)
 
-	// Leads reports whether this node leads the zone and has applied what was acknowledged before.
-	Leads() bool
+	// LeadsIn returns the term in which this node leads the zone and has applied what was acknowledged before; 0 if it
+	// does not.
+	LeadsIn() nexusraft.Term
 }
 
 // Options are what a Registry needs of its node.
@@ -55,7 +56,8 @@ type Options struct {
 	// none are silent.
 	Silent func() map[nexusraft.NodeID]time.Duration
 
-	// SpareAfter is for how long a node is silent until it counts as lost, and a zone that is to have a spare moves.
+	// SpareAfter is for how long a node is silent until it counts as lost, and a zone that is to have a spare moves:
+	// counted in looks of one leadership of the root zone.
 	SpareAfter time.Duration
 }
 
@@ -65,9 +67,10 @@ type Registry struct {
 	o Options
 
 	// for Tend alone
-	older map[nexusraft.NodeID]uint32 // nodes below the cluster's version, and what they speak
-	told  map[nexusraft.NodeID]*toldWitness
-	known shaped
+	older   map[nexusraft.NodeID]uint32 // nodes below the cluster's version, and what they speak
+	told    map[nexusraft.NodeID]*toldWitness
+	known   shaped
+	silence silence
 
 	reported chan struct{} // has room for one
 	mu       sync.Mutex    // guards reports
@@ -235,8 +238,8 @@ func (s *Registry) Tend(ctx context.Context, changed func() <-chan struct{}) {
 	for {
 		next := changed() // before the zones are looked at, so that nothing falls in between
 		s.passOn(ctx)
-		if s.o.Zone.Leads() {
-			s.tend(ctx)
+		if term := s.o.Zone.LeadsIn(); term != 0 {
+			s.tend(ctx, term)
 		}
 		select {
 		case <-ctx.Done():
@@ -248,9 +251,9 @@ func (s *Registry) Tend(ctx context.Context, changed func() <-chan struct{}) {
 	}
 }
 
-// tend is one look. What fails is tried again by the next one.
-func (s *Registry) tend(ctx context.Context) {
+// tend is one look, in a term in which this node leads. What fails is tried again by the next one.
+func (s *Registry) tend(ctx context.Context, term nexusraft.Term) {
 	s.tendVersion()
 	s.tellWitnesses(ctx)
-	s.tendPlacements(ctx)
+	s.tendPlacements(ctx, term)
 }

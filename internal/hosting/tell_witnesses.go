@@ -61,12 +61,12 @@ func (s *Registry) tellWitnesses(ctx context.Context) {
 
 // tellWitness tells a witness all that it does not know.
 func (s *Registry) tellWitness(ctx context.Context, node nexusraft.NodeID, w *toldWitness) error {
-	for s.o.Zone.Leads() {
+	for s.o.Zone.LeadsIn() != 0 {
 		table, err := s.table()
 		switch {
 		case err != nil || table == 0: // without any zone since the founding there is nothing to tell
 			return err
-		case w.asked && w.version > table && s.o.Zone.Leads(): // this replica has applied all that was acknowledged
+		case w.asked && w.version > table && s.o.Zone.LeadsIn() != 0: // this replica has applied all that was acknowledged
 			return fmt.Errorf("%w: witness %v knows version %d of the table of zones, and there are only %d: a node that "+
 				"was not of this state has told it; remove it and let a new one join", nexusraft.ErrCorrupt, node, w.version, table)
 		case w.asked && w.version >= table:

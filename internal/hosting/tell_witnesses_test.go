@@ -23,6 +23,7 @@ type tellingRoot struct {
 	t       *testing.T
 	state   *storage.Overlay
 	leads   bool
+	term    nexusraft.Term
 	members nexusraft.Membership
 }
 
@@ -33,7 +34,7 @@ const (
 
 func newTellingRoot(t *testing.T) *tellingRoot {
 	t.Helper()
-	z := &tellingRoot{t: t, state: storage.NewOverlay(newEmptyTree(t)), leads: true}
+	z := &tellingRoot{t: t, state: storage.NewOverlay(newEmptyTree(t)), leads: true, term: 1}
 	for i, role := range []nexusraft.Role{"member", "member", "witness", "member"} {
 		z.members = z.members.With(nexusraft.Member{
 			Replica: nexusraft.ReplicaID(i + 1), Node: nexusraft.NodeID(0x11 + 0x10*i), Address: "a:1", Role: role,
@@ -107,8 +108,13 @@ func (z *tellingRoot) ReadLocal(fn func(nexusraft.Reader) error) error { return 
 // Members implements RootZone.
 func (z *tellingRoot) Members() (nexusraft.Membership, error) { return z.members, nil }
 
-// Leads implements RootZone.
-func (z *tellingRoot) Leads() bool { return z.leads }
+// LeadsIn implements Root.
+func (z *tellingRoot) LeadsIn() nexusraft.Term {
+	if !z.leads {
+		return 0
+	}
+	return z.term
+}
 
 // fakeWitnesses take over whatever they are told, as witnesses do.
 type fakeWitnesses struct {
