@@ -57,7 +57,7 @@ func (w *modelWitness) takeOver(page transport.HostedZones) error {
 func TestWitnessFollowsPlacements(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		root := newTellingRoot(t)
-		s := New(Options{Zone: root})
+		s := root.registry(Options{})
 		w := &modelWitness{hosts: make(map[nexusraft.ZoneID]nexusraft.ReplicaID)}
 		for range rapid.IntRange(1, 25).Draw(rt, "steps") {
 			changeZones(rt, root)
@@ -76,11 +76,11 @@ func follow(t *rapid.T, s *Registry, root *tellingRoot, w *modelWitness) {
 		t.Fatal(err)
 	}
 	for w.version < table.GetVersion() {
-		page, err := s.page(witness1, w.version)
-		if err == nil {
-			err = w.takeOver(page)
+		if err := s.records.update(root.ReadLocal); err != nil {
+			t.Fatal(err)
 		}
-		if err != nil {
+		page := s.page(witness1, w.version)
+		if err := w.takeOver(page); err != nil {
 			t.Fatalf("version %d of %d: %v: %+v", w.version, table.GetVersion(), err, page)
 		}
 	}
@@ -221,7 +221,7 @@ func (z *reshapingRoot) report(id nexusraft.ZoneID) {
 func newReshaper(t *testing.T) (z *reshapingRoot, s *Registry, silent map[nexusraft.NodeID]time.Duration) {
 	t.Helper()
 	z, silent = &reshapingRoot{tellingRoot: newTellingRoot(t)}, make(map[nexusraft.NodeID]time.Duration)
-	return z, New(Options{
+	return z, z.registry(Options{
 		Zone: z, Logger: slog.New(slog.DiscardHandler), SpareAfter: time.Minute,
 		Silent: func() map[nexusraft.NodeID]time.Duration { return silent },
 	}), silent

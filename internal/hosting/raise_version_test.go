@@ -55,7 +55,7 @@ func (z *versionZone) Command(_ context.Context, c *pb.NodeCommand) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	r, err := system.Apply(z.state, 1, 1, b)
+	r, err := system.Apply(z.state, nil, 1, 1, b)
 	answer, _ := system.CutAnswer(r.Answer)
 	return answer, errors.Join(err, r.Refused)
 }

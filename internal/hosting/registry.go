@@ -69,8 +69,10 @@ type Registry struct {
 	// for Tend alone
 	older   map[nexusraft.NodeID]uint32 // nodes below the cluster's version, and what they speak
 	told    map[nexusraft.NodeID]*toldWitness
-	known   shaped
+	records records // follow is anybody's
+	asked   map[nexusraft.ZoneID]asked
 	silence silence
+	last    nexusraft.ZoneID // that the last look has changed, if it could not change all
 
 	reported chan struct{} // has room for one
 	mu       sync.Mutex    // guards reports
@@ -80,7 +82,7 @@ type Registry struct {
 // New returns the registry of a node.
 func New(o Options) *Registry {
 	return &Registry{
-		o: o, told: make(map[nexusraft.NodeID]*toldWitness),
+		o: o, told: make(map[nexusraft.NodeID]*toldWitness), asked: make(map[nexusraft.ZoneID]asked),
 		reported: make(chan struct{}, 1), reports: make(map[nexusraft.ZoneID]*pb.ReportZone),
 	}
 }
@@ -240,6 +242,8 @@ func (s *Registry) Tend(ctx context.Context, changed func() <-chan struct{}) {
 		s.passOn(ctx)
 		if term := s.o.Zone.LeadsIn(); term != 0 {
 			s.tend(ctx, term)
+		} else {
+			s.records.forget()
 		}
 		select {
 		case <-ctx.Done():
@@ -250,6 +254,10 @@ func (s *Registry) Tend(ctx context.Context, changed func() <-chan struct{}) {
 		}
 	}
 }
+
+// Follow takes over what commands have made of the zones' records once it is written, in their order; whole: what they
+// have made is not known. It does not block, and may be called by any goroutine.
+func (s *Registry) Follow(whole bool, changes []*system.ZoneChange) { s.records.follow(whole, changes) }
 
 // tend is one look, in a term in which this node leads. What fails is tried again by the next one.
 func (s *Registry) tend(ctx context.Context, term nexusraft.Term) {

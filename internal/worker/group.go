@@ -77,8 +77,20 @@ type unwritten struct {
 	zones   bool // a zone was made or deleted, or the cluster's version raised
 	deleted []nexusraft.ZoneID
 	changed []nexusraft.ZoneID // their records
+	records []*system.ZoneChange
 	told    []accessChange
 	notes   []nexusraft.Note // for the call of Lead; at most leading.MaxNotes/2 and those of one command
+}
+
+// zone takes over what a command has made of a zone.
+func (u *unwritten) zone(c *system.ZoneChange) {
+	u.records = append(u.records, c)
+	switch {
+	case c.Record == nil:
+		u.deleted = append(u.deleted, c.Zone)
+	case !c.Made():
+		u.changed = append(u.changed, c.Zone)
+	}
 }
 
 // accessChange is a change of who may do what, of the zones, or of the version of a state machine, for the log.
@@ -274,11 +286,9 @@ func (g *group) Apply(c *zone.Committed, wanted bool) (driver.Applied, error) {
 	}
 	g.compared(a)
 	g.unwritten.news, g.unwritten.access = g.unwritten.news || a.Published, g.unwritten.access || a.Access
-	if g.unwritten.zones = g.unwritten.zones || a.Zones; a.Deleted != 0 {
-		g.unwritten.deleted = append(g.unwritten.deleted, a.Deleted)
-	}
-	if a.Reshaped != 0 {
-		g.unwritten.changed = append(g.unwritten.changed, a.Reshaped)
+	g.unwritten.zones = g.unwritten.zones || a.Zones
+	if a.Zone != nil {
+		g.unwritten.zone(a.Zone)
 	}
 	g.hear(c.Index, a.Notes)
 	if a.Change != "" {
@@ -430,6 +440,7 @@ func (g *group) Written(p *driver.Part) {
 		g.w.o.Access.Changed() // first, so that no event is sent by older records
 	}
 	if (whole || g.unwritten.zones) && g.id == nexusraft.RootZone {
+		g.w.o.Records(whole, g.unwritten.records) // first, so that whoever is notified knows them
 		g.w.news.add(zonesNews{look: true, compare: whole, deleted: g.unwritten.deleted, changed: g.unwritten.changed})
 		g.w.o.ZonesChanged.Notify()
 	}
