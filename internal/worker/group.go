@@ -57,6 +57,7 @@ type group struct {
 	campaign  int                                     // ticks until it stands for election, if it is to do so by itself
 	removed   error                                   // ErrFenced, once a conf change has taken this replica out
 	placement *placement                              // what the root zone's record says of it; nil of the root zone
+	settled   settled                                 // a placement that the zone's replicas are those of
 	unfit     error                                   // why the state machine can't go on from a snapshot
 
 	events    events.Notifier // of new events of the zone, and of its end
@@ -338,6 +339,7 @@ func (g *group) Stage(p *driver.Part) error {
 // stageLog stages what the round writes besides what it applies.
 func (g *group) stageLog(b *storage.Batch, w *zone.Work) error {
 	if w.Snapshot != nil {
+		g.settled = settled{}
 		if err := g.stageSnapshot(b, w.Snapshot, w.HardState); err != nil {
 			return err
 		}
@@ -375,6 +377,7 @@ func (g *group) stageApplied(b *storage.Batch, committed []zone.Committed) error
 // events, in the order of the log.
 func (g *group) applyConfChange(e *raftpb.Entry) (apply.Effects, error) {
 	c := confApplied{entry: e, before: g.replica.Membership()}
+	g.settled = settled{}
 	now, err := zone.ConfChangeTime(e)
 	if err != nil {
 		return apply.Effects{}, err
