@@ -225,6 +225,20 @@ func TestZonesOfOtherShapes(t *testing.T) {
 	leavesTheCluster(t, nodes)
 }
 
+// awaitWhole waits until a zone's leader says that the zone has all that its shape has.
+func awaitWhole(t *testing.T, nodes []*member, id nexusraft.ZoneID) {
+	t.Helper()
+	eventually(t, "the zone is whole", func() error {
+		z, err := leaderOf(t, nodes, id).node.Zone(id)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		return z.AwaitWhole(ctx)
+	})
+}
+
 // deleteZones deletes all zones.
 func (m *member) deleteZones() {
 	m.t.Helper()
@@ -257,6 +271,7 @@ func reshapesUnderWrites(t *testing.T, nodes []*member) {
 			t.Fatalf("reshaped to %v: got %+v", next.Shape, info)
 		}
 		awaitReplicas(t, nodes, info)
+		awaitWhole(t, nodes, z.ID())
 		w.more(t, 20)
 	}
 	info := nodes[0].info(z.ID())

@@ -512,6 +512,9 @@ func (g *group) stop(err error) {
 func (g *group) status() nexusraft.ZoneStatus {
 	s := g.replica.Status()
 	s.Membership, s.MachineVersion = g.current(), g.machine.Version
+	if p := g.placement; p != nil {
+		s.Shape, s.Moving = p.shape, p.moving
+	}
 	if first, err := g.log.FirstIndex(); err == nil {
 		s.FirstIndex = nexusraft.Index(first)
 	}

@@ -17,6 +17,7 @@ import (
 // placement is what the root zone's record says of where a zone is to be; see system.HostedBy. It is not changed.
 type placement struct {
 	shaped    bool // it has replicas on some nodes; else on all of them
+	shape     nexusraft.Shape
 	moving    bool
 	changed   uint64             // pb.ZoneRecord.changed
 	members   []nexusraft.Member // of a zone with a shape
@@ -33,8 +34,8 @@ type Placed struct {
 
 func placementOf(z *pb.ZoneRecord) *placement {
 	return &placement{
-		shaped: z.GetShape() != nil, moving: z.GetMoving(), changed: z.GetChanged(), members: system.Placement(z),
-		preferred: nexusraft.NodeID(z.GetPreferred()),
+		shaped: z.GetShape() != nil, shape: system.PlanOf(z).Shape, moving: z.GetMoving(), changed: z.GetChanged(),
+		members: system.Placement(z), preferred: nexusraft.NodeID(z.GetPreferred()),
 	}
 }
 
