@@ -51,13 +51,19 @@ func (p ZonePlan) Validate() error {
 type ZoneReshape struct {
 	ZonePlan        // what it is to be; not used with Off
 	Off      NodeID // keep the plan and leave this node, whose place stays empty if no other node is there to take it
+	With     NodeID // with Off: this node takes the place, and no other; 0: any
 	Instead  bool   // give up the change that is under way for this one; it is refused otherwise
 }
 
-// Validate returns ErrRefused for a plan that no zone can have.
+// Validate returns ErrRefused for a plan that no zone can have, and for a node that is to take no place, or its own.
 func (r ZoneReshape) Validate() error {
-	if r.Off != 0 {
+	switch {
+	case r.Off != 0 && r.Off == r.With:
+		return fmt.Errorf("%w: node %v can't take its own place", ErrRefused, r.With)
+	case r.Off != 0:
 		return nil
+	case r.With != 0:
+		return fmt.Errorf("%w: node %v is to take a place, and it is not said whose", ErrRefused, r.With)
 	}
 	return r.ZonePlan.Validate()
 }

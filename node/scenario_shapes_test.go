@@ -325,7 +325,7 @@ func leavesItsLeader(t *testing.T, nodes []*member) {
 	w.verify(t, leaderOf(t, nodes, z.ID()), z.ID())
 }
 
-// One replica is moved to another node, which leads it then: for a moment there are two.
+// One replica is moved to a node that is named, which leads it then: for a moment there are two.
 func onlyReplicaMoves(t *testing.T, nodes []*member) {
 	t.Helper()
 	z := nodes[0].createShape("orders-2", node.ZoneSpec{Members: 1})
@@ -333,7 +333,11 @@ func onlyReplicaMoves(t *testing.T, nodes []*member) {
 	w.more(t, 20)
 	for range 3 {
 		leader := leaderOf(t, nodes, z.ID())
-		info := leader.reshape(z.ID(), "orders-2", nexusraft.ZoneReshape{Off: leader.node.ID()})
+		to := nodes[(slices.Index(nodes, leader)+2)%len(nodes)].node.ID()
+		info := leader.reshape(z.ID(), "orders-2", nexusraft.ZoneReshape{Off: leader.node.ID(), With: to})
+		if len(info.Placement) != 1 || info.Placement[0].Node != to {
+			t.Fatalf("it is on %v, want it on node %v", info.Placement, to)
+		}
 		awaitReplicas(t, nodes, info)
 		w.more(t, 20)
 	}

@@ -40,6 +40,7 @@ func (s *Registry) Reshape(
 	c := &pb.ReshapeZone{
 		Id: uint64(id), Name: name, Nodes: nodesOf(members), Avoid: s.avoid(members, z),
 		Changed: z.GetChanged(), Checked: true, Off: uint64(want.Off), Instead: want.Instead,
+		With: uint64(want.With),
 	}
 	if want.Off == 0 {
 		c.Shape, c.Spare, c.Preferred = wire.ShapeToProto(want.Shape), want.Spare, uint64(want.Preferred)

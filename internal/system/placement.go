@@ -113,12 +113,13 @@ type placing struct {
 	loads   *Loads
 	old     *pb.ZoneRecord // as it was before; nil: the zone is made
 	avoid   []uint64       // nodes that get none now
+	with    uint64         // comes before those that have none; 0: none does
 	short   bool           // places may stay empty
 }
 
 // place chooses the replicas of a zone by its shape, among nodes, which are all that may have one: the one that is to
-// lead, then those that have a replica, then those that have the fewest, of all zones with a shape, then by ID. It
-// passes over those to avoid and those that the zone was told to leave.
+// lead, then those that have a replica or are to take a place, then those that have the fewest, of all zones with a
+// shape, then by ID. It passes over those to avoid and those that the zone was told to leave.
 func place(base nexusraft.Reader, z *pb.ZoneRecord, nodes []*pb.Member, how placing) error {
 	had := how.had(nodes)
 	nodes = without(nodes, slices.Concat(how.avoid, z.GetOff()))
@@ -132,7 +133,7 @@ func place(base nexusraft.Reader, z *pb.ZoneRecord, nodes []*pb.Member, how plac
 	rank := func(n *pb.Member) (r [2]int) {
 		switch _, on := PlacedOn(how.old, nexusraft.NodeID(n.GetNode())); {
 		case n.GetNode() == z.GetPreferred():
-		case how.old != nil && on:
+		case how.old != nil && on, how.with != 0 && n.GetNode() == how.with:
 			r[0] = 1
 		default:
 			r[0] = 2

@@ -117,7 +117,11 @@ func reshape(
 	} else {
 		err = place(base, z, c.GetNodes(), placing{
 			version: t.GetVersion() + 1, loads: loads, old: old, avoid: passedOver(c), short: off != 0 || c.GetRefill(),
+			with: c.GetWith(),
 		})
+	}
+	if err == nil {
+		err = takesPlace(old, z, c)
 	}
 	if err != nil {
 		return nil, err
@@ -130,6 +134,21 @@ func reshape(
 	return z, nil
 }
 
+// takesPlace refuses a placement in which another node, or none, takes the place that one is to take.
+func takesPlace(old, z *pb.ZoneRecord, c *pb.ReshapeZone) error {
+	with := c.GetWith()
+	if with == 0 {
+		return nil
+	}
+	left, takes := find(old.GetPlacement(), c.GetOff()), find(z.GetPlacement(), with)
+	if takes != nil && (left == nil || left.GetRole() == takes.GetRole()) {
+		return nil
+	}
+	return fmt.Errorf("%w: node %v can't take the place of node %v in zone %q: it is to be a node of the cluster of the "+
+		"same kind, member or witness, that is not silent", nexusraft.ErrRefused, nexusraft.NodeID(with),
+		nexusraft.NodeID(c.GetOff()), z.GetName())
+}
+
 // leftBy returns the nodes that a zone is told to leave, by a command: those that it was told before, unless a plan is
 // asked for, without those that have left the cluster.
 func leftBy(old *pb.ZoneRecord, c *pb.ReshapeZone) (left []uint64) {
@@ -137,7 +156,8 @@ func leftBy(old *pb.ZoneRecord, c *pb.ReshapeZone) (left []uint64) {
 		return nil
 	}
 	for _, n := range c.GetNodes() {
-		if slices.Contains(old.GetOff(), n.GetNode()) || n.GetNode() == c.GetOff() && !c.GetReturns() {
+		was := slices.Contains(old.GetOff(), n.GetNode()) && n.GetNode() != c.GetWith()
+		if was || n.GetNode() == c.GetOff() && !c.GetReturns() {
 			left = append(left, n.GetNode())
 		}
 	}

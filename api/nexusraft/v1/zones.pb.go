@@ -667,7 +667,9 @@ type ReshapeZoneRequest struct {
 	// Keep what it is and leave this node, whose place stays empty if no other node is there to take it; 0: none.
 	Off uint64 `protobuf:"fixed64,4,opt,name=off,proto3" json:"off,omitempty"`
 	// Whether the change that is under way is given up for this one; it is refused otherwise.
-	Instead       bool `protobuf:"varint,5,opt,name=instead,proto3" json:"instead,omitempty"`
+	Instead bool `protobuf:"varint,5,opt,name=instead,proto3" json:"instead,omitempty"`
+	// The node that takes the place of the one that is left; 0: any. Used with off.
+	With          uint64 `protobuf:"fixed64,6,opt,name=with,proto3" json:"with,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -735,6 +737,13 @@ func (x *ReshapeZoneRequest) GetInstead() bool {
 		return x.Instead
 	}
 	return false
+}
+
+func (x *ReshapeZoneRequest) GetWith() uint64 {
+	if x != nil {
+		return x.With
+	}
+	return 0
 }
 
 // ReshapeZoneResponse is the zone as it is to be, or why it stays as it is.
@@ -1921,13 +1930,14 @@ const file_nexusraft_v1_zones_proto_rawDesc = "" +
 	"\x12CreateZoneResponse\x12,\n" +
 	"\x04zone\x18\x01 \x01(\v2\x16.nexusraft.v1.ZoneInfoH\x00R\x04zone\x12+\n" +
 	"\x05error\x18\x02 \x01(\v2\x13.nexusraft.v1.ErrorH\x00R\x05errorB\b\n" +
-	"\x06result\"\x94\x01\n" +
+	"\x06result\"\xa8\x01\n" +
 	"\x12ReshapeZoneRequest\x12\x12\n" +
 	"\x04zone\x18\x01 \x01(\x04R\x04zone\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12*\n" +
 	"\x04plan\x18\x03 \x01(\v2\x16.nexusraft.v1.ZonePlanR\x04plan\x12\x10\n" +
 	"\x03off\x18\x04 \x01(\x06R\x03off\x12\x18\n" +
-	"\ainstead\x18\x05 \x01(\bR\ainstead\"z\n" +
+	"\ainstead\x18\x05 \x01(\bR\ainstead\x12\x12\n" +
+	"\x04with\x18\x06 \x01(\x06R\x04with\"z\n" +
 	"\x13ReshapeZoneResponse\x12,\n" +
 	"\x04zone\x18\x01 \x01(\v2\x16.nexusraft.v1.ZoneInfoH\x00R\x04zone\x12+\n" +
 	"\x05error\x18\x02 \x01(\v2\x13.nexusraft.v1.ErrorH\x00R\x05errorB\b\n" +
