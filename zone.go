@@ -18,6 +18,7 @@ type ZoneInfo struct {
 	Placement []Member `json:"placement,omitempty"` // where the root zone has placed it, by node; none without a shape
 	Leaving   []NodeID `json:"leaving,omitempty"`   // nodes that it is leaving
 	Moving    bool     `json:"moving,omitempty"`    // it is under way to the placement
+	Off       []NodeID `json:"off,omitempty"`       // nodes that it stays off until its plan is asked for again
 }
 
 // ZonePlan says what a zone is meant to be. The zero value is a replica on each node of the cluster, those

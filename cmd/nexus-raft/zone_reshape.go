@@ -221,6 +221,9 @@ func describePlacement(z nexusraft.ZoneInfo) (text string) {
 			text += "; under way there"
 		}
 	}
+	for _, node := range z.Off {
+		text += fmt.Sprintf("\nit stays off node %v, which it was told to leave, until its shape is asked for again", node)
+	}
 	if z.Preferred != 0 {
 		text += fmt.Sprintf("\nnode %v is to lead", z.Preferred)
 	}

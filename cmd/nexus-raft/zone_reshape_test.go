@@ -8,6 +8,13 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
+func TestZoneShowsWhatItStaysOff(t *testing.T) {
+	z := nexusraft.ZoneInfo{ZonePlan: nexusraft.ZonePlan{Shape: nexusraft.Shape{Members: 1}}, Off: []nexusraft.NodeID{9}}
+	if got := describePlacement(z); !strings.Contains(got, "it stays off node 0000000000000009") {
+		t.Errorf("got %q", got)
+	}
+}
+
 // A zone's shapes, with real programs: two members and a witness.
 func TestZoneIsReshapedByCommands(t *testing.T) {
 	t.Parallel()

@@ -289,6 +289,9 @@ func TestZoneStaysOffANode(t *testing.T) {
 		if err != nil || !slices.Equal(placedOn(info), tc.stays) {
 			t.Fatalf("%s: off: got %+v, %v", name, info, err)
 		}
+		if !slices.Equal(info.Off, []nexusraft.NodeID{tc.off}) {
+			t.Errorf("%s: off: got %v, want %v", name, info.Off, tc.off)
+		}
 		z.report(2)
 		z.proposed = nil
 		if s.tendPlacements(t.Context(), 1); len(z.proposed) > 0 || z.record(2).GetMoving() {
@@ -297,7 +300,8 @@ func TestZoneStaysOffANode(t *testing.T) {
 		if _, _, on := system.HostedBy(z.record(2), tc.off); on {
 			t.Errorf("%s: it can't leave the cluster: %v", name, z.record(2))
 		}
-		if info, err = s.Reshape(t.Context(), 2, "a-zone", tc.plan); err != nil || len(info.Placement) != 3 {
+		info, err = s.Reshape(t.Context(), 2, "a-zone", tc.plan)
+		if err != nil || len(info.Placement) != 3 || info.Off != nil {
 			t.Errorf("%s: the plan again: got %+v, %v", name, info, err)
 		}
 	}

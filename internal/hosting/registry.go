@@ -225,6 +225,9 @@ func infoOf(z *pb.ZoneRecord) nexusraft.ZoneInfo {
 	for _, p := range z.GetLeaving() {
 		info.Leaving = append(info.Leaving, nexusraft.NodeID(p.GetNode()))
 	}
+	for _, node := range z.GetOff() {
+		info.Off = append(info.Off, nexusraft.NodeID(node))
+	}
 	return info
 }
 

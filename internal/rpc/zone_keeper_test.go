@@ -35,7 +35,7 @@ var placed = nexusraft.ZoneInfo{
 		{Replica: 5, Node: 7, Name: "n7", Address: "a:1", Role: nexusraft.RoleMember},
 		{Replica: 6, Node: 8, Address: "a:2", Role: nexusraft.RoleWitness},
 	},
-	Leaving: []nexusraft.NodeID{9}, Moving: true,
+	Leaving: []nexusraft.NodeID{9}, Off: []nexusraft.NodeID{10}, Moving: true,
 }
 
 func (k *fakeKeeper) note(ctx context.Context, format string, args ...any) {
