@@ -54,6 +54,9 @@ type ZoneStatus struct {
 	Snapshots []SnapshotStatus `json:"snapshots,omitempty"` // on their way to or from this replica
 
 	MachineVersion uint32 `json:"machine_version,omitempty"` // of its state machine; see Versioned
+
+	Shape  Shape `json:"shape,omitzero"`   // that it is to have; the zero value: a replica on each node
+	Moving bool  `json:"moving,omitempty"` // it is under way to its placement
 }
 
 // SnapshotStatus is a zone's state on its way from a leader to a replica that its log no longer

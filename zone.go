@@ -18,6 +18,7 @@ type ZoneInfo struct {
 	Placement []Member `json:"placement,omitempty"` // where the root zone has placed it, by node; none without a shape
 	Leaving   []NodeID `json:"leaving,omitempty"`   // nodes that it is leaving
 	Moving    bool     `json:"moving,omitempty"`    // it is under way to the placement
+	Off       []NodeID `json:"off,omitempty"`       // nodes that it stays off until its plan is asked for again
 }
 
 // ZonePlan says what a zone is meant to be. The zero value is a replica on each node of the cluster, those
@@ -51,13 +52,19 @@ func (p ZonePlan) Validate() error {
 type ZoneReshape struct {
 	ZonePlan        // what it is to be; not used with Off
 	Off      NodeID // keep the plan and leave this node, whose place stays empty if no other node is there to take it
+	With     NodeID // with Off: this node takes the place, and no other; 0: any
 	Instead  bool   // give up the change that is under way for this one; it is refused otherwise
 }
 
-// Validate returns ErrRefused for a plan that no zone can have.
+// Validate returns ErrRefused for a plan that no zone can have, and for a node that is to take no place, or its own.
 func (r ZoneReshape) Validate() error {
-	if r.Off != 0 {
+	switch {
+	case r.Off != 0 && r.Off == r.With:
+		return fmt.Errorf("%w: node %v can't take its own place", ErrRefused, r.With)
+	case r.Off != 0:
 		return nil
+	case r.With != 0:
+		return fmt.Errorf("%w: node %v is to take a place, and it is not said whose", ErrRefused, r.With)
 	}
 	return r.ZonePlan.Validate()
 }

@@ -107,7 +107,8 @@ func (r *etcdReport) add(name, unit, better string, ours bool, v float64) {
 }
 
 func (r *etcdReport) table(out io.Writer) error {
-	if _, err := fmt.Fprintf(out, "%s\nload %.1f before, %.1f after\n\n", r.Machine, r.LoadBefore, r.LoadAfter); err != nil {
+	_, err := fmt.Fprintf(out, "%s\nload %.1f before, %.1f after\n\n", r.Machine, r.LoadBefore, r.LoadAfter)
+	if err != nil {
 		return err
 	}
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
@@ -154,7 +155,8 @@ func (c *etcdCommand) measure(ctx context.Context, progress io.Writer) (*etcdRep
 	if err != nil {
 		return nil, err
 	}
-	r := &etcdRunner{etcdCommand: *c, programs: programs, report: &etcdReport{Machine: machine(), LoadBefore: loadAverage()}}
+	rep := &etcdReport{Machine: machine(), LoadBefore: loadAverage()}
+	r := &etcdRunner{etcdCommand: *c, programs: programs, report: rep}
 	for _, p := range parts {
 		for round := range c.Rounds {
 			for turn := range 2 {

@@ -52,8 +52,9 @@ type etcdLoad struct {
 }
 
 // load puts random values of so many bytes at random keys, until enough says that it is enough.
-func (r *etcdRunner) load(ctx context.Context, s *etcdStore, keys, size int, enough func(done int64) bool) (etcdLoad, error) {
-	var l etcdLoad
+func (r *etcdRunner) load(
+	ctx context.Context, s *etcdStore, keys, size int, enough func(done int64) bool,
+) (l etcdLoad, err error) {
 	before, err := s.used()
 	if err != nil {
 		return l, err

@@ -32,7 +32,8 @@ func buildPrograms(ctx context.Context, dir string) (p etcdPrograms, err error) 
 			return p, fmt.Errorf("build %s: %w\n%s", b.path, err, out)
 		}
 	}
-	return etcdPrograms{filepath.Join(dir, "nexus-raft"), filepath.Join(dir, "nexus-witness"), filepath.Join(dir, "etcd")}, nil
+	in := func(name string) string { return filepath.Join(dir, name) }
+	return etcdPrograms{in("nexus-raft"), in("nexus-witness"), in("etcd")}, nil
 }
 
 // etcdStore is three processes that serve etcd's API, asked at their leader.
@@ -159,9 +160,8 @@ func (s *etcdStore) leads(ctx context.Context, p *etcdProcess) bool {
 		return false
 	}
 	kv := etcdserverpb.NewKVClient(conn)
-	_, err = kv.Txn(ctx, &etcdserverpb.TxnRequest{Success: []*etcdserverpb.RequestOp{{
-		Request: &etcdserverpb.RequestOp_RequestDeleteRange{RequestDeleteRange: &etcdserverpb.DeleteRangeRequest{Key: []byte{0}}},
-	}}})
+	del := &etcdserverpb.RequestOp_RequestDeleteRange{RequestDeleteRange: &etcdserverpb.DeleteRangeRequest{Key: []byte{0}}}
+	_, err = kv.Txn(ctx, &etcdserverpb.TxnRequest{Success: []*etcdserverpb.RequestOp{{Request: del}}})
 	if err != nil {
 		conn.Close()
 		return false

@@ -55,7 +55,7 @@ func (c *Client) ReshapeZone(
 	}
 	req := &pb.ReshapeZoneRequest{
 		Zone: uint64(id), Name: name, Plan: wire.ZonePlanToProto(want.ZonePlan),
-		Off: uint64(want.Off), Instead: want.Instead,
+		Off: uint64(want.Off), With: uint64(want.With), Instead: want.Instead,
 	}
 	_, err := c.untilKnown(ctx, func(ctx context.Context, zones pb.ZonesClient) (*pb.Error, error) {
 		resp, err := zones.ReshapeZone(ctx, req)

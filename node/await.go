@@ -24,9 +24,11 @@ func (n *Node) AwaitReady(ctx context.Context) error {
 }
 
 // AwaitWhole returns nil once the zone can lose any one node: it has two members and a witness, or
-// three members, the leader hears all of them, and with a witness the zone is in sync. It may be
-// called on any node of the zone, and says nothing about later. If Run ends before, it returns Run's
-// error, or ErrClosed if Run has none; if the context ends before, the context's and what is missing.
+// three members, the leader hears all of them, and with a witness the zone is in sync. Of a zone with a
+// shape it waits for all members and witnesses of that: one of a single member is whole with it, and can
+// lose none. It may be called on any node of the zone, and says nothing about later. If Run ends before,
+// it returns Run's error, or ErrClosed if Run has none; if the context ends before, the context's and
+// what is missing.
 func (z *Zone) AwaitWhole(ctx context.Context) error {
 	waiting := z.node.awaits()
 	for {

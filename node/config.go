@@ -65,7 +65,8 @@ type Config struct {
 	Clock func() time.Time
 
 	// SpareAfter is for how long a node is silent until it counts as lost: another one takes its place in zones whose
-	// ZoneSpec says so. 10 minutes; at least 5 s. The root zone's leader goes by its own.
+	// ZoneSpec says so. 10 minutes; at least 5 s. The root zone's leader goes by its own, and counts only what it has seen
+	// itself, without a pause, since it leads.
 	SpareAfter time.Duration
 
 	JoinTimeout time.Duration // 30 s: how long no address of Join may answer; "not yet" is waited for

@@ -165,8 +165,9 @@ func (n *Node) makeWorkers() *worker.Workers {
 	return worker.New(worker.Options{
 		Workers: c.Workers,
 		Path:    c.Dir, Dir: n.dir, Peering: n.peering, Peers: n.peers, Replicas: n.replicas, Events: n.events,
-		Placed: func(p worker.Placed) { n.registry.Report(p.Zone, p.Changed, p.Removed) },
-		Access: n.access, Forwards: &n.forwards, Leads: n.leads, ZonesChanged: &n.zonesChanged,
+		Placed:  func(p worker.Placed) { n.registry.Report(p.Zone, p.Changed, p.Removed) },
+		Records: n.registry.Follow,
+		Access:  n.access, Forwards: &n.forwards, Leads: n.leads, ZonesChanged: &n.zonesChanged,
 		Watchdog: &n.watchdog, Sending: n.sending, Snapshots: n.snapshots,
 		StateMachine: c.StateMachine, Machines: c.Machines,
 		TickInterval: c.TickInterval, ElectionTicks: c.ElectionTicks, HeartbeatTicks: c.HeartbeatTicks,

@@ -41,12 +41,15 @@ func (z rootZone) Command(ctx context.Context, c *pb.NodeCommand) ([]byte, error
 	return z.node.proposeSystem(ctx, nexusraft.RootZone, c)
 }
 
-// Leads implements hosting.Root.
-func (z rootZone) Leads() bool {
+// LeadsIn implements hosting.Root.
+func (z rootZone) LeadsIn() nexusraft.Term {
 	ctx, cancel := context.WithTimeout(context.Background(), driver.StatusTimeout)
 	defer cancel()
-	leads, err := z.node.workers.Leads(ctx, nexusraft.RootZone)
-	return err == nil && leads
+	term, err := z.node.workers.LeadsIn(ctx, nexusraft.RootZone)
+	if err != nil {
+		return 0
+	}
+	return term
 }
 
 func (z rootZone) Read(ctx context.Context, fn func(nexusraft.Reader) error) error {

@@ -225,6 +225,20 @@ func TestZonesOfOtherShapes(t *testing.T) {
 	leavesTheCluster(t, nodes)
 }
 
+// awaitWhole waits until a zone's leader says that the zone has all that its shape has.
+func awaitWhole(t *testing.T, nodes []*member, id nexusraft.ZoneID) {
+	t.Helper()
+	eventually(t, "the zone is whole", func() error {
+		z, err := leaderOf(t, nodes, id).node.Zone(id)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		return z.AwaitWhole(ctx)
+	})
+}
+
 // deleteZones deletes all zones.
 func (m *member) deleteZones() {
 	m.t.Helper()
@@ -257,6 +271,7 @@ func reshapesUnderWrites(t *testing.T, nodes []*member) {
 			t.Fatalf("reshaped to %v: got %+v", next.Shape, info)
 		}
 		awaitReplicas(t, nodes, info)
+		awaitWhole(t, nodes, z.ID())
 		w.more(t, 20)
 	}
 	info := nodes[0].info(z.ID())
@@ -310,7 +325,7 @@ func leavesItsLeader(t *testing.T, nodes []*member) {
 	w.verify(t, leaderOf(t, nodes, z.ID()), z.ID())
 }
 
-// One replica is moved to another node, which leads it then: for a moment there are two.
+// One replica is moved to a node that is named, which leads it then: for a moment there are two.
 func onlyReplicaMoves(t *testing.T, nodes []*member) {
 	t.Helper()
 	z := nodes[0].createShape("orders-2", node.ZoneSpec{Members: 1})
@@ -318,7 +333,11 @@ func onlyReplicaMoves(t *testing.T, nodes []*member) {
 	w.more(t, 20)
 	for range 3 {
 		leader := leaderOf(t, nodes, z.ID())
-		info := leader.reshape(z.ID(), "orders-2", nexusraft.ZoneReshape{Off: leader.node.ID()})
+		to := nodes[(slices.Index(nodes, leader)+2)%len(nodes)].node.ID()
+		info := leader.reshape(z.ID(), "orders-2", nexusraft.ZoneReshape{Off: leader.node.ID(), With: to})
+		if len(info.Placement) != 1 || info.Placement[0].Node != to {
+			t.Fatalf("it is on %v, want it on node %v", info.Placement, to)
+		}
 		awaitReplicas(t, nodes, info)
 		w.more(t, 20)
 	}

@@ -21,6 +21,7 @@ type zoneReshapeCommand struct {
 	Prefer    string   `help:"The node that is to lead while it can." placeholder:"NODE" xor:"prefer"`
 	AnyLeads  bool     `help:"Prefer no node any more." xor:"prefer"`
 	Off       string   `help:"Keep the shape, and leave this node." placeholder:"NODE" env:"-"`
+	With      string   `help:"The node that takes the place of that one; without it any." placeholder:"NODE" env:"-"`
 	Instead   bool     `help:"Give up the change that is under way for this one." env:"-"`
 	Wait      bool     `help:"Return when the zone is where it is to be."`
 	asking
@@ -34,7 +35,8 @@ replica on each node gets a shape by this command, and keeps one from then on. I
 it is for admins of the root zone.
 
 --off takes a zone off a node that is to leave the cluster or is lost. If no other node can take the place,
-that stays empty until one joins. The node gets no replica until a plan is asked for again (--members 3).
+that stays empty until one joins; --with names the node that is to. The node gets no replica until a plan
+is asked for again (--members 3).
 
 Examples:
 
@@ -84,6 +86,9 @@ func (c *zoneReshapeCommand) valid() error {
 	case c.Name.id == nexusraft.RootZone:
 		return errors.New("the root zone is on all nodes of the cluster; nexus-raft member promote and remove change its " +
 			"members")
+	case c.With != "" && c.Off == "":
+		return errors.New("zone reshape: --with says which node takes the place of the one that --off names; " +
+			"name that, too")
 	case !plan && c.Off == "":
 		return errors.New("zone reshape: say what is to change, --members for example")
 	case plan && c.Off != "":
@@ -100,6 +105,9 @@ func (c *zoneReshapeCommand) want(
 	if c.Off != "" {
 		m, err := findNode(nexusraft.Membership{Members: zone.Placement}, c.Off, isMember)
 		want.Off = m.Node
+		if err == nil && c.With != "" {
+			want.With, err = clusterNode(ctx, conn, c.With, anyReplica)
+		}
 		return want, err
 	}
 	if c.Members != nil {
@@ -130,11 +138,18 @@ func preferred(ctx context.Context, conn *client.Client, name string) (nexusraft
 	if name == "" {
 		return 0, nil
 	}
+	return clusterNode(ctx, conn, name, func(m nexusraft.Member) bool { return m.Role.Full() })
+}
+
+// clusterNode returns the node of the cluster that an argument means; where it means several, one that fits.
+func clusterNode(
+	ctx context.Context, conn *client.Client, name string, fits func(nexusraft.Member) bool,
+) (nexusraft.NodeID, error) {
 	root, err := conn.Members(ctx)
 	if err != nil {
 		return 0, err
 	}
-	m, err := findNode(root.Membership, name, func(m nexusraft.Member) bool { return m.Role.Full() })
+	m, err := findNode(root.Membership, name, fits)
 	return m.Node, err
 }
 
@@ -168,7 +183,9 @@ func (r *remote) moveOff(
 		return false, err
 	}
 	defer end()
-	info, err = conn.ReshapeZone(ctx, info.ID, info.Name, nexusraft.ZoneReshape{Off: node, Instead: true})
+	info, err = conn.ReshapeZone(ctx, info.ID, info.Name, nexusraft.ZoneReshape{
+		Off: node, With: change.With, Instead: true,
+	})
 	if err == nil {
 		_, err = awaitPlaced(ctx, conn, info)
 	}
@@ -203,6 +220,9 @@ func describePlacement(z nexusraft.ZoneInfo) (text string) {
 		if z.Moving {
 			text += "; under way there"
 		}
+	}
+	for _, node := range z.Off {
+		text += fmt.Sprintf("\nit stays off node %v, which it was told to leave, until its shape is asked for again", node)
 	}
 	if z.Preferred != 0 {
 		text += fmt.Sprintf("\nnode %v is to lead", z.Preferred)

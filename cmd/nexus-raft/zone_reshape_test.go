@@ -8,6 +8,13 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
+func TestZoneShowsWhatItStaysOff(t *testing.T) {
+	z := nexusraft.ZoneInfo{ZonePlan: nexusraft.ZonePlan{Shape: nexusraft.Shape{Members: 1}}, Off: []nexusraft.NodeID{9}}
+	if got := describePlacement(z); !strings.Contains(got, "it stays off node 0000000000000009") {
+		t.Errorf("got %q", got)
+	}
+}
+
 // A zone's shapes, with real programs: two members and a witness.
 func TestZoneIsReshapedByCommands(t *testing.T) {
 	t.Parallel()
@@ -55,6 +62,8 @@ func TestZoneIsReshapedByCommands(t *testing.T) {
 	for args, says := range map[string]string{
 		"reshape orders --members 3":                "needs 3 nodes that hold data, and the cluster has 2",
 		"reshape orders --members 2":                "1, 2+1, 3, 4+1 or 5",
+		"reshape orders --with n1":                  "which node takes the place of the one that --off names",
+		"reshape orders --off n2 --with n2":         "can't take its own place",
 		"reshape orders --members=-1":               "1, 2+1, 3, 4+1 or 5",
 		"reshape orders --members 0":                "can't have a replica on each node again",
 		"reshape orders --witnesses 2":              "would be witnesses",

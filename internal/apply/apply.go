@@ -140,13 +140,12 @@ func (t *machineTx) failed(err error) {
 // Effects is what applying one command has come to: its answer, and what it changes for others.
 type Effects struct {
 	Data      []byte
-	Err       error            // the command's answer: the state machine's own error, or why it was refused
-	First     nexusraft.Index  // the entry with which the command ran before, of which this is the answer; otherwise 0
-	Published bool             // there are new events
-	Access    bool             // the rights of some client have changed
-	Zones     bool             // a zone was made or deleted, or the cluster's version raised
-	Deleted   nexusraft.ZoneID // the zone that was; 0 if none was
-	Reshaped  nexusraft.ZoneID // the zone whose record was changed; 0 if none was
+	Err       error              // the command's answer: the state machine's own error, or why it was refused
+	First     nexusraft.Index    // the entry with which the command ran before, of which this is the answer; otherwise 0
+	Published bool               // there are new events
+	Access    bool               // the rights of some client have changed
+	Zones     bool               // a zone was made, changed or deleted, or the cluster's version raised
+	Zone      *system.ZoneChange // of the zone that was; nil if none was
 
 	MachineVersion uint32          // to which the zone's was raised; 0 if it was not
 	Notes          []any           // of the command, if somebody hears them
@@ -162,6 +161,8 @@ type Machine struct {
 
 	Version uint32 // the zone's: nexusraft.Command.Version
 	Heard   bool   // somebody hears notes; otherwise they are dropped
+
+	Loads *system.Loads // of the root zone's replica; nil: what they say is read anew
 }
 
 // VersionOf returns the highest version that a state machine knows; see nexusraft.Versioned.
@@ -220,7 +221,7 @@ func unnumbered(
 		return 0, Effects{}, err
 	}
 	if e.Own {
-		o, err = applySystem(effects, index, now, e.Command)
+		o, err = applySystem(effects, m.Loads, index, now, e.Command)
 	} else {
 		o, err = applyMachine(m, effects, m.command(index, now, e))
 	}
@@ -274,14 +275,16 @@ func applyMachine(m Machine, effects *storage.Overlay, cmd nexusraft.Command) (o
 
 // applySystem runs one system command over base, at its index and the zone's time now. A refusal is the proposer's
 // answer; an error is not the command's and stops the zone.
-func applySystem(base *storage.Overlay, index nexusraft.Index, now int64, command []byte) (Effects, error) {
-	r, err := system.Apply(base, index, now, command)
+func applySystem(
+	base *storage.Overlay, loads *system.Loads, index nexusraft.Index, now int64, command []byte,
+) (Effects, error) {
+	r, err := system.Apply(base, loads, index, now, command)
 	if _, unknown := errors.AsType[*system.UnknownCommandError](err); unknown {
 		err = fmt.Errorf("%w: %w", ErrMachine, err)
 	}
 	return Effects{
 		Data: r.Answer, Err: r.Refused, Published: r.Events, Access: r.Access, Zones: r.Zones,
-		Deleted: r.Deleted, Reshaped: r.Reshaped, MachineVersion: r.MachineVersion,
+		Zone: r.Zone, MachineVersion: r.MachineVersion,
 		Verified: r.Verified, Change: r.Change, By: r.By,
 	}, err
 }

@@ -91,7 +91,8 @@ func TestNotesOfCommands(t *testing.T) {
 		heard bool
 		want  []any
 	}{{"one", true, []any{"one at 3"}}, {"fail", true, nil}, {"two", false, nil}} {
-		a, err := Command(Machine{noter{}, 3, x.heard}, o, 1, &zone.Envelope{Time: 1, Command: []byte(x.text)})
+		m := Machine{StateMachine: noter{}, Version: 3, Heard: x.heard}
+		a, err := Command(m, o, 1, &zone.Envelope{Time: 1, Command: []byte(x.text)})
 		if err != nil || !slices.Equal(a.Notes, x.want) {
 			t.Errorf("%s: got %v, %v, want %v", x.text, a.Notes, err, x.want)
 		}

@@ -46,7 +46,7 @@ func (z *zone) Propose(_ context.Context, c *pb.NodeCommand) error {
 		return err
 	}
 	effects := storage.NewOverlay(z.state)
-	r, err := system.Apply(effects, 1, time.Now().UnixNano(), b)
+	r, err := system.Apply(effects, nil, 1, time.Now().UnixNano(), b)
 	if err != nil || r.Refused != nil {
 		return errors.Join(err, r.Refused)
 	}

@@ -51,7 +51,7 @@ func Assess(v Zone) Report {
 // fate says what losing r would mean: the others must be a quorum by themselves, of voters
 // that take part and have what was acknowledged, each of which has a link with their leader.
 func (v Zone) fate(r Replica, voters []Replica) Fate {
-	f := Fate{Node: r.Node, Name: r.Name, Why: v.unfit(r), title: r.title()}
+	f := Fate{Node: r.Node, Name: r.Name, Why: v.unfit(r, r), title: r.title()}
 	f.Out = r.Silent() || r.problem() != ""
 	var fit []Replica
 	var reasons []string
@@ -59,7 +59,7 @@ func (v Zone) fate(r Replica, voters []Replica) Fate {
 		if x.Replica == r.Replica {
 			continue
 		}
-		if why := v.unfit(x); why != "" {
+		if why := v.unfit(x, r); why != "" {
 			reasons = append(reasons, why)
 		} else {
 			fit = append(fit, x)
@@ -81,20 +81,44 @@ func (v Zone) fate(r Replica, voters []Replica) Fate {
 	return f
 }
 
-// unfit says why a voter can't be counted on if another one is lost; "" if it can. While a
-// zone with witnesses is not in sync, only its leader is sure to have what was acknowledged.
-func (v Zone) unfit(r Replica) string {
+// unfit says why a voter can't be counted on once another one is lost; "" if it can.
+func (v Zone) unfit(r, lost Replica) string {
 	switch {
 	case r.problem() != "":
 		return fmt.Sprintf("%s is not healthy (%s)", r.title(), nexusraft.Printable(r.problem()))
 	case r.Silent():
 		return r.title() + " is silent"
-	case r.Role != nexusraft.RoleMember || v.Leads(r) || v.Leader.Sync == nexusraft.InSync:
-		return ""
-	case v.Membership.Count(nexusraft.RoleWitness) == 0:
+	case v.Leads(r) || v.Leader.Sync == nexusraft.InSync || v.Membership.Count(nexusraft.RoleWitness) == 0:
 		return ""
 	}
-	return fmt.Sprintf("%s %s, and the zone is %s", r.title(), v.behind(r), v.Leader.Sync)
+	return v.unfitOutOfSync(r, lost)
+}
+
+// unfitOutOfSync is unfit for a zone with witnesses that is not in sync. Of 2+1 only the leader is sure to have what
+// was acknowledged then. Of 4+1 another member has it, too. Without their leader the members elect that one by
+// themselves, as a witness may be ahead of all of them and refuses its vote; with the leader those count at once that
+// have what is committed.
+func (v Zone) unfitOutOfSync(r, lost Replica) string {
+	witness := r.Role == nexusraft.RoleWitness
+	behind := fmt.Sprintf("%s %s, and the zone is %s", r.title(), v.behind(r), v.Leader.Sync)
+	switch {
+	case v.oneCopy() && !witness:
+		return behind
+	case v.oneCopy():
+		return ""
+	case v.Leads(lost) && witness:
+		return fmt.Sprintf("%s may be ahead of the members, and the zone is %s", r.title(), v.Leader.Sync)
+	case !v.Leads(lost) && !witness && (r.seen == nil || r.seen.Match < v.Leader.Commit):
+		return behind
+	}
+	return ""
+}
+
+// oneCopy reports whether witnesses may make a quorum with one member alone.
+func (v Zone) oneCopy() bool {
+	witnesses := v.Membership.Count(nexusraft.RoleWitness)
+	voters := v.Membership.Count(nexusraft.RoleMember) + witnesses
+	return voters/2+1-witnesses < 2
 }
 
 // advice says what would make the zone able to lose any voter, most urgent first.
@@ -115,6 +139,9 @@ func (v Zone) advice() (do []string) {
 	}
 	for _, r := range waiting {
 		do = append(do, v.learnerAdvice(r))
+	}
+	if v.shaped() {
+		return append(do, v.emptyPlaces()...)
 	}
 	if len(waiting) == 0 {
 		do = append(do, v.missing()...)
@@ -143,6 +170,10 @@ func (v Zone) reviveOrReplace(r Replica, waiting *[]Replica) string {
 	}
 	if r.lapsed() {
 		return r.renewal()
+	}
+	if v.shaped() {
+		return fmt.Sprintf("start %s again (%s); if its disk is lost, another node takes its place, if one is there: %s",
+			r.title(), r.where(), v.reshape("--off %v", r.Node))
 	}
 	if r.Role == nexusraft.RoleWitness {
 		return fmt.Sprintf("start %s again (%s); if its disk is lost: %s, then start it on an empty directory with --join",
@@ -201,6 +232,8 @@ func mend(r Replica) string {
 func (v Zone) learnerAdvice(r Replica) string {
 	members, shape := v.Membership.Count(nexusraft.RoleMember), v.Membership.Shape.Members
 	switch {
+	case v.shaped():
+		return v.comer(r)
 	case r.Silent():
 		return fmt.Sprintf("start learner %s again (%s), or give it up: %s", r.title(), r.where(),
 			v.command("member remove %v", r.Node))
@@ -214,6 +247,9 @@ func (v Zone) learnerAdvice(r Replica) string {
 
 // Prospect says what is to become of a learner: the advice that has to do with it.
 func (v Zone) Prospect(r Replica) string {
+	if v.shaped() {
+		return v.comer(r)
+	}
 	for _, x := range v.Replicas {
 		waiting := []Replica{r}
 		if x.Role == nexusraft.RoleMember && x.Silent() && !r.Silent() {

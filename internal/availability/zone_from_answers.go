@@ -20,7 +20,9 @@ type Zone struct {
 	Membership nexusraft.Membership
 	Replicas   []Replica // members, learners, witnesses; each by name
 
-	named nexusraft.ReplicaID // without an answer of the leader: the one that the newest answers name, 0 if none
+	shape  nexusraft.Shape // none of a zone with a replica on each node
+	moving bool
+	named  nexusraft.ReplicaID // without an answer of the leader: the one that the newest answers name, 0 if none
 }
 
 // Replica is what the answers tell of one replica of a zone.
@@ -169,6 +171,7 @@ func newZone(k zoneKey, views []view, answers []client.Answer) Zone {
 	}
 	if i := nexusraft.LeaderView(said); i >= 0 {
 		v.Leader, v.Membership = &said[i], said[i].Membership
+		v.shape, v.moving = said[i].Shape, said[i].Moving
 	} else {
 		newest := slices.MaxFunc(said, func(a, b nexusraft.ZoneStatus) int {
 			return cmp.Or(cmp.Compare(a.Term, b.Term), cmp.Compare(a.Applied, b.Applied))

@@ -3,8 +3,8 @@ package hosting
 import (
 	"context"
 	"fmt"
+	"iter"
 	"maps"
-	"math"
 	"slices"
 	"time"
 
@@ -33,6 +33,11 @@ func (s *Registry) Reshape(
 	if err != nil {
 		return fail(err)
 	}
+	if want.With != 0 {
+		if err := s.requireNamedPlace(ctx, members); err != nil {
+			return fail(err)
+		}
+	}
 	z, err := s.recordOf(id)
 	if err != nil {
 		return fail(err)
@@ -40,6 +45,7 @@ func (s *Registry) Reshape(
 	c := &pb.ReshapeZone{
 		Id: uint64(id), Name: name, Nodes: nodesOf(members), Avoid: s.avoid(members, z),
 		Changed: z.GetChanged(), Checked: true, Off: uint64(want.Off), Instead: want.Instead,
+		With: uint64(want.With),
 	}
 	if want.Off == 0 {
 		c.Shape, c.Spare, c.Preferred = wire.ShapeToProto(want.Shape), want.Spare, uint64(want.Preferred)
@@ -141,29 +147,36 @@ func (s *Registry) command(ctx context.Context, c *pb.NodeCommand, id nexusraft.
 	return err == nil || ctx.Err() == nil
 }
 
-// shaped are the zones that have a shape, as of a version of the table of zones.
-type shaped struct {
-	version uint64
-	records []*pb.ZoneRecord
-	asked   map[uint64]time.Time // by zone, when it was last tried to change its placement
+// asked is when it was last tried to change a zone's placement.
+type asked struct {
+	at      time.Time
+	changed uint64 // pb.ZoneRecord.changed then
 }
 
+// changesALook is how many zones a look changes at most. A second later the next one goes on: nodes that were taken for
+// lost and are not, as after a partition, are heard of meanwhile.
+const changesALook = 16
+
 // tendPlacements has zones leave nodes that are gone, and fills places that are empty, for as long as this node leads
-// the root zone and is answered.
-func (s *Registry) tendPlacements(ctx context.Context) {
-	members, err := s.o.Zone.Members()
-	if err != nil || s.lookUp() != nil || len(s.known.records) == 0 {
+// the root zone in a term and is answered. It does nothing if the last look was just now.
+func (s *Registry) tendPlacements(ctx context.Context, term nexusraft.Term) {
+	if term == s.silence.term && time.Since(s.silence.at) < housekeeping/2 {
 		return
 	}
-	lost, silent := s.silent(max(s.o.SpareAfter, silentAfter)), s.silent(silentAfter)
-	for _, z := range s.known.records {
-		c := mend(z, members, lost, silent)
-		if c == nil || time.Since(s.known.asked[z.GetId()]) < askAgain {
-			continue
-		}
-		s.known.asked[z.GetId()] = time.Now()
-		c.Nodes, c.Avoid = nodesOf(members), s.avoid(members, z)
-		if !s.command(ctx, reshaping(c), nexusraft.ZoneID(z.GetId())) || !s.o.Zone.Leads() {
+	if s.o.Silent != nil {
+		s.silence.look(term, s.o.Silent())
+	}
+	members, err := s.o.Zone.Members()
+	if err != nil || s.records.update(s.o.Zone.ReadLocal) != nil {
+		return
+	}
+	maps.DeleteFunc(s.asked, func(_ nexusraft.ZoneID, a asked) bool { return time.Since(a.at) >= askAgain })
+	changes := 0
+	for c := range s.mending(members) {
+		id := nexusraft.ZoneID(c.GetId())
+		s.asked[id], s.last = asked{time.Now(), c.GetChanged()}, id
+		answered := s.command(ctx, reshaping(c), id)
+		if changes++; !answered || changes == changesALook || s.o.Zone.LeadsIn() != term {
 			return
 		}
 	}
@@ -173,30 +186,39 @@ func (s *Registry) tendPlacements(ctx context.Context) {
 // entry.
 const askAgain = 30 * time.Second
 
-// lookUp reads the records of zones if the table has changed.
-func (s *Registry) lookUp() error {
-	return s.o.Zone.ReadLocal(func(r nexusraft.Reader) error {
-		t, err := system.ZoneTable(r)
-		if err != nil || t.GetVersion() == s.known.version {
-			return err
+// mending yields the changes that zones need, those after the zone that was changed last first: so none is left out
+// where a look can't change all.
+func (s *Registry) mending(members nexusraft.Membership) iter.Seq[*pb.ReshapeZone] {
+	lost, silent := s.silence.lost(max(s.o.SpareAfter, silentAfter)), s.silent(silentAfter)
+	next, _ := s.records.find(s.last + 1)
+	all := s.records.all
+	return func(yield func(*pb.ReshapeZone) bool) {
+		for _, z := range slices.Concat(all[next:], all[:next]) {
+			a, was := s.asked[nexusraft.ZoneID(z.GetId())]
+			if z.GetShape() == nil || was && a.changed == z.GetChanged() {
+				continue
+			}
+			c := mend(z, members, lost, silent)
+			if c == nil {
+				continue
+			}
+			if c.Nodes, c.Avoid = nodesOf(members), s.avoid(members, z); !yield(c) {
+				return
+			}
 		}
-		all, err := system.Zones(r, nexusraft.RootZone, math.MaxInt)
-		if err != nil {
-			return err
-		}
-		all = slices.DeleteFunc(all, func(z *pb.ZoneRecord) bool { return z.GetShape() == nil })
-		s.known = shaped{t.GetVersion(), all, make(map[uint64]time.Time)}
-		return nil
-	})
+	}
 }
 
 // mend returns the change that a zone's placement needs, but for its nodes; nil if it needs none.
 func mend(z *pb.ZoneRecord, root nexusraft.Membership, lost, silent map[nexusraft.NodeID]bool) *pb.ReshapeZone {
-	c := &pb.ReshapeZone{Id: z.GetId(), Name: z.GetName(), Changed: z.GetChanged(), Checked: true}
+	change := func() *pb.ReshapeZone {
+		return &pb.ReshapeZone{Id: z.GetId(), Name: z.GetName(), Changed: z.GetChanged(), Checked: true}
+	}
 	for _, p := range z.GetPlacement() {
 		node := nexusraft.NodeID(p.GetNode())
 		_, in := root.Node(node)
 		if !in || z.GetSpare() && lost[node] && free(z, root, silent, p.GetRole() == pb.Role_ROLE_WITNESS) {
+			c := change()
 			c.Off, c.Instead, c.Returns = p.GetNode(), true, true
 			return c
 		}
@@ -212,6 +234,7 @@ func mend(z *pb.ZoneRecord, root nexusraft.Membership, lost, silent map[nexusraf
 	if z.GetMoving() || !(members && free(z, root, silent, false) || witnesses && free(z, root, silent, true)) {
 		return nil
 	}
+	c := change()
 	c.Refill = true
 	return c
 }

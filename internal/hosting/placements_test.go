@@ -57,7 +57,7 @@ func (w *modelWitness) takeOver(page transport.HostedZones) error {
 func TestWitnessFollowsPlacements(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		root := newTellingRoot(t)
-		s := New(Options{Zone: root})
+		s := root.registry(Options{})
 		w := &modelWitness{hosts: make(map[nexusraft.ZoneID]nexusraft.ReplicaID)}
 		for range rapid.IntRange(1, 25).Draw(rt, "steps") {
 			changeZones(rt, root)
@@ -76,11 +76,11 @@ func follow(t *rapid.T, s *Registry, root *tellingRoot, w *modelWitness) {
 		t.Fatal(err)
 	}
 	for w.version < table.GetVersion() {
-		page, err := s.page(witness1, w.version)
-		if err == nil {
-			err = w.takeOver(page)
+		if err := s.records.update(root.ReadLocal); err != nil {
+			t.Fatal(err)
 		}
-		if err != nil {
+		page := s.page(witness1, w.version)
+		if err := w.takeOver(page); err != nil {
 			t.Fatalf("version %d of %d: %v: %+v", w.version, table.GetVersion(), err, page)
 		}
 	}
@@ -221,7 +221,7 @@ func (z *reshapingRoot) report(id nexusraft.ZoneID) {
 func newReshaper(t *testing.T) (z *reshapingRoot, s *Registry, silent map[nexusraft.NodeID]time.Duration) {
 	t.Helper()
 	z, silent = &reshapingRoot{tellingRoot: newTellingRoot(t)}, make(map[nexusraft.NodeID]time.Duration)
-	return z, New(Options{
+	return z, z.registry(Options{
 		Zone: z, Logger: slog.New(slog.DiscardHandler), SpareAfter: time.Minute,
 		Silent: func() map[nexusraft.NodeID]time.Duration { return silent },
 	}), silent
@@ -289,15 +289,19 @@ func TestZoneStaysOffANode(t *testing.T) {
 		if err != nil || !slices.Equal(placedOn(info), tc.stays) {
 			t.Fatalf("%s: off: got %+v, %v", name, info, err)
 		}
+		if !slices.Equal(info.Off, []nexusraft.NodeID{tc.off}) {
+			t.Errorf("%s: off: got %v, want %v", name, info.Off, tc.off)
+		}
 		z.report(2)
 		z.proposed = nil
-		if s.tendPlacements(t.Context()); len(z.proposed) > 0 || z.record(2).GetMoving() {
+		if s.tendPlacements(t.Context(), 1); len(z.proposed) > 0 || z.record(2).GetMoving() {
 			t.Errorf("%s: the next look proposes %v", name, z.proposed)
 		}
 		if _, _, on := system.HostedBy(z.record(2), tc.off); on {
 			t.Errorf("%s: it can't leave the cluster: %v", name, z.record(2))
 		}
-		if info, err = s.Reshape(t.Context(), 2, "a-zone", tc.plan); err != nil || len(info.Placement) != 3 {
+		info, err = s.Reshape(t.Context(), 2, "a-zone", tc.plan)
+		if err != nil || len(info.Placement) != 3 || info.Off != nil {
 			t.Errorf("%s: the plan again: got %+v, %v", name, info, err)
 		}
 	}
@@ -305,24 +309,156 @@ func TestZoneStaysOffANode(t *testing.T) {
 
 // A zone with a spare leaves a node that is lost, and may be placed on it again: it was not told to leave it.
 func TestLostNodeMayTakeAPlaceAgain(t *testing.T) {
-	z, s, silent := newReshaper(t)
-	z.create("a-zone")
-	plan := planned(2, 1)
-	plan.Spare = true
-	if _, err := s.Reshape(t.Context(), 2, "a-zone", plan); err != nil {
-		t.Fatal(err)
-	}
-	z.report(2)
-	for _, lost := range []nexusraft.NodeID{0x21, 0x41, 0x21} {
-		clear(silent)
-		silent[lost] = time.Hour
-		s.tendPlacements(t.Context())
-		if _, on := system.PlacedOn(z.record(2), lost); on || len(z.record(2).GetPlacement()) != 3 {
-			t.Fatalf("without %v: got %v", lost, z.record(2))
+	synctest.Test(t, func(t *testing.T) {
+		z, s, silent := newReshaper(t)
+		z.spares(s, 1)
+		for _, lost := range []nexusraft.NodeID{0x21, 0x41, 0x21} {
+			clear(silent)
+			silent[lost] = time.Hour
+			z.looks(s, time.Minute+2*time.Second)
+			if _, on := system.PlacedOn(z.record(2), lost); on || len(z.record(2).GetPlacement()) != 3 {
+				t.Fatalf("without %v: got %v", lost, z.record(2))
+			}
+			z.report(2)
 		}
-		z.report(2)
-		clear(s.known.asked)
+	})
+}
+
+// spares makes zones of shape 2+1 with a spare, which are where they are to be.
+func (z *reshapingRoot) spares(s *Registry, n int) {
+	z.t.Helper()
+	plan := planned(2, 1)
+	plan.Spare, plan.Preferred = true, 0x21
+	for i := range n {
+		name, id := fmt.Sprintf("spare-%d", i), nexusraft.ZoneID(i+2)
+		z.create(name)
+		if _, err := s.Reshape(z.t.Context(), id, name, plan); err != nil {
+			z.t.Fatal(err)
+		}
+		z.report(id)
 	}
+	z.proposed = nil
+}
+
+// looks is so much time with a look a second, as Tend has them.
+func (z *reshapingRoot) looks(s *Registry, d time.Duration) {
+	for range d / housekeeping {
+		if term := z.LeadsIn(); term != 0 {
+			s.tendPlacements(z.t.Context(), term)
+		}
+		time.Sleep(housekeeping)
+	}
+}
+
+// A zone with a spare moves once a leader has itself seen a node silent for as long as SpareAfter says, in looks one
+// after the other; however long the node has been silent by the leader's clock.
+func TestSilenceIsCountedInLooks(t *testing.T) {
+	long := time.Minute // SpareAfter
+	for name, tc := range map[string]struct {
+		happens func(z *reshapingRoot, s *Registry, says func(time.Duration))
+		moves   bool
+	}{
+		"really silent": {func(z *reshapingRoot, s *Registry, says func(time.Duration)) {
+			says(1000 * time.Hour)
+			z.looks(s, long+2*time.Second)
+		}, true},
+		"almost as long": {func(z *reshapingRoot, s *Registry, says func(time.Duration)) {
+			says(1000 * time.Hour)
+			z.looks(s, long-2*time.Second)
+		}, false},
+		"heard of once": {func(z *reshapingRoot, s *Registry, says func(time.Duration)) {
+			says(1000 * time.Hour)
+			z.looks(s, long-2*time.Second)
+			says(time.Second / 2)
+			z.looks(s, time.Second)
+			says(1000 * time.Hour)
+			z.looks(s, long-2*time.Second)
+		}, false},
+		"the leader pauses": {func(z *reshapingRoot, s *Registry, says func(time.Duration)) {
+			z.looks(s, 2*long)
+			time.Sleep(time.Hour)
+			says(1000 * time.Hour)
+			z.looks(s, 10*time.Second)
+			says(0)
+			z.looks(s, 2*long)
+		}, false},
+		"the leader pauses again and again": {func(z *reshapingRoot, s *Registry, says func(time.Duration)) {
+			says(1000 * time.Hour)
+			for range 40 {
+				z.looks(s, 10*time.Second)
+				time.Sleep(time.Hour)
+			}
+		}, false},
+		"short pauses": {func(z *reshapingRoot, s *Registry, says func(time.Duration)) {
+			says(1000 * time.Hour)
+			for range 5 {
+				z.looks(s, time.Second)
+				time.Sleep(20 * time.Second)
+			}
+		}, false},
+		"it comes back in a pause": {func(z *reshapingRoot, s *Registry, says func(time.Duration)) {
+			says(1000 * time.Hour)
+			z.looks(s, long-time.Second)
+			time.Sleep(time.Hour)
+			z.looks(s, 5*time.Second)
+			says(0)
+			z.looks(s, long)
+		}, false},
+		"another leadership": {func(z *reshapingRoot, s *Registry, says func(time.Duration)) {
+			says(1000 * time.Hour)
+			z.looks(s, long-2*time.Second)
+			z.term++ // also where no look falls in between
+			z.looks(s, long-2*time.Second)
+		}, false},
+		"and that sees it": {func(z *reshapingRoot, s *Registry, says func(time.Duration)) {
+			says(1000 * time.Hour)
+			z.looks(s, long-2*time.Second)
+			z.term++
+			z.looks(s, long+2*time.Second)
+		}, true},
+		"zones change all the time": {func(z *reshapingRoot, s *Registry, says func(time.Duration)) {
+			says(1000 * time.Hour)
+			for range 100 * (long - 2*time.Second) / time.Second {
+				s.tendPlacements(z.t.Context(), z.LeadsIn())
+				time.Sleep(time.Second / 100)
+			}
+		}, false},
+		"until it is lost": {func(z *reshapingRoot, s *Registry, says func(time.Duration)) {
+			says(1000 * time.Hour)
+			for range 100 * (long + 2*time.Second) / time.Second {
+				s.tendPlacements(z.t.Context(), z.LeadsIn())
+				time.Sleep(time.Second / 100)
+			}
+		}, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			z, s, silent := newReshaper(t)
+			z.spares(s, 1)
+			tc.happens(z, s, func(d time.Duration) { silent[0x21] = d })
+			if moves := z.record(2).GetMoving(); moves != tc.moves {
+				t.Errorf("%s: moves %v, want %v: %v", name, moves, tc.moves, z.proposed)
+			}
+		})
+	}
+}
+
+// A look has few zones move, and the next one, which comes a second later, goes on, also while zones change.
+func TestALookMovesFewZones(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		z, s, silent := newReshaper(t)
+		z.spares(s, 2*changesALook+1)
+		silent[0x21] = time.Hour
+		z.looks(s, time.Minute)
+		for want := changesALook; len(z.proposed) <= 2*changesALook; want += changesALook {
+			for range 5 { // each change is followed by a look
+				s.tendPlacements(t.Context(), 1)
+			}
+			if got := len(z.proposed); got != min(want, 2*changesALook+1) {
+				t.Fatalf("got %d zones that move, want %d", got, want)
+			}
+			time.Sleep(housekeeping)
+		}
+	})
 }
 
 // What can't be is refused before it costs an entry, or before a node of an earlier release could meet it.
@@ -378,7 +514,7 @@ func TestLookEndsEarly(t *testing.T) {
 			}
 			z.members = z.members.Without(2)
 			z.proposed, z.answer, z.deposed = nil, tc.answer, tc.deposed
-			if s.tendPlacements(t.Context()); len(z.proposed) != tc.looks {
+			if s.tendPlacements(t.Context(), 1); len(z.proposed) != tc.looks {
 				t.Errorf("%s: got %d proposals by a look, want %d", name, len(z.proposed), tc.looks)
 			}
 			z.proposed = nil

@@ -48,6 +48,14 @@ func (s *Registry) requireVersion(ctx context.Context, members nexusraft.Members
 	return nil
 }
 
+// requireNamedPlace is requireVersion for a change that names the node that takes a place.
+func (s *Registry) requireNamedPlace(ctx context.Context, members nexusraft.Membership) error {
+	if err := s.requireVersion(ctx, members); err != nil {
+		return err
+	}
+	return s.o.Zone.ReadLocal(system.RequireNamedPlace)
+}
+
 // spoken returns the highest of the cluster's versions that each of its nodes has said that it speaks, 0 if there is
 // none, and then which node stands in the way.
 func (s *Registry) spoken(members nexusraft.Membership) (version uint32, held error) {

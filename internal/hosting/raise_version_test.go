@@ -55,7 +55,7 @@ func (z *versionZone) Command(_ context.Context, c *pb.NodeCommand) ([]byte, err
 	if err != nil {
 		return nil, err
 	}
-	r, err := system.Apply(z.state, 1, 1, b)
+	r, err := system.Apply(z.state, nil, 1, 1, b)
 	answer, _ := system.CutAnswer(r.Answer)
 	return answer, errors.Join(err, r.Refused)
 }
@@ -70,7 +70,7 @@ func (z *versionZone) Read(_ context.Context, fn func(nexusraft.Reader) error) e
 
 func (z *versionZone) Members() (nexusraft.Membership, error) { return z.members, nil }
 
-func (z *versionZone) Leads() bool { return true }
+func (z *versionZone) LeadsIn() nexusraft.Term { return 1 }
 
 // version is the cluster's.
 func (z *versionZone) version(t *testing.T) uint32 {
@@ -130,7 +130,7 @@ func TestRaiseVersion(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			z := newVersionZone(t)
 			s, log := leader(z, &spoken{by: tc.spoken})
-			s.tend(t.Context())
+			s.tend(t.Context(), 1)
 			if z.raised != nil {
 				t.Fatalf("raised to %v before a zone is wanted", z.raised)
 			}
@@ -219,7 +219,7 @@ func TestRaiseVersionAtOnce(t *testing.T) {
 func TestWarnsOfDowngradedNodes(t *testing.T) {
 	z, said := newVersionZone(t), &spoken{by: map[nexusraft.NodeID]uint32{1: 4, 2: 4, 3: 4, 4: 3}}
 	s, log := leader(z, said)
-	s.tend(t.Context())
+	s.tend(t.Context(), 1)
 	if log.Len() > 0 {
 		t.Errorf("before the version is raised: %s", log)
 	}
@@ -229,8 +229,8 @@ func TestWarnsOfDowngradedNodes(t *testing.T) {
 	}
 	warnings := func(want int) {
 		t.Helper()
-		s.tend(t.Context())
-		s.tend(t.Context())
+		s.tend(t.Context(), 1)
+		s.tend(t.Context(), 1)
 		if got := strings.Count(log.String(), "level=WARN"); got != want {
 			t.Errorf("%d warnings, want %d:\n%s", got, want, log)
 		}

@@ -35,8 +35,9 @@ type Root interface {
 	// on this node they come with its error.
 	Members() (nexusraft.Membership, error)
 
-	// Leads reports whether this node leads the zone and has applied what was acknowledged before.
-	Leads() bool
+	// LeadsIn returns the term in which this node leads the zone and has applied what was acknowledged before; 0 if it
+	// does not.
+	LeadsIn() nexusraft.Term
 }
 
 // Options are what a Registry needs of its node.
@@ -55,7 +56,8 @@ type Options struct {
 	// none are silent.
 	Silent func() map[nexusraft.NodeID]time.Duration
 
-	// SpareAfter is for how long a node is silent until it counts as lost, and a zone that is to have a spare moves.
+	// SpareAfter is for how long a node is silent until it counts as lost, and a zone that is to have a spare moves:
+	// counted in looks of one leadership of the root zone.
 	SpareAfter time.Duration
 }
 
@@ -65,9 +67,12 @@ type Registry struct {
 	o Options
 
 	// for Tend alone
-	older map[nexusraft.NodeID]uint32 // nodes below the cluster's version, and what they speak
-	told  map[nexusraft.NodeID]*toldWitness
-	known shaped
+	older   map[nexusraft.NodeID]uint32 // nodes below the cluster's version, and what they speak
+	told    map[nexusraft.NodeID]*toldWitness
+	records records // follow is anybody's
+	asked   map[nexusraft.ZoneID]asked
+	silence silence
+	last    nexusraft.ZoneID // that the last look has changed, if it could not change all
 
 	reported chan struct{} // has room for one
 	mu       sync.Mutex    // guards reports
@@ -77,7 +82,7 @@ type Registry struct {
 // New returns the registry of a node.
 func New(o Options) *Registry {
 	return &Registry{
-		o: o, told: make(map[nexusraft.NodeID]*toldWitness),
+		o: o, told: make(map[nexusraft.NodeID]*toldWitness), asked: make(map[nexusraft.ZoneID]asked),
 		reported: make(chan struct{}, 1), reports: make(map[nexusraft.ZoneID]*pb.ReportZone),
 	}
 }
@@ -220,6 +225,9 @@ func infoOf(z *pb.ZoneRecord) nexusraft.ZoneInfo {
 	for _, p := range z.GetLeaving() {
 		info.Leaving = append(info.Leaving, nexusraft.NodeID(p.GetNode()))
 	}
+	for _, node := range z.GetOff() {
+		info.Off = append(info.Off, nexusraft.NodeID(node))
+	}
 	return info
 }
 
@@ -235,8 +243,10 @@ func (s *Registry) Tend(ctx context.Context, changed func() <-chan struct{}) {
 	for {
 		next := changed() // before the zones are looked at, so that nothing falls in between
 		s.passOn(ctx)
-		if s.o.Zone.Leads() {
-			s.tend(ctx)
+		if term := s.o.Zone.LeadsIn(); term != 0 {
+			s.tend(ctx, term)
+		} else {
+			s.records.forget()
 		}
 		select {
 		case <-ctx.Done():
@@ -248,9 +258,13 @@ func (s *Registry) Tend(ctx context.Context, changed func() <-chan struct{}) {
 	}
 }
 
-// tend is one look. What fails is tried again by the next one.
-func (s *Registry) tend(ctx context.Context) {
+// Follow takes over what commands have made of the zones' records once it is written, in their order; whole: what they
+// have made is not known. It does not block, and may be called by any goroutine.
+func (s *Registry) Follow(whole bool, changes []*system.ZoneChange) { s.records.follow(whole, changes) }
+
+// tend is one look, in a term in which this node leads. What fails is tried again by the next one.
+func (s *Registry) tend(ctx context.Context, term nexusraft.Term) {
 	s.tendVersion()
 	s.tellWitnesses(ctx)
-	s.tendPlacements(ctx)
+	s.tendPlacements(ctx, term)
 }

@@ -3,7 +3,7 @@ package hosting
 import (
 	"context"
 	"fmt"
-	"math"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -61,12 +61,15 @@ func (s *Registry) tellWitnesses(ctx context.Context) {
 
 // tellWitness tells a witness all that it does not know.
 func (s *Registry) tellWitness(ctx context.Context, node nexusraft.NodeID, w *toldWitness) error {
-	for s.o.Zone.Leads() {
-		table, err := s.table()
-		switch {
-		case err != nil || table == 0: // without any zone since the founding there is nothing to tell
+	for s.o.Zone.LeadsIn() != 0 {
+		if err := s.records.update(s.o.Zone.ReadLocal); err != nil {
 			return err
-		case w.asked && w.version > table && s.o.Zone.Leads(): // this replica has applied all that was acknowledged
+		}
+		table := s.records.version
+		switch {
+		case table == 0: // without any zone since the founding there is nothing to tell
+			return nil
+		case w.asked && w.version > table && s.o.Zone.LeadsIn() != 0: // this replica has applied all that was acknowledged
 			return fmt.Errorf("%w: witness %v knows version %d of the table of zones, and there are only %d: a node that "+
 				"was not of this state has told it; remove it and let a new one join", nexusraft.ErrCorrupt, node, w.version, table)
 		case w.asked && w.version >= table:
@@ -74,9 +77,7 @@ func (s *Registry) tellWitness(ctx context.Context, node nexusraft.NodeID, w *to
 		}
 		var page transport.HostedZones // the question how much it knows
 		if w.asked {
-			if page, err = s.page(node, w.version); err != nil {
-				return err
-			}
+			page = s.page(node, w.version)
 		}
 		before := *w
 		if err := s.tell(ctx, node, w, page); err != nil {
@@ -99,97 +100,84 @@ func (s *Registry) tell(ctx context.Context, node nexusraft.NodeID, w *toldWitne
 	return err
 }
 
-func (s *Registry) table() (version uint64, err error) {
-	err = s.o.Zone.ReadLocal(func(r nexusraft.Reader) error {
-		t, err := system.ZoneTable(r)
-		version = t.GetVersion()
-		return err
-	})
-	return version, err
-}
-
 // page returns what a witness is to be told that knows a version of the table of zones: all, or as much
 // as goes into one call.
-func (s *Registry) page(node nexusraft.NodeID, knows uint64) (page transport.HostedZones, err error) {
-	var table uint64
-	var zones []witnessed
-	err = s.o.Zone.ReadLocal(func(r nexusraft.Reader) error {
-		t, err := system.ZoneTable(r)
-		if err != nil {
-			return err
-		}
-		table = t.GetVersion()
-		zones, err = witnessedBy(r, node)
-		return err
-	})
-	if err != nil {
-		return page, err
+func (s *Registry) page(node nexusraft.NodeID, knows uint64) (page transport.HostedZones) {
+	live, news := witnessedBy(s.records.all, node, knows)
+	page.Version, page.Created = created(news, s.records.version, knows)
+	later := make(map[nexusraft.ZoneID]bool)
+	for _, z := range news {
+		later[nexusraft.ZoneID(z.record.GetId())] = z.version > page.Version
 	}
-	page.Version, page.Created = created(zones, table, knows)
-	for _, z := range zones {
-		if z.Version <= page.Version {
-			page.Live = append(page.Live, z.Zone)
-		}
-	}
-	return page, nil
+	page.Live = slices.DeleteFunc(live, func(id nexusraft.ZoneID) bool { return later[id] })
+	return page
 }
 
 // witnessed is a zone that a witness is to host.
 type witnessed struct {
-	transport.HostedZone
-	bytes int  // of its record
-	later bool // the replica was placed after the zone was made
+	record  *pb.ZoneRecord
+	version uint64 // of the table of zones, from which on it has the replica
+	replica nexusraft.ReplicaID
+	witness nexusraft.NodeID
 }
 
-// witnessedBy returns the zones that a witness is to host, ascending: without those that were placed later, their
-// versions ascend, too.
-func witnessedBy(r nexusraft.Reader, witness nexusraft.NodeID) (zones []witnessed, err error) {
-	all, err := system.Zones(r, nexusraft.RootZone, math.MaxInt)
-	if err != nil {
-		return nil, err
-	}
+// witnessedBy returns the zones that a witness is to host, of all, ascending, and those of them that it does not know,
+// as it knows a version of the table. Without those that were placed later, their versions ascend, too.
+func witnessedBy(
+	all []*pb.ZoneRecord, witness nexusraft.NodeID, knows uint64,
+) (live []nexusraft.ZoneID, news []witnessed) {
+	live = make([]nexusraft.ZoneID, 0, len(all))
 	for _, z := range all {
 		replica, version, ok := system.HostedBy(z, witness)
 		if !ok {
 			continue
 		}
-		members, later := wire.MembershipFromProto(&pb.Membership{Members: z.GetMembers()}).Members, version != z.GetVersion()
-		if later {
-			members = system.KnownTo(z, witness)
+		if live = append(live, nexusraft.ZoneID(z.GetId())); version > knows {
+			news = append(news, witnessed{z, version, replica, witness})
 		}
-		zones = append(zones, witnessed{
-			transport.HostedZone{
-				Zone: nexusraft.ZoneID(z.GetId()), Version: version, Replica: replica, Members: members,
-			}, proto.Size(z), later,
-		})
 	}
-	return zones, nil
+	return live, news
 }
 
-// created returns the next version that a witness is to know, and the zones to make until then. One that was placed
+// later reports whether the replica was placed after the zone was made.
+func (z witnessed) later() bool { return z.version != z.record.GetVersion() }
+
+// zone is what the witness is told of it.
+func (z witnessed) zone() transport.HostedZone {
+	members := wire.MembershipFromProto(&pb.Membership{Members: z.record.GetMembers()}).Members
+	if z.later() {
+		members = system.KnownTo(z.record, z.witness)
+	}
+	return transport.HostedZone{
+		Zone: nexusraft.ZoneID(z.record.GetId()), Version: z.version, Replica: z.replica, Members: members,
+	}
+}
+
+// created returns the next version that a witness is to know that knows one, and those of the zones that it does not
+// know to make until then. One that was placed
 // later comes alone: its version and its ID are not in one order with the others'. What comes before that is told
 // before, so that an earlier replica of the witness is gone by then.
 func created(zones []witnessed, table, knows uint64) (version uint64, made []transport.HostedZone) {
 	version = table
 	for _, z := range zones {
 		switch {
-		case !z.later || z.Version <= knows || z.Version > version:
-		case z.Version == knows+1:
-			return z.Version, []transport.HostedZone{z.HostedZone}
+		case !z.later() || z.version > version:
+		case z.version == knows+1:
+			return z.version, []transport.HostedZone{z.zone()}
 		default:
-			version = z.Version - 1
+			version = z.version - 1
 		}
 	}
 	bytes := 0
 	for _, z := range zones {
-		if z.later || z.Version <= knows || z.Version > version {
+		if z.later() || z.version > version {
 			continue
 		}
-		bytes += z.bytes
+		bytes += proto.Size(z.record)
 		if n := len(made); n == transport.MaxCreatedZones || n > 0 && bytes > pageBytes {
 			return made[n-1].Version, made
 		}
-		made = append(made, z.HostedZone)
+		made = append(made, z.zone())
 	}
 	return version, made
 }

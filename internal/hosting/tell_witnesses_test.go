@@ -1,6 +1,7 @@
 package hosting
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,9 +21,12 @@ import (
 
 // tellingRoot is the root zone of three members and a witness, without any replication.
 type tellingRoot struct {
-	t       *testing.T
+	t       testing.TB
 	state   *storage.Overlay
+	loads   system.Loads
 	leads   bool
+	term    nexusraft.Term
+	tells   []*Registry // of what commands make of the zones
 	members nexusraft.Membership
 }
 
@@ -31,9 +35,9 @@ const (
 	witness2 nexusraft.NodeID = 0x32
 )
 
-func newTellingRoot(t *testing.T) *tellingRoot {
+func newTellingRoot(t testing.TB) *tellingRoot {
 	t.Helper()
-	z := &tellingRoot{t: t, state: storage.NewOverlay(newEmptyTree(t)), leads: true}
+	z := &tellingRoot{t: t, state: storage.NewOverlay(newEmptyTree(t)), leads: true, term: 1}
 	for i, role := range []nexusraft.Role{"member", "member", "witness", "member"} {
 		z.members = z.members.With(nexusraft.Member{
 			Replica: nexusraft.ReplicaID(i + 1), Node: nexusraft.NodeID(0x11 + 0x10*i), Address: "a:1", Role: role,
@@ -45,7 +49,7 @@ func newTellingRoot(t *testing.T) *tellingRoot {
 	return z
 }
 
-func newEmptyTree(t *testing.T) *storage.Tree {
+func newEmptyTree(t testing.TB) *storage.Tree {
 	t.Helper()
 	store, err := storage.Open("data", &storage.Options{FS: storage.NewMemFS()})
 	if err != nil {
@@ -66,11 +70,16 @@ func (z *tellingRoot) command(c *pb.NodeCommand) []byte {
 		z.t.Fatal(err)
 	}
 	effects := storage.NewOverlay(z.state)
-	r, err := system.Apply(effects, 1, 1, b)
+	r, err := system.Apply(effects, &z.loads, 1, 1, b)
 	if err = errors.Join(err, r.Refused); err != nil {
 		z.t.Fatal(err)
 	}
 	effects.MergeInto(z.state)
+	if r.Zone != nil {
+		for _, s := range z.tells {
+			s.Follow(false, []*system.ZoneChange{r.Zone})
+		}
+	}
 	answer, _ := system.CutAnswer(r.Answer)
 	return answer
 }
@@ -91,6 +100,14 @@ func (z *tellingRoot) delete(id nexusraft.ZoneID, name string) {
 	}})
 }
 
+// registry returns one of a node that has this state.
+func (z *tellingRoot) registry(o Options) *Registry {
+	o.Zone = cmp.Or[Root](o.Zone, z)
+	s := New(o)
+	z.tells = append(z.tells, s)
+	return s
+}
+
 // Command implements RootZone.
 func (z *tellingRoot) Command(context.Context, *pb.NodeCommand) ([]byte, error) {
 	return nil, errors.New("the test does not expect this call")
@@ -107,19 +124,24 @@ func (z *tellingRoot) ReadLocal(fn func(nexusraft.Reader) error) error { return 
 // Members implements RootZone.
 func (z *tellingRoot) Members() (nexusraft.Membership, error) { return z.members, nil }
 
-// Leads implements RootZone.
-func (z *tellingRoot) Leads() bool { return z.leads }
+// LeadsIn implements Root.
+func (z *tellingRoot) LeadsIn() nexusraft.Term {
+	if !z.leads {
+		return 0
+	}
+	return z.term
+}
 
 // fakeWitnesses take over whatever they are told, as witnesses do.
 type fakeWitnesses struct {
-	t      *testing.T
+	t      testing.TB
 	knows  map[nexusraft.NodeID]uint64
 	hosts  map[nexusraft.NodeID][]nexusraft.ZoneID
 	calls  []string // "NODE asked", "NODE told VERSION live created"
 	before func(node nexusraft.NodeID, t transport.HostedZones) error
 }
 
-func newFakeWitnesses(t *testing.T) *fakeWitnesses {
+func newFakeWitnesses(t testing.TB) *fakeWitnesses {
 	return &fakeWitnesses{
 		t: t, knows: make(map[nexusraft.NodeID]uint64), hosts: make(map[nexusraft.NodeID][]nexusraft.ZoneID),
 		before: func(nexusraft.NodeID, transport.HostedZones) error { return nil },
@@ -161,6 +183,14 @@ func (w *fakeWitnesses) tell(
 	return t.Version, nil
 }
 
+// takes is tell without any check.
+func (w *fakeWitnesses) takes(
+	_ context.Context, node nexusraft.NodeID, t transport.HostedZones,
+) (version uint64, err error) {
+	w.knows[node] = max(w.knows[node], t.Version)
+	return w.knows[node], nil
+}
+
 func (w *fakeWitnesses) check(want ...string) {
 	w.t.Helper()
 	if !slices.Equal(w.calls, want) {
@@ -172,7 +202,7 @@ func (w *fakeWitnesses) check(want ...string) {
 func newTeller(t *testing.T) (*tellingRoot, *fakeWitnesses, *Registry) {
 	t.Helper()
 	z, w := newTellingRoot(t), newFakeWitnesses(t)
-	return z, w, New(Options{Zone: z, Logger: slog.New(slog.DiscardHandler), TellWitness: w.tell})
+	return z, w, z.registry(Options{Logger: slog.New(slog.DiscardHandler), TellWitness: w.tell})
 }
 
 // TestWitnessesAreTold: a witness is asked once, and told only what it does not know.
@@ -206,7 +236,7 @@ func TestWitnessesAreTold(t *testing.T) {
 		t.Errorf("it remembers %d witnesses, one is left", len(s.told))
 	}
 	// The next leader asks, and finds that the witness knows.
-	next := New(s.o)
+	next := z.registry(s.o)
 	next.tellWitnesses(t.Context())
 	w.check("32 asked")
 	z.leads = false

@@ -35,7 +35,7 @@ var placed = nexusraft.ZoneInfo{
 		{Replica: 5, Node: 7, Name: "n7", Address: "a:1", Role: nexusraft.RoleMember},
 		{Replica: 6, Node: 8, Address: "a:2", Role: nexusraft.RoleWitness},
 	},
-	Leaving: []nexusraft.NodeID{9}, Moving: true,
+	Leaving: []nexusraft.NodeID{9}, Off: []nexusraft.NodeID{10}, Moving: true,
 }
 
 func (k *fakeKeeper) note(ctx context.Context, format string, args ...any) {
@@ -82,7 +82,7 @@ func TestZonesOfAKeeper(t *testing.T) {
 		t.Errorf("create: %v (-want +got):\n%s", err, diff)
 	}
 	moved, err := s.ReshapeZone(t.Context(), &pb.ReshapeZoneRequest{
-		Zone: 3, Name: "carts", Off: 4, Instead: true,
+		Zone: 3, Name: "carts", Off: 4, With: 5, Instead: true,
 		Plan: &pb.ZonePlan{Shape: &pb.Shape{Members: 2, Witnesses: 1}, Spare: true, Preferred: 7},
 	})
 	if diff := cmp.Diff(placed, wire.ZoneInfoFromProto(moved.GetZone())); err != nil || diff != "" {
@@ -98,7 +98,8 @@ func TestZonesOfAKeeper(t *testing.T) {
 		t.Errorf("list: got %v, %v", list, err)
 	}
 	if want := []string{
-		"create orders kv {0 false 0000000000000000}", "reshape 3 carts {{2+1 true 0000000000000007} 0000000000000004 true}",
+		"create orders kv {0 false 0000000000000000}", "reshape 3 carts {{2+1 true 0000000000000007} 0000000000000004 " +
+			"0000000000000005 true}",
 		"delete 2 orders", `list 1 "orders"`,
 	}; !slices.Equal(k.asked, want) {
 		t.Errorf("the keeper was asked %q, want %q", k.asked, want)

@@ -77,6 +77,7 @@ func (s *zones) ReshapeZone(ctx context.Context, req *pb.ReshapeZoneRequest) (*p
 	defer cancel()
 	zone, err := s.keeper.Reshape(ctx, nexusraft.ZoneID(req.GetZone()), req.GetName(), nexusraft.ZoneReshape{
 		ZonePlan: wire.ZonePlanFromProto(req.GetPlan()), Off: nexusraft.NodeID(req.GetOff()), Instead: req.GetInstead(),
+		With: nexusraft.NodeID(req.GetWith()),
 	})
 	if err != nil {
 		return &pb.ReshapeZoneResponse{

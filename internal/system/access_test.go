@@ -181,7 +181,7 @@ func TestAccessAgainstAModel(t *testing.T) {
 			}
 			for _, base := range []*storage.Overlay{a, b} {
 				effects := storage.NewOverlay(base)
-				answer, err := Apply(effects, 1, now, own(t, c))
+				answer, err := Apply(effects, nil, 1, now, own(t, c))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -256,7 +256,7 @@ func TestAccessBounds(t *testing.T) {
 	base := accessState(t, memStore(t))
 	apply := func(c *pb.NodeCommand) error {
 		effects := storage.NewOverlay(base)
-		a, err := Apply(effects, 1, 100, own(t, c))
+		a, err := Apply(effects, nil, 1, 100, own(t, c))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -306,7 +306,7 @@ func TestAccessOfAnOldCluster(t *testing.T) {
 	if err != nil || len(all) != 1 || all[0].GetName() != "admin" || !GivesRoles(all[0]) {
 		t.Fatalf("got %v, %v; want admin alone", all, err)
 	}
-	if a, err := Apply(base, 1, 1, own(t, setRole("alice", 1, pb.AccessRole_ACCESS_ROLE_READ))); err != nil ||
+	if a, err := Apply(base, nil, 1, 1, own(t, setRole("alice", 1, pb.AccessRole_ACCESS_ROLE_READ))); err != nil ||
 		a.Refused != nil {
 		t.Fatal(err, a.Refused)
 	}
@@ -340,7 +340,7 @@ func TestTokenIsStoredWithoutUnknownFields(t *testing.T) {
 	base := accessState(t, memStore(t))
 	c := putToken("admin", 1, 1000)
 	c.GetPutAccessToken().ProtoReflect().SetUnknown([]byte{0xf8, 0x07, 1})
-	if a, err := Apply(base, 1, 1, own(t, c)); err != nil || a.Refused != nil {
+	if a, err := Apply(base, nil, 1, 1, own(t, c)); err != nil || a.Refused != nil {
 		t.Fatal(err, a.Refused)
 	}
 	tokens, err := AccessTokens(base)

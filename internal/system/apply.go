@@ -47,8 +47,7 @@ type Result struct {
 	Access  bool   // a principal, a token or the authority has changed
 	Zones   bool   // a zone was made, changed or deleted, or the cluster's version raised
 
-	Deleted  nexusraft.ZoneID // the zone that was; 0 if none was
-	Reshaped nexusraft.ZoneID // the zone whose record was changed; 0 if none was
+	Zone *ZoneChange // of the zone that was made, changed or deleted; nil if none was
 
 	MachineVersion uint32          // to which the zone's version of its state machine was raised; 0 if it was not
 	Verified       nexusraft.Index // the digests of this entry were compared; 0: none were
@@ -57,12 +56,12 @@ type Result struct {
 }
 
 // Apply runs one command over base, at its index of the log and the zone's time now, in nanoseconds
-// since the Unix epoch.
+// since the Unix epoch. loads are those of the replica, or nil.
 // Like a state machine it is a function of its arguments alone (I4). What a refused command has
 // written must not be kept. An error is not the command's answer and stops the zone: it is that of
 // base, ErrCorrupt for a record that can't be read, an UnknownCommandError, or a DivergedError.
 func Apply(
-	base nexusraft.ReadWriter, index nexusraft.Index, now int64, command []byte,
+	base nexusraft.ReadWriter, loads *Loads, index nexusraft.Index, now int64, command []byte,
 ) (r Result, err error) {
 	c := &pb.NodeCommand{}
 	if err := proto.Unmarshal(command, c); err != nil {
@@ -100,20 +99,13 @@ func Apply(
 		err = applyRaiseClusterVersion(base, k.RaiseClusterVersion)
 		r.Zones = err == nil
 	case *pb.NodeCommand_CreateZone:
-		var made *pb.ZoneRecord
-		r.Answer, made, err = applyCreateZone(base, now, k.CreateZone)
-		r.Zones, r.Events = made != nil, made != nil
+		r.Answer, r.Zone, err = applyCreateZone(base, loads, now, k.CreateZone)
 	case *pb.NodeCommand_DeleteZone:
-		err = applyDeleteZone(base, now, k.DeleteZone)
-		if r.Zones, r.Events = err == nil, err == nil; r.Zones {
-			r.Deleted = nexusraft.ZoneID(k.DeleteZone.GetId())
-		}
+		r.Zone, err = applyDeleteZone(base, now, k.DeleteZone)
 	case *pb.NodeCommand_ReshapeZone:
-		r.Answer, r.Reshaped, err = applyReshapeZone(base, now, k.ReshapeZone)
-		r.Zones, r.Events = r.Reshaped != 0, r.Reshaped != 0
+		r.Answer, r.Zone, err = applyReshapeZone(base, loads, now, k.ReshapeZone)
 	case *pb.NodeCommand_ReportZone:
-		r.Reshaped, err = applyReportZone(base, now, k.ReportZone)
-		r.Zones, r.Events = r.Reshaped != 0, r.Reshaped != 0
+		r.Zone, err = applyReportZone(base, now, k.ReportZone)
 	case *pb.NodeCommand_RaiseMachineVersion:
 		r.MachineVersion, err = applyRaiseMachineVersion(base, k.RaiseMachineVersion)
 	case *pb.NodeCommand_RegisterSession:
@@ -126,6 +118,10 @@ func Apply(
 	}
 	if isRefusal(err) {
 		return Result{Refused: err}, nil
+	}
+	if err == nil && r.Zone != nil {
+		r.Zones, r.Events = true, true
+		loads.follow(r.Zone)
 	}
 	r.Change, r.By = describe(c), c.GetRequester()
 	r.Answer = append(bytes.Clone(answerPrefix), r.Answer...)

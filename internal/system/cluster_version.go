@@ -22,6 +22,10 @@ const ZonesVersion = 4
 // BatchVersion is the one from which on an entry of a zone's log may carry several commands.
 const BatchVersion = 6
 
+// NamedPlaceVersion is the one from which on a change of a zone's placement may say which node takes the place of
+// the one that leaves.
+const NamedPlaceVersion = 6
+
 // NewestVersion is the highest one that there is: what clusters are founded with, and what their version
 // rises to once all of their nodes speak it.
 const NewestVersion = BatchVersion

@@ -27,14 +27,14 @@ func TestDigestBeginsWithTheVersion(t *testing.T) {
 		minor uint32
 		want  bool
 	}{{ZonesVersion - 1, false}, {ZonesVersion, true}} {
-		if _, err := Apply(s, 1, 1, own(t, raiseVersion(x.minor))); err != nil || has() != x.want {
+		if _, err := Apply(s, nil, 1, 1, own(t, raiseVersion(x.minor))); err != nil || has() != x.want {
 			t.Errorf("version %d: digest %t, %v", x.minor, has(), err)
 		}
 	}
 	if _, err := StoreDigest(s, Digest{7, 8}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Apply(s, 1, 1, own(t, raiseVersion(ZonesVersion+1))); err != nil {
+	if _, err := Apply(s, nil, 1, 1, own(t, raiseVersion(ZonesVersion+1))); err != nil {
 		t.Fatal(err)
 	}
 	if d, _, _ := LoadDigest(s); d != (Digest{7, 8}) {
@@ -67,7 +67,7 @@ func TestVerifyState(t *testing.T) {
 		{all + 1, 0, false},
 		{0, 0, false},
 	} {
-		r, err := Apply(s, 1, 1, own(t, verifyState(x.index, x.sum)))
+		r, err := Apply(s, nil, 1, 1, own(t, verifyState(x.index, x.sum)))
 		d, differs := errors.AsType[*DivergedError](err)
 		if differs != x.differs || err != nil && !differs {
 			t.Errorf("%+v: got %v", x, err)

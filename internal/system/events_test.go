@@ -334,7 +334,7 @@ func TestDamagedEventLog(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if a, err := Apply(o, 1, 1, command); !errors.Is(err, nexusraft.ErrCorrupt) {
+		if a, err := Apply(o, nil, 1, 1, command); !errors.Is(err, nexusraft.ErrCorrupt) {
 			t.Errorf("%x: got %+v, %v, want ErrCorrupt", damage, a, err)
 		}
 	}

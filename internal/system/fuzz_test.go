@@ -38,17 +38,18 @@ func FuzzApply(f *testing.F) {
 		createZone("a-zone", "kv", 1, 2), createShaped("shaped", 3, 0, clusterNodes(4, 1)),
 		createShaped("moving", 3, 0, clusterNodes(4, 1)), reshapeCommand(reshaped(4, "moving", 1, 0, clusterNodes(4, 1))),
 	} {
-		if a, err := Apply(base, 1, 1, own(f, c)); err != nil || a.Refused != nil {
+		if a, err := Apply(base, nil, 1, 1, own(f, c)); err != nil || a.Refused != nil {
 			f.Fatal(err, a.Refused)
 		}
 	}
 	f.Fuzz(func(t *testing.T, command []byte) {
 		first, second := storage.NewOverlay(base), storage.NewOverlay(base)
-		a, err := Apply(first, 1, 2, command)
-		b, again := Apply(second, 1, 2, command)
+		a, err := Apply(first, nil, 1, 2, command)
+		b, again := Apply(second, new(Loads), 1, 2, command)
 		if err != nil && !isUnknown(err) || a.Refused != nil && !isRefusal(a.Refused) {
 			t.Errorf("%x: got %v, %v", command, a.Refused, err)
 		}
+		a.Zone, b.Zone = nil, nil
 		if fmt.Sprint(a, err) != fmt.Sprint(b, again) || dump(t, first) != dump(t, second) {
 			t.Errorf("%x: two replicas differ: %v %v and %v %v", command, a, err, b, again)
 		}

@@ -24,7 +24,7 @@ func applyRecorded(t *testing.T, base *storage.Overlay, leaders int64, c *pb.Nod
 		t.Fatal(err)
 	}
 	effects := storage.NewOverlay(base)
-	a, err := Apply(effects, 1, now, own(t, c))
+	a, err := Apply(effects, nil, 1, now, own(t, c))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package system
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"slices"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -28,8 +27,8 @@ func HostedBy(z *pb.ZoneRecord, node nexusraft.NodeID) (replica nexusraft.Replic
 	if z.GetShape() == nil {
 		return ReplicaOf(nexusraft.ZoneID(z.GetId()), node), z.GetVersion(), true
 	}
-	for _, p := range slices.Concat(z.GetPlacement(), z.GetLeaving()) {
-		if p.GetNode() == uint64(node) {
+	for _, some := range [][]*pb.PlacedReplica{z.GetPlacement(), z.GetLeaving()} {
+		if p := find(some, uint64(node)); p != nil {
 			return nexusraft.ReplicaID(p.GetReplica()), p.GetVersion(), true
 		}
 	}
@@ -110,29 +109,31 @@ func find(all []*pb.PlacedReplica, node uint64) *pb.PlacedReplica {
 
 // placing is how a placement is chosen.
 type placing struct {
-	version uint64         // of the zones' table, as the command makes it
+	version uint64 // of the zones' table, as the command makes it
+	loads   *Loads
 	old     *pb.ZoneRecord // as it was before; nil: the zone is made
 	avoid   []uint64       // nodes that get none now
+	with    uint64         // comes before those that have none; 0: none does
 	short   bool           // places may stay empty
 }
 
 // place chooses the replicas of a zone by its shape, among nodes, which are all that may have one: the one that is to
-// lead, then those that have a replica, then those that have the fewest, of all zones with a shape, then by ID. It
-// passes over those to avoid and those that the zone was told to leave.
+// lead, then those that have a replica or are to take a place, then those that have the fewest, of all zones with a
+// shape, then by ID. It passes over those to avoid and those that the zone was told to leave.
 func place(base nexusraft.Reader, z *pb.ZoneRecord, nodes []*pb.Member, how placing) error {
 	had := how.had(nodes)
 	nodes = without(nodes, slices.Concat(how.avoid, z.GetOff()))
 	if err := checkPreferred(PlanOf(z), nodes); err != nil {
 		return err
 	}
-	loads, err := loads(base)
+	loads, err := how.loads.of(base)
 	if err != nil {
 		return err
 	}
 	rank := func(n *pb.Member) (r [2]int) {
 		switch _, on := PlacedOn(how.old, nexusraft.NodeID(n.GetNode())); {
 		case n.GetNode() == z.GetPreferred():
-		case how.old != nil && on:
+		case how.old != nil && on, how.with != 0 && n.GetNode() == how.with:
 			r[0] = 1
 		default:
 			r[0] = 2
@@ -230,21 +231,6 @@ func enough(z *pb.ZoneRecord, empty nexusraft.Shape, short bool) error {
 			"reshape the zone to %v first", nexusraft.ErrRefused, full, full+witnesses, nexusraft.Shape{Members: full})
 	}
 	return nil
-}
-
-// loads returns how many replicas of zones with a shape each node has.
-func loads(base nexusraft.Reader) (map[uint64]int, error) {
-	all, err := Zones(base, nexusraft.RootZone, math.MaxInt)
-	if err != nil {
-		return nil, err
-	}
-	loads := make(map[uint64]int)
-	for _, z := range all {
-		for _, p := range z.GetPlacement() {
-			loads[p.GetNode()]++
-		}
-	}
-	return loads, nil
 }
 
 // checkPreferred refuses a node that can't lead.

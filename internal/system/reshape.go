@@ -28,38 +28,47 @@ func Reshapable(r nexusraft.Reader, id nexusraft.ZoneID) (*pb.ZoneRecord, error)
 	return z, err
 }
 
-// applyReshapeZone returns the record as it is then, and the zone if that is another one. A change that asks for what
+// RequireNamedPlace refuses a change that names the node that takes a place, in a cluster whose version is below
+// NamedPlaceVersion: earlier releases would give the place to another one.
+func RequireNamedPlace(r nexusraft.Reader) error {
+	return requireVersion(r, NamedPlaceVersion, "changes that name the node that takes a place")
+}
+
+// applyReshapeZone returns the record as it is then, and what has changed; nil if nothing. A change that asks for what
 // there is, or for what is under way, is none: so it may be asked for again.
 func applyReshapeZone(
-	base nexusraft.ReadWriter, now int64, c *pb.ReshapeZone,
-) (answer []byte, changed nexusraft.ZoneID, err error) {
+	base nexusraft.ReadWriter, loads *Loads, now int64, c *pb.ReshapeZone,
+) (answer []byte, changed *ZoneChange, err error) {
 	id := nexusraft.ZoneID(c.GetId())
 	old, err := Reshapable(base, id)
+	if err == nil && c.GetWith() != 0 {
+		err = RequireNamedPlace(base)
+	}
 	switch {
 	case err != nil:
-		return nil, 0, err
+		return nil, nil, err
 	case old.GetName() != c.GetName():
-		return nil, 0, fmt.Errorf("%w: zone %v is called %q, not %q", nexusraft.ErrRefused, id, old.GetName(),
+		return nil, nil, fmt.Errorf("%w: zone %v is called %q, not %q", nexusraft.ErrRefused, id, old.GetName(),
 			nexusraft.Printable(c.GetName()))
 	case c.GetChecked() && c.GetChanged() != old.GetChanged():
-		return nil, 0, fmt.Errorf("%w: the placement of zone %v was changed meanwhile", nexusraft.ErrRefused, id)
+		return nil, nil, fmt.Errorf("%w: the placement of zone %v was changed meanwhile", nexusraft.ErrRefused, id)
 	}
 	plan, err := askedPlan(old, c)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
-	z, err := reshape(base, old, plan, c)
+	z, err := reshape(base, loads, old, plan, c)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	if z == nil {
 		answer, err = encode(old, zoneRecord)
-		return answer, 0, err
+		return answer, nil, err
 	}
-	if answer, err = storeZone(base, z); err != nil {
-		return nil, 0, err
+	if answer, changed, err = storeZone(base, z, old.GetPlacement()); err != nil {
+		return nil, nil, err
 	}
-	return answer, id, publishZone(base, now, zoneReshaped, z)
+	return answer, changed, publishZone(base, now, zoneReshaped, z)
 }
 
 // askedPlan returns what a zone is to be, by a command.
@@ -88,7 +97,7 @@ func askedPlan(old *pb.ZoneRecord, c *pb.ReshapeZone) (nexusraft.ZonePlan, error
 
 // reshape returns a zone's record by another plan; nil if there is nothing to change.
 func reshape(
-	base nexusraft.ReadWriter, old *pb.ZoneRecord, plan nexusraft.ZonePlan, c *pb.ReshapeZone,
+	base nexusraft.ReadWriter, loads *Loads, old *pb.ZoneRecord, plan nexusraft.ZonePlan, c *pb.ReshapeZone,
 ) (*pb.ZoneRecord, error) {
 	off := nexusraft.NodeID(c.GetOff())
 	stays := off == 0 || find(old.GetPlacement(), uint64(off)) == nil
@@ -116,8 +125,12 @@ func reshape(
 		err = checkPreferred(plan, c.GetNodes())
 	} else {
 		err = place(base, z, c.GetNodes(), placing{
-			version: t.GetVersion() + 1, old: old, avoid: passedOver(c), short: off != 0 || c.GetRefill(),
+			version: t.GetVersion() + 1, loads: loads, old: old, avoid: passedOver(c), short: off != 0 || c.GetRefill(),
+			with: c.GetWith(),
 		})
+	}
+	if err == nil {
+		err = takesPlace(old, z, c)
 	}
 	if err != nil {
 		return nil, err
@@ -130,6 +143,21 @@ func reshape(
 	return z, nil
 }
 
+// takesPlace refuses a placement in which another node, or none, takes the place that one is to take.
+func takesPlace(old, z *pb.ZoneRecord, c *pb.ReshapeZone) error {
+	with := c.GetWith()
+	if with == 0 {
+		return nil
+	}
+	left, takes := find(old.GetPlacement(), c.GetOff()), find(z.GetPlacement(), with)
+	if takes != nil && (left == nil || left.GetRole() == takes.GetRole()) {
+		return nil
+	}
+	return fmt.Errorf("%w: node %v can't take the place of node %v in zone %q: it is to be a node of the cluster of the "+
+		"same kind, member or witness, that is not silent", nexusraft.ErrRefused, nexusraft.NodeID(with),
+		nexusraft.NodeID(c.GetOff()), z.GetName())
+}
+
 // leftBy returns the nodes that a zone is told to leave, by a command: those that it was told before, unless a plan is
 // asked for, without those that have left the cluster.
 func leftBy(old *pb.ZoneRecord, c *pb.ReshapeZone) (left []uint64) {
@@ -137,7 +165,8 @@ func leftBy(old *pb.ZoneRecord, c *pb.ReshapeZone) (left []uint64) {
 		return nil
 	}
 	for _, n := range c.GetNodes() {
-		if slices.Contains(old.GetOff(), n.GetNode()) || n.GetNode() == c.GetOff() && !c.GetReturns() {
+		was := slices.Contains(old.GetOff(), n.GetNode()) && n.GetNode() != c.GetWith()
+		if was || n.GetNode() == c.GetOff() && !c.GetReturns() {
 			left = append(left, n.GetNode())
 		}
 	}
@@ -154,50 +183,54 @@ func sameReplicas(old, z *pb.ZoneRecord) bool {
 		slices.EqualFunc(old.GetPlacement(), z.GetPlacement(), same)
 }
 
-// storeZone stores a record that was changed, and counts that.
-func storeZone(base nexusraft.ReadWriter, z *pb.ZoneRecord) (stored []byte, err error) {
+// storeZone stores a record that was changed, and counts that. had is its placement before.
+func storeZone(
+	base nexusraft.ReadWriter, z *pb.ZoneRecord, had []*pb.PlacedReplica,
+) (stored []byte, changed *ZoneChange, err error) {
 	t, err := ZoneTable(base)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	changed = &ZoneChange{Zone: nexusraft.ZoneID(z.GetId()), Record: z, From: t.GetVersion(), had: had}
 	t.Version = max(t.GetVersion()+1, z.GetChanged())
+	changed.To = t.GetVersion()
 	if err := set(base, zoneTableKey, t, zoneTableRecord); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if stored, err = encode(z, zoneRecord); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return stored, base.Set(zoneKey(nexusraft.ZoneID(z.GetId())), stored)
+	return stored, changed, base.Set(zoneKey(changed.Zone), stored)
 }
 
 // applyReportZone ends a zone's way to its placement, or gives other IDs to replicas that were removed.
-func applyReportZone(base nexusraft.ReadWriter, now int64, c *pb.ReportZone) (changed nexusraft.ZoneID, err error) {
+func applyReportZone(base nexusraft.ReadWriter, now int64, c *pb.ReportZone) (changed *ZoneChange, err error) {
 	id := nexusraft.ZoneID(c.GetId())
 	z, err := FindZone(base, id)
 	switch {
 	case err != nil:
-		return 0, err
+		return nil, err
 	case z == nil:
-		return 0, unknownZone(base, id)
+		return nil, unknownZone(base, id)
 	case !z.GetMoving() && len(c.GetRemoved()) == 0 || z.GetChanged() != c.GetChanged():
-		return 0, fmt.Errorf("%w: zone %v is not under way to this placement any more", nexusraft.ErrRefused, id)
+		return nil, fmt.Errorf("%w: zone %v is not under way to this placement any more", nexusraft.ErrRefused, id)
 	}
 	if len(c.GetRemoved()) > 0 {
-		return id, renew(base, z, c.GetRemoved())
+		return renew(base, z, c.GetRemoved())
 	}
 	z.Moving, z.Leaving, z.Everywhere = false, nil, false
-	if _, err := storeZone(base, z); err != nil {
-		return 0, err
+	if _, changed, err = storeZone(base, z, z.GetPlacement()); err != nil {
+		return nil, err
 	}
-	return id, publishZone(base, now, zonePlaced, z)
+	return changed, publishZone(base, now, zonePlaced, z)
 }
 
 // renew gives other IDs to replicas of a placement. It leaves a version out, as of which a witness, which knows no
 // replicas by their IDs, is told that it has none.
-func renew(base nexusraft.ReadWriter, z *pb.ZoneRecord, removed []uint64) error {
+func renew(base nexusraft.ReadWriter, z *pb.ZoneRecord, removed []uint64) (changed *ZoneChange, err error) {
 	t, err := ZoneTable(base)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	version, some := t.GetVersion()+2, false
 	for _, p := range z.GetPlacement() {
@@ -207,11 +240,11 @@ func renew(base nexusraft.ReadWriter, z *pb.ZoneRecord, removed []uint64) error 
 		}
 	}
 	if !some {
-		return fmt.Errorf("%w: no such replica is to be in zone %q", nexusraft.ErrRefused, z.GetName())
+		return nil, fmt.Errorf("%w: no such replica is to be in zone %q", nexusraft.ErrRefused, z.GetName())
 	}
 	z.Changed, z.Moving = version, true
-	_, err = storeZone(base, z)
-	return err
+	_, changed, err = storeZone(base, z, z.GetPlacement()) // the same nodes
+	return changed, err
 }
 
 func describeReshape(c *pb.ReshapeZone) string {

@@ -381,3 +381,54 @@ func TestWhoDropsAReplica(t *testing.T) {
 		}
 	}
 }
+
+// A node that is named takes the place, though others have fewer replicas; where it can't, nobody does.
+func TestNamedNodeTakesThePlace(t *testing.T) {
+	for name, tc := range map[string]struct {
+		off, with uint64
+		avoid     []uint64
+		want      []uint64 // nil: it is refused
+	}{
+		"any":                     {2, 0, nil, []uint64{1, 4, 101}},
+		"the one with more":       {2, 3, nil, []uint64{1, 3, 101}},
+		"that it was told to":     {2, 5, nil, []uint64{1, 5, 101}},
+		"a witness by another":    {101, 102, nil, []uint64{1, 2, 102}},
+		"one that is silent":      {2, 3, []uint64{3}, nil},
+		"no node":                 {2, 7, nil, nil},
+		"a witness for a member":  {2, 102, nil, nil},
+		"a member for a witness":  {101, 3, nil, nil},
+		"it has a replica":        {2, 1, nil, []uint64{1, 4, 101}},
+		"of a node that has none": {3, 4, nil, []uint64{1, 2, 101}},
+	} {
+		base, nodes := zonesState(t, emptyState(t)), clusterNodes(5, 2)
+		if tc.with != 0 && RequireNamedPlace(base) == nil {
+			t.Error("a cluster of an earlier version names nodes that take a place")
+		}
+		if _, err := applied(t, base, raiseVersion(NamedPlaceVersion)); err != nil {
+			t.Fatal(err)
+		}
+		must(t, base, 2, createShaped("a-zone", 2, 1, nodes))
+		for i := range 5 { // node 3 has many
+			c := createShaped(fmt.Sprintf("zone-%d", i), 1, 0, nodes)
+			c.GetCreateZone().Preferred = 3
+			must(t, base, uint64(i+3), c)
+		}
+		told := must(t, base, 2, reshapeCommand(&pb.ReshapeZone{Id: 2, Name: "a-zone", Nodes: nodes, Off: 5}))
+		told.Off = []uint64{5} // as a node that it had
+		if _, _, err := storeZone(base, told, told.GetPlacement()); err != nil {
+			t.Fatal(err)
+		}
+		_, err := applied(t, base, reshapeCommand(&pb.ReshapeZone{
+			Id: 2, Name: "a-zone", Nodes: nodes, Off: tc.off, With: tc.with, Avoid: tc.avoid,
+		}))
+		z, _ := FindZone(base, 2)
+		switch {
+		case tc.want == nil && (!errors.Is(err, nexusraft.ErrRefused) || !proto.Equal(z, told)):
+			t.Errorf("%s: got %v, %v, want it refused", name, err, nodesOn(z))
+		case tc.want != nil && (err != nil || !slices.Equal(nodesOn(z), tc.want)):
+			t.Errorf("%s: got %v, %v, want %v", name, err, nodesOn(z), tc.want)
+		case slices.Contains(z.GetOff(), tc.with) && tc.want != nil:
+			t.Errorf("%s: it is told to stay off the node that it is placed on: %v", name, z)
+		}
+	}
+}

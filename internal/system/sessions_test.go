@@ -35,7 +35,7 @@ func newSessionsZone(t rapid.TB, base nexusraft.Reader) *sessionsZone {
 func (z *sessionsZone) register(owner string) uint64 {
 	z.t.Helper()
 	z.index++
-	r, err := Apply(z.base, z.index, z.now, own(z.t, registerSession(owner)))
+	r, err := Apply(z.base, nil, z.index, z.now, own(z.t, registerSession(owner)))
 	if err != nil || r.Refused != nil {
 		z.t.Fatalf("register: %v, %v", err, r.Refused)
 	}

@@ -128,10 +128,10 @@ func replicaFrom(b []byte) nexusraft.ReplicaID {
 	return nexusraft.ReplicaID(binary.BigEndian.Uint64(sum[:])%(math.MaxUint64-2) + 1)
 }
 
-// applyCreateZone returns the record, of the zone that was there if it is the same.
+// applyCreateZone returns the record, of the zone that was there if it is the same; made is nil then.
 func applyCreateZone(
-	base nexusraft.ReadWriter, now int64, c *pb.CreateZone,
-) (answer []byte, made *pb.ZoneRecord, err error) {
+	base nexusraft.ReadWriter, loads *Loads, now int64, c *pb.CreateZone,
+) (answer []byte, made *ZoneChange, err error) {
 	if err := requireVersion(base, ZonesVersion, "zones besides the root zone"); err != nil {
 		return nil, nil, err
 	}
@@ -164,7 +164,7 @@ func applyCreateZone(
 	z := &pb.ZoneRecord{
 		Id: t.GetLastId(), Name: c.GetName(), Machine: c.GetMachine(), Version: t.GetVersion(), CreatedNanos: now,
 	}
-	if err := foundZone(base, z, c); err != nil {
+	if err := foundZone(base, loads, z, c); err != nil {
 		return nil, nil, err
 	}
 	if err := set(base, zoneTableKey, t, zoneTableRecord); err != nil {
@@ -180,11 +180,12 @@ func applyCreateZone(
 	if err := base.Set(zoneKey(nexusraft.ZoneID(z.GetId())), answer); err != nil {
 		return nil, nil, err
 	}
-	return answer, z, publishZone(base, now, zoneCreated, z)
+	made = &ZoneChange{Zone: nexusraft.ZoneID(z.GetId()), Record: z, From: t.GetVersion() - 1, To: t.GetVersion()}
+	return answer, made, publishZone(base, now, zoneCreated, z)
 }
 
 // foundZone decides which replicas a zone begins with.
-func foundZone(base nexusraft.ReadWriter, z *pb.ZoneRecord, c *pb.CreateZone) (err error) {
+func foundZone(base nexusraft.ReadWriter, loads *Loads, z *pb.ZoneRecord, c *pb.CreateZone) (err error) {
 	plan := nexusraft.ZonePlan{
 		Shape: wire.ShapeFromProto(c.GetShape()), Spare: c.GetSpare(), Preferred: nexusraft.NodeID(c.GetPreferred()),
 	}
@@ -203,7 +204,7 @@ func foundZone(base nexusraft.ReadWriter, z *pb.ZoneRecord, c *pb.CreateZone) (e
 		return err
 	}
 	setPlan(z, plan)
-	if err := place(base, z, c.GetNodes(), placing{version: z.GetVersion()}); err != nil {
+	if err := place(base, z, c.GetNodes(), placing{version: z.GetVersion(), loads: loads}); err != nil {
 		return err
 	}
 	var founders []*pb.Member
@@ -274,37 +275,38 @@ func zoneMembers(zone nexusraft.ZoneID, nodes []*pb.Member) (members []*pb.Membe
 }
 
 // applyDeleteZone deletes a zone's record; the nodes drop its data when they find it gone.
-func applyDeleteZone(base nexusraft.ReadWriter, now int64, c *pb.DeleteZone) error {
+func applyDeleteZone(base nexusraft.ReadWriter, now int64, c *pb.DeleteZone) (*ZoneChange, error) {
 	id := nexusraft.ZoneID(c.GetId())
 	if id == nexusraft.RootZone {
-		return fmt.Errorf("%w: the root zone can't be deleted: the cluster's nodes, roles and zones are in it",
+		return nil, fmt.Errorf("%w: the root zone can't be deleted: the cluster's nodes, roles and zones are in it",
 			nexusraft.ErrRefused)
 	}
 	z, err := FindZone(base, id)
 	switch {
 	case err != nil:
-		return err
+		return nil, err
 	case z == nil:
-		return unknownZone(base, id)
+		return nil, unknownZone(base, id)
 	case z.GetName() != c.GetName():
-		return fmt.Errorf("%w: zone %v is called %q, not %q", nexusraft.ErrRefused, id, z.GetName(),
+		return nil, fmt.Errorf("%w: zone %v is called %q, not %q", nexusraft.ErrRefused, id, z.GetName(),
 			nexusraft.Printable(c.GetName()))
 	}
 	t, err := ZoneTable(base)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	t.Version, t.Count = t.GetVersion()+1, t.GetCount()-1
 	if err := set(base, zoneTableKey, t, zoneTableRecord); err != nil {
-		return err
+		return nil, err
 	}
 	if err := base.Delete(zoneNameKey(z.GetName())); err != nil {
-		return err
+		return nil, err
 	}
 	if err := base.Delete(zoneKey(id)); err != nil {
-		return err
+		return nil, err
 	}
-	return publishZone(base, now, zoneDeleted, z)
+	gone := &ZoneChange{Zone: id, From: t.GetVersion() - 1, To: t.GetVersion(), had: z.GetPlacement()}
+	return gone, publishZone(base, now, zoneDeleted, z)
 }
 
 // unknownZone refuses an ID without a record.

@@ -39,7 +39,7 @@ func raiseVersion(minor uint32) *pb.NodeCommand {
 func applied(t rapid.TB, base *storage.Overlay, c *pb.NodeCommand) (Result, error) {
 	t.Helper()
 	effects := storage.NewOverlay(base)
-	r, err := Apply(effects, 1, 5, own(t, c))
+	r, err := Apply(effects, nil, 1, 5, own(t, c))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,8 +153,8 @@ func TestZonesModel(t *testing.T) {
 			if err == nil {
 				changes++
 				delete(ids, name)
-				if uint64(r.Deleted) != id {
-					t.Fatalf("delete %d tells of %d", id, r.Deleted)
+				if r.Zone.Record != nil || uint64(r.Zone.Zone) != id {
+					t.Fatalf("delete %d tells of %+v", id, r.Zone)
 				}
 			}
 		}

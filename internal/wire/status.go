@@ -118,6 +118,10 @@ func ZoneStatusToProto(s nexusraft.ZoneStatus) *pb.ZoneStatus {
 		Snapshots:  convert(s.Snapshots, snapshotToProto),
 
 		MachineVersion: s.MachineVersion,
+		Moving:         s.Moving,
+	}
+	if s.Shape != (nexusraft.Shape{}) {
+		m.Shape = ShapeToProto(s.Shape)
 	}
 	if !s.SyncSince.IsZero() {
 		m.SyncSince = timestamppb.New(s.SyncSince)
@@ -145,6 +149,8 @@ func ZoneStatusFromProto(m *pb.ZoneStatus) nexusraft.ZoneStatus {
 		Snapshots:  convert(m.GetSnapshots(), snapshotFromProto),
 
 		MachineVersion: m.GetMachineVersion(),
+		Shape:          ShapeFromProto(m.GetShape()),
+		Moving:         m.GetMoving(),
 	}
 	if t := m.GetSyncSince(); t.IsValid() {
 		s.SyncSince = t.AsTime()

@@ -38,7 +38,7 @@ func fullStatus() nexusraft.NodeStatus {
 				Peer: 17, Sending: true, Index: 18, Bytes: 19,
 				Since: time.Unix(20, 0).UTC(),
 			}},
-			MachineVersion: 21,
+			MachineVersion: 21, Shape: nexusraft.Shape{Members: 4, Witnesses: 1}, Moving: true,
 		}
 	}
 	return nexusraft.NodeStatus{

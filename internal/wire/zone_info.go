@@ -20,6 +20,9 @@ func ZoneInfoToProto(z nexusraft.ZoneInfo) *pb.ZoneInfo {
 	for _, node := range z.Leaving {
 		m.Leaving = append(m.Leaving, uint64(node))
 	}
+	for _, node := range z.Off {
+		m.Off = append(m.Off, uint64(node))
+	}
 	m.Moving = z.Moving
 	return m
 }
@@ -34,6 +37,9 @@ func ZoneInfoFromProto(m *pb.ZoneInfo) nexusraft.ZoneInfo {
 	z.Placement = MembershipFromProto(&pb.Membership{Members: m.GetPlacement()}).Members
 	for _, node := range m.GetLeaving() {
 		z.Leaving = append(z.Leaving, nexusraft.NodeID(node))
+	}
+	for _, node := range m.GetOff() {
+		z.Off = append(z.Off, nexusraft.NodeID(node))
 	}
 	z.Moving = m.GetMoving()
 	return z

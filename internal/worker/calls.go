@@ -123,9 +123,15 @@ func (w *worker) served(ctx context.Context, id nexusraft.ZoneID, give func(*gro
 	}
 }
 
-// Leads reports whether this node leads a zone, and has applied what was acknowledged before.
-func (x *Workers) Leads(ctx context.Context, id nexusraft.ZoneID) (bool, error) {
-	return ask(ctx, x.of(id), id, func(g *group) (bool, error) { return g.replica.TermApplied(), nil })
+// LeadsIn returns the term in which this node leads a zone, and has applied what was acknowledged before; 0 if it does
+// not.
+func (x *Workers) LeadsIn(ctx context.Context, id nexusraft.ZoneID) (nexusraft.Term, error) {
+	return ask(ctx, x.of(id), id, func(g *group) (nexusraft.Term, error) {
+		if !g.replica.TermApplied() {
+			return 0, nil
+		}
+		return g.replica.Term(), nil
+	})
 }
 
 // Membership returns a zone's records, with the addresses that the nodes have now.

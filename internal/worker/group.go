@@ -57,6 +57,7 @@ type group struct {
 	campaign  int                                     // ticks until it stands for election, if it is to do so by itself
 	removed   error                                   // ErrFenced, once a conf change has taken this replica out
 	placement *placement                              // what the root zone's record says of it; nil of the root zone
+	settled   settled                                 // a placement that the zone's replicas are those of
 	unfit     error                                   // why the state machine can't go on from a snapshot
 
 	events    events.Notifier // of new events of the zone, and of its end
@@ -77,8 +78,20 @@ type unwritten struct {
 	zones   bool // a zone was made or deleted, or the cluster's version raised
 	deleted []nexusraft.ZoneID
 	changed []nexusraft.ZoneID // their records
+	records []*system.ZoneChange
 	told    []accessChange
 	notes   []nexusraft.Note // for the call of Lead; at most leading.MaxNotes/2 and those of one command
+}
+
+// zone takes over what a command has made of a zone.
+func (u *unwritten) zone(c *system.ZoneChange) {
+	u.records = append(u.records, c)
+	switch {
+	case c.Record == nil:
+		u.deleted = append(u.deleted, c.Zone)
+	case !c.Made():
+		u.changed = append(u.changed, c.Zone)
+	}
 }
 
 // accessChange is a change of who may do what, of the zones, or of the version of a state machine, for the log.
@@ -278,11 +291,9 @@ func (g *group) Apply(c *zone.Committed, wanted bool) (driver.Applied, error) {
 	}
 	g.compared(a)
 	g.unwritten.news, g.unwritten.access = g.unwritten.news || a.Published, g.unwritten.access || a.Access
-	if g.unwritten.zones = g.unwritten.zones || a.Zones; a.Deleted != 0 {
-		g.unwritten.deleted = append(g.unwritten.deleted, a.Deleted)
-	}
-	if a.Reshaped != 0 {
-		g.unwritten.changed = append(g.unwritten.changed, a.Reshaped)
+	g.unwritten.zones = g.unwritten.zones || a.Zones
+	if a.Zone != nil {
+		g.unwritten.zone(a.Zone)
 	}
 	g.hear(c.Index, a.Notes)
 	if a.Change != "" {
@@ -332,6 +343,7 @@ func (g *group) Stage(p *driver.Part) error {
 // stageLog stages what the round writes besides what it applies.
 func (g *group) stageLog(b *storage.Batch, w *zone.Work) error {
 	if w.Snapshot != nil {
+		g.settled = settled{}
 		if err := g.stageSnapshot(b, w.Snapshot, w.HardState); err != nil {
 			return err
 		}
@@ -369,6 +381,7 @@ func (g *group) stageApplied(b *storage.Batch, committed []zone.Committed) error
 // events, in the order of the log.
 func (g *group) applyConfChange(e *raftpb.Entry) (apply.Effects, error) {
 	c := confApplied{entry: e, before: g.replica.Membership()}
+	g.settled = settled{}
 	now, err := zone.ConfChangeTime(e)
 	if err != nil {
 		return apply.Effects{}, err
@@ -434,6 +447,7 @@ func (g *group) Written(p *driver.Part) {
 		g.w.o.Access.Changed() // first, so that no event is sent by older records
 	}
 	if (whole || g.unwritten.zones) && g.id == nexusraft.RootZone {
+		g.w.o.Records(whole, g.unwritten.records) // first, so that whoever is notified knows them
 		g.w.news.add(zonesNews{look: true, compare: whole, deleted: g.unwritten.deleted, changed: g.unwritten.changed})
 		g.w.o.ZonesChanged.Notify()
 	}
@@ -502,6 +516,9 @@ func (g *group) stop(err error) {
 func (g *group) status() nexusraft.ZoneStatus {
 	s := g.replica.Status()
 	s.Membership, s.MachineVersion = g.current(), g.machine.Version
+	if p := g.placement; p != nil {
+		s.Shape, s.Moving = p.shape, p.moving
+	}
 	if first, err := g.log.FirstIndex(); err == nil {
 		s.FirstIndex = nexusraft.Index(first)
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/propose"
 	"github.com/nexi-lab/nexus-raft/internal/replicas"
 	"github.com/nexi-lab/nexus-raft/internal/snapshot"
+	"github.com/nexi-lab/nexus-raft/internal/system"
 	"github.com/nexi-lab/nexus-raft/internal/watchdog"
 	"github.com/nexi-lab/nexus-raft/storage"
 	"github.com/nexi-lab/nexus-raft/transport"
@@ -117,6 +118,7 @@ func reopenWith(workers int, disk storage.FS, join bool, logger *slog.Logger) (_
 	o := Options{
 		Workers: workers, Path: "data", Dir: dir, Forwards: new(forward.Calls), Leads: leading.New(leading.Options{}),
 		ZonesChanged: new(events.Notifier), Watchdog: new(watchdog.Watchdog), Snapshots: snapshot.NewProgress(logger),
+		Records:      func(bool, []*system.ZoneChange) {},
 		StateMachine: nothing{}, Machines: map[string]nexusraft.StateMachine{"keeping": keeping{}},
 		TickInterval: testTick, ElectionTicks: 6, HeartbeatTicks: 1, HoldTicks: 6,
 		CompactEntries: 10_000, CompactBytes: 32 << 20, Clock: time.Now, Logger: logger,

@@ -29,7 +29,7 @@ func recordZone(t *testing.T, w *idleWorker, root *group, name string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if r, err := system.Apply(state, 1, 1, b); errors.Join(err, r.Refused) != nil {
+		if r, err := system.Apply(state, nil, 1, 1, b); errors.Join(err, r.Refused) != nil {
 			t.Fatal(err, r.Refused)
 		}
 	}

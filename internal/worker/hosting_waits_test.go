@@ -256,7 +256,7 @@ func rootSnapshot(t *testing.T, w *idleWorker, index nexusraft.Index, commands .
 		if err != nil {
 			t.Fatal(err)
 		}
-		if r, err := system.Apply(state, 1, 1, data); err != nil || r.Refused != nil {
+		if r, err := system.Apply(state, nil, 1, 1, data); err != nil || r.Refused != nil {
 			t.Fatal(err, r.Refused)
 		}
 	}

@@ -40,7 +40,7 @@ func (g *group) openMachine() error {
 			return err
 		}
 	}
-	g.machine = apply.Machine{StateMachine: m, Version: version}
+	g.machine = apply.Machine{StateMachine: m, Version: version, Loads: new(system.Loads)}
 	g.leads, _ = m.(nexusraft.Leading)
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 // placement is what the root zone's record says of where a zone is to be; see system.HostedBy. It is not changed.
 type placement struct {
 	shaped    bool // it has replicas on some nodes; else on all of them
+	shape     nexusraft.Shape
 	moving    bool
 	changed   uint64             // pb.ZoneRecord.changed
 	members   []nexusraft.Member // of a zone with a shape
@@ -33,8 +34,8 @@ type Placed struct {
 
 func placementOf(z *pb.ZoneRecord) *placement {
 	return &placement{
-		shaped: z.GetShape() != nil, moving: z.GetMoving(), changed: z.GetChanged(), members: system.Placement(z),
-		preferred: nexusraft.NodeID(z.GetPreferred()),
+		shaped: z.GetShape() != nil, shape: system.PlanOf(z).Shape, moving: z.GetMoving(), changed: z.GetChanged(),
+		members: system.Placement(z), preferred: nexusraft.NodeID(z.GetPreferred()),
 	}
 }
 
@@ -44,9 +45,31 @@ func (g *group) moves() bool {
 	return p != nil && (p.moving || p.willing > 0)
 }
 
+// settled is what a leader has found when it planned, until a record or a replica of the zone changes: there is nothing
+// to plan.
+type settled struct {
+	placement *placement // nil: there may be something
+	ticks     int        // since it was found, or looked at again: an address may have changed
+}
+
+// rests reports whether there is nothing to plan, or look at, for a zone with a shape. Most zones are so nearly always,
+// and they are many.
+func (g *group) rests() bool {
+	s := &g.settled
+	if s.placement != g.placement {
+		return false
+	}
+	s.ticks++
+	return s.ticks < g.w.o.ElectionTicks
+}
+
 // tendPlacement takes, on the leader, one step of a zone with a shape to where it is to be.
 func (g *group) tendPlacement() {
 	p := g.placement
+	if g.rests() {
+		g.prefer()
+		return
+	}
 	if m, ok := zone.Moved(g.replica, g.w.current); ok {
 		g.change(m)
 		return
@@ -54,6 +77,7 @@ func (g *group) tendPlacement() {
 	// Also where the record says that the zone is there: a leader that went by an older one may have taken it elsewhere.
 	switch next := zone.PlanApproach(g.replica, p.members); {
 	case next.Reached && !p.moving:
+		g.settled = settled{placement: p}
 		g.prefer()
 	case next.Change != nil:
 		g.logger.Info("the zone moves", "set", len(next.Change.Set), "remove", len(next.Change.Remove))
@@ -103,6 +127,10 @@ const preferElections = 10
 func (g *group) prefer() {
 	p := g.placement
 	if p == nil || p.preferred == 0 {
+		return
+	}
+	if p.preferred == g.w.o.Peering.Self().Node {
+		p.willing = 0
 		return
 	}
 	replica, ok := zone.Preferred(g.replica, p.preferred)

@@ -154,3 +154,63 @@ func TestLeaderReportsThatAZoneIsThere(t *testing.T) {
 		t.Errorf("it goes on to say so once that is recorded: %+v", said[n:])
 	}
 }
+
+// settles has a zone's leader tick until it has found that there is nothing to plan.
+func (w *idleWorker) settles(t *testing.T, id nexusraft.ZoneID) *group {
+	t.Helper()
+	g := w.zones[id]
+	for range 5 * w.o.ElectionTicks {
+		if g.tendMembership(); g.settled.placement != nil {
+			return g
+		}
+		w.turns(t)
+	}
+	t.Fatalf("zone %v does not come to rest: it has %v", id, g.replica.Membership())
+	return nil
+}
+
+// A leader plans nothing for a zone that is where it is to be, until its record or its replicas change: then with the
+// next tick.
+func TestNothingIsPlannedForAZoneThatIsThere(t *testing.T) {
+	w := foundingWorker(t, storage.NewMemFS())
+	w.does(t, raise(), w.createHere("a-zone"))
+	w.elects(t, 2)
+	g := w.settles(t, 2)
+	g.settled.ticks = -1000
+	if n := testing.AllocsPerRun(100, g.tendMembership); n != 0 {
+		t.Errorf("a tick allocates %v times: it plans", n)
+	}
+	g.change(nexusraft.Member{ // as an earlier leader may have left it
+		Replica: 99, Node: elsewhere, Address: "127.0.0.1:2", Role: nexusraft.RoleLearner,
+	})
+	w.turns(t)
+	if _, in := g.replica.Membership().Node(elsewhere); !in || g.settled.placement != nil {
+		t.Fatalf("another replica has come: %v; settled: %v", in, g.settled)
+	}
+	w.settles(t, 2)
+	if _, in := g.replica.Membership().Node(elsewhere); in {
+		t.Error("another replica has come, and nothing is planned")
+	}
+	g.settled.ticks, g.pause = -1000, 0
+	w.does(t, w.moveOff(2, "a-zone", w.o.Peering.Self().Node))
+	if g.tendMembership(); !g.changing {
+		t.Error("the record has changed, and nothing is planned with the next tick")
+	}
+}
+
+// Addresses, of which no change of the zone tells, are looked at in each election timeout.
+func TestAddressesAreLookedAtAgain(t *testing.T) {
+	w := foundingWorker(t, storage.NewMemFS())
+	w.does(t, raise(), w.createHere("a-zone"))
+	w.elects(t, 2)
+	g, looks := w.settles(t, 2), 0
+	for range 3 * w.o.ElectionTicks {
+		before := g.settled.ticks
+		if g.tendMembership(); g.settled.ticks < before {
+			looks++
+		}
+	}
+	if looks != 3 {
+		t.Errorf("in three election timeouts it looks %d times, want 3", looks)
+	}
+}

@@ -21,6 +21,7 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/raftwire"
 	"github.com/nexi-lab/nexus-raft/internal/replicas"
 	"github.com/nexi-lab/nexus-raft/internal/snapshot"
+	"github.com/nexi-lab/nexus-raft/internal/system"
 	"github.com/nexi-lab/nexus-raft/internal/watchdog"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
 	"github.com/nexi-lab/nexus-raft/storage"
@@ -45,6 +46,10 @@ type Options struct {
 
 	// Placed is told by the leader of a zone that is under way to a placement what it has come to. It does not block.
 	Placed func(Placed)
+
+	// Records takes over what commands have made of the zones' records, once it is written, in their order; whole: what
+	// was made of them is not known, as the state was replaced. It does not block.
+	Records func(whole bool, changes []*system.ZoneChange)
 
 	ZonesChanged *events.Notifier   // is told when a zone was made or deleted, or a replica made or dropped here
 	Watchdog     *watchdog.Watchdog // is told of the writes

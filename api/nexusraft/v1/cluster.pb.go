@@ -1596,8 +1596,12 @@ type ZoneStatus struct {
 	Snapshots []*SnapshotStatus `protobuf:"bytes,16,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
 	// The version of its state machine that the zone's commands are applied with.
 	MachineVersion uint32 `protobuf:"varint,30,opt,name=machine_version,json=machineVersion,proto3" json:"machine_version,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// What it is to have by its record in the root zone; unset: a replica on each node of the cluster.
+	Shape *Shape `protobuf:"bytes,31,opt,name=shape,proto3" json:"shape,omitempty"`
+	// Whether it is under way to the replicas that the record names.
+	Moving        bool `protobuf:"varint,32,opt,name=moving,proto3" json:"moving,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ZoneStatus) Reset() {
@@ -1747,6 +1751,20 @@ func (x *ZoneStatus) GetMachineVersion() uint32 {
 		return x.MachineVersion
 	}
 	return 0
+}
+
+func (x *ZoneStatus) GetShape() *Shape {
+	if x != nil {
+		return x.Shape
+	}
+	return nil
+}
+
+func (x *ZoneStatus) GetMoving() bool {
+	if x != nil {
+		return x.Moving
+	}
+	return false
 }
 
 // SnapshotStatus is a zone's state on its way between two nodes.
@@ -2212,7 +2230,7 @@ const file_nexusraft_v1_cluster_proto_rawDesc = "" +
 	"\x06member\x18\x01 \x01(\v2\x14.nexusraft.v1.MemberR\x06member\x12\x14\n" +
 	"\x05match\x18\x02 \x01(\x04R\x05match\x12\x16\n" +
 	"\x06active\x18\x03 \x01(\bR\x06active\x12\x14\n" +
-	"\x05state\x18\x04 \x01(\tR\x05state\"\x8e\x05\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\"\xd1\x05\n" +
 	"\n" +
 	"ZoneStatus\x12\x12\n" +
 	"\x04zone\x18\x01 \x01(\x04R\x04zone\x12\x18\n" +
@@ -2238,7 +2256,9 @@ const file_nexusraft_v1_cluster_proto_rawDesc = "" +
 	"membership\x127\n" +
 	"\breplicas\x18\x0f \x03(\v2\x1b.nexusraft.v1.ReplicaStatusR\breplicas\x12:\n" +
 	"\tsnapshots\x18\x10 \x03(\v2\x1c.nexusraft.v1.SnapshotStatusR\tsnapshots\x12'\n" +
-	"\x0fmachine_version\x18\x1e \x01(\rR\x0emachineVersion\"\xaa\x01\n" +
+	"\x0fmachine_version\x18\x1e \x01(\rR\x0emachineVersion\x12)\n" +
+	"\x05shape\x18\x1f \x01(\v2\x13.nexusraft.v1.ShapeR\x05shape\x12\x16\n" +
+	"\x06moving\x18  \x01(\bR\x06moving\"\xaa\x01\n" +
 	"\x0eSnapshotStatus\x12 \n" +
 	"\fpeer_node_id\x18\x01 \x01(\x06R\n" +
 	"peerNodeId\x12\x18\n" +
@@ -2387,29 +2407,30 @@ var file_nexusraft_v1_cluster_proto_depIdxs = []int32{
 	20, // 29: nexusraft.v1.ZoneStatus.membership:type_name -> nexusraft.v1.Membership
 	21, // 30: nexusraft.v1.ZoneStatus.replicas:type_name -> nexusraft.v1.ReplicaStatus
 	23, // 31: nexusraft.v1.ZoneStatus.snapshots:type_name -> nexusraft.v1.SnapshotStatus
-	30, // 32: nexusraft.v1.SnapshotStatus.since:type_name -> google.protobuf.Timestamp
-	30, // 33: nexusraft.v1.PeerStatus.since:type_name -> google.protobuf.Timestamp
-	30, // 34: nexusraft.v1.PeerStatus.heard_at:type_name -> google.protobuf.Timestamp
-	22, // 35: nexusraft.v1.NodeStatus.zones:type_name -> nexusraft.v1.ZoneStatus
-	30, // 36: nexusraft.v1.NodeStatus.certificate_until:type_name -> google.protobuf.Timestamp
-	26, // 37: nexusraft.v1.NodeStatus.refused:type_name -> nexusraft.v1.NodeStatus.RefusedEntry
-	24, // 38: nexusraft.v1.NodeStatus.peers:type_name -> nexusraft.v1.PeerStatus
-	27, // 39: nexusraft.v1.NodeStatus.machine_versions:type_name -> nexusraft.v1.NodeStatus.MachineVersionsEntry
-	3,  // 40: nexusraft.v1.Cluster.Join:input_type -> nexusraft.v1.JoinRequest
-	13, // 41: nexusraft.v1.Cluster.Renew:input_type -> nexusraft.v1.RenewRequest
-	7,  // 42: nexusraft.v1.Cluster.Trust:input_type -> nexusraft.v1.TrustRequest
-	10, // 43: nexusraft.v1.Cluster.HostZones:input_type -> nexusraft.v1.HostZonesRequest
-	15, // 44: nexusraft.v1.Cluster.Status:input_type -> nexusraft.v1.StatusRequest
-	4,  // 45: nexusraft.v1.Cluster.Join:output_type -> nexusraft.v1.JoinResponse
-	14, // 46: nexusraft.v1.Cluster.Renew:output_type -> nexusraft.v1.RenewResponse
-	8,  // 47: nexusraft.v1.Cluster.Trust:output_type -> nexusraft.v1.TrustResponse
-	12, // 48: nexusraft.v1.Cluster.HostZones:output_type -> nexusraft.v1.HostZonesResponse
-	16, // 49: nexusraft.v1.Cluster.Status:output_type -> nexusraft.v1.StatusResponse
-	45, // [45:50] is the sub-list for method output_type
-	40, // [40:45] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	18, // 32: nexusraft.v1.ZoneStatus.shape:type_name -> nexusraft.v1.Shape
+	30, // 33: nexusraft.v1.SnapshotStatus.since:type_name -> google.protobuf.Timestamp
+	30, // 34: nexusraft.v1.PeerStatus.since:type_name -> google.protobuf.Timestamp
+	30, // 35: nexusraft.v1.PeerStatus.heard_at:type_name -> google.protobuf.Timestamp
+	22, // 36: nexusraft.v1.NodeStatus.zones:type_name -> nexusraft.v1.ZoneStatus
+	30, // 37: nexusraft.v1.NodeStatus.certificate_until:type_name -> google.protobuf.Timestamp
+	26, // 38: nexusraft.v1.NodeStatus.refused:type_name -> nexusraft.v1.NodeStatus.RefusedEntry
+	24, // 39: nexusraft.v1.NodeStatus.peers:type_name -> nexusraft.v1.PeerStatus
+	27, // 40: nexusraft.v1.NodeStatus.machine_versions:type_name -> nexusraft.v1.NodeStatus.MachineVersionsEntry
+	3,  // 41: nexusraft.v1.Cluster.Join:input_type -> nexusraft.v1.JoinRequest
+	13, // 42: nexusraft.v1.Cluster.Renew:input_type -> nexusraft.v1.RenewRequest
+	7,  // 43: nexusraft.v1.Cluster.Trust:input_type -> nexusraft.v1.TrustRequest
+	10, // 44: nexusraft.v1.Cluster.HostZones:input_type -> nexusraft.v1.HostZonesRequest
+	15, // 45: nexusraft.v1.Cluster.Status:input_type -> nexusraft.v1.StatusRequest
+	4,  // 46: nexusraft.v1.Cluster.Join:output_type -> nexusraft.v1.JoinResponse
+	14, // 47: nexusraft.v1.Cluster.Renew:output_type -> nexusraft.v1.RenewResponse
+	8,  // 48: nexusraft.v1.Cluster.Trust:output_type -> nexusraft.v1.TrustResponse
+	12, // 49: nexusraft.v1.Cluster.HostZones:output_type -> nexusraft.v1.HostZonesResponse
+	16, // 50: nexusraft.v1.Cluster.Status:output_type -> nexusraft.v1.StatusResponse
+	46, // [46:51] is the sub-list for method output_type
+	41, // [41:46] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_nexusraft_v1_cluster_proto_init() }

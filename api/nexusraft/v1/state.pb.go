@@ -671,7 +671,9 @@ type ReshapeZone struct {
 	// Those of nodes that get no replica now, as they are silent. What they have they keep until the zone does without.
 	Avoid []uint64 `protobuf:"fixed64,12,rep,packed,name=avoid,proto3" json:"avoid,omitempty"`
 	// Whether the node that is left may take a place again, as it is only lost. Used with off.
-	Returns       bool `protobuf:"varint,13,opt,name=returns,proto3" json:"returns,omitempty"`
+	Returns bool `protobuf:"varint,13,opt,name=returns,proto3" json:"returns,omitempty"`
+	// The node that takes the place of the one that is left; 0: any. Used with off.
+	With          uint64 `protobuf:"fixed64,14,opt,name=with,proto3" json:"with,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -795,6 +797,13 @@ func (x *ReshapeZone) GetReturns() bool {
 		return x.Returns
 	}
 	return false
+}
+
+func (x *ReshapeZone) GetWith() uint64 {
+	if x != nil {
+		return x.With
+	}
+	return 0
 }
 
 // ReportZone is said by the leader of a zone that is under way to other nodes.
@@ -2225,7 +2234,7 @@ const file_nexusraft_v1_state_proto_rawDesc = "" +
 	"\x05nodes\x18\x03 \x03(\v2\x14.nexusraft.v1.MemberR\x05nodes\x12)\n" +
 	"\x05shape\x18\x04 \x01(\v2\x13.nexusraft.v1.ShapeR\x05shape\x12\x14\n" +
 	"\x05spare\x18\x05 \x01(\bR\x05spare\x12\x1c\n" +
-	"\tpreferred\x18\x06 \x01(\x06R\tpreferred\"\xe4\x02\n" +
+	"\tpreferred\x18\x06 \x01(\x06R\tpreferred\"\xf8\x02\n" +
 	"\vReshapeZone\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12)\n" +
@@ -2240,7 +2249,8 @@ const file_nexusraft_v1_state_proto_rawDesc = "" +
 	" \x01(\bR\achecked\x12\x16\n" +
 	"\x06refill\x18\v \x01(\bR\x06refill\x12\x14\n" +
 	"\x05avoid\x18\f \x03(\x06R\x05avoid\x12\x18\n" +
-	"\areturns\x18\r \x01(\bR\areturns\"P\n" +
+	"\areturns\x18\r \x01(\bR\areturns\x12\x12\n" +
+	"\x04with\x18\x0e \x01(\x06R\x04with\"P\n" +
 	"\n" +
 	"ReportZone\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x18\n" +

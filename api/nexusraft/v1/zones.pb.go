@@ -349,7 +349,9 @@ type ZoneInfo struct {
 	// Nodes that it is leaving.
 	Leaving []uint64 `protobuf:"fixed64,7,rep,packed,name=leaving,proto3" json:"leaving,omitempty"`
 	// Whether it is under way to the placement.
-	Moving        bool `protobuf:"varint,8,opt,name=moving,proto3" json:"moving,omitempty"`
+	Moving bool `protobuf:"varint,8,opt,name=moving,proto3" json:"moving,omitempty"`
+	// Nodes that it was told to leave, and stays off until its plan is asked for again. Events have none.
+	Off           []uint64 `protobuf:"fixed64,9,rep,packed,name=off,proto3" json:"off,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -438,6 +440,13 @@ func (x *ZoneInfo) GetMoving() bool {
 		return x.Moving
 	}
 	return false
+}
+
+func (x *ZoneInfo) GetOff() []uint64 {
+	if x != nil {
+		return x.Off
+	}
+	return nil
 }
 
 // ZonePlan says how many replicas a zone is to have, and who leads.
@@ -667,7 +676,9 @@ type ReshapeZoneRequest struct {
 	// Keep what it is and leave this node, whose place stays empty if no other node is there to take it; 0: none.
 	Off uint64 `protobuf:"fixed64,4,opt,name=off,proto3" json:"off,omitempty"`
 	// Whether the change that is under way is given up for this one; it is refused otherwise.
-	Instead       bool `protobuf:"varint,5,opt,name=instead,proto3" json:"instead,omitempty"`
+	Instead bool `protobuf:"varint,5,opt,name=instead,proto3" json:"instead,omitempty"`
+	// The node that takes the place of the one that is left; 0: any. Used with off.
+	With          uint64 `protobuf:"fixed64,6,opt,name=with,proto3" json:"with,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -735,6 +746,13 @@ func (x *ReshapeZoneRequest) GetInstead() bool {
 		return x.Instead
 	}
 	return false
+}
+
+func (x *ReshapeZoneRequest) GetWith() uint64 {
+	if x != nil {
+		return x.With
+	}
+	return 0
 }
 
 // ReshapeZoneResponse is the zone as it is to be, or why it stays as it is.
@@ -1900,7 +1918,7 @@ const file_nexusraft_v1_zones_proto_rawDesc = "" +
 	"\rProposeResult\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x16\n" +
-	"\x06copies\x18\x03 \x01(\rR\x06copies\"\xff\x01\n" +
+	"\x06copies\x18\x03 \x01(\rR\x06copies\"\x91\x02\n" +
 	"\bZoneInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1909,7 +1927,8 @@ const file_nexusraft_v1_zones_proto_rawDesc = "" +
 	"\x04plan\x18\x05 \x01(\v2\x16.nexusraft.v1.ZonePlanR\x04plan\x122\n" +
 	"\tplacement\x18\x06 \x03(\v2\x14.nexusraft.v1.MemberR\tplacement\x12\x18\n" +
 	"\aleaving\x18\a \x03(\x06R\aleaving\x12\x16\n" +
-	"\x06moving\x18\b \x01(\bR\x06moving\"i\n" +
+	"\x06moving\x18\b \x01(\bR\x06moving\x12\x10\n" +
+	"\x03off\x18\t \x03(\x06R\x03off\"i\n" +
 	"\bZonePlan\x12)\n" +
 	"\x05shape\x18\x01 \x01(\v2\x13.nexusraft.v1.ShapeR\x05shape\x12\x14\n" +
 	"\x05spare\x18\x02 \x01(\bR\x05spare\x12\x1c\n" +
@@ -1921,13 +1940,14 @@ const file_nexusraft_v1_zones_proto_rawDesc = "" +
 	"\x12CreateZoneResponse\x12,\n" +
 	"\x04zone\x18\x01 \x01(\v2\x16.nexusraft.v1.ZoneInfoH\x00R\x04zone\x12+\n" +
 	"\x05error\x18\x02 \x01(\v2\x13.nexusraft.v1.ErrorH\x00R\x05errorB\b\n" +
-	"\x06result\"\x94\x01\n" +
+	"\x06result\"\xa8\x01\n" +
 	"\x12ReshapeZoneRequest\x12\x12\n" +
 	"\x04zone\x18\x01 \x01(\x04R\x04zone\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12*\n" +
 	"\x04plan\x18\x03 \x01(\v2\x16.nexusraft.v1.ZonePlanR\x04plan\x12\x10\n" +
 	"\x03off\x18\x04 \x01(\x06R\x03off\x12\x18\n" +
-	"\ainstead\x18\x05 \x01(\bR\ainstead\"z\n" +
+	"\ainstead\x18\x05 \x01(\bR\ainstead\x12\x12\n" +
+	"\x04with\x18\x06 \x01(\x06R\x04with\"z\n" +
 	"\x13ReshapeZoneResponse\x12,\n" +
 	"\x04zone\x18\x01 \x01(\v2\x16.nexusraft.v1.ZoneInfoH\x00R\x04zone\x12+\n" +
 	"\x05error\x18\x02 \x01(\v2\x13.nexusraft.v1.ErrorH\x00R\x05errorB\b\n" +
