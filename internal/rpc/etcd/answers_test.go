@@ -3,12 +3,16 @@ package etcd
 import (
 	"context"
 	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/budget"
@@ -143,5 +147,47 @@ func TestWritesHoldTheirEffects(t *testing.T) {
 			t.Errorf("%s: %d bytes are held once it is applied", tc.name, used)
 		}
 		answer.End()
+	}
+}
+
+// Many large lists at once never hold more than the budget, one that is larger than it is alone, and all are answered.
+func TestManyLargeLists(t *testing.T) {
+	z := newZone()
+	z.put(t, "k", strings.Repeat("v", 256<<10))
+	z.seen = func(r nexusraft.Reader) nexusraft.Reader { return copied{r, 40} } // of 10 MiB together
+	s := NewKV(fakeZones{nexusraft.RootZone: z}, func() Identity { return Identity{} }, Config{})
+	const total = 16 << 20
+	all := budget.NewBytes(total, total/2, time.Minute, new(budget.Counters))
+	var wg sync.WaitGroup
+	var most, alone atomic.Int64
+	for i := range 12 {
+		wg.Go(func() {
+			a := all.NewAnswer(fmt.Sprint("p", i%3))
+			defer a.End()
+			ctx, cancel := context.WithTimeout(budget.WithAnswer(t.Context(), a), time.Minute)
+			defer cancel()
+			req := &etcdserverpb.RangeRequest{Key: []byte("0"), RangeEnd: []byte{0}, Limit: int64(5 + 35*(i%2))}
+			resp, err := s.Range(ctx, req)
+			if err != nil || int64(len(resp.Kvs)) != req.Limit || resp.Count != 40 {
+				t.Errorf("got %d of %d pairs, %v", len(resp.GetKvs()), req.Limit, err)
+				return
+			}
+			if a.Held() < int64(proto.Size(resp)) {
+				t.Errorf("an answer of %d bytes holds %d", proto.Size(resp), a.Held())
+			}
+			used := all.Used()
+			if used > total && used != a.Held() {
+				t.Errorf("%d bytes are held, of which %d by a large one", used, a.Held())
+			}
+			if used > total {
+				alone.Add(1)
+			}
+			for m := most.Load(); used > m && !most.CompareAndSwap(m, used); m = most.Load() {
+			}
+		})
+	}
+	wg.Wait()
+	if all.Used() != 0 || alone.Load() != 6 || most.Load() < total {
+		t.Errorf("%d bytes are left, %d were alone, %d were held at most", all.Used(), alone.Load(), most.Load())
 	}
 }
