@@ -242,5 +242,11 @@ func TestChecksumsEndWithTheirCaller(t *testing.T) {
 				t.Errorf("got %v, want its end", err)
 			}
 		}
+		s.summing <- struct{}{} // by one that does not end
+		limited, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := s.HashKV(limited, &etcdserverpb.HashKVRequest{}); status.Code(err) != codes.DeadlineExceeded {
+			t.Errorf("behind another one: got %v, want its end", err)
+		}
 	})
 }

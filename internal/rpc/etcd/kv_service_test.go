@@ -181,9 +181,13 @@ func TestLargeLists(t *testing.T) {
 		t.Errorf("40 MiB: got %d pairs, count %d, %v", len(resp.GetKvs()), resp.GetCount(), err)
 	}
 	z.seen = func(r nexusraft.Reader) nexusraft.Reader { return copied{r, 1024} }
+	z.reads, z.local = 0, 0
 	_, err = client.Range(t.Context(), all)
 	if st := status.Convert(err); st.Code() != codes.InvalidArgument || !strings.Contains(st.Message(), "limit") {
 		t.Errorf("over the limit: got %v %q, want %v and a way out", st.Code(), st.Message(), codes.InvalidArgument)
+	}
+	if n := z.reads + z.local; n != 3 { // as a small one, as one of 2 MiB, and to measure it
+		t.Errorf("over the limit: read %d times, want 3", n)
 	}
 	all.CountOnly = true
 	if resp, err := client.Range(t.Context(), all); err != nil || resp.GetCount() != 1024 {
