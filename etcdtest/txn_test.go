@@ -13,7 +13,9 @@ import (
 )
 
 // mustTxn commits a transaction.
-func mustTxn(t *testing.T, client *clientv3.Client, compare clientv3.Cmp, then, otherwise clientv3.Op) *clientv3.TxnResponse {
+func mustTxn(
+	t *testing.T, client *clientv3.Client, compare clientv3.Cmp, then, otherwise clientv3.Op,
+) *clientv3.TxnResponse {
 	t.Helper()
 	resp, err := client.Txn(within(t, patience)).If(compare).Then(then).Else(otherwise).Commit()
 	if err != nil {
@@ -143,8 +145,9 @@ func sameHash(t *testing.T, c *cluster, rev int64) {
 // A stream of a range is the range, whatever its size.
 func TestRangeStream(t *testing.T) {
 	onEach(t, func(t *testing.T, client *clientv3.Client) {
+		value := strings.Repeat("v", 100<<10)
 		for i := range 30 {
-			if _, err := client.Put(within(t, patience), fmt.Sprintf("stream/%02d", i), strings.Repeat("v", 100<<10)); err != nil {
+			if _, err := client.Put(within(t, patience), fmt.Sprintf("stream/%02d", i), value); err != nil {
 				t.Fatal(err)
 			}
 		}
