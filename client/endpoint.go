@@ -19,7 +19,7 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/wire"
 )
 
-// maxAnswerBytes is well above the largest answer that a node gives, 32 MiB of pairs.
+// maxAnswerBytes is well above the largest answer that a client gets, which asks for pages of keys.
 const maxAnswerBytes = 64 << 20
 
 // endpoint is the connection to one node.

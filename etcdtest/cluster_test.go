@@ -18,6 +18,7 @@ import (
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/client"
+	"github.com/nexi-lab/nexus-raft/kv"
 )
 
 // patience bounds every wait.
@@ -136,8 +137,8 @@ func (c *cluster) logs() string {
 	return all.String()
 }
 
-// awaitInSync returns once there is a leader, all three are in, and every write is on both
-// members.
+// awaitInSync returns once there is a leader, all three are in, every write is on both members, and old
+// revisions are kept.
 func (c *cluster) awaitInSync() error {
 	return poll("the cluster is in sync", func() bool {
 		_, _, err := c.roles()
@@ -153,7 +154,8 @@ func (c *cluster) roles() (leader, follower *process, err error) {
 			continue
 		}
 		for _, z := range zones {
-			if z.State == nexusraft.Leader && z.Sync == nexusraft.InSync && len(z.Membership.Members) == 3 {
+			whole := z.State == nexusraft.Leader && z.Sync == nexusraft.InSync && len(z.Membership.Members) == 3
+			if whole && z.MachineVersion >= kv.VersionHistory {
 				return p, c.members[1-i], nil
 			}
 		}

@@ -139,10 +139,9 @@ func checkStatus(t *testing.T, args []string) {
 
 func TestEtcdctlSaysWhatIsNotOffered(t *testing.T) {
 	for method, args := range map[string][]string{
-		"Compact":      {"compact", "1"},
 		"LeaseGrant":   {"lease", "grant", "5"},
 		"MemberRemove": {"member", "remove", "1"},
-		"HashKV":       {"endpoint", "hashkv"},
+		"Defragment":   {"defrag"},
 	} {
 		if _, err := etcdctl(t, args...); err == nil || !strings.Contains(err.Error(), method+" is not offered yet") {
 			t.Errorf("%v: got %v, want a failure that says so", args, err)

@@ -112,7 +112,8 @@ func rangeCases(base int64) []rangeCase {
 		{"count only", "", with(clientv3.WithCountOnly()), answer{"", "", 4, false}, nil},
 
 		{"current revision", "", with(clientv3.WithRev(base + 10)), all, nil},
-		{"older revision", "", with(clientv3.WithRev(base + 9)), answer{}, rpctypes.ErrCompacted},
+		{"older revision", "", with(clientv3.WithRev(base + 9)), answer{"abcd", "0351", 4, false}, nil},
+		{"revision before", "", with(clientv3.WithRev(base)), answer{}, nil},
 		{"future revision", "", with(clientv3.WithRev(base + 11)), answer{}, rpctypes.ErrFutureRev},
 
 		{"min mod revision", "", with(clientv3.WithMinModRev(base + 8)), answer{"ac", "25", 4, false}, nil},

@@ -142,8 +142,6 @@ func TestZoneInTheMetadata(t *testing.T) {
 
 func TestWhatIsNotOffered(t *testing.T) {
 	client := dial(t, shared.endpoints()...)
-	_, txn := client.Txn(within(t, patience)).Then(clientv3.OpPut("txn/a", "1")).Commit()
-	_, compact := client.Compact(within(t, patience), 1)
 	_, grant := client.Grant(within(t, patience), 10)
 	_, defragment := client.Defragment(within(t, patience), shared.endpoints()[0])
 	_, remove := client.MemberRemove(within(t, patience), 1)
@@ -152,7 +150,7 @@ func TestWhatIsNotOffered(t *testing.T) {
 		watch = errors.Join(watch, resp.Err())
 	}
 	for name, err := range map[string]error{
-		"Txn": txn, "Compact": compact, "LeaseGrant": grant, "Defragment": defragment, "MemberRemove": remove, "Watch": watch,
+		"LeaseGrant": grant, "Defragment": defragment, "MemberRemove": remove, "Watch": watch,
 	} {
 		if err == nil || !strings.Contains(err.Error(), name+" is not offered yet") ||
 			!strings.Contains(err.Error(), "Unimplemented") {

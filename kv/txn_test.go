@@ -144,7 +144,7 @@ func TestKeyThatChangesTwiceInARevision(t *testing.T) {
 		"b": nil,
 	} {
 		var got []Version
-		if err := History(tx, []byte(key), func(v Version) error { got = append(got, v); return nil }); err != nil {
+		if err := History(tx, []byte(key), 0, func(v Version) error { got = append(got, v); return nil }); err != nil {
 			t.Fatal(err)
 		}
 		if !slices.Equal(got, want) {

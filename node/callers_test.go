@@ -48,10 +48,15 @@ var callers = []string{
 var methodCallers = map[string]string{
 	// The columns are strangers' (4), clients' (4) and nodes' (5).
 	"/etcdserverpb.Cluster/MemberList":                               "? ? ? ? - + + + - - - - -",
+	"/etcdserverpb.KV/Compact":                                       "? ? ? ? - - - + - - - - -",
 	"/etcdserverpb.KV/DeleteRange":                                   "? ? ? ? - - + + - - - - -",
 	"/etcdserverpb.KV/Put":                                           "? ? ? ? - - + + - - - - -",
 	"/etcdserverpb.KV/Range":                                         "? ? ? ? - + + + - - - - -",
+	"/etcdserverpb.KV/RangeStream":                                   "? ? ? ? - + + + - - - - -",
+	"/etcdserverpb.KV/Txn":                                           "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.Maintenance/Alarm":                                "? ? ? ? - + + + - - - - -",
+	"/etcdserverpb.Maintenance/Hash":                                 "? ? ? ? - + + + - - - - -",
+	"/etcdserverpb.Maintenance/HashKV":                               "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.Maintenance/Status":                               "? ? ? ? - + + + - - - - -",
 	"/grpc.health.v1.Health/Check":                                   "+ + + + + + + + + + + + +",
 	"/grpc.health.v1.Health/List":                                    "+ + + + + + + + + + + + +",
@@ -72,6 +77,7 @@ var methodCallers = map[string]string{
 	"/nexusraft.v1.EventStream/Publish":                              "? ? ? ? - - + + - - - - -",
 	"/nexusraft.v1.EventStream/Retain":                               "? ? ? ? - - - + - - - - -",
 	"/nexusraft.v1.EventStream/Subscribe":                            "? ? ? ? - + + + - - - - -",
+	"/nexusraft.v1.Keys/History":                                     "? ? ? ? - + + + - - - - -",
 	"/nexusraft.v1.RaftTransport/Exchange":                           "? ? ? ? - - - - x + + + +",
 	"/nexusraft.v1.RaftTransport/InstallSnapshot":                    "? ? ? ? - - - - x + + + +",
 	"/nexusraft.v1.RaftTransport/RequestVote":                        "? ? ? ? - - - - x + + + +",

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -57,7 +58,12 @@ var callersOf = map[string]string{
 
 	"/nexusraft.v1.Zones/Checksum":        "read",
 	"/nexusraft.v1.EventStream/Subscribe": "read",
+	"/nexusraft.v1.Keys/History":          "read",
 	"/etcdserverpb.KV/Range":              "read",
+	"/etcdserverpb.KV/RangeStream":        "read",
+	"/etcdserverpb.KV/Txn":                "read", // if it has only ranges, or nothing: authz.TestRoleForATransaction
+	"/etcdserverpb.Maintenance/Hash":      "read",
+	"/etcdserverpb.Maintenance/HashKV":    "read",
 	"/etcdserverpb.Maintenance/Status":    "read",
 	"/etcdserverpb.Maintenance/Alarm":     "read",
 	"/etcdserverpb.Cluster/MemberList":    "read",
@@ -67,6 +73,7 @@ var callersOf = map[string]string{
 	"/etcdserverpb.KV/Put":                "write",
 	"/etcdserverpb.KV/DeleteRange":        "write",
 
+	"/etcdserverpb.KV/Compact":             "admin",
 	"/nexusraft.v1.Zones/ChangeMembership": "admin",
 	"/nexusraft.v1.Zones/TransferLeader":   "admin",
 	"/nexusraft.v1.EventStream/Retain":     "admin",
@@ -358,6 +365,42 @@ func TestWhoMayCallWhat(t *testing.T) {
 			case !want && (!guarded || got.Code() != code || len(got.Details()) != 1):
 				t.Errorf("%s by %s: got %v %q with %d details, want it refused with %v and one detail", method, c.name, got.Code(),
 					got.Message(), len(got.Details()), code)
+			}
+		}
+	}
+}
+
+// What a transaction needs is decided by what is in it, however deep (GHSA-rfx7-8w68-q57q): a reader's may have ranges
+// and compares.
+func TestReadersTransactions(t *testing.T) {
+	m := serveSecurely(t)
+	m.grant("reader", nexusraft.RootZone, nexusraft.AccessRead)
+	client := etcdserverpb.NewKVClient(m.as(pki.Subject{Client: "reader"}, "").conn)
+	get := &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestRange{
+		RequestRange: &etcdserverpb.RangeRequest{Key: []byte("k")},
+	}}
+	put := &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestPut{
+		RequestPut: &etcdserverpb.PutRequest{Key: []byte("k"), PrevKv: true},
+	}}
+	inside := func(op *etcdserverpb.RequestOp) *etcdserverpb.RequestOp {
+		return &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestTxn{
+			RequestTxn: &etcdserverpb.TxnRequest{Failure: []*etcdserverpb.RequestOp{op}},
+		}}
+	}
+	for name, tc := range map[string]struct {
+		op   *etcdserverpb.RequestOp
+		want codes.Code
+	}{
+		"get":              {get, codes.OK},
+		"put":              {put, codes.PermissionDenied},
+		"nested put":       {inside(put), codes.PermissionDenied},
+		"put nested twice": {inside(inside(put)), codes.PermissionDenied},
+	} {
+		for _, req := range []*etcdserverpb.TxnRequest{
+			{Success: []*etcdserverpb.RequestOp{tc.op}}, {Failure: []*etcdserverpb.RequestOp{get, tc.op}},
+		} {
+			if _, err := client.Txn(t.Context(), req); status.Code(err) != tc.want {
+				t.Errorf("%s: got %v, want %v", name, err, tc.want)
 			}
 		}
 	}

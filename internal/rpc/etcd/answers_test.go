@@ -3,12 +3,16 @@ package etcd
 import (
 	"context"
 	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/budget"
@@ -18,7 +22,7 @@ import (
 // A large answer holds its bytes from before it is read; a caller without room is told to wait.
 func TestLargeAnswersReserve(t *testing.T) {
 	z := newZone()
-	s := NewKV(fakeZones{nexusraft.RootZone: z}, func() Identity { return Identity{} })
+	s := NewKV(fakeZones{nexusraft.RootZone: z}, func() Identity { return Identity{} }, Config{})
 	for i := range 5 {
 		req := &etcdserverpb.PutRequest{Key: fmt.Appendf(nil, "k%d", i), Value: make([]byte, 1<<20)}
 		if _, err := dialKV(t, z).Put(t.Context(), req); err != nil {
@@ -37,7 +41,7 @@ func TestLargeAnswersReserve(t *testing.T) {
 		{"small", &etcdserverpb.RangeRequest{Key: []byte("x")}, 0, codes.OK, 0, 0},
 		{"one", &etcdserverpb.RangeRequest{Key: []byte("k1")}, 8 << 20, codes.OK, 2 << 20, 3 << 20},
 		{"five", all, 128 << 20, codes.OK, 10 << 20, 11 << 20},
-		{"no place", all, 32 << 20, codes.ResourceExhausted, 0, 0},
+		{"five, alone over the share", all, 1 << 20, codes.OK, 10 << 20, 11 << 20},
 		{"counted", &etcdserverpb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l"), CountOnly: true}, 0, codes.OK, 0, 0},
 	} {
 		a := budget.NewBytes(256<<20, tc.share, time.Millisecond, counters).NewAnswer("p")
@@ -46,8 +50,15 @@ func TestLargeAnswersReserve(t *testing.T) {
 			t.Errorf("%s: got %v, holding %d; want %v and %d to %d", tc.name, err, a.Held(), tc.code, tc.least, tc.most)
 		}
 	}
-	if counters.Count(budget.AnswerBytesOfPrincipal) != 1 {
-		t.Errorf("refusals: %v", counters.Snapshot())
+	full := budget.NewBytes(256<<20, 32<<20, time.Millisecond, counters)
+	if err := full.Take(t.Context(), "p", 32<<20); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err := s.Range(budget.WithAnswer(ctx, full.NewAnswer("p")), all)
+	if status.Code(err) != codes.ResourceExhausted || counters.Count(budget.AnswerBytesOfPrincipal) != 1 {
+		t.Errorf("no place: got %v, refusals: %v", err, counters.Snapshot())
 	}
 }
 
@@ -72,9 +83,9 @@ func (z slowZone) ProposeOnce(ctx context.Context, id nexusraft.RequestID, comma
 // though its caller has gone (I15).
 func TestWritesHoldTheirEffects(t *testing.T) {
 	z := slowZone{newZone(), make(chan struct{}), make(chan struct{})}
-	s := NewKV(fakeZones{nexusraft.RootZone: z}, func() Identity { return Identity{} })
+	s := NewKV(fakeZones{nexusraft.RootZone: z}, func() Identity { return Identity{} }, Config{})
 	effects := budget.NewEffectBytes(new(budget.Counters))
-	answers := budget.NewAnswerBytes(new(budget.Counters))
+	answers := budget.NewAnswerBytes(0, new(budget.Counters))
 	key, value := []byte("k"), make([]byte, 1<<20)
 	put := func(req *etcdserverpb.PutRequest) func(context.Context) error {
 		return func(ctx context.Context) error {
@@ -136,5 +147,47 @@ func TestWritesHoldTheirEffects(t *testing.T) {
 			t.Errorf("%s: %d bytes are held once it is applied", tc.name, used)
 		}
 		answer.End()
+	}
+}
+
+// Many large lists at once never hold more than the budget, one that is larger than it is alone, and all are answered.
+func TestManyLargeLists(t *testing.T) {
+	z := newZone()
+	z.put(t, "k", strings.Repeat("v", 256<<10))
+	z.seen = func(r nexusraft.Reader) nexusraft.Reader { return copied{r, 40} } // of 10 MiB together
+	s := NewKV(fakeZones{nexusraft.RootZone: z}, func() Identity { return Identity{} }, Config{})
+	const total = 16 << 20
+	all := budget.NewBytes(total, total/2, time.Minute, new(budget.Counters))
+	var wg sync.WaitGroup
+	var most, alone atomic.Int64
+	for i := range 12 {
+		wg.Go(func() {
+			a := all.NewAnswer(fmt.Sprint("p", i%3))
+			defer a.End()
+			ctx, cancel := context.WithTimeout(budget.WithAnswer(t.Context(), a), time.Minute)
+			defer cancel()
+			req := &etcdserverpb.RangeRequest{Key: []byte("0"), RangeEnd: []byte{0}, Limit: int64(5 + 35*(i%2))}
+			resp, err := s.Range(ctx, req)
+			if err != nil || int64(len(resp.Kvs)) != req.Limit || resp.Count != 40 {
+				t.Errorf("got %d of %d pairs, %v", len(resp.GetKvs()), req.Limit, err)
+				return
+			}
+			if a.Held() < int64(proto.Size(resp)) {
+				t.Errorf("an answer of %d bytes holds %d", proto.Size(resp), a.Held())
+			}
+			used := all.Used()
+			if used > total && used != a.Held() {
+				t.Errorf("%d bytes are held, of which %d by a large one", used, a.Held())
+			}
+			if used > total {
+				alone.Add(1)
+			}
+			for m := most.Load(); used > m && !most.CompareAndSwap(m, used); m = most.Load() {
+			}
+		})
+	}
+	wg.Wait()
+	if all.Used() != 0 || alone.Load() != 6 || most.Load() < total {
+		t.Errorf("%d bytes are left, %d were alone, %d were held at most", all.Used(), alone.Load(), most.Load())
 	}
 }
