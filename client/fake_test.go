@@ -32,6 +32,8 @@ type fakeNode struct {
 	put      func(context.Context, *etcdserverpb.PutRequest) (*etcdserverpb.PutResponse, error)
 	del      func(context.Context, *etcdserverpb.DeleteRangeRequest) (*etcdserverpb.DeleteRangeResponse, error)
 	rangeOf  func(context.Context, *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error)
+	txn      func(context.Context, *etcdserverpb.TxnRequest) (*etcdserverpb.TxnResponse, error)
+	compact  func(context.Context, *etcdserverpb.CompactionRequest) (*etcdserverpb.CompactionResponse, error)
 	status   *pb.StatusResponse
 	statusOf atomic.Uint64 // the zone that the last status was asked for
 	checksum *pb.ChecksumResponse
@@ -111,6 +113,18 @@ func (n *fakeNode) Range(ctx context.Context, req *etcdserverpb.RangeRequest) (*
 		Header: &etcdserverpb.ResponseHeader{Revision: 5}, Kvs: []*mvccpb.KeyValue{kv},
 		Count: 1,
 	}, nil
+}
+
+func (n *fakeNode) Txn(ctx context.Context, req *etcdserverpb.TxnRequest) (*etcdserverpb.TxnResponse, error) {
+	n.arrivals.Add(1)
+	return n.txn(ctx, req)
+}
+
+func (n *fakeNode) Compact(
+	ctx context.Context, req *etcdserverpb.CompactionRequest,
+) (*etcdserverpb.CompactionResponse, error) {
+	n.arrivals.Add(1)
+	return n.compact(ctx, req)
 }
 
 func (n *fakeNode) Status(_ context.Context, req *pb.StatusRequest) (*pb.StatusResponse, error) {
