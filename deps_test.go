@@ -149,8 +149,10 @@ var rules = map[string]struct {
 		"our services for clients, over what a node does for them: no node, no kv",
 	},
 	"internal/rpc/etcd": {
-		[]string{"", "internal/authz/policy", "internal/budget", "node", "kv", "internal/wire", "internal/rpc"},
-		"etcd's services, over kv",
+		[]string{
+			"", "api/nexusraft/v1", "internal/authz/policy", "internal/budget", "node", "kv", "internal/wire", "internal/rpc",
+		},
+		"etcd's services, and ours about keys, over kv",
 	},
 	"internal/simtest": {
 		[]string{

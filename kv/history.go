@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"hash/crc32"
+	"iter"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
@@ -21,8 +22,9 @@ type Version struct {
 func (v Version) Deleted() bool { return v.Version == 0 }
 
 // History calls fn for all that is kept of a key, oldest first, until it returns an error: the versions, and its
-// deletions after the compaction revision.
-func History(r nexusraft.Reader, key []byte, fn func(Version) error) error {
+// deletions after the compaction revision. A caller that reads on gives the last revision that it has seen, otherwise 0;
+// what was up to there costs nothing. If it was compacted since, the caller may miss something.
+func History(r nexusraft.Reader, key []byte, after int64, fn func(Version) error) error {
 	if len(key) == 0 {
 		return ErrEmptyKey
 	}
@@ -30,10 +32,31 @@ func History(r nexusraft.Reader, key []byte, fn func(Version) error) error {
 	if err != nil {
 		return err
 	}
+	if after > 0 { // the version there is read again: what has deleted it comes later
+		r = laterVersions{r, versionKey(prefixVersion, key, after)}
+	}
 	from := stateKey(key)
 	return lives(r, from, append(bytes.Clone(from), 0), m, m.revision, func(_ []byte, v Version, _ record) error {
+		if v.Revision <= after {
+			return nil
+		}
 		return fn(v)
 	})
+}
+
+// laterVersions is a Reader of the superseded versions from a state key on, and of everything else.
+type laterVersions struct {
+	nexusraft.Reader
+
+	least []byte
+}
+
+// Scan implements nexusraft.Reader.
+func (l laterVersions) Scan(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
+	if len(start) > 0 && start[0] == prefixVersion && bytes.Compare(start, l.least) < 0 {
+		start = l.least
+	}
+	return l.Reader.Scan(start, end)
 }
 
 // lives calls fn for all that was kept of the keys in [from, to) as of revision rev, which is not compacted: versions

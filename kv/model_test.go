@@ -532,10 +532,24 @@ func historyAgainstModel(rt *rapid.T, tx *memTx, m *model) {
 		was = is
 	}
 	var got []Version
-	err := History(tx, key, func(v Version) error {
-		got = append(got, v)
-		return nil
-	})
+	page := rapid.IntRange(1, 5).Draw(rt, "page")
+	var err error
+	for more := true; more && err == nil; {
+		after, n := int64(0), 0
+		if len(got) > 0 {
+			after = got[len(got)-1].Revision
+		}
+		err = History(tx, key, after, func(v Version) error {
+			got = append(got, v)
+			if n++; n == page {
+				return errGathered
+			}
+			return nil
+		})
+		if more = errors.Is(err, errGathered); more {
+			err = nil
+		}
+	}
 	if d := gocmp.Diff(want, got); d != "" || err != nil {
 		rt.Fatalf("history of %q, %v (-want +got):\n%s", key, err, d)
 	}

@@ -72,6 +72,7 @@ var methodCallers = map[string]string{
 	"/nexusraft.v1.EventStream/Publish":                              "? ? ? ? - - + + - - - - -",
 	"/nexusraft.v1.EventStream/Retain":                               "? ? ? ? - - - + - - - - -",
 	"/nexusraft.v1.EventStream/Subscribe":                            "? ? ? ? - + + + - - - - -",
+	"/nexusraft.v1.Keys/History":                                     "? ? ? ? - + + + - - - - -",
 	"/nexusraft.v1.RaftTransport/Exchange":                           "? ? ? ? - - - - x + + + +",
 	"/nexusraft.v1.RaftTransport/InstallSnapshot":                    "? ? ? ? - - - - x + + + +",
 	"/nexusraft.v1.RaftTransport/RequestVote":                        "? ? ? ? - - - - x + + + +",

@@ -57,6 +57,7 @@ var callersOf = map[string]string{
 
 	"/nexusraft.v1.Zones/Checksum":        "read",
 	"/nexusraft.v1.EventStream/Subscribe": "read",
+	"/nexusraft.v1.Keys/History":          "read",
 	"/etcdserverpb.KV/Range":              "read",
 	"/etcdserverpb.Maintenance/Status":    "read",
 	"/etcdserverpb.Maintenance/Alarm":     "read",

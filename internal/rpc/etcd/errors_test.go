@@ -86,6 +86,16 @@ var expected = []expectation{
 		kv.ErrFutureRevision, codes.OutOfRange, "etcdserver: mvcc: required revision is a future revision",
 		pb.ErrorKind_ERROR_KIND_APPLICATION,
 	},
+	{
+		kv.ErrTooManyOps, codes.InvalidArgument, "etcdserver: too many operations in txn request",
+		pb.ErrorKind_ERROR_KIND_APPLICATION,
+	},
+	{
+		kv.ErrDuplicateKey, codes.InvalidArgument, "etcdserver: duplicate key given in txn request",
+		pb.ErrorKind_ERROR_KIND_APPLICATION,
+	},
+	{kv.ErrTxnTooWide, codes.InvalidArgument, kv.ErrTxnTooWide.Error(), pb.ErrorKind_ERROR_KIND_TOO_LARGE},
+	{kv.ErrNoHistory, codes.Unavailable, kv.ErrNoHistory.Error(), pb.ErrorKind_ERROR_KIND_APPLICATION},
 	{kv.ErrBadCommand, codes.Internal, "kv: not a command of this state machine", pb.ErrorKind_ERROR_KIND_APPLICATION},
 	{
 		errBadMetadata, codes.InvalidArgument, "nexusraft: the metadata nexus-zone is not one hexadecimal zone ID",
@@ -221,7 +231,6 @@ func TestRefusedBeforeProposing(t *testing.T) {
 			&etcdserverpb.PutRequest{Key: []byte("k"), Value: make([]byte, kv.MaxRequestBytes)}, codes.InvalidArgument,
 			"etcdserver: request is too large",
 		},
-		{&etcdserverpb.PutRequest{Key: []byte("k"), Lease: 1}, codes.NotFound, "etcdserver: requested lease not found"},
 	}
 	for _, test := range tests {
 		_, err := client.Put(t.Context(), test.req)
@@ -242,8 +251,11 @@ func TestRefusedBeforeProposing(t *testing.T) {
 	_, err = client.Put(t.Context(), &etcdserverpb.PutRequest{Key: []byte("k"), IgnoreValue: true})
 	checkStatus(t, "ignore_value", err, codes.InvalidArgument, "etcdserver: key not found",
 		pb.ErrorKind_ERROR_KIND_APPLICATION)
-	if z.proposals != 1 {
-		t.Errorf("the zone saw %d proposals, want 1", z.proposals)
+	_, err = client.Put(t.Context(), &etcdserverpb.PutRequest{Key: []byte("k"), Lease: 1})
+	checkStatus(t, "a lease", err, codes.NotFound, "etcdserver: requested lease not found",
+		pb.ErrorKind_ERROR_KIND_APPLICATION)
+	if z.proposals != 2 {
+		t.Errorf("the zone saw %d proposals, want 2", z.proposals)
 	}
 }
 

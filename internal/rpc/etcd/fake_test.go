@@ -68,6 +68,7 @@ type fakeZone struct {
 	mu          sync.Mutex
 	state       state
 	err         error
+	version     uint32 // of the state machine
 	data        []byte // instead of what the state machine answers
 	proposals   int
 	request     nexusraft.RequestID // of the last proposal
@@ -82,7 +83,7 @@ func (state) Publish(string, string, []byte) error { return nil }
 // Note implements nexusraft.Tx.
 func (state) Note(any) {}
 
-func newZone() *fakeZone { return &fakeZone{state: make(state)} }
+func newZone() *fakeZone { return &fakeZone{state: make(state), version: kv.VersionHistory} }
 
 func (z *fakeZone) note(ctx context.Context) error {
 	deadline, _ := ctx.Deadline()
@@ -100,7 +101,7 @@ func (z *fakeZone) ProposeOnce(
 	if err := z.note(ctx); err != nil {
 		return nexusraft.Result{}, err
 	}
-	data, err := kv.StateMachine{}.Apply(z.state, nexusraft.Command{Data: command})
+	data, err := kv.StateMachine{}.Apply(z.state, nexusraft.Command{Data: command, Version: z.version})
 	if z.data != nil {
 		data = z.data
 	}
@@ -161,7 +162,9 @@ func serveNode(t *testing.T, zones Zones, node Node) *grpc.ClientConn {
 		t.Fatal(err)
 	}
 	s := grpc.NewServer(append([]grpc.ServerOption{grpc.MaxSendMsgSize(1 << 20)}, Options()...)...)
-	NewKV(zones, func() Identity { return Identity{Cluster: 0xC1, Node: 0xD1} }).Register(s)
+	keys := NewKV(zones, func() Identity { return Identity{Cluster: 0xC1, Node: 0xD1} })
+	keys.Register(s)
+	NewKeys(zones, keys).Register(s)
 	NewOperator(zones, node).Register(s)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()

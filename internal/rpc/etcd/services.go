@@ -20,7 +20,9 @@ func Permissions() map[string]nexusraft.Permission { return policy.OfEtcd() }
 func Services(n *node.Node) func(grpc.ServiceRegistrar) {
 	identity := func() Identity { return Identity{Cluster: n.Cluster(), Node: n.ID()} }
 	return func(r grpc.ServiceRegistrar) {
-		NewKV(zones{n}, identity).Register(r)
+		keys := NewKV(zones{n}, identity)
+		keys.Register(r)
+		NewKeys(zones{n}, keys).Register(r)
 		NewOperator(zones{n}, n).Register(r)
 	}
 }
