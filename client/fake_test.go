@@ -24,6 +24,7 @@ type fakeNode struct {
 	etcdserverpb.UnimplementedKVServer
 	pb.UnimplementedClusterServer
 	pb.UnimplementedZonesServer
+	pb.UnimplementedKeysServer
 
 	address  string
 	server   *grpc.Server
@@ -34,6 +35,7 @@ type fakeNode struct {
 	rangeOf  func(context.Context, *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error)
 	txn      func(context.Context, *etcdserverpb.TxnRequest) (*etcdserverpb.TxnResponse, error)
 	compact  func(context.Context, *etcdserverpb.CompactionRequest) (*etcdserverpb.CompactionResponse, error)
+	history  func(*pb.HistoryRequest, grpc.ServerStreamingServer[pb.HistoryResponse]) error
 	status   *pb.StatusResponse
 	statusOf atomic.Uint64 // the zone that the last status was asked for
 	checksum *pb.ChecksumResponse
@@ -127,6 +129,11 @@ func (n *fakeNode) Compact(
 	return n.compact(ctx, req)
 }
 
+func (n *fakeNode) History(req *pb.HistoryRequest, stream grpc.ServerStreamingServer[pb.HistoryResponse]) error {
+	n.arrivals.Add(1)
+	return n.history(req, stream)
+}
+
 func (n *fakeNode) Status(_ context.Context, req *pb.StatusRequest) (*pb.StatusResponse, error) {
 	n.statusOf.Store(req.GetZone())
 	return n.status, nil
@@ -150,6 +157,7 @@ func start(t *testing.T, setup func(*fakeNode)) *fakeNode {
 	etcdserverpb.RegisterKVServer(n.server, n)
 	pb.RegisterClusterServer(n.server, n)
 	pb.RegisterZonesServer(n.server, n)
+	pb.RegisterKeysServer(n.server, n)
 	serve(t, n.server, l)
 	return n
 }

@@ -50,9 +50,10 @@ const (
 	writes                   // something, each time: return nexusraft.ErrUncertain
 	writesOnce               // something, and again nothing, as it has a number: call again
 	waits                    // as writes, and only the call's context bounds the wait for the answer
+	streams                  // nothing: call again; the call bounds its waits itself
 )
 
-func (e effect) writes() bool { return e != reads }
+func (e effect) writes() bool { return e != reads && e != streams }
 
 func (c *Client) read(ctx context.Context, call callFunc) error  { return c.try(ctx, reads, call) }
 func (c *Client) write(ctx context.Context, call callFunc) error { return c.try(ctx, writes, call) }
@@ -147,7 +148,7 @@ func (c *Client) attempt(
 		}
 		return again, 0, err
 	}
-	if does != waits {
+	if does != waits && does != streams {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.opts.AttemptTimeout)
 		defer cancel()
