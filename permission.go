@@ -4,6 +4,10 @@ package nexusraft
 type Permission struct {
 	Role AccessRole // the least one with which it may be called
 	In   Scope      // where the client must have it
+
+	// Reading is the role that suffices for a request which changes nothing, where that can be told from the request: it
+	// counts for a TxnRequest of etcd's API that has nothing but ranges. AccessNone: there is no difference.
+	Reading AccessRole
 }
 
 // Scope says in which zone a client must have a role.

@@ -50,7 +50,7 @@ func (f *failing) serve(t *testing.T) string {
 		t.Fatal(err)
 	}
 	s := grpc.NewServer(etcd.Options()...)
-	etcd.NewKV(f, func() etcd.Identity { return etcd.Identity{} }).Register(s)
+	etcd.NewKV(f, func() etcd.Identity { return etcd.Identity{} }, etcd.Config{}).Register(s)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(lis) }()
 	t.Cleanup(func() {

@@ -12,7 +12,7 @@ import (
 const (
 	MaxKeyBytes     = 4 << 10    // of a key that is put; a key has at least one byte
 	MaxRequestBytes = 1536 << 10 // of a marshalled request
-	MaxRangeBytes   = 32 << 20   // of a Range's answer, without its header
+	MaxRangeBytes   = 1 << 30    // of a Range's answer, without its header
 	PageBytes       = 1 << 20    // of a Page's answer, without its header, if it has more than one pair
 	MaxPrevKVBytes  = 1664 << 10 // of the previous pairs in a DeleteRange's answer; any single pair fits
 	MaxTxnBytes     = 4 << 20    // of the answer of a Txn that writes

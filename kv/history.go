@@ -22,8 +22,8 @@ type Version struct {
 func (v Version) Deleted() bool { return v.Version == 0 }
 
 // History calls fn for all that is kept of a key, oldest first, until it returns an error: the versions, and its
-// deletions after the compaction revision. A caller that reads on gives the last revision that it has seen, otherwise 0;
-// what was up to there costs nothing. If it was compacted since, the caller may miss something.
+// deletions after the compaction revision. A caller that reads on gives the last revision that it has seen,
+// otherwise 0; what was up to there costs nothing. If it was compacted since, the caller may miss something.
 func History(r nexusraft.Reader, key []byte, after int64, fn func(Version) error) error {
 	if len(key) == 0 {
 		return ErrEmptyKey

@@ -65,12 +65,31 @@ func Within(
 	return v.answer(req, page, min(bytes, MaxRangeBytes))
 }
 
+// Measure returns how many bytes the pairs take that Within gathers for req, and reads no long value. It may be over
+// MaxRangeBytes. The errors are those of Range.
+func Measure(r nexusraft.Reader, req *etcdserverpb.RangeRequest) (bytes int, err error) {
+	if err := CheckRange(req); err != nil {
+		return 0, err
+	}
+	v, err := viewOf(r, req.Revision)
+	if err != nil {
+		return 0, err
+	}
+	g := gatherer{view: v, req: req, keep: keepAtMost(req), most: math.MaxInt, measure: true}
+	err = v.scan(req.Key, req.RangeEnd, descending(req), g.add)
+	return g.size, err
+}
+
+// descending is the order in which a Range goes through its keys, which decides what its limit cuts.
+func descending(req *etcdserverpb.RangeRequest) bool {
+	return req.SortTarget == etcdserverpb.RangeRequest_KEY && req.SortOrder == etcdserverpb.RangeRequest_DESCEND
+}
+
 // answer is Within for a revision that is known to be there.
 func (v view) answer(req *etcdserverpb.RangeRequest, page bool, most int) (*etcdserverpb.RangeResponse, error) {
 	page = page && !req.CountOnly && req.SortTarget == etcdserverpb.RangeRequest_KEY
 	g := gatherer{view: v, req: req, keep: keepAtMost(req), page: page, most: most}
-	descending := req.SortTarget == etcdserverpb.RangeRequest_KEY && req.SortOrder == etcdserverpb.RangeRequest_DESCEND
-	if err := v.scan(req.Key, req.RangeEnd, descending, g.add); err != nil && !errors.Is(err, errPageEnds) {
+	if err := v.scan(req.Key, req.RangeEnd, descending(req), g.add); err != nil && !errors.Is(err, errPageEnds) {
 		return nil, err
 	}
 	resp := &etcdserverpb.RangeResponse{
@@ -107,15 +126,17 @@ func keepAtMost(req *etcdserverpb.RangeRequest) int64 {
 
 // gatherer counts the pairs of a range and keeps those that the request asks for.
 type gatherer struct {
-	view  view
-	req   *etcdserverpb.RangeRequest
-	keep  int64
-	most  int  // bytes
-	page  bool // end as soon as that is reached, or PageBytes
-	cut   bool // it was PageBytes
-	kvs   []*mvccpb.KeyValue
-	size  int // of kvs, in bytes, about
-	count int64
+	view    view
+	req     *etcdserverpb.RangeRequest
+	keep    int64
+	most    int  // bytes
+	page    bool // end as soon as that is reached, or PageBytes
+	cut     bool // it was PageBytes
+	measure bool // keep nothing but the size
+	kept    int64
+	kvs     []*mvccpb.KeyValue // kept of them, unless it only measures
+	size    int                // of them, in bytes, about
+	count   int64
 }
 
 // errPageEnds ends a scan: its page is full.
@@ -123,10 +144,10 @@ var errPageEnds = errors.New("the page ends")
 
 func (g *gatherer) add(key []byte, rec record) error {
 	g.count++
-	if g.page && int64(len(g.kvs)) >= g.keep {
+	if g.page && g.kept >= g.keep {
 		return errPageEnds
 	}
-	if int64(len(g.kvs)) >= g.keep || !selected(g.req, rec) {
+	if g.kept >= g.keep || !selected(g.req, rec) {
 		return nil
 	}
 	valued := !g.req.KeysOnly || g.req.SortTarget == etcdserverpb.RangeRequest_VALUE
@@ -134,11 +155,14 @@ func (g *gatherer) add(key []byte, rec record) error {
 	if valued {
 		g.size += rec.length
 	}
-	if g.cut = g.page && g.size > PageBytes && len(g.kvs) > 0; g.cut {
+	if g.cut = g.page && g.size > PageBytes && g.kept > 0; g.cut {
 		return errPageEnds
 	}
 	if g.size > g.most {
 		return ErrResponseTooLarge
+	}
+	if g.kept++; g.measure {
+		return nil
 	}
 	key = bytes.Clone(key) // before anything is read, after which it is void
 	var value []byte

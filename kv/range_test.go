@@ -142,21 +142,38 @@ func (e endless) Scan(_, _ []byte) iter.Seq2[nexusraft.Pair, error] {
 }
 
 func TestLargeAnswersAreRefused(t *testing.T) {
-	const valueBytes = 1 << 20
-	state := endless{n: 2 * MaxRangeBytes / valueBytes}
+	const valueBytes = 64 << 10
+	state := endless{n: 64}
 	state.value = record{create: 2, mod: 2, version: 1, value: make([]byte, valueBytes)}.encodeNewest()
 	req := &etcdserverpb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}
-	_, err := Range(state, req)
+	const most = 32 * valueBytes
+	_, err := Within(state, req, false, most)
 	if !errors.Is(err, ErrResponseTooLarge) || !errors.Is(err, nexusraft.ErrTooLarge) {
 		t.Errorf("whole range: got %v, want %v", err, ErrResponseTooLarge)
 	}
-	for _, smaller := range []*etcdserverpb.RangeRequest{
-		{Key: req.Key, RangeEnd: req.RangeEnd, Limit: 10},
-		{Key: req.Key, RangeEnd: req.RangeEnd, KeysOnly: true},
-		{Key: req.Key, RangeEnd: req.RangeEnd, CountOnly: true},
+	const overhead = pairOverhead + len("000000")
+	for _, tc := range []struct {
+		req  *etcdserverpb.RangeRequest
+		size int
+	}{
+		{&etcdserverpb.RangeRequest{Key: req.Key, RangeEnd: req.RangeEnd, Limit: 10}, 11 * (valueBytes + overhead)},
+		{&etcdserverpb.RangeRequest{Key: req.Key, RangeEnd: req.RangeEnd, KeysOnly: true}, 64 * overhead},
+		{&etcdserverpb.RangeRequest{Key: req.Key, RangeEnd: req.RangeEnd, CountOnly: true}, 0},
+		{req, 64 * (valueBytes + overhead)},
 	} {
-		if got, want := mustRange(t, state, smaller).Count, int64(state.n); got != want {
-			t.Errorf("%v: got count %d, want %d", smaller, got, want)
+		size, err := Measure(state, tc.req)
+		if err != nil || size != tc.size {
+			t.Errorf("%v measures %d, %v; want %d", tc.req, size, err, tc.size)
+		}
+		got, err := Within(state, tc.req, false, size)
+		if err != nil || got.Count != int64(state.n) {
+			t.Errorf("%v within what it measures: got count %d, %v; want %d", tc.req, got.GetCount(), err, state.n)
+		}
+		if size == 0 {
+			continue
+		}
+		if _, err := Within(state, tc.req, false, size-1); !errors.Is(err, ErrResponseTooLarge) {
+			t.Errorf("%v within less: got %v, want %v", tc.req, err, ErrResponseTooLarge)
 		}
 	}
 }

@@ -48,10 +48,15 @@ var callers = []string{
 var methodCallers = map[string]string{
 	// The columns are strangers' (4), clients' (4) and nodes' (5).
 	"/etcdserverpb.Cluster/MemberList":                               "? ? ? ? - + + + - - - - -",
+	"/etcdserverpb.KV/Compact":                                       "? ? ? ? - - - + - - - - -",
 	"/etcdserverpb.KV/DeleteRange":                                   "? ? ? ? - - + + - - - - -",
 	"/etcdserverpb.KV/Put":                                           "? ? ? ? - - + + - - - - -",
 	"/etcdserverpb.KV/Range":                                         "? ? ? ? - + + + - - - - -",
+	"/etcdserverpb.KV/RangeStream":                                   "? ? ? ? - + + + - - - - -",
+	"/etcdserverpb.KV/Txn":                                           "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.Maintenance/Alarm":                                "? ? ? ? - + + + - - - - -",
+	"/etcdserverpb.Maintenance/Hash":                                 "? ? ? ? - + + + - - - - -",
+	"/etcdserverpb.Maintenance/HashKV":                               "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.Maintenance/Status":                               "? ? ? ? - + + + - - - - -",
 	"/grpc.health.v1.Health/Check":                                   "+ + + + + + + + + + + + +",
 	"/grpc.health.v1.Health/List":                                    "+ + + + + + + + + + + + +",

@@ -82,6 +82,10 @@ type Config struct {
 	// goes on with ClusterTLS, or Open returns ErrRefused where the certificates came from files.
 	Insecure bool
 
+	// AnswerBytes is what large answers that are under way may hold of memory, together: 256 MiB. An answer over it is
+	// made alone. Callers wait for their place; see docs/budgets.md.
+	AnswerBytes int64
+
 	ServerOptions []grpc.ServerOption // of the gRPC server, after the node's own: for services that Run registers
 
 	// Permissions says what the methods of services that Run registers ask of their callers where the

@@ -125,7 +125,8 @@ func Open(c Config) (_ *Node, err error) {
 		Clock: c.Clock, Logger: c.Logger, Permissions: c.Permissions, Encrypted: n.peering.TLS() != nil,
 	})
 	n.limits = mtls.NewLimits(mtls.LimitOptions{
-		Connections: shares.Connections, Counters: &n.counters, Identify: n.access.Identify, Known: n.access.Known,
+		Connections: shares.Connections, AnswerBytes: c.AnswerBytes, Counters: &n.counters,
+		Identify: n.access.Identify, Known: n.access.Known,
 	})
 	n.registry = hosting.New(hosting.Options{
 		Zone: rootZone{n}, Logger: c.Logger, Speaks: n.peering.Minor,

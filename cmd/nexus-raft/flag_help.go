@@ -31,6 +31,11 @@ var flagHelp = map[string]string{
 	"webhookState": "Keep the position in this file, and go on from it; --from counts only while there is no such file.",
 
 	"diskReserve": "How much of the disk stays free: below it, writes are refused and reads go on. 0 for none.",
+	"maxAnswerBytes": "What large answers under way may hold of memory, together; a larger one is made alone. Callers " +
+		"wait for their place.",
+	"maxRequestBytes": "The largest request of etcd's API, at most 1536KiB.",
+	"maxTxnOps": "How many compares a transaction may have, and operations in each branch, with those of transactions " +
+		"inside it.",
 	"snapshotBandwidth": "How many bytes a second snapshots to other members may take, at least 64KiB; 0 for no " +
 		"limit.",
 }

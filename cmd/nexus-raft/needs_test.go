@@ -59,6 +59,10 @@ var callersOf = map[string]string{
 	"/nexusraft.v1.EventStream/Subscribe": "read",
 	"/nexusraft.v1.Keys/History":          "read",
 	"/etcdserverpb.KV/Range":              "read",
+	"/etcdserverpb.KV/RangeStream":        "read",
+	"/etcdserverpb.KV/Txn":                "read", // if it has only ranges, or nothing: authz.TestRoleForATransaction
+	"/etcdserverpb.Maintenance/Hash":      "read",
+	"/etcdserverpb.Maintenance/HashKV":    "read",
 	"/etcdserverpb.Maintenance/Status":    "read",
 	"/etcdserverpb.Maintenance/Alarm":     "read",
 	"/etcdserverpb.Cluster/MemberList":    "read",
@@ -68,6 +72,7 @@ var callersOf = map[string]string{
 	"/etcdserverpb.KV/Put":                "write",
 	"/etcdserverpb.KV/DeleteRange":        "write",
 
+	"/etcdserverpb.KV/Compact":             "admin",
 	"/nexusraft.v1.Zones/ChangeMembership": "admin",
 	"/nexusraft.v1.Zones/TransferLeader":   "admin",
 	"/nexusraft.v1.EventStream/Retain":     "admin",

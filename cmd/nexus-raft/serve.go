@@ -97,6 +97,10 @@ type serveCommand struct {
 
 	SnapshotBandwidth byteSize `help:"${snapshotBandwidth}" default:"0" placeholder:"SIZE"`
 
+	MaxAnswerBytes  byteSize `help:"${maxAnswerBytes}" default:"256MiB" placeholder:"SIZE"`
+	MaxRequestBytes byteSize `help:"${maxRequestBytes}" default:"1536KiB" placeholder:"SIZE"`
+	MaxTxnOps       int      `help:"${maxTxnOps}" default:"128"`
+
 	Workers int `help:"Goroutines that share the zones, 1 to 64; 0: one for two cores, at most 8." default:"0"`
 
 	SnapshotCompression bool `help:"Compress snapshots to other members: for links that are slower than a core."`
@@ -117,6 +121,10 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	if b := c.SnapshotBandwidth; b != 0 && b < transport.MinSnapshotBandwidth {
 		return usageError{fmt.Errorf("--snapshot-bandwidth %d is below 64KiB a second; give 0 for no limit", b)}
 	}
+	services := etcd.Config{MaxTxnOps: c.MaxTxnOps, MaxRequestBytes: int(min(c.MaxRequestBytes, math.MaxInt32))}
+	if err := services.Validate(); err != nil {
+		return usageError{fmt.Errorf("--max-txn-ops, --max-request-bytes: %w", err)}
+	}
 	return c.Serve(ctx, s.in, func(ctx context.Context, lis net.Listener) error {
 		log := c.Logger(s.err)
 		program.HeedMemoryLimit(log)
@@ -134,13 +142,13 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 			Machines:      map[string]nexusraft.StateMachine{"kv": kv.StateMachine{}},
 			ServerOptions: etcd.Options(), Permissions: etcd.Permissions(),
 			SnapshotBandwidth: int(min(c.SnapshotBandwidth, math.MaxInt32)), SnapshotCompression: c.SnapshotCompression,
-			Storage: storage.Options{DiskReserve: c.reserve()},
+			AnswerBytes: int64(c.MaxAnswerBytes), Storage: storage.Options{DiskReserve: c.reserve()},
 		})
 		if err != nil {
 			lis.Close()
 			return err
 		}
-		return n.Run(ctx, lis, etcd.Services(n))
+		return n.Run(ctx, lis, services.Services(n))
 	})
 }
 

@@ -22,7 +22,7 @@ type asked struct {
 // askedBy returns what a request asks for by a method's permission: where it names no zone in a way
 // that its handler would take, the root zone's role.
 func askedBy(ctx context.Context, method string, p nexusraft.Permission, req any) asked {
-	a := asked{method: method, role: p.Role, any: p.In == nexusraft.InAnyZone, zone: nexusraft.RootZone}
+	a := asked{method: method, role: roleFor(p, req), any: p.In == nexusraft.InAnyZone, zone: nexusraft.RootZone}
 	if p.In != nexusraft.InRequestZone {
 		return a
 	}

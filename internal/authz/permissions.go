@@ -18,6 +18,9 @@ func CheckPermissions(more map[string]nexusraft.Permission) error {
 		if _, err := nexusraft.ParseAccessRole(string(p.Role)); err != nil {
 			errs = append(errs, fmt.Errorf("Config.Permissions of %s: %w", method, err))
 		}
+		if _, err := nexusraft.ParseAccessRole(string(p.Reading)); err != nil && p.Reading != nexusraft.AccessNone {
+			errs = append(errs, fmt.Errorf("Config.Permissions of %s, Reading: %w", method, err))
+		}
 		if in := p.In; in != nexusraft.InRequestZone && in != nexusraft.InRootZone && in != nexusraft.InAnyZone {
 			errs = append(errs, fmt.Errorf("Config.Permissions of %s: there is no scope %q", method, in))
 		}

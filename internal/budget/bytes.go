@@ -1,6 +1,7 @@
 package budget
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -9,10 +10,12 @@ import (
 )
 
 // Bytes is a budget of bytes with a share for each principal. A request for more than is left waits
-// in line; one of a principal beyond its share holds up no other principal's.
+// in line; one of a principal beyond its share holds up no other principal's. A request for more than there is
+// gets through alone: over the share once its principal holds nothing else, over the total once nobody does.
 // Its methods may be called from any goroutine.
 //
-// 0 <= used <= total; used is the sum of all of held, none of which is over share.
+// 0 <= used <= total, or one request holds all of used; used is the sum of all of held, each of which is at most
+// share, or of one request.
 type Bytes struct {
 	total, share int64
 	wait         time.Duration
@@ -31,9 +34,11 @@ type waiter struct {
 	granted   chan struct{} // closed once it holds its bytes
 }
 
-// NewAnswerBytes returns the budget of a node's answers. It counts refusals.
-func NewAnswerBytes(c *Counters) *Bytes {
-	return NewBytes(AnswerBytesTotal, AnswerBytesShare, AnswerWait, c)
+// NewAnswerBytes returns the budget of a node's answers, of some bytes, half of which are a principal's share; 0:
+// AnswerBytesTotal. It counts refusals.
+func NewAnswerBytes(total int64, c *Counters) *Bytes {
+	total = cmp.Or(total, AnswerBytesTotal)
+	return NewBytes(total, max(1, total/(AnswerBytesTotal/AnswerBytesShare)), AnswerWait, c)
 }
 
 // NewEffectBytes returns the budget of the writes that make much of little.
@@ -75,21 +80,24 @@ func (e *Exceeded) Error() string {
 	}
 }
 
-// Take returns once it holds n bytes for a principal, which Give gives back. It returns an Exceeded
-// if that takes too long, or at once if n is over a share; or the context's error.
+// Take returns once it holds n bytes for a principal, which Give gives back. It returns an Exceeded if that
+// takes until shortly before the context's deadline, early enough for the caller to hear why, or, without a deadline,
+// too long; or the context's error.
 func (b *Bytes) Take(ctx context.Context, principal string, n int64) error {
-	switch {
-	case n <= 0:
+	if n <= 0 {
 		return nil
-	case n > b.share:
-		return b.refuse(b.ofOne)
 	}
 	w := &waiter{principal: principal, bytes: n, granted: make(chan struct{})}
 	b.mu.Lock()
 	b.waiting = append(b.waiting, w)
 	b.grant()
 	b.mu.Unlock()
-	t := time.NewTimer(b.wait)
+	wait := b.wait
+	if deadline, ok := ctx.Deadline(); ok {
+		left := time.Until(deadline)
+		wait = left - min(left/10, AnswerDeadlineMargin)
+	}
+	t := time.NewTimer(wait)
 	defer t.Stop()
 	select {
 	case <-w.granted:
@@ -112,7 +120,7 @@ func (b *Bytes) giveUp(w *waiter, cause error) error {
 	}
 	b.waiting = slices.Delete(b.waiting, i, i+1)
 	why := b.ofAll
-	if b.held[w.principal]+w.bytes > b.share {
+	if !fits(b.held[w.principal], w.bytes, b.share) {
 		why = b.ofOne
 	}
 	b.grant() // others may have waited behind it
@@ -143,24 +151,30 @@ func (b *Bytes) Give(principal string, n int64) {
 	b.grant()
 }
 
+// fits reports whether n bytes may be added to what is held.
+func fits(held, n, limit int64) bool { return held == 0 || held+n <= limit }
+
 // grant serves the waiting requests that there is room for. The first one that only the total blocks
-// blocks all behind it: otherwise many small ones would leave no room for a large one.
+// blocks all behind it, and one that its share blocks all of its principal's: otherwise many small ones would leave no
+// room for a large one.
 func (b *Bytes) grant() {
-	b.waiting = slices.DeleteFunc(b.waiting, func() func(*waiter) bool {
-		full := false
-		return func(w *waiter) bool {
-			if full || b.held[w.principal]+w.bytes > b.share {
-				return false
-			}
-			if full = b.used+w.bytes > b.total; full {
-				return false
-			}
-			b.used += w.bytes
-			b.held[w.principal] += w.bytes
-			close(w.granted)
-			return true
+	full, over := false, make(map[string]bool)
+	b.waiting = slices.DeleteFunc(b.waiting, func(w *waiter) bool {
+		if full || over[w.principal] {
+			return false
 		}
-	}())
+		if !fits(b.held[w.principal], w.bytes, b.share) {
+			over[w.principal] = true
+			return false
+		}
+		if full = !fits(b.used, w.bytes, b.total); full {
+			return false
+		}
+		b.used += w.bytes
+		b.held[w.principal] += w.bytes
+		close(w.granted)
+		return true
+	})
 }
 
 // Used returns how many bytes are held.

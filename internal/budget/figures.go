@@ -42,14 +42,16 @@ const (
 )
 
 // What answers hold of a node's memory at once, from before they are made until they are on the
-// wire: an answer of the largest size, 32 MiB, twice that while it is made, as pairs and encoded.
+// wire: twice their size while they are made, as pairs and encoded. A larger one is alone.
 const (
-	AnswerBytesTotal = 256 << 20 // four of the largest
-	AnswerBytesShare = 128 << 20 // of one principal: two of the largest
+	AnswerBytesTotal = 256 << 20 // unless the node is told another one
+	AnswerBytesShare = 128 << 20 // of one principal; half of the total, whatever that is
 	AnswerBytesFree  = 16 << 10  // an answer, or a message of a stream, of no more counts for nothing
 	// for which a list of access, of tokens or of zones counts while it is made: 4096 names with 64 roles
-	ListBytes            = 32 << 20
-	AnswerWait           = 5 * time.Second  // for a place; then the caller is refused
+	ListBytes  = 32 << 20
+	AnswerWait = 5 * time.Second // of a caller without a deadline for a place; then it is refused
+	// that a caller with a deadline is refused before it, or a tenth of its time
+	AnswerDeadlineMargin = 200 * time.Millisecond
 	AnswerSendTime       = 30 * time.Second // for an answer to be read by its caller, and besides
 	AnswerBytesPerSecond = 512 << 10        // a second for so many
 )

@@ -27,7 +27,8 @@ var figures = map[string]any{
 	"AnonymousBurstBytes": AnonymousBurstBytes, "AnonymousBytesPerSecond": AnonymousBytesPerSecond,
 	"WriteTimeout":     WriteTimeout,
 	"AnswerBytesTotal": AnswerBytesTotal, "AnswerBytesShare": AnswerBytesShare, "AnswerWait": AnswerWait,
-	"AnswerBytesFree": AnswerBytesFree, "ListBytes": ListBytes,
+	"AnswerDeadlineMargin": AnswerDeadlineMargin,
+	"AnswerBytesFree":      AnswerBytesFree, "ListBytes": ListBytes,
 	"AnswerSendTime": AnswerSendTime, "AnswerBytesPerSecond": AnswerBytesPerSecond,
 	"ScanPairs": ScanPairs, "ScanBytes": ScanBytes, "ScansAtOnce": ScansAtOnce,
 	"EffectBytesTotal": EffectBytesTotal, "EffectBytesShare": EffectBytesShare,
@@ -66,6 +67,9 @@ func TestPage(t *testing.T) {
 func text(name string, figure any) string {
 	switch n := figure.(type) {
 	case time.Duration:
+		if n < time.Second {
+			return fmt.Sprintf("%d ms", n.Milliseconds())
+		}
 		return fmt.Sprintf("%.0f s", n.Seconds())
 	case int:
 		if strings.Contains(name, "Bytes") && n >= 1<<20 {

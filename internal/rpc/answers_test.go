@@ -35,11 +35,16 @@ func (l *lists) Tokens(context.Context) ([]nexusraft.JoinToken, error) {
 // Lists of access and of tokens reserve before they are made.
 func TestListsReserve(t *testing.T) {
 	for share, want := range map[int64]codes.Code{
-		budget.ListBytes:     codes.OK,
-		budget.ListBytes - 1: codes.ResourceExhausted,
+		budget.ListBytes + 1: codes.OK,
+		budget.ListBytes:     codes.ResourceExhausted,
 	} {
-		a := budget.NewBytes(share, share, time.Millisecond, new(budget.Counters)).NewAnswer("p")
-		ctx := budget.WithAnswer(t.Context(), a)
+		all := budget.NewBytes(share, share, time.Millisecond, new(budget.Counters))
+		if err := all.Take(t.Context(), "p", 1); err != nil { // alone it would get through
+			t.Fatal(err)
+		}
+		a := all.NewAnswer("p")
+		ctx, cancel := context.WithTimeout(budget.WithAnswer(t.Context(), a), 100*time.Millisecond)
+		defer cancel()
 		l := &lists{held: a.Held}
 		_, err := (&access{granter: l}).ListAccess(ctx, &pb.ListAccessRequest{})
 		_, err2 := (&tokens{issuer: l}).ListTokens(ctx, &pb.ListTokensRequest{})

@@ -73,3 +73,13 @@ func Bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	}
 	return context.WithTimeout(ctx, defaultTimeout)
 }
+
+// BeforeDeadline returns a context that ends shortly before ctx does by its deadline, so that the caller can be told
+// what has come of its call.
+func BeforeDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithDeadline(ctx, deadline.Add(-min(time.Until(deadline)/10, budget.AnswerDeadlineMargin)))
+}

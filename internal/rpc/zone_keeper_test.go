@@ -149,11 +149,16 @@ func TestZonesWithoutAKeeper(t *testing.T) {
 // A page of zones reserves before it is made, as the other lists do; one zone by its name does not.
 func TestPagesOfZonesReserve(t *testing.T) {
 	for share, want := range map[int64]codes.Code{
-		budget.ListBytes:     codes.OK,
-		budget.ListBytes - 1: codes.ResourceExhausted,
+		budget.ListBytes + 1: codes.OK,
+		budget.ListBytes:     codes.ResourceExhausted,
 	} {
-		a := budget.NewBytes(share, share, time.Millisecond, new(budget.Counters)).NewAnswer("p")
-		ctx := budget.WithAnswer(t.Context(), a)
+		all := budget.NewBytes(share, share, time.Millisecond, new(budget.Counters))
+		if err := all.Take(t.Context(), "p", 1); err != nil { // alone it would get through
+			t.Fatal(err)
+		}
+		a := all.NewAnswer("p")
+		ctx, cancel := context.WithTimeout(budget.WithAnswer(t.Context(), a), 100*time.Millisecond)
+		defer cancel()
 		k := &fakeKeeper{held: a.Held}
 		s := NewZones(nil, k)
 		if _, err := s.ListZones(ctx, &pb.ListZonesRequest{Name: "orders"}); err != nil || k.most != 0 {

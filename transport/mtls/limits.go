@@ -62,6 +62,9 @@ type LimitOptions struct {
 	// Connections is how many may be open at a time; 0 for budget.MaxConnections.
 	Connections int
 
+	// AnswerBytes is what large answers under way may hold of memory, together; 0 for budget.AnswerBytesTotal.
+	AnswerBytes int64
+
 	// Counters count what is refused; nil for counters of its own.
 	Counters *budget.Counters
 
@@ -94,7 +97,7 @@ func NewLimits(o LimitOptions) *Limits {
 		clients: newCallLimits(), nodes: newCallLimits(),
 		watches: budget.NewLimit(budget.AnonymousWatchesOfAddress, budget.AnonymousWatches),
 		joins:   budget.NewLimit(budget.AnonymousCallsOfAddress, budget.AnonymousCalls),
-		answers: budget.NewAnswerBytes(o.Counters), effects: budget.NewEffectBytes(o.Counters),
+		answers: budget.NewAnswerBytes(o.AnswerBytes, o.Counters), effects: budget.NewEffectBytes(o.Counters),
 		sendTime: budget.AnswerSendTime, sendRate: budget.AnswerBytesPerSecond,
 		open:   make(map[*connection]struct{}),
 		sweeps: rate.NewLimiter(1, 1),

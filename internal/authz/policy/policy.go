@@ -47,10 +47,16 @@ var grpcs = map[string]Policy{
 func OfEtcd() map[string]nexusraft.Permission {
 	reads := nexusraft.Permission{Role: nexusraft.AccessRead}
 	writes := nexusraft.Permission{Role: nexusraft.AccessWrite}
+	admins := nexusraft.Permission{Role: nexusraft.AccessAdmin}
 	return map[string]nexusraft.Permission{
 		"/etcdserverpb.KV/Range":           reads,
+		"/etcdserverpb.KV/RangeStream":     reads,
 		"/etcdserverpb.KV/Put":             writes,
 		"/etcdserverpb.KV/DeleteRange":     writes,
+		"/etcdserverpb.KV/Txn":             {Role: nexusraft.AccessWrite, Reading: nexusraft.AccessRead},
+		"/etcdserverpb.KV/Compact":         admins,
+		"/etcdserverpb.Maintenance/Hash":   reads,
+		"/etcdserverpb.Maintenance/HashKV": reads,
 		"/etcdserverpb.Maintenance/Status": reads,
 		"/etcdserverpb.Maintenance/Alarm":  reads, // only the list is offered
 		"/etcdserverpb.Cluster/MemberList": reads,

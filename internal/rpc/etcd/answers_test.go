@@ -18,7 +18,7 @@ import (
 // A large answer holds its bytes from before it is read; a caller without room is told to wait.
 func TestLargeAnswersReserve(t *testing.T) {
 	z := newZone()
-	s := NewKV(fakeZones{nexusraft.RootZone: z}, func() Identity { return Identity{} })
+	s := NewKV(fakeZones{nexusraft.RootZone: z}, func() Identity { return Identity{} }, Config{})
 	for i := range 5 {
 		req := &etcdserverpb.PutRequest{Key: fmt.Appendf(nil, "k%d", i), Value: make([]byte, 1<<20)}
 		if _, err := dialKV(t, z).Put(t.Context(), req); err != nil {
@@ -37,7 +37,7 @@ func TestLargeAnswersReserve(t *testing.T) {
 		{"small", &etcdserverpb.RangeRequest{Key: []byte("x")}, 0, codes.OK, 0, 0},
 		{"one", &etcdserverpb.RangeRequest{Key: []byte("k1")}, 8 << 20, codes.OK, 2 << 20, 3 << 20},
 		{"five", all, 128 << 20, codes.OK, 10 << 20, 11 << 20},
-		{"no place", all, 32 << 20, codes.ResourceExhausted, 0, 0},
+		{"five, alone over the share", all, 1 << 20, codes.OK, 10 << 20, 11 << 20},
 		{"counted", &etcdserverpb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l"), CountOnly: true}, 0, codes.OK, 0, 0},
 	} {
 		a := budget.NewBytes(256<<20, tc.share, time.Millisecond, counters).NewAnswer("p")
@@ -46,8 +46,15 @@ func TestLargeAnswersReserve(t *testing.T) {
 			t.Errorf("%s: got %v, holding %d; want %v and %d to %d", tc.name, err, a.Held(), tc.code, tc.least, tc.most)
 		}
 	}
-	if counters.Count(budget.AnswerBytesOfPrincipal) != 1 {
-		t.Errorf("refusals: %v", counters.Snapshot())
+	full := budget.NewBytes(256<<20, 32<<20, time.Millisecond, counters)
+	if err := full.Take(t.Context(), "p", 32<<20); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err := s.Range(budget.WithAnswer(ctx, full.NewAnswer("p")), all)
+	if status.Code(err) != codes.ResourceExhausted || counters.Count(budget.AnswerBytesOfPrincipal) != 1 {
+		t.Errorf("no place: got %v, refusals: %v", err, counters.Snapshot())
 	}
 }
 
@@ -72,9 +79,9 @@ func (z slowZone) ProposeOnce(ctx context.Context, id nexusraft.RequestID, comma
 // though its caller has gone (I15).
 func TestWritesHoldTheirEffects(t *testing.T) {
 	z := slowZone{newZone(), make(chan struct{}), make(chan struct{})}
-	s := NewKV(fakeZones{nexusraft.RootZone: z}, func() Identity { return Identity{} })
+	s := NewKV(fakeZones{nexusraft.RootZone: z}, func() Identity { return Identity{} }, Config{})
 	effects := budget.NewEffectBytes(new(budget.Counters))
-	answers := budget.NewAnswerBytes(new(budget.Counters))
+	answers := budget.NewAnswerBytes(0, new(budget.Counters))
 	key, value := []byte("k"), make([]byte, 1<<20)
 	put := func(req *etcdserverpb.PutRequest) func(context.Context) error {
 		return func(ctx context.Context) error {

@@ -29,23 +29,24 @@ type Node interface {
 }
 
 // Operator is what etcd's operators read, of etcd's services Maintenance and Cluster:
-// Status, the list of alarms, and MemberList. A member's ID is its NodeID.
+// Status, the list of alarms, checksums, and MemberList. A member's ID is its NodeID.
 type Operator struct {
 	etcdserverpb.UnimplementedMaintenanceServer
 	etcdserverpb.UnimplementedClusterServer
 
-	zones Zones
-	node  Node
+	keys    *KV
+	node    Node
+	summing chan struct{} // has room for the one checksum that is computed at a time: it reads a whole state
 }
 
-// NewOperator returns the services on a node and its zones.
-func NewOperator(zones Zones, node Node) *Operator {
-	return &Operator{zones: zones, node: node}
+// NewOperator returns the services on a node and the zones of its KV service.
+func NewOperator(keys *KV, node Node) *Operator {
+	return &Operator{keys: keys, node: node, summing: make(chan struct{}, 1)}
 }
 
 // Register adds the services to a gRPC server.
 func (s *Operator) Register(r grpc.ServiceRegistrar) {
-	r.RegisterService(only(etcdserverpb.Maintenance_ServiceDesc, "Status", "Alarm"), s)
+	r.RegisterService(only(etcdserverpb.Maintenance_ServiceDesc, "Status", "Alarm", "Hash", "HashKV"), s)
 	r.RegisterService(only(etcdserverpb.Cluster_ServiceDesc, "MemberList"), s)
 }
 
@@ -160,7 +161,7 @@ func (s *Operator) look(ctx context.Context, linearizable bool) (view, error) {
 	if err != nil {
 		return view{}, err
 	}
-	z, err := s.zones.Zone(id)
+	z, err := s.keys.zones.Zone(id)
 	if err != nil {
 		return view{}, err
 	}

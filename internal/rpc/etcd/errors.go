@@ -39,6 +39,7 @@ var ownErrors = []struct {
 	{kv.ErrTxnTooWide, status.Error(codes.InvalidArgument, kv.ErrTxnTooWide.Error())},
 	{kv.ErrTooManyOps, rpctypes.ErrGRPCTooManyOps},     // InvalidArgument
 	{kv.ErrDuplicateKey, rpctypes.ErrGRPCDuplicateKey}, // InvalidArgument
+	{errUnswept, status.Error(codes.Unavailable, errUnswept.Error())},
 	{kv.ErrNoHistory, status.Error(codes.Unavailable, kv.ErrNoHistory.Error())},
 	{kv.ErrBadCommand, status.Error(codes.Internal, kv.ErrBadCommand.Error())},
 	{errBadMetadata, status.Error(codes.InvalidArgument,

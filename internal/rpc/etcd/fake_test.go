@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 	"maps"
+	"math"
 	"net"
 	"slices"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/kv"
@@ -67,6 +69,7 @@ func (s state) DeleteRange(start, end []byte) error {
 type fakeZone struct {
 	mu          sync.Mutex
 	state       state
+	seen        func(nexusraft.Reader) nexusraft.Reader // what reads are given, if it is set
 	err         error
 	version     uint32 // of the state machine
 	data        []byte // instead of what the state machine answers
@@ -115,7 +118,7 @@ func (z *fakeZone) Read(ctx context.Context, fn func(nexusraft.Reader) error) er
 	if err := z.note(ctx); err != nil {
 		return err
 	}
-	return fn(z.state)
+	return fn(z.reader())
 }
 
 func (z *fakeZone) ReadLocal(ctx context.Context, fn func(nexusraft.Reader) error) error {
@@ -125,7 +128,14 @@ func (z *fakeZone) ReadLocal(ctx context.Context, fn func(nexusraft.Reader) erro
 	if err := z.note(ctx); err != nil {
 		return err
 	}
-	return fn(z.state)
+	return fn(z.reader())
+}
+
+func (z *fakeZone) reader() nexusraft.Reader {
+	if z.seen != nil {
+		return z.seen(z.state)
+	}
+	return z.state
 }
 
 func (z *fakeZone) Term() nexusraft.Term { return 7 }
@@ -162,15 +172,15 @@ func serveNode(t *testing.T, zones Zones, node Node) *grpc.ClientConn {
 		t.Fatal(err)
 	}
 	s := grpc.NewServer(append([]grpc.ServerOption{grpc.MaxSendMsgSize(1 << 20)}, Options()...)...)
-	keys := NewKV(zones, func() Identity { return Identity{Cluster: 0xC1, Node: 0xD1} })
+	keys := NewKV(zones, func() Identity { return Identity{Cluster: 0xC1, Node: 0xD1} }, Config{})
 	keys.Register(s)
 	NewKeys(zones, keys).Register(s)
-	NewOperator(zones, node).Register(s)
+	NewOperator(keys, node).Register(s)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
 	conn, err := grpc.NewClient("passthrough:///"+l.Addr().String(),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(2*kv.MaxRangeBytes)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,4 +197,14 @@ func serveNode(t *testing.T, zones Zones, node Node) *grpc.ClientConn {
 func dialKV(t *testing.T, z *fakeZone) etcdserverpb.KVClient {
 	t.Helper()
 	return etcdserverpb.NewKVClient(serve(t, fakeZones{nexusraft.RootZone: z}))
+}
+
+// stream is a call that is handled without a server.
+type stream struct{ grpc.ServerTransportStream }
+
+func (stream) SetHeader(metadata.MD) error { return nil }
+
+// handling returns the context of such a call.
+func handling(ctx context.Context) context.Context {
+	return grpc.NewContextWithServerTransportStream(ctx, stream{})
 }

@@ -104,7 +104,7 @@ func TestHistoryInPages(t *testing.T) {
 		for range n {
 			z.put(t, "a", "x")
 		}
-		s := NewKeys(fakeZones{nexusraft.RootZone: z}, NewKV(nil, nil))
+		s := NewKeys(fakeZones{nexusraft.RootZone: z}, NewKV(nil, nil, Config{}))
 		first, more, err := s.page(t.Context(), z.Read, []byte("a"), nil, 0)
 		if err != nil || !more {
 			t.Fatalf("first page: %v, %t", err, more)

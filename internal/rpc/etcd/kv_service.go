@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,24 +28,31 @@ type Identity struct {
 	Node    nexusraft.NodeID
 }
 
-// KV is etcd's KV service on the zones of one node: Range, Put and DeleteRange.
+// KV is etcd's KV service on the zones of one node.
 type KV struct {
 	etcdserverpb.UnimplementedKVServer
 
 	zones    Zones
 	identity func() Identity
+	config   Config
 	turns    turns // of long scans
 }
 
 // NewKV returns the service on zones. Identity is asked for each answer, because a node
 // that joins learns its cluster late; it must not wait.
-func NewKV(zones Zones, identity func() Identity) *KV {
-	return &KV{zones: zones, identity: identity, turns: newTurns()}
+func NewKV(zones Zones, identity func() Identity, c Config) *KV {
+	return &KV{zones: zones, identity: identity, config: c.withDefaults(), turns: newTurns()}
 }
 
 // Register adds the service to a gRPC server.
-func (s *KV) Register(r grpc.ServiceRegistrar) {
-	r.RegisterService(only(etcdserverpb.KV_ServiceDesc, "Range", "Put", "DeleteRange"), s)
+func (s *KV) Register(r grpc.ServiceRegistrar) { r.RegisterService(&etcdserverpb.KV_ServiceDesc, s) }
+
+// checkSize refuses a request over the limit, as etcd does.
+func (s *KV) checkSize(req proto.Message) error {
+	if proto.Size(req) > s.config.MaxRequestBytes {
+		return kv.ErrRequestTooLarge
+	}
+	return nil
 }
 
 // Range implements etcdserverpb.KVServer. With serializable it is answered from this
@@ -61,81 +69,61 @@ func (s *KV) Range(ctx context.Context, req *etcdserverpb.RangeRequest) (*etcdse
 }
 
 func (s *KV) rangeOf(ctx context.Context, req *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {
-	if err := kv.CheckRange(req); err != nil {
+	if err := cmp.Or(s.checkSize(req), kv.CheckRange(req)); err != nil {
 		return nil, err
 	}
 	z, err := s.zone(ctx)
 	if err != nil {
 		return nil, err
 	}
-	read := z.Read
-	if req.Serializable {
-		read = z.ReadLocal
-	}
-	resp, err := s.readWithin(ctx, read, req, answerSteps[0])
-	for _, step := range answerSteps[1:] {
-		if !errors.Is(err, kv.ErrResponseTooLarge) {
-			break
-		}
-		if err := budget.Reserve(ctx, 2*int64(step)); err != nil { // as pairs, and encoded
-			return nil, rpc.OverBudget(err)
-		}
-		resp, err = s.readWithin(ctx, z.ReadLocal, req, step) // confirmed before, so at least as new as asked for
-	}
+	page := wire.WantsPage(ctx)
+	resp, err := answer(ctx, s, z, req.Serializable, question[*etcdserverpb.RangeResponse]{
+		within: func(r nexusraft.Reader, bytes int) (*etcdserverpb.RangeResponse, error) {
+			return kv.Within(r, req, page, bytes)
+		},
+		measure: func(r nexusraft.Reader) (int, error) { return kv.Measure(r, req) },
+	})
 	if err != nil {
 		return nil, err
 	}
-	budget.ShrinkAnswer(ctx, 2*int64(proto.Size(resp)))
 	s.complete(resp.Header, z)
 	return resp, nil
 }
 
-// answerSteps are how large a Range's answer may become before it is begun anew with more memory
-// reserved: small ones reserve nothing, and no call waits for memory while it holds some.
-var answerSteps = [...]int{budget.AnswerBytesFree, 2 << 20, kv.MaxRangeBytes}
-
-type readFunc func(context.Context, func(nexusraft.Reader) error) error
-
-// readWithin answers from one read, up to some bytes, or returns kv.ErrResponseTooLarge.
-func (s *KV) readWithin(
-	ctx context.Context, read readFunc, req *etcdserverpb.RangeRequest, bytes int,
-) (resp *etcdserverpb.RangeResponse, err error) {
-	page := wire.WantsPage(ctx)
-	err = read(ctx, func(r nexusraft.Reader) (err error) {
-		resp, err = kv.Within(abortable{r, ctx, s.turns}, req, page, bytes)
-		return err
-	})
-	return resp, err
-}
-
 // Put implements etcdserverpb.KVServer.
 func (s *KV) Put(ctx context.Context, req *etcdserverpb.PutRequest) (*etcdserverpb.PutResponse, error) {
+	if err := s.checkSize(req); err != nil {
+		return nil, toStatus(err)
+	}
 	command, err := kv.EncodePut(req)
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	if !req.PrevKv && !req.IgnoreValue {
-		return write(ctx, s, command, kv.DecodePutResult)
-	}
-	r := reservation{effects: kv.MaxRequestBytes}
-	if req.IgnoreValue {
-		r.effects = budget.SameValueBytes
-	}
-	if req.PrevKv {
-		r.answer = kv.MaxRequestBytes
-	}
-	ctx, done, err := r.take(ctx)
+	held, done, err := reservationOfPut(req).take(ctx)
 	if err != nil {
 		return nil, toStatus(err)
 	}
 	defer done()
-	return write(ctx, s, command, kv.DecodePutResult)
+	return write(held, s, command, kv.DecodePutResult)
+}
+
+func reservationOfPut(req *etcdserverpb.PutRequest) (r reservation) {
+	if req.GetPrevKv() {
+		r = reservation{answer: kv.MaxRequestBytes, effects: kv.MaxRequestBytes}
+	}
+	if req.GetIgnoreValue() {
+		r.effects = budget.SameValueBytes
+	}
+	return r
 }
 
 // DeleteRange implements etcdserverpb.KVServer.
 func (s *KV) DeleteRange(
 	ctx context.Context, req *etcdserverpb.DeleteRangeRequest,
 ) (*etcdserverpb.DeleteRangeResponse, error) {
+	if err := s.checkSize(req); err != nil {
+		return nil, toStatus(err)
+	}
 	command, err := kv.EncodeDeleteRange(req)
 	if err != nil {
 		return nil, toStatus(err)
@@ -143,14 +131,7 @@ func (s *KV) DeleteRange(
 	if err := s.checkDeleteSize(ctx, req); err != nil {
 		return nil, toStatus(err)
 	}
-	var r reservation
-	if req.PrevKv {
-		r = reservation{answer: kv.MaxPrevKVBytes, effects: kv.MaxPrevKVBytes}
-	}
-	if len(req.RangeEnd) > 0 {
-		r.effects = budget.DeleteRangeBytes
-	}
-	held, done, err := r.take(ctx)
+	held, done, err := reservationOfDelete(req).take(ctx)
 	if err != nil {
 		return nil, toStatus(err)
 	}
@@ -158,21 +139,34 @@ func (s *KV) DeleteRange(
 	return write(held, s, command, kv.DecodeDeleteRangeResult)
 }
 
-// checkDeleteSize refuses what would take too long to apply, by this replica's state, and a delete
-// whose caller has gone before that is known. It leaves every other error to the proposal.
+func reservationOfDelete(req *etcdserverpb.DeleteRangeRequest) (r reservation) {
+	if req.GetPrevKv() {
+		r = reservation{answer: kv.MaxPrevKVBytes, effects: kv.MaxPrevKVBytes}
+	}
+	if len(req.GetRangeEnd()) > 0 {
+		r.effects = budget.DeleteRangeBytes
+	}
+	return r
+}
+
+// checkDeleteSize refuses what would take too long to apply.
 func (s *KV) checkDeleteSize(ctx context.Context, req *etcdserverpb.DeleteRangeRequest) error {
 	if len(req.RangeEnd) == 0 { // one key
 		return nil
 	}
+	return s.checkCost(ctx, kv.ErrTooManyKeys, func(r nexusraft.Reader) error { return kv.CheckDeleteCost(r, req) })
+}
+
+// checkCost returns the refusal of a check of this replica's state, and of a write whose caller has gone before that
+// is known. It leaves every other error to the proposal.
+func (s *KV) checkCost(ctx context.Context, refusal error, check func(nexusraft.Reader) error) error {
 	z, err := s.zone(ctx)
 	if err != nil {
 		return err
 	}
-	err = z.ReadLocal(ctx, func(r nexusraft.Reader) error {
-		return kv.CheckDeleteCost(abortable{r, ctx, s.turns}, req)
-	})
+	err = z.ReadLocal(ctx, func(r nexusraft.Reader) error { return check(abortable{r, ctx, s.turns}) })
 	switch {
-	case errors.Is(err, kv.ErrTooManyKeys):
+	case errors.Is(err, refusal):
 		return err
 	case ctx.Err() != nil:
 		return fmt.Errorf("%w: nothing was written: %w", nexusraft.ErrOverloaded, context.Cause(ctx))

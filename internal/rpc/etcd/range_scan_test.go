@@ -102,7 +102,7 @@ func (z leavingZone) ReadLocal(ctx context.Context, fn func(nexusraft.Reader) er
 func TestDeleteWhoseCallerGoes(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	z := leavingZone{endlessZone{newZone(), &endless{revision: kv.MaxDeleteKeys + 2}}, cancel}
-	s := NewKV(fakeZones{nexusraft.RootZone: z}, func() Identity { return Identity{} })
+	s := NewKV(fakeZones{nexusraft.RootZone: z}, func() Identity { return Identity{} }, Config{})
 	_, err := s.DeleteRange(ctx, &etcdserverpb.DeleteRangeRequest{Key: []byte("a"), RangeEnd: []byte("b")})
 	if status.Code(err) != codes.ResourceExhausted {
 		t.Errorf("got %v", err)

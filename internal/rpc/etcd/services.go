@@ -15,15 +15,19 @@ import (
 // node that serves them. The map is the caller's.
 func Permissions() map[string]nexusraft.Permission { return policy.OfEtcd() }
 
+// Services returns a function that registers all services of this package with their defaults, for
+// node.Node.Run.
+func Services(n *node.Node) func(grpc.ServiceRegistrar) { return Config{}.Services(n) }
+
 // Services returns a function that registers all services of this package, for node.Node.Run.
 // internal/authz/policy says which callers may call them.
-func Services(n *node.Node) func(grpc.ServiceRegistrar) {
+func (c Config) Services(n *node.Node) func(grpc.ServiceRegistrar) {
 	identity := func() Identity { return Identity{Cluster: n.Cluster(), Node: n.ID()} }
 	return func(r grpc.ServiceRegistrar) {
-		keys := NewKV(zones{n}, identity)
+		keys := NewKV(zones{n}, identity, c)
 		keys.Register(r)
 		NewKeys(zones{n}, keys).Register(r)
-		NewOperator(zones{n}, n).Register(r)
+		NewOperator(keys, n).Register(r)
 	}
 }
 

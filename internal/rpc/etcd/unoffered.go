@@ -27,7 +27,7 @@ func Options() []grpc.ServerOption {
 	}
 }
 
-// only is a service with the named unary methods and no others, so that all the rest of it
+// only is a service with the named unary methods and nothing else, so that all the rest of it
 // comes to the handler of what is registered nowhere.
 func only(d grpc.ServiceDesc, methods ...string) *grpc.ServiceDesc {
 	d.Methods = slices.DeleteFunc(slices.Clone(d.Methods), func(m grpc.MethodDesc) bool {
@@ -40,6 +40,6 @@ func only(d grpc.ServiceDesc, methods ...string) *grpc.ServiceDesc {
 // notOffered answers a method that this version does not have.
 func notOffered(method string) error {
 	return status.Errorf(codes.Unimplemented, "nexusraft: %s is not offered yet; of etcd's API these are: "+
-		"KV Range, Put and DeleteRange, Maintenance Status and the list of alarms, Cluster MemberList",
+		"KV, Maintenance Status, Hash, HashKV and the list of alarms, Cluster MemberList",
 		strings.TrimPrefix(method, "/"))
 }

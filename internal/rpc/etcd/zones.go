@@ -1,14 +1,14 @@
-// Package etcd serves a part of etcd's v3 API: of KV Range, Put and DeleteRange, of Maintenance
-// Status and the alarms, of Cluster MemberList.
+// Package etcd serves a part of etcd's v3 API: KV, of Maintenance Status, Hash, HashKV and the list of alarms, of
+// Cluster MemberList; and beside them our own service Keys.
 //
 // A request names its zone in the metadata nexus-zone, in hexadecimal; without it the root
 // zone is meant. The answer to a write says in the header metadata nexus-copies on at
 // least how many data copies it was durable. A Range with the metadata nexus-page costs what it
 // returns: see kv.Page.
 //
-// A Put or DeleteRange with the metadata nexus-session, which is the ID of a session and a number, in decimal, as in
-// 71/3, runs once, however often it is asked for: asked for again, it is answered as at first.
-// Zones.RegisterSession of our own API registers sessions.
+// A Put, DeleteRange, Txn or Compact with the metadata nexus-session, which is the ID of a session and a number, in
+// decimal, as in 71/3, runs once, however often it is asked for: asked for again, it is answered as at
+// first. Zones.RegisterSession of our own API registers sessions.
 package etcd
 
 import (

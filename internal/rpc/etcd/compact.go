@@ -1,0 +1,87 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/rpc"
+	"github.com/nexi-lab/nexus-raft/kv"
+)
+
+const (
+	sweepChanges = 512                    // of one command of a sweep
+	sweepRetry   = 100 * time.Millisecond // after a command that was not run, or nobody knows
+)
+
+// errUnswept: the compaction is in force, and what it is to remove is still there.
+var errUnswept = errors.New("nexusraft: compacted, but not all of it is removed yet; that goes on by itself")
+
+// Compact implements etcdserverpb.KVServer. With physical it answers once what was compacted is gone, for which it
+// works itself.
+func (s *KV) Compact(
+	ctx context.Context, req *etcdserverpb.CompactionRequest,
+) (*etcdserverpb.CompactionResponse, error) {
+	command, err := kv.EncodeCompact(req)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	resp, err := write(ctx, s, command, withHistory(kv.DecodeCompactResult))
+	if err != nil || !req.Physical {
+		return resp, err
+	}
+	if err := s.sweep(ctx); err != nil {
+		return nil, toStatus(err)
+	}
+	return resp, nil
+}
+
+// sweep removes what was compacted, in small commands one after the other, until nothing is left or the caller's time
+// ends.
+func (s *KV) sweep(ctx context.Context) error {
+	z, err := s.zone(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := rpc.BeforeDeadline(ctx)
+	defer cancel()
+	for {
+		left, err := sweepStep(ctx, z)
+		switch {
+		case err == nil && !left:
+			return nil
+		case errors.Is(err, nexusraft.ErrClosed) || errors.Is(err, nexusraft.ErrCorrupt):
+			return fmt.Errorf("%w: %v", errUnswept, err) // that was not the compaction's own
+		case err == nil && ctx.Err() == nil:
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %v", errUnswept, errors.Join(err, context.Cause(ctx)))
+		case <-time.After(sweepRetry):
+		}
+	}
+}
+
+// sweepStep does one step, and reports whether there may be more.
+func sweepStep(ctx context.Context, z Zone) (left bool, err error) {
+	ctx, cancel := rpc.Bounded(ctx)
+	defer cancel()
+	err = z.Read(ctx, func(r nexusraft.Reader) (err error) {
+		left, err = kv.Unswept(r)
+		return err
+	})
+	if err != nil || !left {
+		return left, err
+	}
+	result, err := z.ProposeOnce(ctx, nexusraft.RequestID{}, kv.EncodeSweep(sweepChanges))
+	if err != nil {
+		return true, err
+	}
+	_, err = kv.DecodeCompactResult(result.Data)
+	return true, err
+}

@@ -1,0 +1,37 @@
+package etcd
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+
+	"github.com/nexi-lab/nexus-raft/kv"
+)
+
+// Config has what operators may set; the zero value is the documented default.
+type Config struct {
+	// MaxTxnOps is how many compares a transaction may have, and operations in each branch; those of a
+	// transaction inside it count with those around it. 128.
+	MaxTxnOps int
+
+	// MaxRequestBytes bounds a request, as it is on the wire: 1.5 MiB, which is the most that a command may have.
+	MaxRequestBytes int
+}
+
+// Validate returns what is wrong.
+func (c Config) Validate() error {
+	var errs []error
+	if c.MaxTxnOps < 0 || c.MaxTxnOps > kv.MaxTxnTotalOps {
+		errs = append(errs, fmt.Errorf("%d operations in a transaction: give 1 to %d", c.MaxTxnOps, kv.MaxTxnTotalOps))
+	}
+	if c.MaxRequestBytes < 0 || c.MaxRequestBytes > kv.MaxRequestBytes {
+		errs = append(errs, fmt.Errorf("%d bytes of a request: give 1 to %d", c.MaxRequestBytes, kv.MaxRequestBytes))
+	}
+	return errors.Join(errs...)
+}
+
+func (c Config) withDefaults() Config {
+	c.MaxTxnOps = cmp.Or(c.MaxTxnOps, kv.MaxTxnOps)
+	c.MaxRequestBytes = cmp.Or(c.MaxRequestBytes, kv.MaxRequestBytes)
+	return c
+}
