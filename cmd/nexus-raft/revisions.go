@@ -173,8 +173,8 @@ func (c *historyCommand) nothing(ctx context.Context, conn *client.Client, key [
 		return explain(err)
 	}
 	if oldest > 1 {
-		return fmt.Errorf("history: nothing is kept of a key %.64q: it was never there, or not since revision %d, the oldest "+
-			"that can be read", key, oldest)
+		return fmt.Errorf("history: nothing is kept of a key %.64q: it was never there, or not since revision %d, the "+
+			"oldest that can be read", key, oldest)
 	}
 	return fmt.Errorf("history: there was never a key %.64q", key)
 }

@@ -50,7 +50,10 @@ func TestOldRevisions(t *testing.T) {
 		{args: "put a five", out: "revision 6, data copies 2\n"},
 
 		{args: "get a --rev 2", out: "one\n"},
-		{args: "get a --rev 3 --json", out: `{"key":"a","value":"one","create_revision":2,"mod_revision":2,"version":1}` + "\n"},
+		{
+			args: "get a --rev 3 --json",
+			out:  `{"key":"a","value":"one","create_revision":2,"mod_revision":2,"version":1}` + "\n",
+		},
 		{args: "get a --rev 4", out: "three\n"},
 		{args: "get a --rev 5", fails: "nexus-raft: get: there was no key \"a\" as of revision 5\n"},
 		{args: "get a --rev 6", out: "five\n"},
@@ -71,7 +74,10 @@ func TestOldRevisions(t *testing.T) {
 {"revision":5,"create_revision":0,"version":0,"bytes":0,"deleted":true}
 {"revision":6,"create_revision":6,"version":1,"bytes":4,"deleted":false}
 `},
-		{args: "history 62 --hex", out: "REVISION  CREATED  VERSION  BYTES  DELETED\n3         3        1        3      no\n"},
+		{
+			args: "history 62 --hex",
+			out:  "REVISION  CREATED  VERSION  BYTES  DELETED\n3         3        1        3      no\n",
+		},
 		{args: "history absent", fails: "nexus-raft: history: there was never a key \"absent\"\n"},
 
 		{args: "compact 9", fails: "nexus-raft: compact: " + tooNew},
@@ -92,8 +98,8 @@ func TestOldRevisions(t *testing.T) {
 5         -        -        -      yes
 6         6        1        4      no
 `},
-		{args: "history absent", fails: "nexus-raft: history: nothing is kept of a key \"absent\": it was never there, or not " +
-			"since revision 4, the oldest that can be read\n"},
+		{args: "history absent", fails: "nexus-raft: history: nothing is kept of a key \"absent\": it was never there, or " +
+			"not since revision 4, the oldest that can be read\n"},
 		{args: "compact 6 --physical --json", out: `{"oldest_revision":6}` + "\n"},
 	})
 }

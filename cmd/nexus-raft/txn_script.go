@@ -111,8 +111,8 @@ func (r *scriptReader) ended(block int) error {
 	case block == len(txnBlocks)-1:
 		return fmt.Errorf("the %s end without a line break: expected one, or a blank line", txnBlocks[block])
 	}
-	return fmt.Errorf("the text ends in the %s: expected a blank line, and then the %s, if only with a blank line for none",
-		txnBlocks[block], txnBlocks[block+1])
+	return fmt.Errorf("the text ends in the %s: expected a blank line, and then the %s, if only with a blank line for "+
+		"none", txnBlocks[block], txnBlocks[block+1])
 }
 
 func (r *scriptReader) take(block int, line string) error {

