@@ -8,35 +8,35 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
-// Keys are those that a part of a transaction is about. They borrow the slices that they are made of.
-type Keys struct{ key, end []byte } // etcd's key and range_end
+// KeySet is the keys that a part of a transaction is about. It borrows the slices that it is made of.
+type KeySet struct{ key, end []byte } // etcd's key and range_end
 
 // Key is one key.
-func Key(key []byte) Keys { return Keys{key: key} }
+func Key(key []byte) KeySet { return KeySet{key: key} }
 
 // Prefix is all keys that begin with prefix; an empty one means all keys.
-func Prefix(prefix []byte) Keys {
+func Prefix(prefix []byte) KeySet {
 	key, end := prefixRange(prefix)
-	return Keys{key, end}
+	return KeySet{key, end}
 }
 
 // FromKey is key and all keys after it.
-func FromKey(key []byte) Keys {
+func FromKey(key []byte) KeySet {
 	if len(key) == 0 {
 		return Prefix(nil)
 	}
-	return Keys{key, []byte{0}}
+	return KeySet{key, []byte{0}}
 }
 
 // KeyRange is from and all keys after it, up to end and without it; none if end is not after from.
-func KeyRange(from, end []byte) Keys {
+func KeyRange(from, end []byte) KeySet {
 	if len(from) == 0 {
 		from = []byte{0} // no key is before it
 	}
 	if bytes.Compare(end, from) <= 0 {
-		return Keys{[]byte{1}, []byte{1}}
+		return KeySet{[]byte{1}, []byte{1}}
 	}
-	return Keys{from, end}
+	return KeySet{from, end}
 }
 
 // A Relation is how what is found has to be to what a compare names.
@@ -56,47 +56,47 @@ const (
 type Compare struct{ compare *etcdserverpb.Compare } // nil in the zero value, which no node takes
 
 // Exists holds if all of the keys are there, and at least one.
-func (k Keys) Exists() Compare { return k.Version(NotEqual, 0) }
+func (k KeySet) Exists() Compare { return k.Version(NotEqual, 0) }
 
 // Absent holds if none of the keys is there.
-func (k Keys) Absent() Compare { return k.Version(Equal, 0) }
+func (k KeySet) Absent() Compare { return k.Version(Equal, 0) }
 
 // Value compares values; it borrows value.
-func (k Keys) Value(is Relation, value []byte) Compare {
+func (k KeySet) Value(is Relation, value []byte) Compare {
 	return k.compare(etcdserverpb.Compare_VALUE, is, func(c *etcdserverpb.Compare) {
 		c.TargetUnion = &etcdserverpb.Compare_Value{Value: value}
 	})
 }
 
 // Version compares how often a key was put since it was created.
-func (k Keys) Version(is Relation, version int64) Compare {
+func (k KeySet) Version(is Relation, version int64) Compare {
 	return k.compare(etcdserverpb.Compare_VERSION, is, func(c *etcdserverpb.Compare) {
 		c.TargetUnion = &etcdserverpb.Compare_Version{Version: version}
 	})
 }
 
 // Created compares KeyValue.CreateRevision.
-func (k Keys) Created(is Relation, rev nexusraft.Revision) Compare {
+func (k KeySet) Created(is Relation, rev nexusraft.Revision) Compare {
 	return k.compare(etcdserverpb.Compare_CREATE, is, func(c *etcdserverpb.Compare) {
 		c.TargetUnion = &etcdserverpb.Compare_CreateRevision{CreateRevision: wireRevision(rev)}
 	})
 }
 
 // Modified compares KeyValue.ModRevision.
-func (k Keys) Modified(is Relation, rev nexusraft.Revision) Compare {
+func (k KeySet) Modified(is Relation, rev nexusraft.Revision) Compare {
 	return k.compare(etcdserverpb.Compare_MOD, is, func(c *etcdserverpb.Compare) {
 		c.TargetUnion = &etcdserverpb.Compare_ModRevision{ModRevision: wireRevision(rev)}
 	})
 }
 
 // Lease compares the ID of the lease that a key hangs on, 0 if there is none.
-func (k Keys) Lease(is Relation, lease int64) Compare {
+func (k KeySet) Lease(is Relation, lease int64) Compare {
 	return k.compare(etcdserverpb.Compare_LEASE, is, func(c *etcdserverpb.Compare) {
 		c.TargetUnion = &etcdserverpb.Compare_Lease{Lease: lease}
 	})
 }
 
-func (k Keys) compare(
+func (k KeySet) compare(
 	target etcdserverpb.Compare_CompareTarget, is Relation, to func(*etcdserverpb.Compare),
 ) Compare {
 	c := &etcdserverpb.Compare{Key: k.key, RangeEnd: k.end, Target: target}

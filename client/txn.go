@@ -42,7 +42,7 @@ type Put struct {
 
 // Get reads pairs, in ascending order of their keys.
 type Get struct {
-	Keys      Keys
+	Keys      KeySet
 	Revision  nexusraft.Revision // as of then; 0: as they are when it is its turn
 	Limit     int64              // at most so many pairs; 0: all
 	KeysOnly  bool               // without values
@@ -51,7 +51,7 @@ type Get struct {
 
 // Delete removes pairs; that there are none is no error.
 type Delete struct {
-	Keys     Keys
+	Keys     KeySet
 	Previous bool // return the pairs that were there
 }
 

@@ -160,7 +160,7 @@ func TestTxn(t *testing.T) {
 // Keys that are no range are none, and never all.
 func TestKeys(t *testing.T) {
 	for name, tc := range map[string]struct {
-		keys     Keys
+		keys     KeySet
 		key, end string
 	}{
 		"all":                   {Prefix(nil), "\x00", "\x00"},

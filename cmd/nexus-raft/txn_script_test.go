@@ -14,7 +14,7 @@ import (
 // same compares transactions, whose parts only package client can look into.
 var same = cmp.Options{cmp.Exporter(func(reflect.Type) bool { return true }), cmp.Comparer(bytes.Equal)}
 
-func key(s string) client.Keys { return client.Key([]byte(s)) }
+func key(s string) client.KeySet { return client.Key([]byte(s)) }
 
 // What etcdctl's syntax says, and what of ours is beyond it.
 func TestTxnSyntax(t *testing.T) {

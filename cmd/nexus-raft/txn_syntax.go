@@ -80,7 +80,7 @@ func cutRelation(text string) (is client.Relation, rest string, err error) {
 	return 0, "", fmt.Errorf("after the key: expected one of = != < >, and not %.64q", text)
 }
 
-func newCompare(target string, keys client.Keys, is client.Relation, value string) (client.Compare, error) {
+func newCompare(target string, keys client.KeySet, is client.Relation, value string) (client.Compare, error) {
 	switch target {
 	case "val", "value":
 		return keys.Value(is, []byte(value)), nil
@@ -266,15 +266,15 @@ func (r *requestLine) del() (client.Operation, error) {
 }
 
 // keys are what a get or del is about.
-func (r *requestLine) keys() (client.Keys, error) {
+func (r *requestLine) keys() (client.KeySet, error) {
 	prefix, from := r.flags["--prefix"], r.flags["--from-key"]
 	switch {
 	case len(r.words) < 1 || len(r.words) > 2:
-		return client.Keys{}, r.miscounted()
+		return client.KeySet{}, r.miscounted()
 	case prefix && from:
-		return client.Keys{}, errors.New("--prefix and --from-key exclude each other")
+		return client.KeySet{}, errors.New("--prefix and --from-key exclude each other")
 	case len(r.words) == 2 && (prefix || from):
-		return client.Keys{}, errors.New("END excludes --prefix and --from-key")
+		return client.KeySet{}, errors.New("END excludes --prefix and --from-key")
 	case len(r.words) == 2:
 		return client.KeyRange([]byte(r.words[0]), []byte(r.words[1])), nil
 	case prefix:
@@ -282,7 +282,7 @@ func (r *requestLine) keys() (client.Keys, error) {
 	case from:
 		return client.FromKey([]byte(r.words[0])), nil
 	case r.words[0] == "":
-		return client.Keys{}, errors.New("the key is empty")
+		return client.KeySet{}, errors.New("the key is empty")
 	}
 	return client.Key([]byte(r.words[0])), nil
 }
