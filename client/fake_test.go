@@ -24,6 +24,7 @@ type fakeNode struct {
 	etcdserverpb.UnimplementedKVServer
 	pb.UnimplementedClusterServer
 	pb.UnimplementedZonesServer
+	pb.UnimplementedKeysServer
 
 	address  string
 	server   *grpc.Server
@@ -32,6 +33,9 @@ type fakeNode struct {
 	put      func(context.Context, *etcdserverpb.PutRequest) (*etcdserverpb.PutResponse, error)
 	del      func(context.Context, *etcdserverpb.DeleteRangeRequest) (*etcdserverpb.DeleteRangeResponse, error)
 	rangeOf  func(context.Context, *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error)
+	txn      func(context.Context, *etcdserverpb.TxnRequest) (*etcdserverpb.TxnResponse, error)
+	compact  func(context.Context, *etcdserverpb.CompactionRequest) (*etcdserverpb.CompactionResponse, error)
+	history  func(*pb.HistoryRequest, grpc.ServerStreamingServer[pb.HistoryResponse]) error
 	status   *pb.StatusResponse
 	statusOf atomic.Uint64 // the zone that the last status was asked for
 	checksum *pb.ChecksumResponse
@@ -113,6 +117,23 @@ func (n *fakeNode) Range(ctx context.Context, req *etcdserverpb.RangeRequest) (*
 	}, nil
 }
 
+func (n *fakeNode) Txn(ctx context.Context, req *etcdserverpb.TxnRequest) (*etcdserverpb.TxnResponse, error) {
+	n.arrivals.Add(1)
+	return n.txn(ctx, req)
+}
+
+func (n *fakeNode) Compact(
+	ctx context.Context, req *etcdserverpb.CompactionRequest,
+) (*etcdserverpb.CompactionResponse, error) {
+	n.arrivals.Add(1)
+	return n.compact(ctx, req)
+}
+
+func (n *fakeNode) History(req *pb.HistoryRequest, stream grpc.ServerStreamingServer[pb.HistoryResponse]) error {
+	n.arrivals.Add(1)
+	return n.history(req, stream)
+}
+
 func (n *fakeNode) Status(_ context.Context, req *pb.StatusRequest) (*pb.StatusResponse, error) {
 	n.statusOf.Store(req.GetZone())
 	return n.status, nil
@@ -136,6 +157,7 @@ func start(t *testing.T, setup func(*fakeNode)) *fakeNode {
 	etcdserverpb.RegisterKVServer(n.server, n)
 	pb.RegisterClusterServer(n.server, n)
 	pb.RegisterZonesServer(n.server, n)
+	pb.RegisterKeysServer(n.server, n)
 	serve(t, n.server, l)
 	return n
 }

@@ -117,31 +117,43 @@ func (c *Client) Get(ctx context.Context, key []byte) (KeyValue, bool, error) {
 //
 // It reads page after page, each bounded by Options.PageTimeout and by ctx. Each page is
 // linearizable, but the pages are not one snapshot: what is written during the iteration is
-// seen or not seen, page by page.
+// seen or not seen, page by page. ListAt lists one revision.
 func (c *Client) List(ctx context.Context, prefix []byte) iter.Seq2[KeyValue, error] {
 	return func(yield func(KeyValue, error) bool) {
-		from, end := prefixRange(prefix)
-		limit := int64(pageKeys)
-		for {
-			resp, err := c.page(ctx, &etcdserverpb.RangeRequest{Key: from, RangeEnd: end, Limit: limit})
-			if errors.Is(err, nexusraft.ErrTooLarge) && limit > 1 {
-				limit /= 2
-				continue
-			}
-			if err != nil {
-				yield(KeyValue{}, fmt.Errorf("list %s: %w", brief(prefix), err))
-				return
-			}
-			for _, kv := range resp.Kvs {
-				if !yield(keyValue(kv), nil) {
-					return
-				}
-			}
-			if !resp.More || len(resp.Kvs) == 0 {
-				return
-			}
-			from = append(bytes.Clone(resp.Kvs[len(resp.Kvs)-1].Key), 0)
+		err := eachPair(prefix, yield, func(req *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {
+			return c.page(ctx, req)
+		})
+		if err != nil {
+			yield(KeyValue{}, fmt.Errorf("list %s: %w", brief(prefix), err))
 		}
+	}
+}
+
+// eachPair yields all pairs whose key begins with prefix, page after page, until yield has enough.
+func eachPair(
+	prefix []byte, yield func(KeyValue, error) bool,
+	page func(*etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error),
+) error {
+	from, end := prefixRange(prefix)
+	limit := int64(pageKeys)
+	for {
+		resp, err := page(&etcdserverpb.RangeRequest{Key: from, RangeEnd: end, Limit: limit})
+		if errors.Is(err, nexusraft.ErrTooLarge) && limit > 1 {
+			limit /= 2
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for _, kv := range resp.Kvs {
+			if !yield(keyValue(kv), nil) {
+				return nil
+			}
+		}
+		if !resp.More || len(resp.Kvs) == 0 {
+			return nil
+		}
+		from = append(bytes.Clone(resp.Kvs[len(resp.Kvs)-1].Key), 0)
 	}
 }
 
@@ -196,6 +208,14 @@ func keyValue(kv *mvccpb.KeyValue) KeyValue {
 		ModRevision:    nexusraft.Revision(kv.ModRevision),
 		Version:        kv.Version,
 	}
+}
+
+func keyValues(kvs []*mvccpb.KeyValue) []KeyValue {
+	var pairs []KeyValue
+	for _, kv := range kvs {
+		pairs = append(pairs, keyValue(kv))
+	}
+	return pairs
 }
 
 func copies(header metadata.MD) int {

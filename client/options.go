@@ -37,9 +37,9 @@ type Options struct {
 	// Zone is where the keys are; 0 means the root zone.
 	Zone nexusraft.ZoneID
 
-	// ExactlyOnce makes each Put and Delete happen once, however often it has to be sent. The client registers a
-	// session with the first one, numbers them, and sends one whose outcome is unknown again, with the same number, to
-	// any endpoint, until its context ends: give it one that does. 64 are under way at most, one more waits.
+	// ExactlyOnce makes each Put, Delete and Txn that may write happen once, however often it has to be sent. The client
+	// registers a session with the first one, numbers them, and sends one whose outcome is unknown again, with the same
+	// number, to any endpoint, until its context ends: give it one that does. 64 are under way at most, one more waits.
 	//
 	// nexusraft.ErrUncertain is left for a write whose context ends, or whose client is closed, while its outcome is
 	// unknown, and for one that no endpoint will take any more, of a zone that was deleted for example. It comes with
@@ -57,7 +57,7 @@ type Options struct {
 	// ends with nexusraft.ErrUncertain. 0 means DefaultAttemptTimeout.
 	AttemptTimeout time.Duration
 
-	// PageTimeout bounds the wait for each page of List and Zones; 0 means that only its context does.
+	// PageTimeout bounds the wait for each page of List, ListAt and Zones; 0 means that only its context does.
 	PageTimeout time.Duration
 
 	// OnWait, if set, is called with the reason whenever Members, ChangeMembership, TransferLeader,

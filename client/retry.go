@@ -49,7 +49,11 @@ const (
 	reads      effect = iota // nothing: call again
 	writes                   // something, each time: return nexusraft.ErrUncertain
 	writesOnce               // something, and again nothing, as it has a number: call again
+	waits                    // as writes, and only the call's context bounds the wait for the answer
+	streams                  // nothing: call again; the call bounds its waits itself
 )
+
+func (e effect) writes() bool { return e != reads && e != streams }
 
 func (c *Client) read(ctx context.Context, call callFunc) error  { return c.try(ctx, reads, call) }
 func (c *Client) write(ctx context.Context, call callFunc) error { return c.try(ctx, writes, call) }
@@ -68,7 +72,7 @@ func (c *Client) try(ctx context.Context, does effect, call callFunc) error {
 		if err != nil {
 			return so.ended(err)
 		}
-		v, after, err := c.attempt(ctx, e, does != reads, call)
+		v, after, err := c.attempt(ctx, e, does, call)
 		if err == nil {
 			c.prefer(e.address)
 			return nil
@@ -130,12 +134,12 @@ func (a *attempts) ended(err error) error {
 
 // gaveUp returns the call's error where its context has ended.
 func (a *attempts) gaveUp(ctx context.Context) error {
-	return a.ended(gaveUp(ctx, a.does != reads && !a.unknown, a.last))
+	return a.ended(gaveUp(ctx, a.does.writes() && !a.unknown, a.last))
 }
 
 // attempt makes one attempt on one endpoint. Another one makes sense after a while.
 func (c *Client) attempt(
-	ctx context.Context, e *endpoint, write bool, call callFunc,
+	ctx context.Context, e *endpoint, does effect, call callFunc,
 ) (v class, after time.Duration, err error) {
 	if err := e.ready(ctx, c.opts.DialTimeout); err != nil {
 		_, dates := errors.AsType[*pki.DatesError](err)
@@ -144,15 +148,18 @@ func (c *Client) attempt(
 		}
 		return again, 0, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.opts.AttemptTimeout)
-	defer cancel()
+	if does != waits && does != streams {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.opts.AttemptTimeout)
+		defer cancel()
+	}
 	ctx, sent := trackSent(ctx)
 	err = call(ctx, e.conn)
 	if err == nil {
 		return final, 0, nil
 	}
 	after = retryAfter(err)
-	v, err = classify(err, write, sent())
+	v, err = classify(err, does.writes(), sent())
 	return v, after, fmt.Errorf("client: %s: %w", e.address, err)
 }
 
@@ -173,6 +180,9 @@ func retryAfter(err error) time.Duration {
 // nexusraft.ErrUncertain.
 func classify(err error, write, sent bool) (class, error) {
 	st := status.Convert(err)
+	if refused := revisionError(st); refused != nil {
+		return final, refused
+	}
 	if answer := nodeError(st); answer != nil {
 		return classifyAnswer(answer, write)
 	}

@@ -570,4 +570,32 @@ func TestBadKeys(t *testing.T) {
 	if status, _, stderr := command(t, "put", long[1:], "v", "--endpoints", c.endpoints()); status != exitOK {
 		t.Errorf("a key of 4 KiB: status %d, %.200s", status, stderr)
 	}
+	c.oldRevisions(t)
+}
+
+// oldRevisions has a cluster do what TestOldRevisions and TestTxn have a store do.
+func (c *trio) oldRevisions(t *testing.T) {
+	t.Helper()
+	swap := writeFile(t, []byte("mod(\"o\") > 0\n\nput o new\nget o\n\n\n"))
+	c.put(t, "o", "old")
+	for _, tc := range []struct {
+		args   []string
+		status int
+		says   string
+	}{
+		{[]string{"txn", swap}, exitOK, "OK\n\no\tnew\n"},
+		{[]string{"history", "o"}, exitOK, "  2        3      no\n"},
+		{[]string{"get", "o", "--rev", "1"}, exitFailed, "there was no key"},
+		{[]string{"get", "o", "--rev", "100"}, exitFailed, "not there yet"},
+		{[]string{"compact", "5", "--physical"}, exitOK, "is 5\n"},
+		{[]string{"compact", "5"}, exitFailed, "is 5 already"},
+		{[]string{"compact", "100"}, exitFailed, "not there yet"},
+		{[]string{"list", "--rev", "4"}, exitFailed, "revision 4 is compacted: the oldest that can be read is 5"},
+		{[]string{"history", "absent"}, exitFailed, "not since revision 5"},
+	} {
+		status, stdout, stderr := command(t, append(tc.args, "--endpoints", c.endpoints(), "--timeout", "20s")...)
+		if status != tc.status || !strings.Contains(stdout+stderr, tc.says) {
+			t.Errorf("%q: got status %d, %q, %s; want %d and %q", tc.args, status, stdout, stderr, tc.status, tc.says)
+		}
+	}
 }

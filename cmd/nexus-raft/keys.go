@@ -207,6 +207,7 @@ func argumentOrFile(command, name string, argument *string, file string, in io.R
 
 type getCommand struct {
 	Key string `arg:"" help:"Key."`
+	atRevision
 	hexFlag
 	remote
 }
@@ -214,11 +215,12 @@ type getCommand struct {
 func (*getCommand) Help() string {
 	return `Prints the value alone; as a quoted string if not all of it can be printed or if it begins with
 a quotation mark. A key that is absent is a failure. The read sees every write that was
-acknowledged before it began.
+acknowledged before it began. With --rev it is what was stored as of that revision.
 
-Example:
+Examples:
 
-  nexus-raft get greeting`
+  nexus-raft get greeting
+  nexus-raft get greeting --rev 7`
 }
 
 func (c *getCommand) Run(ctx context.Context, s streams) error {
@@ -231,10 +233,12 @@ func (c *getCommand) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	defer end()
-	kv, found, err := conn.Get(ctx, key)
+	kv, found, err := conn.GetAt(ctx, key, nexusraft.Revision(c.Rev))
 	switch {
 	case err != nil:
-		return explain(err)
+		return explainRevision(ctx, conn, "get", c.Rev, err)
+	case !found && c.Rev > 0:
+		return fmt.Errorf("get: there was no key %.64q as of revision %d", key, c.Rev)
 	case !found:
 		return fmt.Errorf("get: there is no key %.64q", key)
 	case c.JSON:
@@ -285,6 +289,7 @@ func (c *delCommand) Run(ctx context.Context, s streams) error {
 
 type listCommand struct {
 	Prefix string `arg:"" optional:"" help:"Prefix; all keys without one."`
+	atRevision
 	hexFlag
 	remote
 }
@@ -292,11 +297,12 @@ type listCommand struct {
 func (*listCommand) Help() string {
 	return `Prints a line for each key: key, tab, value, either as a quoted string if not all of it can be
 printed or if it begins with a quotation mark. It reads page after page, and --timeout is for each
-of them; the pages are not one snapshot.
+of them; the pages are not one snapshot. With --rev they are: what was stored as of that revision.
 
-Example:
+Examples:
 
-  nexus-raft list users/ --json`
+  nexus-raft list users/ --json
+  nexus-raft list users/ --rev 7`
 }
 
 func (c *listCommand) Run(ctx context.Context, s streams) error {
@@ -309,9 +315,15 @@ func (c *listCommand) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	defer conn.Close()
-	for kv, err := range conn.List(ctx, prefix) {
+	pairs := conn.List(ctx, prefix)
+	if c.Rev > 0 {
+		pairs = conn.ListAt(ctx, prefix, nexusraft.Revision(c.Rev))
+	}
+	for kv, err := range pairs {
 		if err != nil {
-			return explain(err)
+			ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+			defer cancel()
+			return explainRevision(ctx, conn, "list", c.Rev, err)
 		}
 		if c.JSON {
 			err = printJSON(s.out, newPair(kv))

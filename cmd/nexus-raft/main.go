@@ -43,6 +43,10 @@ type commandLine struct {
 	Del  delCommand  `cmd:"" help:"Delete a key."`
 	List listCommand `cmd:"" help:"Print all keys with a prefix, and their values."`
 
+	Txn     txnCommand     `cmd:"" help:"Run several requests as one, if what is stored is as expected."`
+	Compact compactCommand `cmd:"" help:"Let go of old revisions."`
+	History historyCommand `cmd:"" help:"Print all versions of a key that are kept."`
+
 	Events  eventsCommand  `cmd:"" help:"Follow what happens in a zone, on the terminal or as webhook posts."`
 	Publish publishCommand `cmd:"" help:"Append an event to a zone's events."`
 	Retain  retainCommand  `cmd:"" help:"Change how many events a zone keeps."`

@@ -152,7 +152,7 @@ func TestExitStatuses(t *testing.T) {
 
 func TestHelpHasAnExample(t *testing.T) {
 	for _, name := range []string{
-		"init", "serve", "witness", "demo", "bench", "put", "get", "del", "list", "status",
+		"init", "serve", "witness", "demo", "bench", "put", "get", "del", "list", "txn", "compact", "history", "status",
 		"zone create", "zone delete", "zone list", "zone show",
 		"member list", "member remove", "member replace", "member promote", "transfer", "access grant", "access revoke",
 		"access list", "access token", "access revoke-token", "access cert", "access ca", "access recover",
