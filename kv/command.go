@@ -1,13 +1,11 @@
 package kv
 
 import (
-	"bytes"
+	"encoding/binary"
 	"fmt"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/protobuf/proto"
-
-	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
 // Limits of a request, in bytes.
@@ -17,18 +15,28 @@ const (
 	MaxRangeBytes   = 32 << 20   // of a Range's answer, without its header
 	PageBytes       = 1 << 20    // of a Page's answer, without its header, if it has more than one pair
 	MaxPrevKVBytes  = 1664 << 10 // of the previous pairs in a DeleteRange's answer; any single pair fits
+	MaxTxnBytes     = 4 << 20    // of the answer of a Txn that writes
 )
 
-// MaxDeleteKeys is up to how many keys a DeleteRange may remove: applying it counts them, a
-// million in about a quarter of a second, and all zones of all members wait meanwhile.
-const MaxDeleteKeys = 10_000_000
+// Limits of what applying one command costs, in keys, while all zones of all members wait (invariant I15): see
+// CheckCost.
+const (
+	MaxDeleteKeys = 250_000   // that one request deletes
+	MaxTxnKeys    = 1_000_000 // that the compares, ranges and deletes of a Txn look at
+)
 
 // The first byte of a command: its kind. Commands are in logs, so a number that was ever
 // used keeps its meaning.
 const (
 	kindPut         byte = 1
 	kindDeleteRange byte = 2
+	kindTxn         byte = 3
+	kindCompact     byte = 4
+	kindSweep       byte = 5
 )
+
+// sweepRequest is how many changes a Sweep looks at.
+type sweepRequest int
 
 // EncodePut returns the command that runs req, or the refusal that can be told without
 // looking at the state; Apply refuses the same. It keeps nothing of req.
@@ -48,32 +56,25 @@ func EncodeDeleteRange(req *etcdserverpb.DeleteRangeRequest) ([]byte, error) {
 	return encodeCommand(kindDeleteRange, req)
 }
 
-// CheckDeleteSize returns ErrTooManyKeys if req would remove more than MaxDeleteKeys keys of the
-// state that r reads, or an error of r. Ask it before the command is proposed (invariant I15).
-//
-// Apply doesn't ask: a command that is in a log gets through, with one answer from replicas of
-// all releases.
-func CheckDeleteSize(r nexusraft.Reader, req *etcdserverpb.DeleteRangeRequest) error {
-	if len(req.RangeEnd) == 0 {
-		return nil
+// EncodeTxn returns the command that runs req, or the refusal of CheckTxn; Apply refuses the same, but for the number
+// of operations. It keeps nothing of req. A transaction that ReadsOnly needs no command.
+func EncodeTxn(req *etcdserverpb.TxnRequest, maxOps int) ([]byte, error) {
+	if err := CheckTxn(req, maxOps); err != nil {
+		return nil, err
 	}
-	from, to := bounds(req.Key, req.RangeEnd)
-	if bytes.Compare(from, to) >= 0 {
-		return nil
-	}
-	if rev, err := revision(r); err != nil || rev-firstRevision <= MaxDeleteKeys {
-		return err // each key has taken a revision at least: there are no more
-	}
-	count := 0
-	for _, err := range r.Scan(from, to) {
-		if err != nil {
-			return err
-		}
-		if count++; count > MaxDeleteKeys {
-			return ErrTooManyKeys
-		}
-	}
-	return nil
+	return encodeCommand(kindTxn, req)
+}
+
+// EncodeCompact returns the command that runs req. Its field physical is the caller's business: Unswept tells whether
+// what was compacted is gone.
+func EncodeCompact(req *etcdserverpb.CompactionRequest) ([]byte, error) {
+	return encodeCommand(kindCompact, req)
+}
+
+// EncodeSweep returns the command that removes what n compacted changes stand for, from 1 up to MaxSweep, and, in a
+// zone that has kept the newest pairs only, makes the layout of n pairs the one with versions.
+func EncodeSweep(n int) []byte {
+	return binary.AppendUvarint([]byte{kindSweep}, uint64(min(max(n, 1), MaxSweep)))
 }
 
 func encodeCommand(kind byte, req proto.Message) ([]byte, error) {
@@ -86,8 +87,8 @@ func encodeCommand(kind byte, req proto.Message) ([]byte, error) {
 	return b, nil
 }
 
-// decodeCommand returns a *PutRequest or *DeleteRangeRequest, or ErrBadCommand.
-func decodeCommand(b []byte) (proto.Message, error) {
+// decodeCommand returns the request of a command, or ErrBadCommand.
+func decodeCommand(b []byte) (any, error) {
 	if len(b) == 0 {
 		return nil, fmt.Errorf("%w: it is empty", ErrBadCommand)
 	}
@@ -97,6 +98,16 @@ func decodeCommand(b []byte) (proto.Message, error) {
 		req = new(etcdserverpb.PutRequest)
 	case kindDeleteRange:
 		req = new(etcdserverpb.DeleteRangeRequest)
+	case kindTxn:
+		req = new(etcdserverpb.TxnRequest)
+	case kindCompact:
+		req = new(etcdserverpb.CompactionRequest)
+	case kindSweep:
+		n, rest, ok := uvarint(b[1:])
+		if !ok || len(rest) > 0 || n < 1 || n > MaxSweep {
+			return nil, fmt.Errorf("%w: kind %d does not decode", ErrBadCommand, b[0])
+		}
+		return sweepRequest(n), nil
 	default:
 		return nil, fmt.Errorf("%w: unknown kind %d", ErrBadCommand, b[0])
 	}
@@ -116,8 +127,6 @@ func checkPut(req *etcdserverpb.PutRequest) error {
 		return ErrLeaseProvided
 	case len(req.Key) > MaxKeyBytes || proto.Size(req) > MaxRequestBytes:
 		return ErrRequestTooLarge
-	case req.Lease != 0:
-		return ErrLeaseNotFound
 	}
 	return nil
 }

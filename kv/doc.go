@@ -1,21 +1,32 @@
 // Package kv is the built-in state machine: a revisioned key space with the semantics of
-// etcd's v3 KV service, of which it offers Put, DeleteRange and Range.
+// etcd's v3 KV service: Range, Put, DeleteRange, Txn and Compact.
 //
-// A proposer encodes a request with EncodePut or EncodeDeleteRange, proposes the command,
-// and reads the outcome with DecodePutResult or DecodeDeleteRangeResult. A reader calls
-// Range on the zone's state. The package has no clock, no goroutine and no I/O of its own:
+// A proposer encodes a request with EncodePut, EncodeDeleteRange, EncodeTxn or EncodeCompact, proposes the command,
+// and reads the outcome with DecodePutResult and so on. A reader calls Range, or Txn for a transaction that only reads,
+// on the zone's state. The package has no clock, no goroutine and no I/O of its own:
 // the same commands give the same bytes on every replica (invariant I4).
 //
-// Only the newest revision of each key is kept, so a read of an older one is answered by
-// ErrCompacted.
+// Old revisions are kept from the compaction revision on, which Compact sets: reads of earlier ones are refused from
+// then on, and what only they could see goes in bounded steps: each command that writes does one, and EncodeSweep is
+// for the rest. A zone whose nodes are not all of a release that knows this (VersionHistory) keeps the newest pair of
+// each key, and what it has then begins its history.
 //
-// Refusals (ErrKeyNotFound, ErrLeaseNotFound, ...) are results of a command, not errors of
+// Refusals (ErrKeyNotFound, ErrCompacted, ...) are results of a command, not errors of
 // Apply: a result crosses from the leader to the node that forwarded the command as it is,
 // so that errors.Is gives the same answer on both. The errors of Apply are those of its
-// transaction and of a corrupt state.
+// transaction, nexusraft.ErrTooLarge for a command that has turned out to be too much while it ran, and those of a
+// corrupt state.
 //
-// The state tree, first byte first:
+// The state tree, first byte first; numbers in keys are big-endian, those in values canonical uvarints, and esc(key)
+// has 00 FF for each zero byte and ends with 00 01:
 //
-//	'k' key       create, mod, version, lease (canonical uvarints), then the value
-//	'm' "revision"  the newest revision, 8 bytes, big-endian; absent: 1
+//	'k' key           the newest version of a key: where its value is, create, mod, version, lease, sub, and
+//	                  the value, or if that has over 1 KiB its length
+//	'd' esc(key) mod  a longer value; it is written once
+//	'v' esc(key) mod  a superseded version: as in k, and after sub the revision that has superseded it
+//	'r' rev(8) sub(4) the sub-th change of a revision: its kind, the version that it has superseded, and the key
+//	'm' "revision"    the newest revision, the compaction revision, how far sweeps are, sums: see meta
+//
+// A read of the newest state reads k, and d for long values. One of an older revision takes back, by r, what has
+// changed since, or if that is too much reads v, too. Check walks over all of it and says what contradicts the rest.
 package kv

@@ -29,22 +29,36 @@ var (
 	// ErrInvalidSort: an unknown sort order or sort target.
 	ErrInvalidSort = errors.New("kv: invalid sort option")
 
-	// ErrCompacted: the revision asked for is older than the newest, and only that is kept.
+	// ErrCompacted: the revision asked for is older than the compaction revision; of a compaction, not newer.
 	ErrCompacted = errors.New("kv: required revision has been compacted")
 
 	// ErrFutureRevision: the revision asked for is newer than the newest there is.
 	ErrFutureRevision = errors.New("kv: required revision is a future revision")
 
+	// ErrTooManyOps: a transaction has more compares, or operations in a branch, than are allowed.
+	ErrTooManyOps = errors.New("kv: too many operations in txn request")
+
+	// ErrDuplicateKey: a transaction puts a key twice, or puts and deletes it.
+	ErrDuplicateKey = errors.New("kv: duplicate key given in txn request")
+
+	// ErrNoHistory: the zone keeps the newest revisions only, until all its nodes run a release that keeps more:
+	// then it takes a moment.
+	ErrNoHistory = errors.New("kv: transactions and compactions need all nodes of the zone to be of this release")
+
 	// ErrBadCommand: the proposed bytes are not a command of this state machine.
 	ErrBadCommand = errors.New("kv: not a command of this state machine")
 
-	// ErrResponseTooLarge: the answer would be over MaxRangeBytes, or over
+	// ErrResponseTooLarge: the answer would be over MaxRangeBytes, over MaxTxnBytes for a transaction that writes, or over
 	// MaxPrevKVBytes for a delete that asks for the previous pairs. Ask for less.
 	ErrResponseTooLarge = fmt.Errorf("kv: response over its limit, ask for less (limit, keys_only, a smaller range): %w",
 		nexusraft.ErrTooLarge)
 
 	// ErrTooManyKeys: a delete of more than MaxDeleteKeys keys.
 	ErrTooManyKeys = fmt.Errorf("kv: the range has more than %d keys, delete it in parts: %w", MaxDeleteKeys,
+		nexusraft.ErrTooLarge)
+
+	// ErrTxnTooWide: a transaction that looks at more than MaxTxnKeys keys.
+	ErrTxnTooWide = fmt.Errorf("kv: the transaction looks at more than %d keys, ask for smaller ranges: %w", MaxTxnKeys,
 		nexusraft.ErrTooLarge)
 
 	// ErrRequestTooLarge: a put's key is over MaxKeyBytes, or a request is over MaxRequestBytes.

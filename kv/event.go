@@ -1,11 +1,6 @@
 package kv
 
-import (
-	"go.etcd.io/etcd/api/v3/etcdserverpb"
-	"google.golang.org/protobuf/encoding/protowire"
-
-	nexusraft "github.com/nexi-lab/nexus-raft"
-)
+import "google.golang.org/protobuf/encoding/protowire"
 
 // Each change of the key space is published as an event of EventTopic, whose payload is an
 // mvccpb.Event of etcd's API.
@@ -31,28 +26,20 @@ const MaxDeleteEvents = 1000
 // MaxEventValueBytes is up to how many bytes of a value are in an event.
 const MaxEventValueBytes = 1 << 10
 
-// newPut returns the type and payload of the event that a key has that record now.
-func newPut(key []byte, r record) (kind string, payload []byte) {
-	if len(r.value) > MaxEventValueBytes {
-		r.value = nil
-		return EventPutLarge, appendPut(nil, key, r)
+// eventKind returns the type of the event that a key has that value now.
+func eventKind(value []byte) string {
+	if len(value) > MaxEventValueBytes {
+		return EventPutLarge
 	}
-	return EventPut, appendPut(nil, key, r)
+	return EventPut
 }
 
-// publishDeleted publishes that the pairs of a range are gone.
-func publishDeleted(tx nexusraft.Tx, req *etcdserverpb.DeleteRangeRequest, d doomed, rev int64) error {
-	if d.many() {
-		return tx.Publish(EventTopic, EventDeleteRange, appendDelete(nil, req.Key, rev, req.RangeEnd))
+// eventValue returns the value as it is in the event.
+func eventValue(value []byte) []byte {
+	if len(value) > MaxEventValueBytes {
+		return nil
 	}
-	var b []byte
-	for _, k := range d.keys {
-		b = appendDelete(b[:0], k[1:], rev, nil)
-		if err := tx.Publish(EventTopic, EventDelete, b); err != nil {
-			return err
-		}
-	}
-	return nil
+	return value
 }
 
 // The payloads are written field by field, in the order of etcd's definition: they become
@@ -65,14 +52,14 @@ const (
 	pairKey, pairCreate, pairMod, pairVersion, pairValue, pairLease = 1, 2, 3, 4, 5, 6
 )
 
-// appendPut appends the event that a key has that record now.
-func appendPut(b, key []byte, r record) []byte {
-	p := make([]byte, 0, len(key)+len(r.value)+pairOverhead)
+// appendPut appends the event that a key has that version now, and that value in it.
+func appendPut(b, key []byte, r record, value []byte) []byte {
+	p := make([]byte, 0, len(key)+len(value)+pairOverhead)
 	p = appendBytes(p, pairKey, key)
 	p = appendInt(p, pairCreate, r.create)
 	p = appendInt(p, pairMod, r.mod)
 	p = appendInt(p, pairVersion, r.version)
-	p = appendBytes(p, pairValue, r.value)
+	p = appendBytes(p, pairValue, value)
 	p = appendInt(p, pairLease, r.lease)
 	return appendBytes(b, eventPairField, p)
 }

@@ -15,6 +15,8 @@ import (
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte(nil))
 	f.Add(record{create: 2, mod: 2, version: 1}.encode())
+	f.Add(record{create: 2, mod: 2, version: 1}.encodeNewest())
+	f.Add(record{create: 2, mod: 9, version: 3, sub: 4, end: 11, elsewhere: true, length: 5000}.encode())
 	f.Add(record{create: 300, mod: 70000, version: 7, lease: 1 << 62, value: []byte("value")}.encode())
 	f.Add([]byte("\x82\x00\x02\x01\x00v"))
 	f.Add([]byte("\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x01\x01\x00"))
@@ -43,7 +45,11 @@ func fuzzRecord(t *testing.T, b []byte) {
 	if !r.valid() {
 		t.Fatalf("decoded an invalid record %+v", r)
 	}
-	if got := r.encode(); !bytes.Equal(got, b) {
+	got := r.encode()
+	if r.newest {
+		got = r.encodeNewest()
+	}
+	if !bytes.Equal(got, b) {
 		t.Fatalf("encodes to %x, was %x", got, b)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"errors"
-	"fmt"
 	"math"
 	"slices"
 
@@ -31,11 +30,12 @@ func CheckRange(req *etcdserverpb.RangeRequest) error {
 	return nil
 }
 
-// Range answers req from the state that r reads; the header has the revision only. The
-// field serializable is the caller's business: it decides which state to read.
+// Range answers req from the state that r reads; the header has the newest revision of that, and nothing else.
+// The field serializable is the caller's business: it decides which state to read.
 //
 // Count is the number of keys in the range whatever the limit and the filters are, so a
-// Range with a limit still walks over the whole range. The response shares nothing with r.
+// Range with a limit still walks over the whole range. Of an old revision a Range costs as much, and the
+// changes that were made since. The response shares nothing with r.
 // Besides the refusals it returns ErrResponseTooLarge over MaxRangeBytes, errors of r, and
 // nexusraft.ErrCorrupt, with the key.
 func Range(r nexusraft.Reader, req *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {
@@ -55,27 +55,26 @@ func Page(r nexusraft.Reader, req *etcdserverpb.RangeRequest) (*etcdserverpb.Ran
 func Within(
 	r nexusraft.Reader, req *etcdserverpb.RangeRequest, page bool, bytes int,
 ) (*etcdserverpb.RangeResponse, error) {
-	page = page && !req.CountOnly && req.SortTarget == etcdserverpb.RangeRequest_KEY
 	if err := CheckRange(req); err != nil {
 		return nil, err
 	}
-	rev, err := revision(r)
+	v, err := viewOf(r, req.Revision)
 	if err != nil {
 		return nil, err
 	}
-	if req.Revision > rev {
-		return nil, ErrFutureRevision
-	}
-	if req.Revision > 0 && req.Revision < rev {
-		return nil, ErrCompacted
-	}
-	g := gatherer{req: req, keep: keepAtMost(req), page: page, most: min(bytes, MaxRangeBytes)}
+	return v.answer(req, page, min(bytes, MaxRangeBytes))
+}
+
+// answer is Within for a revision that is known to be there.
+func (v view) answer(req *etcdserverpb.RangeRequest, page bool, most int) (*etcdserverpb.RangeResponse, error) {
+	page = page && !req.CountOnly && req.SortTarget == etcdserverpb.RangeRequest_KEY
+	g := gatherer{view: v, req: req, keep: keepAtMost(req), page: page, most: most}
 	descending := req.SortTarget == etcdserverpb.RangeRequest_KEY && req.SortOrder == etcdserverpb.RangeRequest_DESCEND
-	if err := scan(r, req.Key, req.RangeEnd, descending, g.add); err != nil && !errors.Is(err, errPageEnds) {
+	if err := v.scan(req.Key, req.RangeEnd, descending, g.add); err != nil && !errors.Is(err, errPageEnds) {
 		return nil, err
 	}
 	resp := &etcdserverpb.RangeResponse{
-		Header: &etcdserverpb.ResponseHeader{Revision: rev},
+		Header: &etcdserverpb.ResponseHeader{Revision: v.current},
 		Kvs:    g.kvs,
 		Count:  g.count,
 	}
@@ -84,42 +83,6 @@ func Within(
 		resp.Count, resp.More = int64(len(resp.Kvs)), resp.More || g.cut
 	}
 	return resp, nil
-}
-
-// scan calls fn for each pair of the range, in ascending or descending order of keys,
-// until it returns an error. Both of fn's arguments are borrowed until it returns.
-func scan(r nexusraft.Reader, key, end []byte, descending bool, fn func(key []byte, rec record) error) error {
-	if len(end) == 0 {
-		rec, ok, err := get(r, key)
-		if err != nil || !ok {
-			return err
-		}
-		return fn(key, rec)
-	}
-	from, to := bounds(key, end)
-	if bytes.Compare(from, to) >= 0 {
-		return nil
-	}
-	pairs := r.Scan
-	if descending {
-		pairs = r.ScanReverse
-	}
-	for p, err := range pairs(from, to) {
-		if err != nil {
-			return err
-		}
-		if len(p.Key) == 0 {
-			return fmt.Errorf("kv: empty key in the state tree: %w", nexusraft.ErrCorrupt)
-		}
-		rec, err := decodeRecord(p.Key[1:], p.Value)
-		if err != nil {
-			return err
-		}
-		if err := fn(p.Key[1:], rec); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // keepAtMost returns how many pairs a Range has to keep while it scans: one more than the
@@ -144,6 +107,7 @@ func keepAtMost(req *etcdserverpb.RangeRequest) int64 {
 
 // gatherer counts the pairs of a range and keeps those that the request asks for.
 type gatherer struct {
+	view  view
 	req   *etcdserverpb.RangeRequest
 	keep  int64
 	most  int  // bytes
@@ -165,17 +129,26 @@ func (g *gatherer) add(key []byte, rec record) error {
 	if int64(len(g.kvs)) >= g.keep || !selected(g.req, rec) {
 		return nil
 	}
-	if g.req.KeysOnly && g.req.SortTarget != etcdserverpb.RangeRequest_VALUE {
-		rec.value = nil
+	valued := !g.req.KeysOnly || g.req.SortTarget == etcdserverpb.RangeRequest_VALUE
+	g.size += len(key) + pairOverhead
+	if valued {
+		g.size += rec.length
 	}
-	g.size += len(key) + len(rec.value) + pairOverhead
 	if g.cut = g.page && g.size > PageBytes && len(g.kvs) > 0; g.cut {
 		return errPageEnds
 	}
 	if g.size > g.most {
 		return ErrResponseTooLarge
 	}
-	g.kvs = append(g.kvs, rec.keyValue(bytes.Clone(key)))
+	key = bytes.Clone(key) // before anything is read, after which it is void
+	var value []byte
+	if valued {
+		var err error
+		if value, err = rec.load(g.view.r, key); err != nil {
+			return err
+		}
+	}
+	g.kvs = append(g.kvs, rec.keyValue(key, value))
 	return nil
 }
 

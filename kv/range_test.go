@@ -26,6 +26,7 @@ func keysOf(resp *etcdserverpb.RangeResponse) string {
 func TestRangeRequestsThatAreRefused(t *testing.T) {
 	tx := newTx()
 	mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("a")}) // revision 2
+	apply(t, tx, rawCompact(t, 2))
 	tests := []struct {
 		req  *etcdserverpb.RangeRequest
 		want error
@@ -143,7 +144,7 @@ func (e endless) Scan(_, _ []byte) iter.Seq2[nexusraft.Pair, error] {
 func TestLargeAnswersAreRefused(t *testing.T) {
 	const valueBytes = 1 << 20
 	state := endless{n: 2 * MaxRangeBytes / valueBytes}
-	state.value = record{create: 2, mod: 2, version: 1, value: make([]byte, valueBytes)}.encode()
+	state.value = record{create: 2, mod: 2, version: 1, value: make([]byte, valueBytes)}.encodeNewest()
 	req := &etcdserverpb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}
 	_, err := Range(state, req)
 	if !errors.Is(err, ErrResponseTooLarge) || !errors.Is(err, nexusraft.ErrTooLarge) {

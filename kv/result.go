@@ -27,6 +27,11 @@ var refusals = []struct {
 	{6, ErrLeaseNotFound},
 	{7, ErrRequestTooLarge},
 	{8, ErrResponseTooLarge},
+	{9, ErrCompacted},
+	{10, ErrFutureRevision},
+	{11, ErrTooManyOps},
+	{12, ErrDuplicateKey},
+	{13, ErrInvalidSort},
 }
 
 // encodeResult returns the result of a command, of its response or refusal. Any other error, of the
@@ -61,6 +66,24 @@ func DecodePutResult(b []byte) (*etcdserverpb.PutResponse, error) {
 // DecodeDeleteRangeResult is DecodePutResult for a command that EncodeDeleteRange made.
 func DecodeDeleteRangeResult(b []byte) (*etcdserverpb.DeleteRangeResponse, error) {
 	resp := new(etcdserverpb.DeleteRangeResponse)
+	if err := decodeResult(b, resp); err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+// DecodeTxnResult is DecodePutResult for a command that EncodeTxn made.
+func DecodeTxnResult(b []byte) (*etcdserverpb.TxnResponse, error) {
+	resp := new(etcdserverpb.TxnResponse)
+	if err := decodeResult(b, resp); err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+// DecodeCompactResult is DecodePutResult for a command that EncodeCompact or EncodeSweep made.
+func DecodeCompactResult(b []byte) (*etcdserverpb.CompactionResponse, error) {
+	resp := new(etcdserverpb.CompactionResponse)
 	if err := decodeResult(b, resp); err != nil {
 		return nil, err
 	}

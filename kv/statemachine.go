@@ -1,165 +1,103 @@
 package kv
 
 import (
-	"bytes"
 	"fmt"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/protobuf/proto"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
+// VersionHistory is the zone's version of this state machine from which on old revisions are kept, and Txn and Compact
+// are known. Before, a zone keeps the newest pair of each key only, as releases before this one do.
+const VersionHistory = 1
+
 // StateMachine applies the commands of this package. It has no state of its own: one
 // value serves any number of zones at once.
 type StateMachine struct{}
 
-var _ nexusraft.StateMachine = StateMachine{}
+var _ nexusraft.Versioned = StateMachine{}
+
+// Version implements nexusraft.Versioned.
+func (StateMachine) Version() uint32 { return VersionHistory }
 
 // Apply runs one command. A refused command is a result, see DecodePutResult, and changes
-// nothing. The errors are those of tx, and nexusraft.ErrCorrupt, with the key, for stored
-// bytes that do not decode.
+// nothing. The errors are those of tx, nexusraft.ErrTooLarge for what has turned out to be too much for one
+// command while it ran, and nexusraft.ErrCorrupt, with the key, for stored bytes that do not decode.
 func (StateMachine) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
 	req, err := decodeCommand(cmd.Data)
 	if err != nil {
 		return encodeResult(nil, err)
 	}
-	var resp proto.Message
+	m, err := loadMeta(tx)
+	if err != nil {
+		return nil, err
+	}
+	if m.layout == layoutNewest && cmd.Version < VersionHistory {
+		return encodeResult(applyNewest(tx, m, req))
+	}
+	if m.layout == layoutNewest {
+		m = m.versioned()
+	}
+	w := &writer{tx: tx, meta: m}
+	resp, err := w.apply(req)
+	if err != nil && w.written > 0 {
+		return nil, err // only an error drops what is written already
+	}
+	if err != nil {
+		return encodeResult(nil, err)
+	}
+	if err := w.finish(); err != nil {
+		return nil, err
+	}
+	return encodeResult(resp, nil)
+}
+
+// versioned returns the meta of a key space that goes over to layoutVersions. What it has was not counted, and has
+// no history.
+func (m meta) versioned() meta {
+	m.layout, m.moving = layoutVersions, m.revision > firstRevision
+	m.swept = position{m.compacted + 1, 0}
+	return m
+}
+
+// applyNewest runs one command in a key space that keeps the newest pairs only.
+func applyNewest(tx nexusraft.Tx, m meta, req any) (proto.Message, error) {
 	switch req := req.(type) {
 	case *etcdserverpb.PutRequest:
-		resp, err = put(tx, req)
+		return putNewest(tx, m, req)
 	case *etcdserverpb.DeleteRangeRequest:
-		resp, err = deleteRange(tx, req)
-	default:
-		return nil, fmt.Errorf("kv: apply: no way to run a %T", req)
+		return deleteRangeNewest(tx, m, req)
 	}
-	return encodeResult(resp, err)
+	return nil, ErrBadCommand
 }
 
-func put(tx nexusraft.Tx, req *etcdserverpb.PutRequest) (*etcdserverpb.PutResponse, error) {
-	if err := checkPut(req); err != nil {
-		return nil, err
-	}
-	rev, err := revision(tx)
-	if err != nil {
-		return nil, err
-	}
-	rev++
-	prev, existed, err := get(tx, req.Key)
-	if err != nil {
-		return nil, err
-	}
-	if !existed && (req.IgnoreValue || req.IgnoreLease) {
-		return nil, ErrKeyNotFound
-	}
-	resp := &etcdserverpb.PutResponse{Header: &etcdserverpb.ResponseHeader{Revision: rev}}
-	next := record{create: rev, mod: rev, version: 1, value: req.Value}
-	if existed {
-		next.create, next.version = prev.create, prev.version+1
-		if req.IgnoreLease {
-			next.lease = prev.lease
-		}
-		if req.IgnoreValue {
-			next.value = prev.value
-		}
-		if req.PrevKv {
-			resp.PrevKv = prev.keyValue(req.Key)
-		}
-	}
-	kind, event := newPut(req.Key, next) // before Set, after which the borrowed value is void
-	if err := tx.Set(stateKey(req.Key), next.encode()); err != nil {
-		return nil, err
-	}
-	if err := setRevision(tx, rev); err != nil {
-		return nil, err
-	}
-	return resp, tx.Publish(EventTopic, kind, event)
-}
-
-// deleteRange reads the whole range before it changes anything: an iteration does not
-// survive a write to what it walks over, and a refusal must leave nothing behind.
-func deleteRange(tx nexusraft.Tx, req *etcdserverpb.DeleteRangeRequest) (*etcdserverpb.DeleteRangeResponse, error) {
-	if err := checkDeleteRange(req); err != nil {
-		return nil, err
-	}
-	rev, err := revision(tx)
-	if err != nil {
-		return nil, err
-	}
-	d, err := findDoomed(tx, req)
-	if err != nil {
-		return nil, err
-	}
-	if d.count > 0 {
-		rev++
-		if err := d.remove(tx, req); err != nil {
+func (w *writer) apply(req any) (proto.Message, error) {
+	switch req := req.(type) {
+	case *etcdserverpb.PutRequest:
+		if err := checkPut(req); err != nil {
 			return nil, err
 		}
-		if err := setRevision(tx, rev); err != nil {
+		if err := checkPutState(w.tx, req); err != nil {
 			return nil, err
 		}
-		if err := publishDeleted(tx, req, d, rev); err != nil {
+		return w.put(req)
+	case *etcdserverpb.DeleteRangeRequest:
+		if err := checkDeleteRange(req); err != nil {
 			return nil, err
 		}
-	}
-	return &etcdserverpb.DeleteRangeResponse{
-		Header:  &etcdserverpb.ResponseHeader{Revision: rev},
-		Deleted: d.count,
-		PrevKvs: d.prev,
-	}, nil
-}
-
-// doomed is what a DeleteRange removes. Its size has a bound, whatever that of the range is
-// (invariant I15): many keys are removed as a range, and only counted.
-type doomed struct {
-	count int64
-	keys  [][]byte           // of the state; only the first ones if there are many
-	prev  []*mvccpb.KeyValue // the pairs, if the request asks for them
-	size  int                // of prev
-}
-
-func (d *doomed) many() bool { return d.count > MaxDeleteEvents }
-
-func findDoomed(r nexusraft.Reader, req *etcdserverpb.DeleteRangeRequest) (d doomed, err error) {
-	err = scan(r, req.Key, req.RangeEnd, false, func(key []byte, rec record) error {
-		if d.count++; !d.many() {
-			d.keys = append(d.keys, stateKey(key))
+		return w.deleteRange(req, MaxPrevKVBytes)
+	case *etcdserverpb.TxnRequest:
+		if err := CheckTxn(req, MaxTxnTotalOps); err != nil { // lower limits are settings of a node
+			return nil, err
 		}
-		if !req.PrevKv {
-			return nil
-		}
-		kv := rec.keyValue(bytes.Clone(key))
-		d.prev = append(d.prev, kv)
-		if d.size += proto.Size(kv); d.size > MaxPrevKVBytes {
-			return ErrResponseTooLarge
-		}
-		return nil
-	})
-	return d, err
-}
-
-// remove deletes the keys one by one, or many of them as a range. The state is the same; few
-// keys are cheaper for the store one by one, and a range takes no memory for each key.
-func (d *doomed) remove(tx nexusraft.Tx, req *etcdserverpb.DeleteRangeRequest) error {
-	if d.many() {
-		from, to := bounds(req.Key, req.RangeEnd)
-		return tx.DeleteRange(shortBound(from), shortBound(to))
+		t := transaction{r: w.tx, meta: w.meta, w: w, left: MaxTxnBytes}
+		return t.run(req)
+	case *etcdserverpb.CompactionRequest:
+		return w.compact(req)
+	case sweepRequest:
+		return w.sweepOnly(int(req))
 	}
-	for _, k := range d.keys {
-		if err := tx.Delete(k); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// shortBound returns a bound of state keys that divides them as b does, and is hardly longer than
-// they are: a request's may be of any length, and Tx refuses what is too long.
-func shortBound(b []byte) []byte {
-	const longest = 1 + MaxKeyBytes
-	if len(b) <= longest {
-		return b
-	}
-	return append(bytes.Clone(b[:longest]), 0) // no key is between: it would be longer than the longest
+	return nil, fmt.Errorf("kv: apply: no way to run a %T", req)
 }

@@ -2,7 +2,6 @@ package kv
 
 import (
 	"bytes"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -39,7 +38,7 @@ func rawDelete(t testing.TB, req *etcdserverpb.DeleteRangeRequest) []byte {
 	return b
 }
 
-func mustPut(t testing.TB, tx nexusraft.Tx, req *etcdserverpb.PutRequest) *etcdserverpb.PutResponse {
+func mustPut(t testing.TB, tx *memTx, req *etcdserverpb.PutRequest) *etcdserverpb.PutResponse {
 	t.Helper()
 	command, err := EncodePut(req)
 	if err != nil {
@@ -52,7 +51,7 @@ func mustPut(t testing.TB, tx nexusraft.Tx, req *etcdserverpb.PutRequest) *etcds
 	return resp
 }
 
-func mustDelete(t testing.TB, tx nexusraft.Tx, req *etcdserverpb.DeleteRangeRequest) *etcdserverpb.DeleteRangeResponse {
+func mustDelete(t testing.TB, tx *memTx, req *etcdserverpb.DeleteRangeRequest) *etcdserverpb.DeleteRangeResponse {
 	t.Helper()
 	command, err := EncodeDeleteRange(req)
 	if err != nil {
@@ -162,7 +161,7 @@ func TestRefusals(t *testing.T) {
 			"lease and ignore_lease", &etcdserverpb.PutRequest{Key: []byte("k"), Lease: 7, IgnoreLease: true}, ErrLeaseProvided,
 			false,
 		},
-		{"lease", &etcdserverpb.PutRequest{Key: []byte("k"), Lease: 7}, ErrLeaseNotFound, false},
+		{"lease", &etcdserverpb.PutRequest{Key: []byte("k"), Lease: 7}, ErrLeaseNotFound, true},
 		{
 			"ignore_value of an absent key", &etcdserverpb.PutRequest{Key: []byte("k"), IgnoreValue: true}, ErrKeyNotFound,
 			true,
@@ -195,12 +194,13 @@ func TestRefusals(t *testing.T) {
 			if encodeErr != nil && !errors.Is(encodeErr, test.want) {
 				t.Errorf("encode: got %v, want %v", encodeErr, test.want)
 			}
-			tx := newTx()
-			if got := decode(apply(t, tx, raw)); !errors.Is(got, test.want) {
-				t.Errorf("apply: got %v, want %v", got, test.want)
-			}
-			if len(tx.m) != 0 {
-				t.Errorf("apply: left %q behind", tx.m)
+			for _, tx := range []*memTx{newTx(), newNewestTx()} {
+				if got := decode(apply(t, tx, raw)); !errors.Is(got, test.want) {
+					t.Errorf("apply in version %d: got %v, want %v", tx.version, got, test.want)
+				}
+				if len(tx.m) != 0 {
+					t.Errorf("apply in version %d: left %q behind", tx.version, tx.m)
+				}
 			}
 		})
 	}
@@ -245,7 +245,10 @@ func TestDeleteWithTooMuchToReturnChangesNothing(t *testing.T) {
 }
 
 func TestBadCommandsAreRefused(t *testing.T) {
-	for _, command := range []string{"", "\x00", "\x03", "\x01\xff", "\x02\x0a\x05a"} {
+	for _, command := range []string{
+		"", "\x00", "\x06", "\x01\xff", "\x02\x0a\x05a", "\x03\xff", "\x04\xff", "\x05",
+		"\x05\x00", "\x05\x01\x01", "\x05\x81\x00", "\x05\x81\x20",
+	} {
 		tx := newTx()
 		_, err := DecodePutResult(apply(t, tx, []byte(command)))
 		if !errors.Is(err, ErrBadCommand) {
@@ -275,20 +278,39 @@ func TestErrorsOfTheTransaction(t *testing.T) {
 		"put":    rawPut(t, &etcdserverpb.PutRequest{Key: []byte("a"), Value: []byte("v")}),
 		"delete": rawDelete(t, &etcdserverpb.DeleteRangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}),
 	}
+	history := map[string][]byte{
+		"txn": rawTxn(t, &etcdserverpb.TxnRequest{
+			Compare: []*etcdserverpb.Compare{{Key: []byte{0}, RangeEnd: []byte{0}, Target: etcdserverpb.Compare_VALUE}},
+			Failure: []*etcdserverpb.RequestOp{opRange("a", "z", 9), opDelete("a", "b", true), opPut("b", "v")},
+			Success: []*etcdserverpb.RequestOp{opRange("a", "z", 9), opDelete("a", "b", true), opPut("b", "v")},
+		}),
+		"compact": rawCompact(t, 9),
+		"sweep":   EncodeSweep(10),
+	}
+	for name, command := range history {
+		commands[name] = command
+	}
 	for name, command := range commands {
-		for n := 0; ; n++ {
-			tx := newTx()
-			mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("a")})
-			tx.calls, tx.failAfter, tx.failure = 0, n, broken
-			_, err := StateMachine{}.Apply(tx, nexusraft.Command{Data: command})
-			if err == nil {
-				if n < 4 {
-					t.Errorf("%s: passed with %d calls", name, n)
+		for version := uint32(0); version <= VersionHistory; version++ {
+			for n := 0; ; n++ {
+				tx := newTx()
+				tx.version = version
+				mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("a"), Value: make([]byte, maxInline+1)})
+				for range 8 {
+					mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("a")})
 				}
-				break
-			}
-			if err != broken {
-				t.Errorf("%s, call %d: got %v, want %v", name, n+1, err, broken)
+				apply(t, tx, rawCompact(t, 8)) // unknown in version 0, and not swept yet
+				tx.calls, tx.failAfter, tx.failure = 0, n, broken
+				_, err := tryApply(tx, command)
+				if err == nil {
+					if _, refused := history[name]; n < 4 && !(version == 0 && refused) {
+						t.Errorf("%s in version %d: passed with %d calls", name, version, n)
+					}
+					break
+				}
+				if err != broken {
+					t.Errorf("%s in version %d, call %d: got %v, want %v", name, version, n+1, err, broken)
+				}
 			}
 		}
 	}
@@ -303,8 +325,7 @@ func TestCorruptStateNamesTheKey(t *testing.T) {
 		tx.m["kneedle"] = stored
 		_, rangeErr := Range(tx, key("needle"))
 		_, scanErr := Range(tx, &etcdserverpb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, CountOnly: true})
-		_, putErr := StateMachine{}.Apply(tx, nexusraft.Command{Data: rawPut(t,
-			&etcdserverpb.PutRequest{Key: []byte("needle")})})
+		_, putErr := tryApply(tx, rawPut(t, &etcdserverpb.PutRequest{Key: []byte("needle")}))
 		for _, err := range []error{rangeErr, scanErr, putErr} {
 			if !errors.Is(err, nexusraft.ErrCorrupt) || !strings.Contains(fmt.Sprint(err), `"needle"`) {
 				t.Errorf("stored %q: got %v, want %v naming the key", stored, err, nexusraft.ErrCorrupt)
@@ -313,7 +334,7 @@ func TestCorruptStateNamesTheKey(t *testing.T) {
 	}
 	for _, stored := range []string{"", "short", "\xff\xff\xff\xff\xff\xff\xff\xff", "\x00\x00\x00\x00\x00\x00\x00\x01"} {
 		tx := newTx()
-		tx.m[string(revisionKey)] = stored
+		tx.m[string(metaKey)] = stored
 		if _, err := Range(tx, key("a")); !errors.Is(err, nexusraft.ErrCorrupt) {
 			t.Errorf("stored revision %q: got %v, want %v", stored, err, nexusraft.ErrCorrupt)
 		}
@@ -322,15 +343,40 @@ func TestCorruptStateNamesTheKey(t *testing.T) {
 
 // The bytes of the state are a format: a change of them must change this test.
 func TestStateFormat(t *testing.T) {
-	tx := newTx()
-	for _, v := range []string{"x", "y"} {
-		mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("a"), Value: []byte(v)})
+	change := func(tx *memTx) {
+		for _, v := range []string{"x", "y"} {
+			mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("a"), Value: []byte(v)})
+		}
+		mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("b"), Value: []byte("z")})
+		mustDelete(t, tx, &etcdserverpb.DeleteRangeRequest{Key: []byte("b")})
 	}
-	mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("b"), Value: []byte("z")})
-	mustDelete(t, tx, &etcdserverpb.DeleteRangeRequest{Key: []byte("b")})
-	want := "ka 02030200" + hex.EncodeToString([]byte("y")) + "\nmrevision 0000000000000005\n"
+	tx := newNewestTx()
+	change(tx)
+	want := `"ka" 0203020079
+"mrevision" 0000000000000005
+`
 	if diff := cmp.Diff(want, dump(tx)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+	tx = newTx()
+	change(tx)
+	mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("c\x00"), Value: bytes.Repeat([]byte("v"), maxInline+1)})
+	mustDelete(t, tx, &etcdserverpb.DeleteRangeRequest{Key: []byte("c\x00")})
+	want = `"dc\x00\xff\x00\x01\x00\x00\x00\x00\x00\x00\x00\x06" 767676767676767676767676767676767676767676767676767676767676
+"ka" 00020302000079
+"mrevision" 0207000000000001bd09
+"r\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00\x00" 000061
+"r\x00\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x00" 00021461
+"r\x00\x00\x00\x00\x00\x00\x00\x04\x00\x00\x00\x00" 000062
+"r\x00\x00\x00\x00\x00\x00\x00\x05\x00\x00\x00\x00" 01041462
+"r\x00\x00\x00\x00\x00\x00\x00\x06\x00\x00\x00\x00" 00006300
+"r\x00\x00\x00\x00\x00\x00\x00\a\x00\x00\x00\x00" 0306a6086300
+"va\x00\x01\x00\x00\x00\x00\x00\x00\x00\x02" 0002020100000378
+"vb\x00\x01\x00\x00\x00\x00\x00\x00\x00\x04" 000404010000057a
+"vc\x00\xff\x00\x01\x00\x00\x00\x00\x00\x00\x00\x06" 010606010000078108
+`
+	if diff := cmp.Diff(want, dump(tx)); diff != "" {
+		t.Errorf("with versions (-want +got):\n%s", diff)
 	}
 	command, err := EncodePut(&etcdserverpb.PutRequest{Key: []byte("a"), Value: []byte("x")})
 	if got, want := string(command), "\x01\x0a\x01a\x12\x01x"; err != nil || got != want {
@@ -338,10 +384,11 @@ func TestStateFormat(t *testing.T) {
 	}
 }
 
+// dump is the state, row by row; long rows are cut.
 func dump(tx *memTx) string {
 	var b strings.Builder
 	for _, k := range slices.Sorted(maps.Keys(tx.m)) {
-		fmt.Fprintf(&b, "%s %x\n", k, tx.m[k])
+		fmt.Fprintf(&b, "%q %.30x\n", k, tx.m[k])
 	}
 	return b.String()
 }

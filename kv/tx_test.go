@@ -21,11 +21,16 @@ type memTx struct {
 	failAfter int
 	failure   error
 	events    []published
+	version   uint32 // the zone's
 }
 
 type published struct{ topic, kind, payload string }
 
-func newTx() *memTx { return &memTx{m: make(map[string]string)} }
+// newTx returns an empty key space that keeps old revisions.
+func newTx() *memTx { return &memTx{m: make(map[string]string), version: VersionHistory} }
+
+// newNewestTx returns one of a zone whose nodes are not all of this release.
+func newNewestTx() *memTx { return &memTx{m: make(map[string]string)} }
 
 func (t *memTx) next() error {
 	for _, b := range t.lent {
@@ -123,13 +128,23 @@ func (t *memTx) Publish(topic, kind string, payload []byte) error {
 func (*memTx) Note(any) {}
 
 // apply runs a command as a node does: its data is void afterwards.
-func apply(t testing.TB, tx nexusraft.Tx, command []byte) []byte {
+func apply(t testing.TB, tx *memTx, command []byte) []byte {
 	t.Helper()
-	data := bytes.Clone(command)
-	result, err := StateMachine{}.Apply(tx, nexusraft.Command{Data: data})
+	result, err := tryApply(tx, command)
 	if err != nil {
-		t.Fatalf("Apply(%x): %v", command, err)
+		t.Fatalf("Apply(%.100x): %v", command, err)
+	}
+	return result
+}
+
+// tryApply is apply for a command that may fail: then nothing that it has done is kept.
+func tryApply(tx *memTx, command []byte) ([]byte, error) {
+	data := bytes.Clone(command)
+	before, events := maps.Clone(tx.m), len(tx.events)
+	result, err := StateMachine{}.Apply(tx, nexusraft.Command{Data: data, Version: tx.version})
+	if err != nil {
+		tx.m, tx.events = before, tx.events[:events]
 	}
 	clear(data)
-	return result
+	return result, err
 }

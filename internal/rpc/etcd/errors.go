@@ -36,6 +36,10 @@ var ownErrors = []struct {
 	{kv.ErrInvalidSort, rpctypes.ErrGRPCInvalidSortOption}, // InvalidArgument
 	{kv.ErrCompacted, rpctypes.ErrGRPCCompacted},           // OutOfRange
 	{kv.ErrFutureRevision, rpctypes.ErrGRPCFutureRev},      // OutOfRange
+	{kv.ErrTxnTooWide, status.Error(codes.InvalidArgument, kv.ErrTxnTooWide.Error())},
+	{kv.ErrTooManyOps, rpctypes.ErrGRPCTooManyOps},     // InvalidArgument
+	{kv.ErrDuplicateKey, rpctypes.ErrGRPCDuplicateKey}, // InvalidArgument
+	{kv.ErrNoHistory, status.Error(codes.Unavailable, kv.ErrNoHistory.Error())},
 	{kv.ErrBadCommand, status.Error(codes.Internal, kv.ErrBadCommand.Error())},
 	{errBadMetadata, status.Error(codes.InvalidArgument,
 		"nexusraft: the metadata "+wire.ZoneHeader+" is not one hexadecimal zone ID")},

@@ -169,7 +169,7 @@ func (s *KV) checkDeleteSize(ctx context.Context, req *etcdserverpb.DeleteRangeR
 		return err
 	}
 	err = z.ReadLocal(ctx, func(r nexusraft.Reader) error {
-		return kv.CheckDeleteSize(abortable{r, ctx, s.turns}, req)
+		return kv.CheckDeleteCost(abortable{r, ctx, s.turns}, req)
 	})
 	switch {
 	case errors.Is(err, kv.ErrTooManyKeys):

@@ -68,7 +68,7 @@ func TestDeleteOfTooManyKeys(t *testing.T) {
 	client := etcdserverpb.NewKVClient(serve(t, fakeZones{nexusraft.RootZone: z}))
 	_, err := client.DeleteRange(t.Context(), &etcdserverpb.DeleteRangeRequest{Key: []byte("a"), RangeEnd: []byte("b")})
 	if status.Code(err) != codes.InvalidArgument ||
-		!strings.Contains(err.Error(), "more than 10000000 keys, delete it in parts") {
+		!strings.Contains(err.Error(), "more than 250000 keys, delete it in parts") {
 		t.Errorf("got %v", err)
 	}
 	if z.proposals != 0 {
@@ -78,7 +78,7 @@ func TestDeleteOfTooManyKeys(t *testing.T) {
 		t.Errorf("one key: %v", err)
 	}
 	z.state.revision, z.state.read = kv.MaxDeleteKeys+1, 0 // there can't be more keys than changes
-	if err := kv.CheckDeleteSize(z.state, &etcdserverpb.DeleteRangeRequest{
+	if err := kv.CheckDeleteCost(z.state, &etcdserverpb.DeleteRangeRequest{
 		Key:      []byte("a"),
 		RangeEnd: []byte("b"),
 	}); err != nil || z.state.read > 0 {

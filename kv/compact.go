@@ -1,0 +1,165 @@
+package kv
+
+import (
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// MaxSweep is up to how many changes one Sweep looks at.
+const MaxSweep = 4096
+
+// compact sets the compaction revision. From then on reads of older ones are refused; sweeps remove what
+// nobody can read any more.
+func (w *writer) compact(req *etcdserverpb.CompactionRequest) (*etcdserverpb.CompactionResponse, error) {
+	m := &w.meta
+	switch {
+	case req.Revision <= m.compacted:
+		return nil, ErrCompacted
+	case req.Revision > m.revision:
+		return nil, ErrFutureRevision
+	}
+	// The changes at the compaction revision before this one are there, although a sweep has passed them.
+	if again := (position{m.compacted, 0}); m.compacted > 0 && again.before(m.swept) {
+		m.cleared, m.swept = m.swept, again
+	}
+	m.compacted = req.Revision
+	return &etcdserverpb.CompactionResponse{Header: &etcdserverpb.ResponseHeader{Revision: m.revision}}, nil
+}
+
+// sweepOnly is a Sweep, whose work is that of finish.
+func (w *writer) sweepOnly(n int) (*etcdserverpb.CompactionResponse, error) {
+	return &etcdserverpb.CompactionResponse{Header: &etcdserverpb.ResponseHeader{Revision: w.meta.revision}}, w.sweep(n)
+}
+
+// Unswept reports whether there is anything for EncodeSweep to do in the state that r reads.
+func Unswept(r nexusraft.Reader) (bool, error) {
+	m, err := loadMeta(r)
+	return m.unswept(), err
+}
+
+// Compacted returns the compaction revision of the state that r reads, -1 if it was never compacted, and the
+// newest revision.
+func Compacted(r nexusraft.Reader) (compacted, newest int64, err error) {
+	m, err := loadMeta(r)
+	return m.compacted, m.revision, err
+}
+
+// sweep looks at n compacted changes, in the order in which they were made, and removes what they stand for, and
+// writes up to n rows of layoutNewest anew. It reads the changes and nothing else, and costs their number
+// whatever the state has.
+func (w *writer) sweep(n int) error {
+	if err := w.move(n); err != nil {
+		return err
+	}
+	m := &w.meta
+	if m.swept.rev > m.compacted {
+		return nil
+	}
+	rows, err := w.unsweptChanges(n)
+	if err != nil {
+		return err
+	}
+	for _, row := range rows {
+		if err := w.sweepChange(row); err != nil {
+			return err
+		}
+	}
+	if m.swept = (position{m.compacted + 1, 0}); len(rows) == n {
+		last := rows[n-1].at
+		m.swept = position{last.rev, last.sub + 1}
+	}
+	return nil
+}
+
+// changeRow is a row of r.
+type changeRow struct {
+	at     position
+	change change
+	bytes  int // of the row
+}
+
+func (w *writer) unsweptChanges(n int) (rows []changeRow, err error) {
+	for p, err := range w.tx.Scan(changeKey(w.meta.swept), changeKey(position{w.meta.compacted + 1, 0})) {
+		if err != nil {
+			return nil, err
+		}
+		at, c, err := decodeChange(p.Key, p.Value)
+		if err != nil {
+			return nil, err
+		}
+		c.key = append([]byte(nil), c.key...)
+		if rows = append(rows, changeRow{at, c, len(p.Key) + len(p.Value)}); len(rows) == n {
+			break
+		}
+	}
+	return rows, nil
+}
+
+// sweepChange removes the version that a change has superseded, and the change, unless it is of the compaction
+// revision: that one is still seen by who follows changes from there.
+func (w *writer) sweepChange(row changeRow) error {
+	c := row.change
+	if c.prev != 0 && !row.at.before(w.meta.cleared) {
+		w.meta.bytes -= c.prevBytes
+		if err := w.remove(versionKey(prefixVersion, c.key, c.prev)); err != nil {
+			return err
+		}
+		if c.elsewhere {
+			if err := w.remove(versionKey(prefixValue, c.key, c.prev)); err != nil {
+				return err
+			}
+		}
+	}
+	if row.at.rev >= w.meta.compacted {
+		return nil
+	}
+	w.meta.bytes -= int64(row.bytes)
+	return w.remove(changeKey(row.at))
+}
+
+func (w *writer) remove(key []byte) error {
+	w.written += len(key)
+	return w.tx.Delete(key)
+}
+
+// move writes up to n rows of layoutNewest in the form of this layout.
+func (w *writer) move(n int) error {
+	m := &w.meta
+	if !m.moving {
+		return nil
+	}
+	var rows []keyed
+	whole, size := true, 0
+	from := stateKey(m.moved)
+	err := scanNewest(w.tx, from, []byte{prefixKey + 1}, false, func(key []byte, rec record) error {
+		rec.value = append([]byte{}, rec.value...)
+		rows = append(rows, keyed{append([]byte(nil), key...), rec})
+		if size += len(rec.value); len(rows) == n || size >= gatherBytes {
+			whole = false
+			return errGathered
+		}
+		return nil
+	})
+	if err != nil && whole {
+		return err
+	}
+	for _, p := range rows {
+		if !p.rec.newest {
+			continue
+		}
+		rec, err := w.counted(p.key, p.rec)
+		if err != nil {
+			return err
+		}
+		if err := w.write(stateKey(p.key), rec.encode()); err != nil {
+			return err
+		}
+	}
+	if m.moving = !whole; whole {
+		m.moved = nil
+	} else {
+		m.moved = append(rows[len(rows)-1].key, 0)
+	}
+	return nil
+}
