@@ -8,6 +8,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -41,20 +43,7 @@ func equal(s step, a, b outcome) bool {
 	if a.answer == nil || b.answer == nil {
 		return a.answer == nil && b.answer == nil
 	}
-	x, y := normal(s.req, a.answer), normal(s.req, b.answer)
-	if h, ok := x.(*etcdserverpb.HashKVResponse); ok {
-		settleCompaction(h, y.(*etcdserverpb.HashKVResponse))
-	}
-	return proto.Equal(x, y)
-}
-
-// settleCompaction makes the answers for the revision of the newest compaction equal. Once etcd has
-// swept, it answers from hashes that it took as it went, with the compaction before; ours has (R, C)
-// always (1.6, HashKV).
-func settleCompaction(a, b *etcdserverpb.HashKVResponse) {
-	if max(a.CompactRevision, b.CompactRevision) == a.HashRevision {
-		a.CompactRevision = b.CompactRevision
-	}
+	return proto.Equal(normal(s.req, a.answer), normal(s.req, b.answer))
 }
 
 // normal returns an answer without what may differ.
@@ -175,4 +164,49 @@ func (h hashes) check(r *etcdserverpb.HashKVResponse) error {
 	}
 	h[at] = r.Hash
 	return nil
+}
+
+// settleHash makes what an etcd answers to HashKV a function of revision and compaction, as ours is
+// (1.6). An etcd keeps the hashes that it took at its last ten compactions, and answers from them: with
+// the compaction before, for the revision of the newest one, and even for those of earlier ones, which
+// no Range can read any more.
+func settleHash(s step, o *outcome, compacted int64) {
+	r, ok := o.answer.(*etcdserverpb.HashKVResponse)
+	if !ok {
+		return
+	}
+	switch asked := s.req.(*etcdserverpb.HashKVRequest).Revision; {
+	case asked > 0 && asked < compacted:
+		*o = failed(rpctypes.ErrGRPCCompacted)
+	case asked == compacted:
+		r.CompactRevision = compacted
+	}
+}
+
+// judge looks at a store's outcomes one by one, with what must be remembered for that.
+type judge struct {
+	ours      bool
+	compacted int64
+	hashes    hashes
+}
+
+// settle takes out of an outcome what needs no comparison, and refuses what no comparison would find.
+func (j *judge) settle(s step, o *outcome) {
+	if compaction, ok := s.req.(*etcdserverpb.CompactionRequest); ok && o.answer != nil {
+		j.compacted = compaction.Revision
+	}
+	if !j.ours {
+		settleHash(s, o, j.compacted)
+		return
+	}
+	var err error
+	switch r := o.answer.(type) {
+	case *etcdserverpb.HashKVResponse:
+		err = j.hashes.check(r)
+	case *etcdserverpb.RangeResponse:
+		err = checkOrder(s.req.(*etcdserverpb.RangeRequest), r)
+	}
+	if err != nil {
+		*o = outcome{code: codes.DataLoss, text: err.Error()}
+	}
 }

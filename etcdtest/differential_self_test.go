@@ -197,24 +197,26 @@ func TestTies(t *testing.T) {
 	}
 }
 
-func hashed(revision, compaction int64) *etcdserverpb.HashKVResponse {
-	return &etcdserverpb.HashKVResponse{HashRevision: revision, CompactRevision: compaction}
-}
-
-// TestHashKVAtTheCompaction shows for which revision alone the compaction of HashKV may differ.
-func TestHashKVAtTheCompaction(t *testing.T) {
-	s := step{method: "HashKV", req: new(etcdserverpb.HashKVRequest)}
+// TestHashKVOfEtcd shows which of its answers are settled.
+func TestHashKVOfEtcd(t *testing.T) {
+	const compacted = 7
 	for _, tc := range []struct {
-		a, b *etcdserverpb.HashKVResponse
-		same bool
+		asked, compaction int64 // of the answer
+		want              int64 // 0 if none is to be left
 	}{
-		{hashed(5, 5), hashed(5, 2), true},
-		{hashed(5, 2), hashed(5, 5), true},
-		{hashed(5, 2), hashed(5, 3), false},
-		{hashed(5, 5), hashed(6, 5), false},
+		{0, 7, 7},
+		{0, 5, 5},
+		{7, 7, 7},
+		{7, 5, 7},
+		{8, 5, 5},
+		{6, 5, 0},
 	} {
-		if got := equal(s, outcome{answer: tc.a}, outcome{answer: tc.b}); got != tc.same {
-			t.Errorf("%v and %v: equal %v, want %v", tc.a, tc.b, got, tc.same)
+		s := step{method: "HashKV", req: &etcdserverpb.HashKVRequest{Revision: tc.asked}}
+		o := outcome{answer: &etcdserverpb.HashKVResponse{CompactRevision: tc.compaction}}
+		settleHash(s, &o, compacted)
+		got, _ := o.answer.(*etcdserverpb.HashKVResponse)
+		if got.GetCompactRevision() != tc.want || (tc.want == 0) != (o.code == codes.OutOfRange) {
+			t.Errorf("%v: got %v", tc, o)
 		}
 	}
 }

@@ -101,7 +101,10 @@ func (st *store) play(ctx context.Context, steps []step, compact bool) ([]outcom
 	if err != nil {
 		return nil, fmt.Errorf("%s: empty the store: %w", st.name, err)
 	}
-	hashes := hashes{}
+	judge := judge{ours: st.ours, hashes: hashes{}}
+	if compact {
+		judge.compacted = origin
+	}
 	var outcomes []outcome
 	var passing error
 	for _, s := range steps {
@@ -109,11 +112,7 @@ func (st *store) play(ctx context.Context, steps []step, compact bool) ([]outcom
 		if o.passing() && passing == nil {
 			passing = fmt.Errorf("%s: %v: %v", st.name, s, o)
 		}
-		if hash, ok := o.answer.(*etcdserverpb.HashKVResponse); ok {
-			if err := hashes.check(hash); err != nil {
-				o = outcome{code: codes.DataLoss, text: err.Error()}
-			}
-		}
+		judge.settle(s, &o)
 		if st.plant != nil {
 			st.plant(s, &o)
 		}
@@ -144,11 +143,6 @@ func (st *store) do(ctx context.Context, s step, base int64) outcome {
 		return outcome{code: codes.DataLoss, text: err.Error()}
 	}
 	relative(answer, base)
-	if r, ok := req.(*etcdserverpb.RangeRequest); ok && st.ours {
-		if err := checkOrder(r, answer.(*etcdserverpb.RangeResponse)); err != nil {
-			return outcome{code: codes.DataLoss, text: err.Error()}
-		}
-	}
 	return outcome{answer: answer}
 }
 

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -283,5 +284,36 @@ func TestDifferentialKept(t *testing.T) {
 				t.Errorf("step %d differs: %v\n%s: %v\n\n%s: %v", d.step+1, steps[d.step], p.want.name, d.want, p.got.name, d.got)
 			}
 		})
+	}
+}
+
+// TestTxnThatEndsAnEtcd shows that ours refuses what no etcd may be sent, and writes nothing of it.
+func TestTxnThatEndsAnEtcd(t *testing.T) {
+	if !kindsToTest(t).txn {
+		t.Skip("Txn is not offered yet")
+	}
+	st := ourStore(t)
+	for _, ignores := range []string{"ignore_value", "ignore_lease"} {
+		var steps []step
+		for _, line := range []string{
+			`0 Put key:"b" value:"1"`,
+			`1 Txn success:{request_delete_range:{key:"a" range_end:"\x00"}} ` +
+				`success:{request_put:{key:"b" ` + ignores + `:true}}`,
+			`0 Range key:"b"`,
+		} {
+			s, err := parseStep(line)
+			if err != nil {
+				t.Fatal(err)
+			}
+			steps = append(steps, s)
+		}
+		got, err := st.play(t.Context(), steps, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		left, _ := got[2].answer.(*etcdserverpb.RangeResponse)
+		if got[1].code != codes.InvalidArgument || left.GetHeader().GetRevision() != origin+1 || left.GetCount() != 1 {
+			t.Errorf("%s: got %v, and then %v; want a refusal, and the key as it was", ignores, got[1], got[2])
+		}
 	}
 }

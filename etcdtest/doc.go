@@ -28,4 +28,15 @@
 //	NEXUS_RAFT_DIFFERENTIAL_SEED=174  the seed that TestDifferentialSeed plays again
 //
 // make differential plays for an hour.
+//
+// # Suites of others
+//
+// TestSuites runs test suites of etcd and of Kubernetes against processes: suites_test.go lists their
+// tests, and of those that are left out the reason. It copies their module to a temporary directory,
+// and replaces there what starts servers within the test by what is in testdata/suites.
+//
+//	NEXUS_RAFT_SUITES=etcd/common@etcd,etcd/common@nexus-raft go test -run TestSuites -v -timeout 1h
+//
+// With @etcd the suite judges an etcd, which shows whether what we replaced is right. make suites
+// runs them against the cluster.
 package etcdtest
