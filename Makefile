@@ -8,7 +8,7 @@ STATICCHECK := go run $(word 2,$(TOOLS))
 FUZZTIME    ?= 20s
 LOAD        ?= 60s
 DIFFERENTIAL ?= 1h
-SUITES      ?= etcd/common@nexus-raft
+SUITES      ?= etcd/common@nexus-raft,kubernetes/etcd3@nexus-raft
 OUT         ?= dist
 
 PLATFORMS := linux/amd64 linux/arm64 linux/arm darwin/arm64 windows/amd64

@@ -20,6 +20,7 @@ import (
 type suite struct {
 	module, version string
 	files           string   // directory with our files, laid out as the module
+	processes       string   // where in the module our package of that name goes
 	removed         []string // files of the module that ours take the place of
 	goMod           func(text string) string
 	pkg, tags       string
@@ -30,7 +31,8 @@ type suite struct {
 type suiteTests struct {
 	names   string           // a regular expression of the whole name
 	leftOut string           // why they are not run at all
-	needs   func(kinds) bool // what ours must offer; nil if it offers all that they need
+	lacking string           // why they are not run against ours; "" if it offers all that they need
+	needs   func(kinds) bool // the same, of what is offered or not by the kinds that are tested
 }
 
 // TestSuites runs the suites that NEXUS_RAFT_SUITES names, for example etcd/common@nexus-raft: a suite,
@@ -65,11 +67,8 @@ func (s suite) run(t *testing.T, store string) {
 	for name := range strings.FieldsSeq(string(names)) {
 		t.Run(name, func(t *testing.T) {
 			row := s.row(t, name)
-			if row.leftOut != "" {
-				t.Skip(row.leftOut)
-			}
-			if store == "nexus-raft" && row.needs != nil && !row.needs(k) {
-				t.Skip("not offered yet")
+			if why := row.skipped(store, k); why != "" {
+				t.Skip(why)
 			}
 			runSuiteTest(t, program, list.Dir, store, name)
 		})
@@ -87,6 +86,19 @@ func (s suite) row(t *testing.T, name string) suiteTests {
 		t.Fatalf("%s is neither among the tests to run nor among those that are left out", name)
 	}
 	return s.tests[i]
+}
+
+// skipped returns why tests are not run; "" if they are.
+func (row suiteTests) skipped(store string, k kinds) string {
+	switch {
+	case row.leftOut != "" || store == "etcd":
+		return row.leftOut
+	case row.lacking != "":
+		return row.lacking
+	case row.needs != nil && !row.needs(k):
+		return "not offered yet"
+	}
+	return ""
 }
 
 func runSuiteTest(t *testing.T, program, dir, store, name string) {
@@ -130,7 +142,8 @@ func (s suite) copy(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	s.addFiles(t, dir)
+	addFiles(t, s.files, dir)
+	addFiles(t, "processes", filepath.Join(dir, s.processes))
 	name := filepath.Join(dir, "go.mod")
 	text, err := os.ReadFile(name)
 	if err != nil {
@@ -142,10 +155,10 @@ func (s suite) copy(t *testing.T) string {
 	return dir
 }
 
-// addFiles writes our files into the copy.
-func (s suite) addFiles(t *testing.T, dir string) {
+// addFiles writes a directory of our files into the copy.
+func addFiles(t *testing.T, ours, dir string) {
 	t.Helper()
-	from := os.DirFS(filepath.Join("testdata/suites", s.files))
+	from := os.DirFS(filepath.Join("testdata/suites", ours))
 	err := fs.WalkDir(from, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -185,11 +198,12 @@ func goIn(t *testing.T, dir string, args ...string) []byte {
 }
 
 // suites are all that there are, by name.
-var suites = map[string]suite{"etcd/common": etcdCommon}
+var suites = map[string]suite{"etcd/common": etcdCommon, "kubernetes/etcd3": kubernetesEtcd3}
 
 // etcdCommon is what etcd's own tests ask of all ways to run it, with its Go client.
 var etcdCommon = suite{
-	module: "go.etcd.io/etcd/tests/v3", version: "v3.7.3", pkg: "common", tags: "integration", files: "etcd",
+	module: "go.etcd.io/etcd/tests/v3", version: "v3.7.3", pkg: "common", tags: "integration",
+	files: "etcd", processes: "processes",
 	removed: []string{
 		"framework/integration/cluster_direct.go", "framework/integration/cluster_proxy.go",
 		"framework/integration/bridge.go",
@@ -213,16 +227,36 @@ var etcdCommon = suite{
 			needs: func(k kinds) bool { return k.compact && k.hashKV },
 		},
 		{names: "TestWaitLeader_MemberStop", leftOut: "all its clusters have TLS, which the adapter has not"},
-		{names: "TestVerifyHashKVAfterCompactAndDefrag|TestDefragOnline", leftOut: "Defragment is not offered yet"},
-		{names: "TestEndpointHealth", leftOut: "gRPC's health service is not offered yet"},
-		{names: "TestAlarm.*", leftOut: "alarms that clients raise, and quotas, are not offered yet"},
-		{names: "TestWatch", leftOut: "Watch is not offered yet"},
-		{names: "TestLease.*", leftOut: "leases are not offered yet"},
-		{names: "TestMember.*", leftOut: "it counts members, and ours have a witness beside; nodes join by themselves"},
+		{names: "TestVerifyHashKVAfterCompactAndDefrag|TestDefragOnline", lacking: "Defragment is not offered yet"},
+		{names: "TestEndpointHealth", lacking: "gRPC's health service is not offered yet"},
+		{names: "TestAlarm.*", lacking: "alarms that clients raise, and quotas, are not offered yet"},
+		{names: "TestWatch", lacking: "watches are not offered yet"},
+		{names: "TestLease.*", lacking: "leases are not offered yet"},
+		{names: "TestMemberList", lacking: "it counts members, and ours have a witness beside"},
+		{names: "TestMember(Add|Remove)", leftOut: "nodes get their identity by joining"},
 		{names: "TestAuthority", leftOut: "it looks at requests within the server"},
 		{
 			names:   "Test(Auth|Role|RootRole|User).*|Test.*With(No|Invalid|Root|User)Auth",
 			leftOut: "users and roles of keys are not offered; access is by certificates and tokens",
 		},
+	},
+}
+
+// kubernetesEtcd3 is what Kubernetes' API server asks of its store.
+var kubernetesEtcd3 = suite{
+	module: "k8s.io/apiserver", version: "v0.37.2", pkg: "pkg/storage/etcd3",
+	files: "kubernetes", processes: "pkg/storage/etcd3/testserver/processes",
+	goMod: func(text string) string { return text },
+	tests: []suiteTests{
+		{names: ".*TTL|TestLeaseMaxObjectCount", lacking: "leases are not offered yet"},
+		{
+			names:   "TestWatch.*|TestTooLargeResourceVersionErrorForWatchList|TestCompactRevision",
+			lacking: "watches are not offered yet",
+		},
+		{
+			names: "TestGetListStream.*",
+			needs: func(k kinds) bool { return k.history && k.txn && k.stream },
+		},
+		{names: ".*", needs: func(k kinds) bool { return k.history && k.txn && k.compact }},
 	},
 }
