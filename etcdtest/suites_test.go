@@ -56,7 +56,7 @@ func TestSuites(t *testing.T) {
 func (s suite) run(t *testing.T, store string) {
 	dir := s.copy(t)
 	program := filepath.Join(t.TempDir(), "suite.test")
-	goIn(t, dir, "test", "-c", "-trimpath", "-tags", s.tags, "-o", program, "./"+s.pkg)
+	goIn(t, dir, "test", "-c", "-vet=off", "-trimpath", "-tags", s.tags, "-o", program, "./"+s.pkg)
 	list := exec.Command(program, "-test.list", ".")
 	list.Dir, list.Env = filepath.Join(dir, s.pkg), suiteEnv(store)
 	names, err := list.Output()
