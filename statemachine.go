@@ -139,6 +139,18 @@ type Opener interface {
 	Open(zone ZoneID, r Reader) (StateMachine, error)
 }
 
+// EventExpander is a StateMachine whose events refer to its state, where what they tell of is kept, instead of
+// repeating it.
+type EventExpander interface {
+	StateMachine
+
+	// ExpandEvent returns an event that Apply has published as subscribers get it. r is the zone's state,
+	// which may be newer than the event by any number of commands. Kind and payload are borrowed until it returns,
+	// and what it returns may be a part of them. It is called by any number of goroutines at once, and must not
+	// wait; an error ends the subscription.
+	ExpandEvent(r Reader, topic, kind string, payload []byte) (string, []byte, error)
+}
+
 // Leading is a StateMachine with work that only the zone's leader is to do.
 type Leading interface {
 	StateMachine

@@ -25,6 +25,7 @@ type commandLine struct {
 	Storage   storageCommand   `cmd:"" help:"Measure storage beside raw Pebble, stock Pebble, bbolt and badger."`
 	Transport transportCommand `cmd:"" help:"Measure transport beside a bare grpc-go stream and a file over TCP."`
 	Zones     zonesCommand     `cmd:"" help:"Measure many zones on two members and a witness, beside dragonboat."`
+	Etcd      etcdCommand      `cmd:"" help:"Measure etcd's API on two members and a witness, beside etcd."`
 
 	Fill    fillCommand    `cmd:"" hidden:"" help:"Write keys and wait to be killed; the storage command runs it."`
 	Receive receiveCommand `cmd:"" hidden:"" help:"Receive until standard input ends; the transport command runs it."`

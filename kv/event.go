@@ -1,6 +1,12 @@
 package kv
 
-import "google.golang.org/protobuf/encoding/protowire"
+import (
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
 
 // Each change of the key space is published as an event of EventTopic, whose payload is an
 // mvccpb.Event of etcd's API.
@@ -9,8 +15,8 @@ const (
 
 	EventPut = "put" // the pair as it is now
 
-	// EventPutLarge is EventPut of a value over MaxEventValueBytes, which is not in it: it would be
-	// written and kept twice. A subscriber that needs it reads the key.
+	// EventPutLarge is EventPut without its value, which has over MaxEventValueBytes, or whose revision
+	// was compacted; then only key and mod revision are there. A subscriber that needs it reads the key.
 	EventPutLarge = "put-large"
 
 	EventDelete = "delete" // the key, and the revision that deleted it
@@ -25,6 +31,41 @@ const MaxDeleteEvents = 1000
 
 // MaxEventValueBytes is up to how many bytes of a value are in an event.
 const MaxEventValueBytes = 1 << 10
+
+// eventPutRef is EventPut or EventPutLarge as it is stored where old revisions are kept: the event has key and
+// mod revision only, and ExpandEvent adds the rest from there.
+const eventPutRef = "put-ref"
+
+// publishPut publishes that a key has the version of that revision.
+func publishPut(tx nexusraft.Tx, key []byte, rev int64) error {
+	return tx.Publish(EventTopic, eventPutRef, appendPut(nil, key, record{mod: rev}, nil))
+}
+
+// ExpandEvent implements nexusraft.EventExpander.
+func (StateMachine) ExpandEvent(r nexusraft.Reader, topic, kind string, payload []byte) (string, []byte, error) {
+	if topic != EventTopic || kind != eventPutRef {
+		return kind, payload, nil
+	}
+	e := new(mvccpb.Event)
+	if err := proto.Unmarshal(payload, e); err != nil || len(e.GetKv().GetKey()) == 0 {
+		return "", nil, errCorrupt("event % x", payload)
+	}
+	key, mod := e.Kv.Key, e.Kv.ModRevision
+	rec, ok, err := get(r, key)
+	if err == nil && (!ok || rec.mod != mod) {
+		rec, ok, err = findSuperseded(r, key, mod)
+	}
+	switch {
+	case err != nil:
+		return "", nil, err
+	case !ok: // compacted
+		return EventPutLarge, payload, nil
+	case rec.length > MaxEventValueBytes:
+		return EventPutLarge, appendPut(nil, key, rec, nil), nil
+	}
+	value, err := rec.load(r, key)
+	return EventPut, appendPut(nil, key, rec, value), err
+}
 
 // eventKind returns the type of the event that a key has that value now.
 func eventKind(value []byte) string {

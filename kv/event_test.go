@@ -2,6 +2,7 @@ package kv
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,7 +14,18 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 	"pgregory.net/rapid"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
 )
+
+// expand is an event as subscribers get it.
+func expand(t interface{ Fatal(...any) }, tx *memTx, e published) published {
+	kind, payload, err := StateMachine{}.ExpandEvent(tx, e.topic, e.kind, []byte(e.payload))
+	if err != nil {
+		t.Fatal(e, err)
+	}
+	return published{e.topic, kind, string(payload)}
+}
 
 func decodeEvent(t interface{ Fatal(...any) }, e published) *mvccpb.Event {
 	m := new(mvccpb.Event)
@@ -24,9 +36,10 @@ func decodeEvent(t interface{ Fatal(...any) }, e published) *mvccpb.Event {
 }
 
 // mirrored checks that a subscriber to the events has the same pairs as the model.
-func mirrored(t *rapid.T, events []published, m *model) {
+func mirrored(t *rapid.T, tx *memTx, m *model) {
 	mirror, large := make(map[string]*mvccpb.KeyValue), make(map[string]bool)
-	for _, e := range events {
+	for _, e := range tx.events {
+		e = expand(t, tx, e)
 		kv := decodeEvent(t, e).Kv
 		switch {
 		case e.topic != EventTopic:
@@ -46,7 +59,7 @@ func mirrored(t *rapid.T, events []published, m *model) {
 		t.Fatalf("the events say that there are %d keys, and there are %d", len(mirror), len(m.kvs))
 	}
 	for _, want := range m.kvs {
-		if large[string(want.Key)] {
+		if len(want.Value) > MaxEventValueBytes && large[string(want.Key)] {
 			want = proto.CloneOf(want)
 			want.Value = nil
 		}
@@ -57,7 +70,12 @@ func mirrored(t *rapid.T, events []published, m *model) {
 }
 
 func TestEvents(t *testing.T) {
-	tx := newTx()
+	for _, tx := range []*memTx{newTx(), newNewestTx()} {
+		testEvents(t, tx)
+	}
+}
+
+func testEvents(t *testing.T, tx *memTx) {
 	put := func(k, v string) { mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte(k), Value: []byte(v)}) }
 	put("a", "1")
 	put("b", "")
@@ -80,6 +98,7 @@ func TestEvents(t *testing.T) {
 	var got []*mvccpb.Event
 	var kinds []string
 	for _, e := range tx.events {
+		e = expand(t, tx, e)
 		got, kinds = append(got, decodeEvent(t, e)), append(kinds, e.kind)
 	}
 	if d := cmp.Diff(want, got, protocmp.Transform()); d != "" {
@@ -87,6 +106,38 @@ func TestEvents(t *testing.T) {
 	}
 	if !slices.Equal(kinds, wantKinds) {
 		t.Errorf("types: got %v, want %v", kinds, wantKinds)
+	}
+}
+
+// The value of a version that was compacted is not there any more; its event still says which one it was.
+func TestEventsOfCompactedRevisions(t *testing.T) {
+	tx := newTx()
+	for _, v := range []string{"1", "2", "3"} {
+		mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("a"), Value: []byte(v)})
+	}
+	mustCompact(t, tx, 3)
+	mustSweep(t, tx, MaxSweep)
+	want := []*mvccpb.Event{
+		{Kv: &mvccpb.KeyValue{Key: []byte("a"), ModRevision: 2}},
+		{Kv: pair("a", "2", 2, 3, 2)},
+		{Kv: pair("a", "3", 2, 4, 3)},
+	}
+	wantKinds := []string{EventPutLarge, EventPut, EventPut}
+	for i, e := range tx.events {
+		e = expand(t, tx, e)
+		if d := cmp.Diff(want[i], decodeEvent(t, e), protocmp.Transform()); d != "" || e.kind != wantKinds[i] {
+			t.Errorf("event %d of type %s, want %s (-want +got):\n%s", i, e.kind, wantKinds[i], d)
+		}
+	}
+	for _, e := range []published{{EventTopic, eventPutRef, ""}, {EventTopic, eventPutRef, "\xff"}} {
+		_, _, err := StateMachine{}.ExpandEvent(tx, e.topic, e.kind, []byte(e.payload))
+		if !errors.Is(err, nexusraft.ErrCorrupt) {
+			t.Errorf("event %q: got %v, want %v", e.payload, err, nexusraft.ErrCorrupt)
+		}
+	}
+	same := published{"app/x", eventPutRef, "\xff"}
+	if got := expand(t, tx, same); got != same {
+		t.Errorf("an application's event: got %v, want %v", got, same)
 	}
 }
 

@@ -3,6 +3,7 @@ package kv
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"testing"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -64,25 +65,103 @@ func fuzzRefusal(t *testing.T, b []byte, err error) {
 	}
 }
 
-// Any bytes are a command that runs, is refused, or is none; the state stays readable.
+// Any bytes are a command that runs, is refused, or is none; the state stays what it must be, and readable.
 func FuzzApply(f *testing.F) {
 	f.Add([]byte(nil))
 	f.Add(rawPut(f, &etcdserverpb.PutRequest{Key: []byte("b"), Value: []byte("v"), PrevKv: true}))
 	f.Add(rawPut(f, &etcdserverpb.PutRequest{Key: []byte("a"), IgnoreValue: true}))
 	f.Add(rawDelete(f, &etcdserverpb.DeleteRangeRequest{Key: []byte("a"), RangeEnd: []byte("b"), PrevKv: true}))
 	f.Add(rawDelete(f, &etcdserverpb.DeleteRangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}))
+	f.Add(rawTxn(f, then(opPut("a", "2"), opDelete("b", "", true), txnOp(then(opRange("a", "z", 2))))))
+	f.Add(rawTxn(f, then(txnOp(then(opPut("a", "2"))), txnOp(then(opDelete("a", "", true))))))
+	f.Add(rawCompact(f, 3))
+	f.Add(EncodeSweep(1))
 	f.Fuzz(func(t *testing.T, command []byte) {
-		tx := newTx()
-		mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("a"), Value: []byte("1")})
-		before := dump(tx)
-		result := apply(t, tx, command)
-		changed := dump(tx) != before
-		if changed && result[0] != outcomeOK {
-			t.Fatalf("refused with %x and changed the state", result)
-		}
-		got := mustRange(t, tx, &etcdserverpb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}})
-		if want := int64(2); changed && got.Header.Revision != want+1 || !changed && got.Header.Revision != want {
-			t.Fatalf("revision %d after one command on revision %d, changed %t", got.Header.Revision, want, changed)
+		for _, version := range []uint32{0, VersionHistory} {
+			fuzzApply(t, version, command)
 		}
 	})
+}
+
+func fuzzApply(t *testing.T, version uint32, command []byte) {
+	tx := newTx()
+	tx.version = version
+	for _, v := range []string{"1", "2", "3"} {
+		mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("a"), Value: []byte(v)})
+	}
+	apply(t, tx, rawCompact(t, 3)) // unknown in version 0
+	const rev = 4
+	before := dump(tx)
+	result, err := tryApply(tx, command)
+	if err != nil && !errors.Is(err, nexusraft.ErrTooLarge) {
+		t.Fatal(err)
+	}
+	if changed := dump(tx) != before; changed && (err != nil || result[0] != outcomeOK) {
+		t.Fatalf("refused with %x, %v, and changed the state", result, err)
+	}
+	got := mustRange(t, tx, &etcdserverpb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}).Header.Revision
+	if got != rev && got != rev+1 {
+		t.Fatalf("revision %d after one command on revision %d", got, rev)
+	}
+	if err := Check(tx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// FuzzRows reads any bytes as the rows of a key space: each is canonical, or corrupt, and nothing that reads
+// a state with it panics.
+func FuzzRows(f *testing.F) {
+	tx := newTx()
+	for _, v := range []string{"", string(make([]byte, maxInline+1)), "3"} {
+		mustPut(f, tx, &etcdserverpb.PutRequest{Key: []byte("a\x00"), Value: []byte(v)})
+	}
+	for k, v := range tx.m {
+		f.Add([]byte(k), []byte(v))
+	}
+	f.Fuzz(func(t *testing.T, k, v []byte) {
+		if key, mod, ok := splitVersionKey(k); ok && !bytes.Equal(versionKey(k[0], key, mod), k) {
+			t.Fatalf("%x is %x %d", k, key, mod)
+		}
+		if p, c, err := decodeChange(k, v); err == nil && k[0] == prefixChange {
+			if !bytes.Equal(changeKey(p), k) || !bytes.Equal(c.encode(), v) {
+				t.Fatalf("%x %x is %v %v", k, v, p, c)
+			}
+		}
+		if rec, err := decodeVersion(k, v, true); err == nil && !bytes.Equal(rec.encode(), v) {
+			t.Fatalf("%x is %+v", v, rec)
+		}
+		if m, err := decodeMeta(append([]byte{layoutVersions}, v...)); err == nil {
+			if got := m.encode(); !bytes.Equal(got[1:], v) {
+				t.Fatalf("%x encodes to %x", v, got)
+			}
+		}
+		tx := newTx()
+		mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("a"), Value: []byte("1")})
+		if len(k) > 0 {
+			tx.m[string(k)] = string(v)
+		}
+		fuzzKnown(t, Check(tx))
+		_, err := HashKV(tx, 0)
+		fuzzKnown(t, err)
+		all := &etcdserverpb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, Revision: 2}
+		_, err = Range(tx, all)
+		fuzzKnown(t, err)
+		for _, command := range [][]byte{
+			rawPut(t, &etcdserverpb.PutRequest{Key: []byte("a")}),
+			rawDelete(t, &etcdserverpb.DeleteRangeRequest{Key: all.Key, RangeEnd: all.RangeEnd}),
+			rawCompact(t, 2), EncodeSweep(10),
+		} {
+			_, err := tryApply(tx, command)
+			fuzzKnown(t, err)
+		}
+	})
+}
+
+// fuzzKnown fails unless an error says what is wrong with the state, or with the request.
+func fuzzKnown(t *testing.T, err error) {
+	t.Helper()
+	known := err == nil || errors.Is(err, nexusraft.ErrCorrupt) || errors.Is(err, nexusraft.ErrTooLarge)
+	if !known && !slices.ContainsFunc(refusals, func(r refusal) bool { return errors.Is(err, r.err) }) {
+		t.Fatal(err)
+	}
 }

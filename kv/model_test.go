@@ -469,7 +469,7 @@ func testAgainstModel(t *testing.T, state func() *memTx, history bool) {
 				got, gotErr := Range(tx, all)
 				want, wantErr := m.rangeOf(all)
 				same(rt, "whole state", got, want, gotErr, wantErr)
-				mirrored(rt, tx.events, m)
+				mirrored(rt, tx, m)
 				if err := Check(tx); err != nil {
 					rt.Fatal(err)
 				}

@@ -14,11 +14,13 @@ import (
 // different versions exchange results, so a number that was ever used keeps its meaning.
 const outcomeOK byte = 0
 
-// refusals are the other outcomes, by the error that each stands for.
-var refusals = []struct {
+type refusal struct {
 	outcome byte
 	err     error
-}{
+}
+
+// refusals are the other outcomes, by the error that each stands for.
+var refusals = []refusal{
 	{1, ErrBadCommand},
 	{2, ErrEmptyKey},
 	{3, ErrKeyNotFound},

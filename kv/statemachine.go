@@ -17,7 +17,10 @@ const VersionHistory = 1
 // value serves any number of zones at once.
 type StateMachine struct{}
 
-var _ nexusraft.Versioned = StateMachine{}
+var (
+	_ nexusraft.Versioned     = StateMachine{}
+	_ nexusraft.EventExpander = StateMachine{}
+)
 
 // Version implements nexusraft.Versioned.
 func (StateMachine) Version() uint32 { return VersionHistory }

@@ -22,6 +22,8 @@ type memTx struct {
 	failure   error
 	events    []published
 	version   uint32 // the zone's
+
+	undo map[string]*string // what the command that runs has changed: as it was, nil if it was not there
 }
 
 type published struct{ topic, kind, payload string }
@@ -51,8 +53,25 @@ func (t *memTx) DeleteRange(start, end []byte) error {
 	if len(start) >= storage.MaxKeyBytes || len(end) >= storage.MaxKeyBytes { // one byte is the node's
 		return nexusraft.ErrTooLarge
 	}
-	maps.DeleteFunc(t.m, func(k, _ string) bool { return k >= string(start) && (end == nil || k < string(end)) })
+	maps.DeleteFunc(t.m, func(k, _ string) bool {
+		in := k >= string(start) && (end == nil || k < string(end))
+		if in {
+			t.changes(k)
+		}
+		return in
+	})
 	return nil
+}
+
+// changes notes what a key was before the command.
+func (t *memTx) changes(k string) {
+	if _, noted := t.undo[k]; noted || t.undo == nil {
+		return
+	}
+	t.undo[k] = nil
+	if v, ok := t.m[k]; ok {
+		t.undo[k] = &v
+	}
 }
 
 func (t *memTx) lend(s string) []byte {
@@ -103,6 +122,7 @@ func (t *memTx) Set(key, value []byte) error {
 	if err := t.next(); err != nil {
 		return err
 	}
+	t.changes(k)
 	t.m[k] = v
 	return nil
 }
@@ -112,6 +132,7 @@ func (t *memTx) Delete(key []byte) error {
 	if err := t.next(); err != nil {
 		return err
 	}
+	t.changes(k)
 	delete(t.m, k)
 	return nil
 }
@@ -140,10 +161,16 @@ func apply(t testing.TB, tx *memTx, command []byte) []byte {
 // tryApply is apply for a command that may fail: then nothing that it has done is kept.
 func tryApply(tx *memTx, command []byte) ([]byte, error) {
 	data := bytes.Clone(command)
-	before, events := maps.Clone(tx.m), len(tx.events)
+	events := len(tx.events)
+	tx.undo = make(map[string]*string)
 	result, err := StateMachine{}.Apply(tx, nexusraft.Command{Data: data, Version: tx.version})
 	if err != nil {
-		tx.m, tx.events = before, tx.events[:events]
+		tx.events = tx.events[:events]
+		for k, v := range tx.undo {
+			if delete(tx.m, k); v != nil {
+				tx.m[k] = *v
+			}
+		}
 	}
 	clear(data)
 	return result, err

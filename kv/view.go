@@ -220,14 +220,21 @@ func (u undone) visit(r nexusraft.Reader, k string, fn visit) error {
 
 // superseded returns a version that is not the newest one any more; its value is borrowed.
 func superseded(r nexusraft.Reader, key []byte, mod int64) (record, error) {
-	b, ok, err := r.Get(versionKey(prefixVersion, key, mod))
-	switch {
-	case err != nil:
-		return record{}, err
-	case !ok:
-		return record{}, errCorrupt("changes name a version of key %q at revision %d, which is missing", key, mod)
+	rec, ok, err := findSuperseded(r, key, mod)
+	if err == nil && !ok {
+		err = errCorrupt("changes name a version of key %q at revision %d, which is missing", key, mod)
 	}
-	return decodeVersion(key, b, true)
+	return rec, err
+}
+
+// findSuperseded is superseded for a version that may have been swept.
+func findSuperseded(r nexusraft.Reader, key []byte, mod int64) (record, bool, error) {
+	b, ok, err := r.Get(versionKey(prefixVersion, key, mod))
+	if err != nil || !ok {
+		return record{}, false, err
+	}
+	rec, err := decodeVersion(key, b, true)
+	return rec, err == nil, err
 }
 
 // scanVersions is scan by way of all versions.

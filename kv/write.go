@@ -108,7 +108,7 @@ func (w *writer) put(req *etcdserverpb.PutRequest) (*etcdserverpb.PutResponse, e
 	if err := w.newest(req.Key, next, value); err != nil {
 		return nil, err
 	}
-	return resp, w.tx.Publish(EventTopic, eventKind(value), appendPut(nil, req.Key, next, eventValue(value)))
+	return resp, publishPut(w.tx, req.Key, rev)
 }
 
 // newest stores a version as the newest one of its key, and its value.

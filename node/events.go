@@ -8,6 +8,7 @@ import (
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
+	"github.com/nexi-lab/nexus-raft/internal/apply"
 	"github.com/nexi-lab/nexus-raft/internal/events"
 	"github.com/nexi-lab/nexus-raft/internal/rpc"
 	"github.com/nexi-lab/nexus-raft/internal/system"
@@ -102,6 +103,20 @@ func (z eventSource) Confirm(ctx context.Context, id nexusraft.ZoneID) error {
 // ReadSystemLocal implements events.Source.
 func (z eventSource) ReadSystemLocal(id nexusraft.ZoneID, fn func(nexusraft.Reader) error) error {
 	return z.node.readSystemLocal(id, fn)
+}
+
+// Expand implements events.Source.
+func (z eventSource) Expand(id nexusraft.ZoneID, r nexusraft.Reader, e system.Event) (system.Event, error) {
+	p, err := z.node.replicas.View(id)
+	if err != nil {
+		return system.Event{}, err
+	}
+	m, ok := p.Machine.(nexusraft.EventExpander)
+	if !ok {
+		return e, nil
+	}
+	e.Type, e.Payload, err = m.ExpandEvent(apply.MachineReader(r), e.Topic, e.Type, e.Payload)
+	return e, err
 }
 
 // CountOpening implements events.Source.

@@ -43,6 +43,10 @@ type Source interface {
 	// when fn returns.
 	ReadSystemLocal(z nexusraft.ZoneID, fn func(nexusraft.Reader) error) error
 
+	// Expand returns an event of the zone as subscribers get it, from what ReadSystemLocal gives; see
+	// nexusraft.EventExpander.
+	Expand(z nexusraft.ZoneID, r nexusraft.Reader, e system.Event) (system.Event, error)
+
 	// CountOpening makes sure that the node's incarnation is counted, before its own events bear it.
 	CountOpening() error
 }
@@ -310,8 +314,11 @@ func (x *subscription) scan(r nexusraft.Reader, end uint64, bytes int) (events [
 		if err != nil || string(p.Key) != string(system.EventKey(x.next)) {
 			return nil, fmt.Errorf("read event %d of zone %v: %w", x.next, x.want.Zone, errors.Join(nexusraft.ErrCorrupt, err))
 		}
+		if e, err = x.Source.Expand(x.want.Zone, r, e); err != nil {
+			return nil, fmt.Errorf("expand event %d of zone %v: %w", x.next, x.want.Zone, err)
+		}
 		if e.Topic == system.TopicGap || x.want.Wants(e.Topic, e.Type) {
-			switch size += len(p.Value); {
+			switch size += len(e.Topic) + len(e.Type) + len(e.Payload); {
 			case size > bytes && len(events) == 0:
 				return nil, &largeEvent{size}
 			case size > bytes:

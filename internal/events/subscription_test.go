@@ -38,6 +38,10 @@ type zoneOf struct {
 	state nexusraft.Reader
 }
 
+func (zoneOf) Expand(_ nexusraft.ZoneID, _ nexusraft.Reader, e system.Event) (system.Event, error) {
+	return e, nil
+}
+
 func (z zoneOf) ReadSystemLocal(_ nexusraft.ZoneID, fn func(nexusraft.Reader) error) error {
 	return fn(z.state)
 }
