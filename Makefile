@@ -7,6 +7,8 @@ GOFUMPT     := go run $(word 1,$(TOOLS))
 STATICCHECK := go run $(word 2,$(TOOLS))
 FUZZTIME    ?= 20s
 LOAD        ?= 60s
+DIFFERENTIAL ?= 1h
+SUITES      ?= etcd/common@nexus-raft,kubernetes/etcd3@nexus-raft
 OUT         ?= dist
 
 PLATFORMS := linux/amd64 linux/arm64 linux/arm darwin/arm64 windows/amd64
@@ -16,7 +18,7 @@ CHECKS    := test lint tidy generate mutants attack race fuzz etcd bench upgrade
 # grpcnotrace: without gRPC's page of traces, which nobody serves, and the templates that it brings.
 BUILD     := CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -ldflags '-s -w'
 
-.PHONY: all $(CHECKS) fetch build clean
+.PHONY: all $(CHECKS) fetch build clean differential suites
 
 ## all: every check, in the order of .ci/run, which adds how long each took
 all: $(CHECKS)
@@ -71,6 +73,14 @@ fuzz:
 ## etcd: etcd's own Go client and etcdctl against a cluster of real processes
 etcd:
 	cd etcdtest && go test ./...
+
+## differential: random requests to an etcd and to a cluster, side by side, for DIFFERENTIAL; etcd has two minutes of it in CI
+differential:
+	cd etcdtest && NEXUS_RAFT_DIFFERENTIAL=$(DIFFERENTIAL) go test -v -count=1 -timeout 24h -run '^TestDifferential$$' .
+
+## suites: test suites of etcd and of Kubernetes against clusters of real processes, those of SUITES
+suites:
+	cd etcdtest && NEXUS_RAFT_SUITES=$(SUITES) go test -v -count=1 -timeout 2h -run '^TestSuites$$' .
 
 ## bench: what measures the store measures it right; to measure: cd bench && go run . storage (transport, zones)
 bench:

@@ -191,6 +191,7 @@ var shared = map[string]string{
 	"Message":      "storage/queue's is an item of a queue; transport's is one of Raft's on its way",
 	"Client":       "client's is for programs, transport's for nodes",
 	"Tree":         "storage/ttl.Tree is a storage.Tree whose pairs expire",
+	"Member":       "nexusraft.Member is a zone's; etcd's tests ask their framework, which etcdtest replaces, for one",
 	"Result":       "nexusraft.Result is a command's; bench's is a measurement's",
 	"Read":         "internal/driver's is a caller that waits; internal/zone's, a read index that was confirmed",
 	"Pair":         "nexusraft.Pair is a key and its value; pki.Pair a certificate and its key",

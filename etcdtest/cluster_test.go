@@ -27,7 +27,7 @@ const patience = 30 * time.Second
 // The programs, built for this run, and the cluster that all tests share that leave it as
 // it is.
 var (
-	programs struct{ member, witness, etcdctl string }
+	programs struct{ member, witness, etcdctl, etcd string }
 	shared   *cluster
 )
 
@@ -60,13 +60,14 @@ func runTests(m *testing.M) (status int, err error) {
 	return status, err
 }
 
-// build builds the programs: ours from the module around this one, etcdctl from this one's
-// tools.
+// build builds the programs: ours from the module around this one, etcdctl and etcd from this
+// one's tools.
 func build(dir string) error {
 	for _, b := range []struct{ from, path string }{
 		{"..", "./cmd/nexus-raft"},
 		{"..", "./cmd/nexus-witness"},
 		{".", "go.etcd.io/etcd/etcdctl/v3"},
+		{".", "go.etcd.io/etcd/server/v3"},
 	} {
 		cmd := exec.Command("go", "build", "-o", dir+string(filepath.Separator), b.path)
 		cmd.Dir = b.from
@@ -77,6 +78,7 @@ func build(dir string) error {
 	programs.member = filepath.Join(dir, "nexus-raft")
 	programs.witness = filepath.Join(dir, "nexus-witness")
 	programs.etcdctl = filepath.Join(dir, "etcdctl")
+	programs.etcd = filepath.Join(dir, "server") // named after its package
 	return nil
 }
 
