@@ -9,11 +9,13 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/program"
 	"github.com/nexi-lab/nexus-raft/internal/rpc/etcd"
 	"github.com/nexi-lab/nexus-raft/kv"
+	"github.com/nexi-lab/nexus-raft/kv/compactor"
 	"github.com/nexi-lab/nexus-raft/node"
 	"github.com/nexi-lab/nexus-raft/storage"
 	"github.com/nexi-lab/nexus-raft/transport"
@@ -100,6 +102,8 @@ type serveCommand struct {
 	Workers int `help:"Goroutines that share the zones, 1 to 64; 0: one for two cores, at most 8." default:"0"`
 
 	SnapshotCompression bool `help:"Compress snapshots to other members: for links that are slower than a core."`
+
+	compactionFlags
 }
 
 func (*serveCommand) Help() string {
@@ -116,6 +120,10 @@ The same command line starts it again.` + program.DaemonHelp
 func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	if b := c.SnapshotBandwidth; b != 0 && b < transport.MinSnapshotBandwidth {
 		return usageError{fmt.Errorf("--snapshot-bandwidth %d is below 64KiB a second; give 0 for no limit", b)}
+	}
+	compaction, err := c.options()
+	if err != nil {
+		return usageError{err}
 	}
 	return c.Serve(ctx, s.in, func(ctx context.Context, lis net.Listener) error {
 		log := c.Logger(s.err)
@@ -140,8 +148,20 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 			lis.Close()
 			return err
 		}
-		return n.Run(ctx, lis, etcd.Services(n))
+		compaction.Logger = log
+		return runCompacted(ctx, n, lis, compaction)
 	})
+}
+
+// runCompacted runs a node, and its zones' compaction beside it.
+func runCompacted(ctx context.Context, n *node.Node, lis net.Listener, o compactor.Options) error {
+	compacting, stop := context.WithCancel(ctx)
+	var ended sync.WaitGroup
+	ended.Go(func() { compactor.Run(compacting, n, o) })
+	err := n.Run(ctx, lis, etcd.Services(n))
+	stop()
+	ended.Wait()
+	return err
 }
 
 // reserve is the flag as the store wants it, where 0 is the default and none is negative.

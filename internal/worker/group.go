@@ -59,6 +59,7 @@ type group struct {
 	placement *placement                              // what the root zone's record says of it; nil of the root zone
 	unfit     error                                   // why the state machine can't go on from a snapshot
 
+	recent    recentPlace
 	events    events.Notifier // of new events of the zone, and of its end
 	term      atomic.Uint64   // of the stored hard state; anyone may look
 	leader    nexusraft.ReplicaID
@@ -454,6 +455,7 @@ func (g *group) Ended() error {
 		g.w.fail(g, cmp.Or(g.removed, g.unfit))
 	default:
 		g.lead()
+		g.noteLed()
 	}
 	return nil
 }
@@ -491,6 +493,7 @@ func (g *group) stop(err error) {
 	g.group.Stop(err)
 	g.log.Forget()
 	g.endLead(err)
+	g.forgetLed()
 	g.events.Notify()
 	g.endReceived(err)
 }

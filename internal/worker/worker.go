@@ -84,6 +84,7 @@ type worker struct {
 
 	zones     map[nexusraft.ZoneID]*group
 	active    driver.Active     // those of them that may have work
+	recent    recent            // those that this node leads, or has led
 	neighbors *driver.Neighbors // other nodes, and which of the zones sleep because of that
 	root      *rootRecords      // as of the last tick
 	beats     uint64            // of the node's pulse, as of the last tick
