@@ -41,12 +41,12 @@ func (m *member) standing(id nexusraft.ZoneID) (s kv.Standing) {
 	return s
 }
 
-// hasHistory makes a zone with old revisions of so many transactions of a hundred puts, compacted up to the newest.
+// hasHistory makes a zone with old revisions of so many transactions of 40 puts, compacted up to the newest.
 func hasHistory(t *testing.T, z *node.Zone, txns int) {
 	t.Helper()
 	for i := range txns {
 		txn := new(etcdserverpb.TxnRequest)
-		for k := range 100 {
+		for k := range 40 {
 			put := &etcdserverpb.PutRequest{Key: fmt.Appendf(nil, "k%d", k), Value: fmt.Appendf(nil, "v%d", i)}
 			txn.Success = append(txn.Success, &etcdserverpb.RequestOp{
 				Request: &etcdserverpb.RequestOp_RequestPut{RequestPut: put},
