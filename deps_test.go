@@ -156,7 +156,7 @@ var rules = map[string]struct {
 	"internal/simtest": {
 		[]string{
 			"", "api/nexusraft/v1", "storage", "internal/apply", "internal/datadir", "internal/driver", "internal/pki",
-			"internal/raftlog", "internal/snapshot", "internal/system", "internal/wire", "internal/zone", "witness",
+			"internal/raftlog", "internal/snapshot", "internal/system", "internal/wire", "internal/zone", "kv", "witness",
 		},
 		"tests only",
 	},
