@@ -177,7 +177,7 @@ func TestIdleZonesAreNotCompacted(t *testing.T) {
 	var all []*node.Zone
 	for i := range zones {
 		z := n1.create(fmt.Sprintf("z%d", i), "kv")
-		proposed(t, z, string(put))
+		run(t, z, put)
 		all = append(all, z)
 	}
 	for _, z := range all {
