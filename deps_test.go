@@ -54,6 +54,7 @@ var rules = map[string]struct {
 	},
 	"internal/raftlog": {[]string{"", "storage", "internal/zone"}, "a zone's log over the store"},
 	"kv":               {[]string{""}, "a deterministic function over a tree"},
+	"kv/compactor":     {[]string{"", "kv", "node"}, "what kv needs to be done, on a node that knows no kv"},
 	"internal/raftwire": {
 		[]string{"", "transport", "internal/driver", "internal/zone"},
 		"raft's messages between the wire and a worker, member's or witness's",
@@ -157,7 +158,7 @@ var rules = map[string]struct {
 	"internal/simtest": {
 		[]string{
 			"", "api/nexusraft/v1", "storage", "internal/apply", "internal/datadir", "internal/driver", "internal/pki",
-			"internal/raftlog", "internal/snapshot", "internal/system", "internal/wire", "internal/zone", "witness",
+			"internal/raftlog", "internal/snapshot", "internal/system", "internal/wire", "internal/zone", "kv", "witness",
 		},
 		"tests only",
 	},
@@ -174,7 +175,8 @@ var rules = map[string]struct {
 	"cmd/nexus-witness": {[]string{"internal/program"}, "the tiny program: nothing but the witness"},
 	"cmd/nexus-raft": {
 		[]string{
-			"", "internal/availability", "internal/budget", "node", "storage", "kv", "client", "internal/program",
+			"", "internal/availability", "internal/budget", "node", "storage", "kv", "kv/compactor", "client",
+			"internal/program",
 			"internal/rpc/etcd", "internal/webhook", "transport", "cmd/nexus-raft/bench", "cmd/nexus-raft/demo",
 		},
 		"the program joins everything",

@@ -26,7 +26,7 @@ type kinds struct {
 
 // offered are the kinds that the programs have; everyKind what etcd has.
 var (
-	offered   = kinds{}
+	offered   = everyKind
 	everyKind = kinds{history: true, txn: true, compact: true, hashKV: true, stream: true}
 )
 

@@ -45,6 +45,28 @@ func Compacted(r nexusraft.Reader) (compacted, newest int64, err error) {
 	return m.compacted, m.revision, err
 }
 
+// Standing is how far a key space is compacted, and how far sweeps have followed.
+type Standing struct {
+	Newest    int64 // revision
+	Compacted int64 // revision; -1: never
+	Unswept   int64 // compacted revisions with changes that sweeps have not all looked at; 0: all are
+	Moving    bool  // rows of a zone that has kept the newest pairs only are still to be written anew
+}
+
+// Left reports whether there is anything for EncodeSweep to do.
+func (s Standing) Left() bool { return s.Unswept > 0 || s.Moving }
+
+// StandingOf returns how far the key space is that r reads. In a zone that keeps the newest pairs only, which a Sweep
+// ends once the zone's version is VersionHistory, everything is left.
+func StandingOf(r nexusraft.Reader) (Standing, error) {
+	m, err := loadMeta(r)
+	if err != nil {
+		return Standing{}, err
+	}
+	moving := m.moving || m.layout == layoutNewest && m.revision > firstRevision
+	return Standing{m.revision, m.compacted, max(0, m.compacted+1-m.swept.rev), moving}, nil
+}
+
 // sweep looks at n compacted changes, in the order in which they were made, and removes what they stand for, and
 // writes up to n rows of layoutNewest anew. It reads the changes and nothing else, and costs their number
 // whatever the state has.

@@ -57,6 +57,12 @@ func (m *model) done() {
 	}
 }
 
+// raise begins the history of a key space that has kept the newest state only.
+func (m *model) raise() {
+	m.past = make(map[int64][]*mvccpb.KeyValue)
+	m.done() // notes the state as that of the newest revision
+}
+
 func (m *model) find(key []byte) int {
 	return slices.IndexFunc(m.kvs, func(kv *mvccpb.KeyValue) bool { return bytes.Equal(kv.Key, key) })
 }
@@ -426,12 +432,15 @@ func same(t *rapid.T, what string, got, want proto.Message, gotErr, wantErr erro
 	}
 }
 
-func TestAgainstModel(t *testing.T) { testAgainstModel(t, newTx, true) }
+func TestAgainstModel(t *testing.T) { testAgainstModel(t, newTx, true, false) }
 
 // Zones whose nodes are not all of this release behave as before it.
-func TestNewestAgainstModel(t *testing.T) { testAgainstModel(t, newNewestTx, false) }
+func TestNewestAgainstModel(t *testing.T) { testAgainstModel(t, newNewestTx, false, false) }
 
-func testAgainstModel(t *testing.T, state func() *memTx, history bool) {
+// A zone whose nodes come to be of this release goes on with what it has, which begins its history.
+func TestRaiseAgainstModel(t *testing.T) { testAgainstModel(t, newNewestTx, false, true) }
+
+func testAgainstModel(t *testing.T, state func() *memTx, history, raise bool) {
 	rapid.Check(t, func(rt *rapid.T) {
 		tx, m := state(), newModel(history)
 		actions := map[string]func(*rapid.T){
@@ -475,24 +484,52 @@ func testAgainstModel(t *testing.T, state func() *memTx, history bool) {
 				}
 			},
 		}
-		if history {
-			actions["txn"] = func(rt *rapid.T) { txnAgainstModel(t, rt, tx, m) }
-			actions["compact"] = func(rt *rapid.T) {
-				rev := rapid.Int64Range(-1, m.rev+1).Draw(rt, "revision")
-				_, err := DecodeCompactResult(apply(t, tx, rawCompact(t, rev)))
-				same(rt, "compact", nil, nil, err, m.compact(rev))
-			}
-			actions["sweep"] = func(rt *rapid.T) {
-				n := rapid.IntRange(1, 10).Draw(rt, "changes")
-				if _, err := DecodeCompactResult(apply(t, tx, EncodeSweep(n))); err != nil {
-					rt.Fatal(err)
-				}
-			}
-			actions["history"] = func(rt *rapid.T) { historyAgainstModel(rt, tx, m) }
-			actions["both ways"] = func(rt *rapid.T) { bothWays(rt, tx, m) }
+		if history || raise {
+			addHistoryActions(t, tx, m, actions)
+		}
+		if raise {
+			raiseBetween(rt, tx, m, actions)
 		}
 		rt.Repeat(actions)
 	})
+}
+
+// raiseBetween adds the raise of the zone's version to the actions, before which those of a history do nothing.
+func raiseBetween(rt *rapid.T, tx *memTx, m *model, actions map[string]func(*rapid.T)) {
+	for range rapid.IntRange(0, 20).Draw(rt, "puts before") { // so that there is something to move
+		actions["put"](rt)
+	}
+	for _, name := range [...]string{"txn", "compact", "sweep", "history", "both ways"} {
+		after := actions[name]
+		actions[name] = func(rt *rapid.T) {
+			if tx.version == VersionHistory {
+				after(rt)
+			}
+		}
+	}
+	actions["raise"] = func(*rapid.T) {
+		if tx.version == 0 {
+			tx.version = VersionHistory
+			m.raise()
+		}
+	}
+}
+
+func addHistoryActions(t *testing.T, tx *memTx, m *model, actions map[string]func(*rapid.T)) {
+	actions["txn"] = func(rt *rapid.T) { txnAgainstModel(t, rt, tx, m) }
+	actions["compact"] = func(rt *rapid.T) {
+		rev := rapid.Int64Range(-1, m.rev+1).Draw(rt, "revision")
+		_, err := DecodeCompactResult(apply(t, tx, rawCompact(t, rev)))
+		same(rt, "compact", nil, nil, err, m.compact(rev))
+	}
+	actions["sweep"] = func(rt *rapid.T) {
+		n := rapid.IntRange(1, 10).Draw(rt, "changes")
+		if _, err := DecodeCompactResult(apply(t, tx, EncodeSweep(n))); err != nil {
+			rt.Fatal(err)
+		}
+	}
+	actions["history"] = func(rt *rapid.T) { historyAgainstModel(rt, tx, m) }
+	actions["both ways"] = func(rt *rapid.T) { bothWays(rt, tx, m) }
 }
 
 func txnAgainstModel(t *testing.T, rt *rapid.T, tx *memTx, m *model) {

@@ -30,6 +30,10 @@ var flagHelp = map[string]string{
 	"exportTree":   "Only the tree of this name, \"\" for the default tree; may be repeated. By default all trees.",
 	"webhookState": "Keep the position in this file, and go on from it; --from counts only while there is no such file.",
 
+	"compactionMode": "What is kept of old revisions: those of the last hours (periodic), or so many (revision).",
+	"compactionRetention": "How much: hours, or a duration as in 90m; for revision a number. Default 1h; 0 keeps all " +
+		"until somebody compacts.",
+
 	"diskReserve": "How much of the disk stays free: below it, writes are refused and reads go on. 0 for none.",
 	"maxAnswerBytes": "What large answers under way may hold of memory, together; a larger one is made alone. Callers " +
 		"wait for their place.",

@@ -9,11 +9,13 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/program"
 	"github.com/nexi-lab/nexus-raft/internal/rpc/etcd"
 	"github.com/nexi-lab/nexus-raft/kv"
+	"github.com/nexi-lab/nexus-raft/kv/compactor"
 	"github.com/nexi-lab/nexus-raft/node"
 	"github.com/nexi-lab/nexus-raft/storage"
 	"github.com/nexi-lab/nexus-raft/transport"
@@ -104,6 +106,8 @@ type serveCommand struct {
 	Workers int `help:"Goroutines that share the zones, 1 to 64; 0: one for two cores, at most 8." default:"0"`
 
 	SnapshotCompression bool `help:"Compress snapshots to other members: for links that are slower than a core."`
+
+	compactionFlags
 }
 
 func (*serveCommand) Help() string {
@@ -124,6 +128,10 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	services := etcd.Config{MaxTxnOps: c.MaxTxnOps, MaxRequestBytes: int(min(c.MaxRequestBytes, math.MaxInt32))}
 	if err := services.Validate(); err != nil {
 		return usageError{fmt.Errorf("--max-txn-ops, --max-request-bytes: %w", err)}
+	}
+	compaction, err := c.options()
+	if err != nil {
+		return usageError{err}
 	}
 	return c.Serve(ctx, s.in, func(ctx context.Context, lis net.Listener) error {
 		log := c.Logger(s.err)
@@ -148,8 +156,22 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 			lis.Close()
 			return err
 		}
-		return n.Run(ctx, lis, services.Services(n))
+		compaction.Logger = log
+		return runCompacted(ctx, n, lis, services, compaction)
 	})
+}
+
+// runCompacted runs a node, and its zones' compaction beside it.
+func runCompacted(
+	ctx context.Context, n *node.Node, lis net.Listener, services etcd.Config, o compactor.Options,
+) error {
+	compacting, stop := context.WithCancel(ctx)
+	var ended sync.WaitGroup
+	ended.Go(func() { compactor.Run(compacting, n, o) })
+	err := n.Run(ctx, lis, services.Services(n))
+	stop()
+	ended.Wait()
+	return err
 }
 
 // reserve is the flag as the store wants it, where 0 is the default and none is negative.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -14,19 +15,24 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/datadir"
+	"github.com/nexi-lab/nexus-raft/kv"
 	"github.com/nexi-lab/nexus-raft/storage"
 )
 
 // TestRollingUpdate replaces the programs of a cluster by newer ones, one node after the other and
-// the leader last, while writers write; and then back. NEXUS_RAFT_OLD is the older program, which
+// the leader last, while writers write; in the middle it goes back once. NEXUS_RAFT_OLD is the older program, which
 // `make upgrade` builds.
 //
 // No acknowledged write is lost and none fails, the zone is in sync after each step, and the
-// leadership moves when the leader stops, and hardly else.
+// leadership moves when the leader stops, and hardly else. With the last node the zone begins to keep its history,
+// and the way back is closed: the older program refuses the directories, and leaves them as they are.
 func TestRollingUpdate(t *testing.T) {
 	old := os.Getenv("NEXUS_RAFT_OLD")
 	if old == "" {
@@ -48,30 +54,117 @@ func TestRollingUpdate(t *testing.T) {
 		eventually(t, what+": writers go on", func() bool { return acknowledged.Load() > least })
 	}
 	more("old programs")
-	for _, to := range []struct{ what, program string }{{"update", os.Args[0]}, {"back", old}} {
-		before := u.awaitSync(t)
-		for _, name := range u.order() {
+	before, order := u.awaitSync(t), u.order()
+	for _, to := range []struct {
+		what, program string
+		nodes         []string
+	}{
+		{"update", os.Args[0], order[:2]},
+		{"back", old, order[:2]}, // while one node is of the older release
+		{"update again", os.Args[0], order},
+	} {
+		for _, name := range to.nodes {
 			u.process(name).stopsInTime(t)
 			more(to.what + ": without " + name)
 			u.start(name, to.program)
 			u.awaitSync(t)
 			more(to.what + ": with the other " + name)
 		}
-		after := u.awaitSync(t)
-		t.Logf("%s: from term %d to %d, %d writes so far", to.what, before.Term, after.Term, acknowledged.Load())
-		if moves := after.Term - before.Term; moves < 1 || moves > 4 {
-			t.Errorf("%s: %d terms, want one for the leader that stopped, and few more", to.what, moves)
-		}
 	}
+	after := u.awaitSync(t)
+	t.Logf("from term %d to %d, %d writes so far", before.Term, after.Term, acknowledged.Load())
+	if moves := after.Term - before.Term; moves < 1 || moves > 4 {
+		t.Errorf("%d terms, want one for the leader that stopped, and few more", moves)
+	}
+	u.awaitHistory(t, u.a1, u.a2)
 	if failed := stop(); len(failed) > 0 {
 		t.Errorf("%d writes failed, the first with: %v", len(failed), failed[0])
 	}
+	u.hasAll(acknowledged.Load())
 	for _, endpoint := range []string{u.a1, u.a2} {
-		status, out, stderr := command(t, "list", "w", "--endpoints", endpoint)
-		if got := int64(strings.Count(out, "\n")); status != exitOK || got != acknowledged.Load() {
-			t.Errorf("list through %s: status %d, %d keys, %s, want the %d that were acknowledged",
-				endpoint, status, got, stderr, acknowledged.Load())
+		u.keepsHistory(endpoint)
+	}
+	u.refusesDowngrade(old)
+	u.awaitSync(t)
+	u.hasAll(acknowledged.Load())
+}
+
+// hasAll checks that both members have what the writers were told that it is written.
+func (u *update) hasAll(acknowledged int64) {
+	u.t.Helper()
+	for _, endpoint := range []string{u.a1, u.a2} {
+		status, out, stderr := command(u.t, "list", "w", "--endpoints", endpoint)
+		if got := int64(strings.Count(out, "\n")); status != exitOK || got != acknowledged {
+			u.t.Errorf("list through %s: status %d, %d keys, %s, want the %d that were acknowledged",
+				endpoint, status, got, stderr, acknowledged)
 		}
+	}
+}
+
+// awaitHistory waits until the root zone keeps its history on the nodes at some addresses.
+func (c *trio) awaitHistory(t *testing.T, addresses ...string) {
+	t.Helper()
+	for _, address := range addresses {
+		eventually(t, address+" keeps history", func() bool {
+			zones := statusOf(t, address).Zones
+			return len(zones) > 0 && zones[0].MachineVersion == kv.VersionHistory
+		})
+	}
+}
+
+// keepsHistory changes a key through one endpoint, and reads what it was.
+func (u *update) keepsHistory(endpoint string) {
+	u.t.Helper()
+	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy())
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	defer conn.Close()
+	c, key := etcdserverpb.NewKVClient(conn), []byte("h/"+endpoint)
+	var first int64
+	for _, value := range []string{"one", "two"} {
+		resp, err := c.Put(u.t.Context(), &etcdserverpb.PutRequest{Key: key, Value: []byte(value)})
+		if err != nil {
+			u.t.Fatal(err)
+		}
+		first = cmp.Or(first, resp.Header.Revision)
+	}
+	resp, err := c.Range(u.t.Context(), &etcdserverpb.RangeRequest{Key: key, Revision: first})
+	if err != nil || len(resp.Kvs) != 1 || string(resp.Kvs[0].Value) != "one" {
+		u.t.Errorf("%s at revision %d: got %v, %v, want what it was", key, first, resp, err)
+	}
+	txn := &etcdserverpb.TxnRequest{
+		Compare: []*etcdserverpb.Compare{{
+			Key: key, Target: etcdserverpb.Compare_MOD,
+			TargetUnion: &etcdserverpb.Compare_ModRevision{ModRevision: first + 1},
+		}},
+		Success: []*etcdserverpb.RequestOp{{Request: &etcdserverpb.RequestOp_RequestPut{
+			RequestPut: &etcdserverpb.PutRequest{Key: key, Value: []byte("three")},
+		}}},
+	}
+	done, err := c.Txn(u.t.Context(), txn)
+	if err != nil || !done.Succeeded {
+		u.t.Errorf("compare and swap: %v, %v", done, err)
+	}
+}
+
+// refusesDowngrade tries to put the older program back on each member.
+func (u *update) refusesDowngrade(old string) {
+	t := u.t
+	t.Helper()
+	const refusal = "it was written by another release (format 2, this one knows 1); use that release"
+	for name, address := range map[string]string{"n1": u.a1, "n2": u.a2} {
+		u.process(name).stopsInTime(t)
+		before := storeContents(t, u.data(name))
+		out, err := exec.Command(old, "serve", "--data-dir", u.data(name), "--listen", address).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), refusal) {
+			t.Errorf("the older program on %s: %v, %s, want: %s", name, err, out, refusal)
+		}
+		if after := storeContents(t, u.data(name)); !bytes.Equal(before, after) {
+			t.Errorf("the older program has changed what is in the directory of %s", name)
+		}
+		u.start(name, os.Args[0])
+		u.awaitSync(t)
 	}
 }
 
@@ -187,7 +280,7 @@ func (u *update) refusesWitness(old string) {
 	if err == nil || !strings.Contains(string(out), "its format version is 2, this program knows 1") {
 		t.Errorf("witness: %v, %s, want a refusal", err, out)
 	}
-	if d := cmp.Diff(before, listing(t, dir)); d != "" {
+	if d := gocmp.Diff(before, listing(t, dir)); d != "" {
 		t.Errorf("the older program has changed the witness's directory (-was +is):\n%s", d)
 	}
 }

@@ -490,6 +490,42 @@ var mutants = []mutant{
 		"t.LastId, t.Version, t.Count = uint64(t.GetCount())+2,",
 		"internal/simtest", "TestZoneChaos",
 	},
+	{
+		"A sweep removes the version that is live at the compaction revision.",
+		"kv/compact.go", "changeKey(position{w.meta.compacted + 1, 0})) {",
+		"changeKey(position{w.meta.compacted + 2, 0})) {",
+		"internal/simtest", "TestKeySpaceChaos",
+	},
+	{
+		"A read of an old revision takes back the last change of a key, and not the first one.",
+		"kv/view.go", "if _, known := u.mods[string(c.key)]; !known {",
+		"if _, known := u.mods[string(c.key)]; !known || true {",
+		"internal/simtest", "TestKeySpaceChaos",
+	},
+	{
+		"A read of an old revision takes back no deletes.",
+		"kv/view.go", "if !within(c.key, from, to) {",
+		"if c.deleted || !within(c.key, from, to) {",
+		"internal/simtest", "TestKeySpaceChaos",
+	},
+	{
+		"Revisions can be read that were compacted.",
+		"kv/view.go", "case rev < m.compacted:",
+		"case rev < m.compacted-2:",
+		"internal/simtest", "TestKeySpaceChaos",
+	},
+	{
+		"The compares of a transaction inside see what the one around it has written.",
+		"kv/txn.go", "resp, err := t.branch(op.GetRequestTxn(), p)",
+		"resp, err := (&transaction{r: t.r, meta: t.meta, w: t.w, left: t.left}).run(op.GetRequestTxn())",
+		"internal/simtest", "TestKeySpaceChaos",
+	},
+	{
+		"A zone that goes over to versions leaves its rows as they were.",
+		"kv/statemachine.go", "m.layout, m.moving = layoutVersions, m.revision > firstRevision",
+		"m.layout, m.moving = layoutVersions, false",
+		"internal/simtest", "TestKeySpaceChaos",
+	},
 }
 
 const page = "docs/robustness.md"

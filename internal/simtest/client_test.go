@@ -34,6 +34,9 @@ type operation struct {
 	c       *client
 	key     string
 	command string // "" for a read
+	known   bool   // output is, though nobody was told
+	rev     int64  // of a read of a key space; 0: the newest
+	own     bool   // it is a command of the nodes: the raise of the state machine's version
 
 	call, ret int64 // stamps; ret is 0 while it is open
 	output    string
@@ -83,6 +86,10 @@ func (c *client) step() {
 func (c *client) begin() {
 	cs, s := c.all, c.all.s
 	cs.made++
+	if s.keys {
+		c.beginKeys()
+		return
+	}
 	op := cs.operation(c, fmt.Sprintf("r%d", s.rng.IntN(registers)))
 	value := fmt.Sprintf("%d.", cs.made)
 	switch p := s.rng.IntN(100); {
@@ -137,7 +144,9 @@ func (op *operation) elsewhere(n *node) {
 	}
 }
 
-func (op *operation) envelope() zone.Envelope { return zone.Envelope{Command: []byte(op.command)} }
+func (op *operation) envelope() zone.Envelope {
+	return zone.Envelope{Own: op.own, Command: []byte(op.command)}
+}
 
 func (op *operation) left() bool { return op.over }
 

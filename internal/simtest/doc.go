@@ -23,7 +23,8 @@
 // or falls asleep), TestSessionChaos (numbered commands, handed over again and again, many of them in
 // one entry),
 // TestLeaseChaos (leaders that read alone, by clocks that drift),
-// TestMachineThatDiffers (digests), TestZoneChaos (zones that are made and deleted),
+// TestKeySpaceChaos (kv instead of registers: reads at old revisions, compactions, sweeps, and the raise to
+// versions; keySpace is its model), TestMachineThatDiffers (digests), TestZoneChaos (zones that are made and deleted),
 // churn (nodes that join and leave, by the plans of zone.Replica.Plan), TestMembershipChaos,
 // TestMembershipCrashes (every crash in every change).
 //
@@ -91,4 +92,10 @@
 //	a voter votes right after its start         I18
 //	a leader reads alone while it hands over    I18
 //	clocks drift beyond the bound               porcupine (TestLeaseNeedsItsBound)
+//	a sweep removes what is live at C           kv.Check
+//	a sweep's place is kept in memory           I4: the digest
+//	undo takes the last change, or no deletes   the ledger: a revision is another one
+//	a compacted revision is read                porcupine
+//	compares inside see the writes around them  I17: the ledger has another answer
+//	the raise moves nothing                     kv.Check
 package simtest

@@ -36,7 +36,7 @@ func (s *sim) checkHistory() {
 func (s *sim) explain() (key string, operations int, got porcupine.CheckResult) {
 	byKey := make(map[string][]porcupine.Operation)
 	for i, op := range s.clients.history {
-		if op.ret == 0 && !op.open() {
+		if op.ret == 0 && !op.open() || s.keys && op.ret == 0 && s.withoutEffect(op) {
 			continue
 		}
 		ret := op.ret
@@ -47,6 +47,10 @@ func (s *sim) explain() (key string, operations int, got porcupine.CheckResult) 
 			ClientId: i, Input: op, Call: op.call, Output: op.output,
 			Return: ret,
 		})
+	}
+	if s.keys {
+		return keysName, len(byKey[keysName]),
+			porcupine.CheckOperationsTimeout(keySpaceModel, byKey[keysName], 20*time.Second)
 	}
 	for i := range registers {
 		key = fmt.Sprintf("r%d", i)

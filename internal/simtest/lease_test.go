@@ -11,7 +11,6 @@ import (
 	"github.com/anishathalye/porcupine"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
-	"github.com/nexi-lab/nexus-raft/internal/apply"
 	"github.com/nexi-lab/nexus-raft/internal/driver"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
 )
@@ -79,10 +78,9 @@ func (r leaseRead) Serve(err error) {
 		r.op.refused(r.n, err)
 		return
 	}
-	value, _, err := apply.MachineReader(r.n.disk.(*memberDisk).state).Get([]byte(r.op.key))
-	r.n.s.must(r.n, "read a register", err)
+	value := r.op.value(r.n)
 	l := &r.n.w.leases
-	l.paused = append(l.paused, pausedRead{r, string(value), l.w.now + int64(l.w.between(0, 2*tickSteps))})
+	l.paused = append(l.paused, pausedRead{r, value, l.w.now + int64(l.w.between(0, 2*tickSteps))})
 }
 
 // Gone implements driver.Read.

@@ -22,6 +22,7 @@ import (
 // each numbered command whether it runs (I17). It is asked before any member applies the entry.
 type ledger struct {
 	registers map[string]string
+	keys      *keySpace // in their place; nil: the zone has registers
 	outcomes  map[position]comesTo
 
 	now         int64 // the zone's time
@@ -84,6 +85,11 @@ func (l *ledger) apply(c zone.Committed) (err error) {
 
 // run is a command of the state machine that runs.
 func (l *ledger) run(command string) comesTo {
+	if l.keys != nil {
+		var out comesTo
+		l.keys, out.data = l.keys.step(command)
+		return out
+	}
 	f := strings.Split(command, " ")
 	next, result := transition(l.registers[f[1]], f)
 	if f[0] == "must" && result == "no" {
@@ -111,6 +117,9 @@ func (l *ledger) own(index nexusraft.Index, command []byte) (comesTo, error) {
 		return comesTo{data: "own\x00"}, nil
 	case *pb.NodeCommand_VerifyState:
 		l.seen["states compared"]++
+		return comesTo{data: "own\x00"}, nil
+	case *pb.NodeCommand_RaiseMachineVersion:
+		l.keys = l.keys.raise()
 		return comesTo{data: "own\x00"}, nil
 	case *pb.NodeCommand_RegisterSession:
 		l.pass()

@@ -18,6 +18,7 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/snapshot"
 	"github.com/nexi-lab/nexus-raft/internal/system"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
+	"github.com/nexi-lab/nexus-raft/kv"
 	"github.com/nexi-lab/nexus-raft/storage"
 )
 
@@ -265,11 +266,7 @@ func (d *memberDisk) applyOne(c *zone.Committed) (apply.Effects, error) {
 	n := d.n
 	switch {
 	case c.Command != nil:
-		m := machine{where: n.name}
-		if n == n.s.liar {
-			m.lies = n.s.lies
-		}
-		return apply.Command(apply.Machine{StateMachine: m}, d.effects, c.Index, c.Command)
+		return apply.Command(d.machine(), d.effects, c.Index, c.Command)
 	case c.ConfChange != nil:
 		now, err := zone.ConfChangeTime(c.ConfChange)
 		n.s.must(n, "read a conf change", err)
@@ -280,6 +277,21 @@ func (d *memberDisk) applyOne(c *zone.Committed) (apply.Effects, error) {
 		return apply.Members(d.effects, c.Index, now, before, members)
 	}
 	return apply.Nothing(d.effects, c.Index)
+}
+
+// machine is the zone's state machine here, and its version.
+func (d *memberDisk) machine() apply.Machine {
+	n := d.n
+	if n.s.keys {
+		version, err := system.MachineVersion(d.effects)
+		n.s.must(n, "read the state machine's version", err)
+		return apply.Machine{StateMachine: kv.StateMachine{}, Version: version}
+	}
+	m := machine{where: n.name}
+	if n == n.s.liar {
+		m.lies = n.s.lies
+	}
+	return apply.Machine{StateMachine: m}
 }
 
 func (d *memberDisk) held() int {

@@ -205,9 +205,7 @@ func (r reading) Serve(err error) {
 		r.op.refused(r.n, err)
 		return
 	}
-	value, _, err := apply.MachineReader(r.n.disk.(*memberDisk).state).Get([]byte(r.op.key))
-	r.n.s.must(r.n, "read a register", err)
-	r.op.finish(string(value))
+	r.op.finish(r.op.value(r.n))
 }
 
 // Gone implements driver.Read.

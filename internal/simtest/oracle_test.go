@@ -15,6 +15,7 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/apply"
 	"github.com/nexi-lab/nexus-raft/internal/system"
 	"github.com/nexi-lab/nexus-raft/internal/zone"
+	"github.com/nexi-lab/nexus-raft/kv"
 )
 
 // oracle sees everything and holds the rules of docs/invariants.md against it, after each
@@ -32,6 +33,7 @@ type oracle struct {
 	states    map[position]uint64          // the hash of its registers after each of them
 	digests   map[position]system.Digest
 	wholes    map[nexusraft.Index]uint64          // of all that a member keeps, after some indexes
+	hashes    map[hashed]uint32                   // of key spaces
 	sessions  map[nexusraft.Index]map[uint64]bool // which of those registered are remembered, after the same
 	proposals map[zone.ProposalID]position
 	never     map[zone.ProposalID]bool // told that they never commit
@@ -91,6 +93,7 @@ func newOracle(s *sim) *oracle {
 		ledger:    newLedger(),
 		digests:   make(map[position]system.Digest),
 		wholes:    make(map[nexusraft.Index]uint64),
+		hashes:    make(map[hashed]uint32),
 		sessions:  make(map[nexusraft.Index]map[uint64]bool),
 		states:    make(map[position]uint64),
 		proposals: make(map[zone.ProposalID]position),
@@ -229,6 +232,10 @@ func (o *oracle) commits(n *node, c zone.Committed) {
 
 func (o *oracle) hash() uint64 {
 	h := fnv.New64a()
+	if k := o.ledger.keys; k != nil {
+		fmt.Fprintf(h, "%d %s", k.compacted, k.read(0))
+		return h.Sum64()
+	}
 	for _, k := range slices.Sorted(maps.Keys(o.ledger.registers)) {
 		fmt.Fprintf(h, "%q=%q;", k, o.ledger.registers[k])
 	}
@@ -274,6 +281,9 @@ func (o *oracle) checkWhole(n *node, index nexusraft.Index, state nexusraft.Read
 		o.s.fatalf("I4: %s has another state after entry %d than another member", n.name, index)
 	}
 	o.wholes[index] = hash
+	if o.s.keys {
+		o.checkKeys(n, apply.MachineReader(state))
+	}
 	for id, known := range o.sessions[index] {
 		if _, ok, err := system.SessionOwner(state, id); err != nil || ok != known {
 			o.s.fatalf("I17: %s knows of session %d after entry %d: %v, %v, want %v", n.name, id, index, ok, err, known)
@@ -282,9 +292,23 @@ func (o *oracle) checkWhole(n *node, index nexusraft.Index, state nexusraft.Read
 }
 
 func (o *oracle) registers(n *node, state nexusraft.Reader) uint64 {
+	if o.s.keys {
+		return o.keys(n, apply.MachineReader(state))
+	}
 	hash, err := stateHash(apply.MachineReader(state))
 	o.s.must(n, "hash the registers", err)
 	return hash
+}
+
+// keys is the hash of a key space as of its newest revision.
+func (o *oracle) keys(n *node, state nexusraft.Reader) uint64 {
+	now, err := readKeys(state, 0)
+	o.s.must(n, "read the keys", err)
+	compacted, _, err := kv.Compacted(state)
+	o.s.must(n, "read the compaction revision", err)
+	h := fnv.New64a()
+	fmt.Fprintf(h, "%d %s", compacted, now)
+	return h.Sum64()
 }
 
 // written checks that the state on the disk is the one of the applied index (I2, I4).

@@ -62,6 +62,8 @@ type sim struct {
 	keeper  *keeper
 	oracle  *oracle
 
+	keys bool // the zone runs kv, and not registers
+
 	liar *node // whose state machine is not the same function, from the index lies on; nil: none
 	lies nexusraft.Index
 }

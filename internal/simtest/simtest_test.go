@@ -130,7 +130,11 @@ func (s *sim) readAll(n *node) {
 	s.t.Helper()
 	for i := range registers {
 		c := &client{all: s.clients, target: n}
-		op := s.clients.operation(c, fmt.Sprintf("r%d", i))
+		key := fmt.Sprintf("r%d", i)
+		if s.keys {
+			key = keysName
+		}
+		op := s.clients.operation(c, key)
 		s.until("a read through "+n.name, patienceTicks, func() bool {
 			if op.ret == 0 && s.now%tickSteps == 0 {
 				c.target = n
@@ -146,6 +150,7 @@ func (s *sim) readAll(n *node) {
 func TestSameSeedSameRun(t *testing.T) {
 	for seed, run := range map[uint64]func(*testing.T, uint64) *sim{
 		2: chaos, 3: chaos, 4: membershipChaos, 5: sessionChaos, 6: zoneChaos,
+		7: keySpaceChaos,
 	} {
 		var first uint64
 		for again := range 3 {

@@ -60,6 +60,7 @@ type group struct {
 	settled   settled                                 // a placement that the zone's replicas are those of
 	unfit     error                                   // why the state machine can't go on from a snapshot
 
+	recent    recentPlace
 	events    events.Notifier // of new events of the zone, and of its end
 	term      atomic.Uint64   // of the stored hard state; anyone may look
 	leader    nexusraft.ReplicaID
@@ -472,6 +473,7 @@ func (g *group) Ended() error {
 		g.w.fail(g, cmp.Or(g.removed, g.unfit))
 	default:
 		g.lead()
+		g.noteLed()
 	}
 	return nil
 }
@@ -509,6 +511,7 @@ func (g *group) stop(err error) {
 	g.group.Stop(err)
 	g.log.Forget()
 	g.endLead(err)
+	g.forgetLed()
 	g.events.Notify()
 	g.endReceived(err)
 }

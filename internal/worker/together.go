@@ -18,6 +18,7 @@ type together struct {
 	allowance propose.Allowance // of their proposals
 	signal    *driver.OwnSignal
 	pulse     pulse
+	led       ledNews
 
 	root      atomic.Pointer[rootRecords] // nil: not known yet
 	leadsRoot atomic.Bool                 // this node leads the root zone, as of its last round

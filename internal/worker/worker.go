@@ -89,6 +89,7 @@ type worker struct {
 
 	zones     map[nexusraft.ZoneID]*group
 	active    driver.Active     // those of them that may have work
+	recent    recent            // those that this node leads, or has led
 	neighbors *driver.Neighbors // other nodes, and which of the zones sleep because of that
 	root      *rootRecords      // as of the last tick
 	version   uint32            // the cluster's, as of the last look at the root zone's records; it never falls

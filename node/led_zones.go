@@ -1,0 +1,52 @@
+package node
+
+import (
+	"context"
+	"fmt"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// LedZone is a zone in a term in which this node leads it.
+type LedZone struct {
+	Zone           *Zone
+	Term           nexusraft.Term
+	MachineVersion uint32 // the zone's version of its state machine; see nexusraft.Versioned
+}
+
+// Propose is Zone.ProposeOnce, but the command runs in that term or not at all: in another one, or where this node
+// does not lead the zone, it returns ErrNotLeader.
+func (z LedZone) Propose(ctx context.Context, command []byte) (nexusraft.Result, error) {
+	return z.Zone.node.proposeInTerm(ctx, z.Zone.id, z.Term, nexusraft.RequestID{}, command)
+}
+
+// LedZones returns zones that this node leads, the root zone included, and that have applied commands since an earlier
+// call has returned next; with 0 all that it leads. It waits until there are any, or ctx or the node ends, and then
+// returns next, too.
+//
+// It is for work that many zones need now and then, where a nexusraft.Leading, which is a goroutine for each zone,
+// would be too much: zones that nothing happens in cost nothing, and sleep on. By the time that it returns, a
+// zone may have another leader: LedZone.Propose finds out.
+func (n *Node) LedZones(ctx context.Context, since uint64) (zones []LedZone, next uint64, err error) {
+	for {
+		changed := n.workers.LedChanged() // before the zones are looked at, so that nothing falls in between
+		all, now, err := n.workers.Led(ctx, since)
+		if err != nil {
+			return nil, since, err
+		}
+		since = now
+		for _, z := range all {
+			zones = append(zones, LedZone{Zone: &Zone{node: n, id: z.Zone}, Term: z.Term, MachineVersion: z.MachineVersion})
+		}
+		if len(zones) > 0 {
+			return zones, since, nil
+		}
+		select {
+		case <-changed:
+		case <-n.ended:
+			return nil, since, n.errEnded()
+		case <-ctx.Done():
+			return nil, since, fmt.Errorf("wait for zones that this node leads: %w", context.Cause(ctx))
+		}
+	}
+}
