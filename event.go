@@ -52,8 +52,12 @@ func (s Subscription) Validate() error {
 
 // Wants reports whether an event of that topic and type is to be sent.
 func (s Subscription) Wants(topic, kind string) bool {
-	return wanted(s.Types, func(t string) bool { return kind == t }) &&
-		wanted(s.Topics, func(t string) bool { return below(topic, t) })
+	return wanted(s.Types, func(t string) bool { return kind == t }) && s.WantsTopic(topic)
+}
+
+// WantsTopic reports whether events of that topic are to be sent, of some type.
+func (s Subscription) WantsTopic(topic string) bool {
+	return wanted(s.Topics, func(t string) bool { return below(topic, t) })
 }
 
 func wanted(names []string, fits func(string) bool) bool {

@@ -115,8 +115,11 @@ func (c *checker) changes() error {
 		if at.rev < c.meta.compacted && at.before(c.meta.swept) {
 			c.fail("change %d.%d was swept", at.rev, at.sub)
 		}
-		if !ch.deleted {
-			made[string(versionKey(prefixVersion, ch.key, at.rev))] = true
+		if k := string(versionKey(prefixVersion, ch.key, at.rev)); !ch.deleted {
+			made[k] = true
+			if rec, kept := c.rows[k]; kept && rec.sub != int64(at.sub) {
+				c.fail("version %d of key %q says that change %d has made it, and not %d", at.rev, ch.key, rec.sub, at.sub)
+			}
 		}
 		c.change(at, ch, named)
 	}

@@ -19,10 +19,11 @@ const (
 )
 
 // Limits of what applying one command costs, in keys, while all zones of all members wait (invariant I15): see
-// CheckCost.
+// CheckDeleteCost and CheckTxnCost. Changing them, or one of those of requests but MaxRangeBytes and PageBytes, changes
+// history.
 const (
-	MaxDeleteKeys = 250_000   // that one request deletes
-	MaxTxnKeys    = 1_000_000 // that the compares, ranges and deletes of a Txn look at
+	MaxDeleteKeys = 250_000   // that one command deletes
+	MaxTxnKeys    = 1_000_000 // that the compares, ranges and deletes of a Txn look at; 256 bytes of values count as one
 )
 
 // The first byte of a command: its kind. Commands are in logs, so a number that was ever

@@ -1,13 +1,21 @@
 package kv
 
 import (
+	"bytes"
+
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
-// MaxSweep is up to how many changes one Sweep looks at.
+// MaxSweep is up to how many changes one Sweep looks at. Changing it, or what follows, changes history.
 const MaxSweep = 4096
+
+// What one command sweeps is in memory at once: so many bytes of keys, and of pairs that it writes anew.
+const (
+	sweepBytes = 1 << 20
+	moveBytes  = 256 << 10
+)
 
 // compact sets the compaction revision. From then on reads of older ones are refused; sweeps remove what
 // nobody can read any more.
@@ -27,7 +35,7 @@ func (w *writer) compact(req *etcdserverpb.CompactionRequest) (*etcdserverpb.Com
 	return &etcdserverpb.CompactionResponse{Header: &etcdserverpb.ResponseHeader{Revision: m.revision}}, nil
 }
 
-// sweepOnly is a Sweep, whose work is that of finish.
+// sweepOnly is a Sweep; finish does a little more.
 func (w *writer) sweepOnly(n int) (*etcdserverpb.CompactionResponse, error) {
 	return &etcdserverpb.CompactionResponse{Header: &etcdserverpb.ResponseHeader{Revision: w.meta.revision}}, w.sweep(n)
 }
@@ -78,7 +86,7 @@ func (w *writer) sweep(n int) error {
 	if m.swept.rev > m.compacted {
 		return nil
 	}
-	rows, err := w.unsweptChanges(n)
+	rows, whole, err := w.unsweptChanges(n)
 	if err != nil {
 		return err
 	}
@@ -87,8 +95,8 @@ func (w *writer) sweep(n int) error {
 			return err
 		}
 	}
-	if m.swept = (position{m.compacted + 1, 0}); len(rows) == n {
-		last := rows[n-1].at
+	if m.swept = (position{m.compacted + 1, 0}); !whole {
+		last := rows[len(rows)-1].at
 		m.swept = position{last.rev, last.sub + 1}
 	}
 	return nil
@@ -101,21 +109,25 @@ type changeRow struct {
 	bytes  int // of the row
 }
 
-func (w *writer) unsweptChanges(n int) (rows []changeRow, err error) {
+// unsweptChanges returns the first n changes that are still to be swept, or fewer that have sweepBytes; whole says
+// that there are no more.
+func (w *writer) unsweptChanges(n int) (rows []changeRow, whole bool, err error) {
+	size := 0
 	for p, err := range w.tx.Scan(changeKey(w.meta.swept), changeKey(position{w.meta.compacted + 1, 0})) {
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		at, c, err := decodeChange(p.Key, p.Value)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
-		c.key = append([]byte(nil), c.key...)
-		if rows = append(rows, changeRow{at, c, len(p.Key) + len(p.Value)}); len(rows) == n {
-			break
+		c.key = bytes.Clone(c.key)
+		rows = append(rows, changeRow{at, c, len(p.Key) + len(p.Value)})
+		if size += len(p.Value); len(rows) == n || size >= sweepBytes {
+			return rows, false, nil
 		}
 	}
-	return rows, nil
+	return rows, true, nil
 }
 
 // sweepChange removes the version that a change has superseded, and the change, unless it is of the compaction
@@ -124,11 +136,11 @@ func (w *writer) sweepChange(row changeRow) error {
 	c := row.change
 	if c.prev != 0 && !row.at.before(w.meta.cleared) {
 		w.meta.bytes -= c.prevBytes
-		if err := w.remove(versionKey(prefixVersion, c.key, c.prev)); err != nil {
+		if err := w.tx.Delete(versionKey(prefixVersion, c.key, c.prev)); err != nil {
 			return err
 		}
 		if c.elsewhere {
-			if err := w.remove(versionKey(prefixValue, c.key, c.prev)); err != nil {
+			if err := w.tx.Delete(versionKey(prefixValue, c.key, c.prev)); err != nil {
 				return err
 			}
 		}
@@ -137,12 +149,7 @@ func (w *writer) sweepChange(row changeRow) error {
 		return nil
 	}
 	w.meta.bytes -= int64(row.bytes)
-	return w.remove(changeKey(row.at))
-}
-
-func (w *writer) remove(key []byte) error {
-	w.written += len(key)
-	return w.tx.Delete(key)
+	return w.tx.Delete(changeKey(row.at))
 }
 
 // move writes up to n rows of layoutNewest in the form of this layout.
@@ -157,7 +164,7 @@ func (w *writer) move(n int) error {
 	err := scanNewest(w.tx, from, []byte{prefixKey + 1}, false, func(key []byte, rec record) error {
 		rec.value = append([]byte{}, rec.value...)
 		rows = append(rows, keyed{append([]byte(nil), key...), rec})
-		if size += len(rec.value); len(rows) == n || size >= gatherBytes {
+		if size += len(key) + len(rec.value); len(rows) == n || size >= moveBytes {
 			whole = false
 			return errGathered
 		}

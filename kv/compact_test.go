@@ -1,6 +1,7 @@
 package kv
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -304,5 +305,127 @@ func TestCommandThatWritesTooMuch(t *testing.T) {
 	req := &etcdserverpb.DeleteRangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}
 	if _, err := tx.apply(rawDelete(t, req)); !errors.Is(err, nexusraft.ErrTooLarge) {
 		t.Errorf("got %v, want %v", err, nexusraft.ErrTooLarge)
+	}
+}
+
+// What one request may cost is bounded by what a transaction writes and reads itself, too, before it is proposed and
+// while it is applied: each of these requests has less than 300 KiB.
+func TestTransactionsThatFeedThemselves(t *testing.T) {
+	tree := func(ops []*etcdserverpb.RequestOp) (all []*etcdserverpb.RequestOp) { // within etcd's 128 for each level
+		for len(ops) > 20 {
+			all = nil
+			for chunk := range slices.Chunk(ops, 20) {
+				all = append(all, txnOp(then(chunk...)))
+			}
+			ops = all
+		}
+		return all
+	}
+	var puts, counts, old, compares []*etcdserverpb.RequestOp
+	large := newLargeValue(t)
+	for i := range 5000 {
+		puts = append(puts, opPut(fmt.Sprintf("p%04d", i), ""))
+		count := &etcdserverpb.RangeRequest{Key: []byte("p"), RangeEnd: []byte("q"), CountOnly: true}
+		counts = append(counts, rangeOp(count))
+		old = append(old, opRange("p", "q", 2))
+		compares = append(compares, txnOp(&etcdserverpb.TxnRequest{Compare: []*etcdserverpb.Compare{{
+			Key: []byte("large"), Target: etcdserverpb.Compare_VALUE, Result: etcdserverpb.Compare_GREATER,
+		}}}))
+	}
+	all := deleteOp(&etcdserverpb.DeleteRangeRequest{Key: []byte{0}, RangeEnd: []byte{0}})
+	many := newLargeTx(t, MaxDeleteKeys/2+1, nil)
+	for name, tc := range map[string]struct {
+		tx  largeTx
+		req *etcdserverpb.TxnRequest
+	}{
+		"counts of its own puts":      {large, then(append(tree(puts), tree(counts)...)...)},
+		"old ranges beside its puts":  {large, then(append(tree(puts), tree(old)...)...)},
+		"compares of one large value": {large, then(append(tree(compares), opPut("a", ""))...)},
+		"deletes of one range each": {
+			many, then(
+				deleteOp(&etcdserverpb.DeleteRangeRequest{Key: []byte{0}, RangeEnd: []byte("062501")}), all,
+				txnOp(then(txnOp(then(opRange("0", "1", 0))), txnOp(then(opDelete("0", "1", false)))))),
+		},
+	} {
+		if err := CheckTxn(tc.req, MaxTxnOps); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err := CheckTxnCost(tc.tx, tc.req); !errors.Is(err, nexusraft.ErrTooLarge) {
+			t.Errorf("%s: before it is proposed: got %v, want %v", name, err, nexusraft.ErrTooLarge)
+		}
+		if name == "deletes of one range each" {
+			continue // the second one finds less
+		}
+		if _, err := tc.tx.apply(rawTxn(t, tc.req)); !errors.Is(err, ErrTxnTooWide) {
+			t.Errorf("%s: got %v, want %v", name, err, ErrTxnTooWide)
+		}
+	}
+}
+
+// newLargeValue returns a state with one value of the largest size.
+func newLargeValue(t *testing.T) largeTx {
+	t.Helper()
+	tx := largeTx{storage.NewOverlay(newTx())}
+	command := rawPut(t, &etcdserverpb.PutRequest{Key: []byte("large"), Value: make([]byte, MaxRequestBytes-100)})
+	if _, err := (StateMachine{}).Apply(tx, nexusraft.Command{Data: command, Version: VersionHistory}); err != nil {
+		t.Fatal(err)
+	}
+	return tx
+}
+
+// Transactions make many keys in one revision: how many there are does not follow from it.
+func TestCostOfDeletesGoesByKeys(t *testing.T) {
+	tx := newLargeTx(t, MaxDeleteKeys+1, nil)
+	m, err := loadMeta(tx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.revision = 10
+	if err := m.store(tx); err != nil {
+		t.Fatal(err)
+	}
+	req := &etcdserverpb.DeleteRangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}
+	if err := CheckDeleteCost(tx, req); !errors.Is(err, ErrTooManyKeys) {
+		t.Errorf("got %v, want %v", err, ErrTooManyKeys)
+	}
+	wide := newLargeTx(t, maxWrittenBytes/maxInline, make([]byte, maxInline))
+	if err := CheckDeleteCost(wide, req); !errors.Is(err, nexusraft.ErrTooLarge) {
+		t.Errorf("keys that are few and large: got %v, want %v", err, nexusraft.ErrTooLarge)
+	}
+}
+
+// What a command sweeps besides its own work is bounded by number and by bytes.
+func TestWritesSweepLittle(t *testing.T) {
+	tx := newTx()
+	for range 3 { // each change supersedes
+		for i := range 700 {
+			mustPut(t, tx, &etcdserverpb.PutRequest{Key: fmt.Appendf(nil, "a%04d", i)})
+		}
+	}
+	mustCompact(t, tx, 2101)
+	before := rows(tx)['r']
+	mustDelete(t, tx, &etcdserverpb.DeleteRangeRequest{Key: []byte("a"), RangeEnd: []byte("b")})
+	if swept := before + 700 - rows(tx)['r']; swept != sweepMost {
+		t.Errorf("a delete of 700 keys has swept %d changes, want %d", swept, sweepMost)
+	}
+	long := newTx()
+	for i := range 600 {
+		k := append(bytes.Repeat([]byte("k"), MaxKeyBytes-4), fmt.Appendf(nil, "%04d", i)...)
+		mustPut(t, long, &etcdserverpb.PutRequest{Key: k})
+	}
+	mustCompact(t, long, 601)
+	before = rows(long)['r']
+	mustSweep(t, long, MaxSweep)
+	if swept := before - rows(long)['r']; swept > 2*(sweepBytes/MaxKeyBytes+2) || swept < sweepBytes/MaxKeyBytes {
+		t.Errorf("a sweep of long keys has swept %d changes, want some %d", swept, sweepBytes/MaxKeyBytes)
+	}
+	for range 5 {
+		mustSweep(t, long, MaxSweep)
+	}
+	if err := errors.Join(Check(tx), Check(long)); err != nil {
+		t.Error(err)
+	}
+	if u, err := Unswept(long); u || err != nil {
+		t.Errorf("the sweep has not ended: %v, %v", u, err)
 	}
 }

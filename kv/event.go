@@ -1,6 +1,8 @@
 package kv
 
 import (
+	"bytes"
+
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -21,8 +23,8 @@ const (
 
 	EventDelete = "delete" // the key, and the revision that deleted it
 
-	// EventDeleteRange stands for the keys of a DeleteRange that has removed more than
-	// MaxDeleteEvents: the payload's key and value are the request's key and range end.
+	// EventDeleteRange stands for the keys of a DeleteRange that has removed more than MaxDeleteEvents, or together with
+	// those before it in its transaction: the payload's key and value are the request's key and range end.
 	EventDeleteRange = "delete-range"
 )
 
@@ -46,6 +48,7 @@ func (StateMachine) ExpandEvent(r nexusraft.Reader, topic, kind string, payload 
 	if topic != EventTopic || kind != eventPutRef {
 		return kind, payload, nil
 	}
+	payload = bytes.Clone(payload) // it is returned after reads
 	e := new(mvccpb.Event)
 	if err := proto.Unmarshal(payload, e); err != nil || len(e.GetKv().GetKey()) == 0 {
 		return "", nil, errCorrupt("event % x", payload)

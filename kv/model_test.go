@@ -600,7 +600,7 @@ func bothWays(rt *rapid.T, tx *memTx, m *model) {
 	if bytes.Compare(from, to) >= 0 || rev == m.rev {
 		return
 	}
-	v := view{tx, rev, m.rev}
+	v := view{r: tx, at: rev, current: m.rev}
 	list := func(scan func(visit) error) (got []string) {
 		err := scan(func(key []byte, rec record) error {
 			key = bytes.Clone(key)

@@ -103,7 +103,7 @@ type doomed struct {
 func (d *doomed) many() bool { return d.count > MaxDeleteEvents }
 
 func findDoomed(r nexusraft.Reader, rev int64, req *etcdserverpb.DeleteRangeRequest) (d doomed, err error) {
-	err = view{r, rev, rev}.scan(req.Key, req.RangeEnd, false, func(key []byte, rec record) error {
+	err = view{r: r, at: rev, current: rev}.scan(req.Key, req.RangeEnd, false, func(key []byte, rec record) error {
 		if d.count++; !d.many() {
 			d.keys = append(d.keys, bytes.Clone(key))
 		}

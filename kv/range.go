@@ -19,12 +19,11 @@ const pairOverhead = 48
 // CheckRange returns the refusal of req that can be told without looking at the state:
 // ErrEmptyKey, ErrInvalidSort, or nil.
 func CheckRange(req *etcdserverpb.RangeRequest) error {
-	_, order := etcdserverpb.RangeRequest_SortOrder_name[int32(req.SortOrder)]
-	_, target := etcdserverpb.RangeRequest_SortTarget_name[int32(req.SortTarget)]
-	switch {
+	switch { // numbers, and not what the API's module knows: Apply asks this, too (I4)
 	case len(req.Key) == 0:
 		return ErrEmptyKey
-	case !order || !target:
+	case req.SortOrder < etcdserverpb.RangeRequest_NONE || req.SortOrder > etcdserverpb.RangeRequest_DESCEND,
+		req.SortTarget < etcdserverpb.RangeRequest_KEY || req.SortTarget > etcdserverpb.RangeRequest_VALUE:
 		return ErrInvalidSort
 	}
 	return nil
@@ -88,6 +87,7 @@ func descending(req *etcdserverpb.RangeRequest) bool {
 // answer is Within for a revision that is known to be there.
 func (v view) answer(req *etcdserverpb.RangeRequest, page bool, most int) (*etcdserverpb.RangeResponse, error) {
 	page = page && !req.CountOnly && req.SortTarget == etcdserverpb.RangeRequest_KEY
+	v.counting = req.CountOnly
 	g := gatherer{view: v, req: req, keep: keepAtMost(req), page: page, most: most}
 	if err := v.scan(req.Key, req.RangeEnd, descending(req), g.add); err != nil && !errors.Is(err, errPageEnds) {
 		return nil, err
@@ -163,6 +163,9 @@ func (g *gatherer) add(key []byte, rec record) error {
 	}
 	if g.kept++; g.measure {
 		return nil
+	}
+	if !valued {
+		rec.lease = 0 // as in etcd
 	}
 	key = bytes.Clone(key) // before anything is read, after which it is void
 	var value []byte

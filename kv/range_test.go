@@ -221,3 +221,67 @@ func TestPages(t *testing.T) {
 		t.Errorf("pages of %d pairs, want %d", sizes, want)
 	}
 }
+
+// A key is there up to, and without, the revision that has deleted it, and from the one that has put it.
+func TestRevisionsAtTheirEnds(t *testing.T) {
+	tx := newTx()
+	mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("a"), Value: []byte("1")}) // revision 2
+	mustDelete(t, tx, &etcdserverpb.DeleteRangeRequest{Key: []byte("a")})          // 3
+	mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("b")})                     // 4
+	mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("a"), Value: []byte("5")}) // 5
+	for rev, want := range map[int64]string{1: "", 2: "1", 3: "", 4: "", 5: "5"} {
+		for _, end := range []string{"", "b"} {
+			got := ""
+			for _, kv := range mustRange(t, tx, &etcdserverpb.RangeRequest{
+				Key: []byte("a"), RangeEnd: []byte(end), Revision: rev,
+			}).Kvs {
+				got += string(kv.Value)
+			}
+			if got != want {
+				t.Errorf("at revision %d, to %q: got %q, want %q", rev, end, got, want)
+			}
+		}
+	}
+}
+
+// Ranges of more keys than are gathered at once, in both directions, now and long ago, with few changes since and many.
+func TestLongRangesOfOldRevisions(t *testing.T) {
+	const keys = 3*gatherRows/2 + 1
+	tx := newTx()
+	for i := range keys {
+		mustPut(t, tx, &etcdserverpb.PutRequest{Key: fmt.Appendf(nil, "k%04d", i), Value: []byte("old")})
+	}
+	rev := mustRange(t, tx, key("k")).Header.Revision
+	for i := 0; i < keys; i += 3 {
+		mustPut(t, tx, &etcdserverpb.PutRequest{Key: fmt.Appendf(nil, "k%04d", i), Value: []byte("new")})
+		mustDelete(t, tx, &etcdserverpb.DeleteRangeRequest{Key: fmt.Appendf(nil, "k%04d", i+1)})
+	}
+	most := maxUndone
+	defer func() { maxUndone = most }()
+	for _, maxUndone = range []int{most, 10} {
+		for _, order := range []etcdserverpb.RangeRequest_SortOrder{
+			etcdserverpb.RangeRequest_ASCEND, etcdserverpb.RangeRequest_DESCEND,
+		} {
+			resp := mustRange(t, tx, &etcdserverpb.RangeRequest{
+				Key: []byte("k"), RangeEnd: []byte("l"), Revision: rev, SortOrder: order,
+			})
+			count := mustRange(t, tx, &etcdserverpb.RangeRequest{
+				Key: []byte("k"), RangeEnd: []byte("l"), Revision: rev, CountOnly: true,
+			}).Count
+			if len(resp.Kvs) != keys || resp.Count != keys || count != keys {
+				t.Fatalf("%v, up to %d changes taken back: %d pairs, counted as %d and %d, want %d", order, maxUndone,
+					len(resp.Kvs), resp.Count, count, keys)
+			}
+			for i, kv := range resp.Kvs {
+				n := i
+				if order == etcdserverpb.RangeRequest_DESCEND {
+					n = keys - 1 - i
+				}
+				if want := fmt.Sprintf("k%04d", n); string(kv.Key) != want || string(kv.Value) != "old" {
+					t.Fatalf("%v, up to %d changes taken back: pair %d is %s=%s, want %s=old", order, maxUndone, i, kv.Key,
+						kv.Value, want)
+				}
+			}
+		}
+	}
+}

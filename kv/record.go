@@ -208,6 +208,12 @@ func (r record) load(from nexusraft.Reader, key []byte) ([]byte, error) {
 	if !r.elsewhere {
 		return bytes.Clone(r.value), nil
 	}
+	b, err := r.peek(from, key)
+	return bytes.Clone(b), err
+}
+
+// peek returns the value of a version of key that is elsewhere; it is borrowed.
+func (r record) peek(from nexusraft.Reader, key []byte) ([]byte, error) {
 	b, ok, err := from.Get(versionKey(prefixValue, key, r.mod))
 	switch {
 	case err != nil:
@@ -215,7 +221,7 @@ func (r record) load(from nexusraft.Reader, key []byte) ([]byte, error) {
 	case !ok || len(b) != r.length:
 		return nil, errCorrupt("value of key %q at revision %d", key, r.mod)
 	}
-	return bytes.Clone(b), nil
+	return b, nil
 }
 
 // get returns the newest version of a user's key; its value is borrowed from r.

@@ -95,12 +95,20 @@ func (w *writer) apply(req any) (proto.Message, error) {
 		if err := CheckTxn(req, MaxTxnTotalOps); err != nil { // lower limits are settings of a node
 			return nil, err
 		}
-		t := transaction{r: w.tx, meta: w.meta, w: w, left: MaxTxnBytes}
-		return t.run(req)
+		return w.txn(req)
 	case *etcdserverpb.CompactionRequest:
 		return w.compact(req)
 	case sweepRequest:
 		return w.sweepOnly(int(req))
 	}
 	return nil, fmt.Errorf("kv: apply: no way to run a %T", req)
+}
+
+// txn runs a transaction that writes, within a budget of what it looks at.
+func (w *writer) txn(req *etcdserverpb.TxnRequest) (*etcdserverpb.TxnResponse, error) {
+	tx, left := w.tx, MaxTxnKeys
+	w.tx = meteredTx{tx, &left}
+	defer func() { w.tx = tx }() // what is swept for it is not its own
+	t := transaction{r: w.tx, meta: w.meta, w: w, left: MaxTxnBytes}
+	return t.run(req)
 }

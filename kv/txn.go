@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/tidwall/btree"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -22,8 +23,8 @@ const MaxTxnOps = 128
 const MaxTxnTotalOps = 16 << 10
 
 // CheckTxn returns the refusal of req that can be told without looking at the state: ErrTooManyOps over maxOps,
-// ErrDuplicateKey, ErrRequestTooLarge, or what its requests are refused for; nil if there is none. The order of the
-// checks is etcd's, so that a request with several mistakes gets the same error.
+// ErrDuplicateKey, ErrRequestTooLarge, or what its requests are refused for; nil if there is none. But for the size,
+// which is first, the order of the checks is etcd's, so that a request with several mistakes gets the same error.
 func CheckTxn(req *etcdserverpb.TxnRequest, maxOps int) error {
 	if proto.Size(req) > MaxRequestBytes {
 		return ErrRequestTooLarge
@@ -119,6 +120,11 @@ func (t *touched) addTxn(txn *etcdserverpb.TxnRequest) error {
 	if err != nil {
 		return err
 	}
+	if len(t.puts) == 0 && t.dels.ends.Len() == 0 && len(failure.puts) == 0 { // nothing can be twice
+		*t = success
+		t.dels.addAll(failure.dels)
+		return nil
+	}
 	for key := range success.puts {
 		if err := t.addPut(key, nil); err != nil {
 			return err
@@ -156,6 +162,9 @@ func (k *keyRanges) add(del *etcdserverpb.DeleteRangeRequest) {
 }
 
 func (k *keyRanges) addAll(other keyRanges) {
+	if other.ends.Len() > k.ends.Len() {
+		*k, other = other, *k
+	}
 	other.ends.Scan(func(start, end string) bool {
 		k.insert(start, end)
 		return true
@@ -224,6 +233,8 @@ func Txn(r nexusraft.Reader, req *etcdserverpb.TxnRequest, bytes int) (*etcdserv
 
 // transaction runs one transaction.
 type transaction struct {
+	gone keyRanges // what it deletes, of all that was checked so far
+
 	r    nexusraft.Reader
 	meta meta    // as it was before
 	w    *writer // nil if it only reads
@@ -298,17 +309,13 @@ func (t *transaction) choose(req *etcdserverpb.TxnRequest) error {
 // and no value that could be compared.
 func (t *transaction) compare(c *etcdserverpb.Compare) (holds bool, err error) {
 	holds, found := true, false
-	v := view{t.r, t.meta.revision, t.meta.revision}
+	v := view{r: t.r, at: t.meta.revision, current: t.meta.revision}
 	err = v.scan(c.Key, c.RangeEnd, false, func(key []byte, rec record) error {
 		found = true
-		var value []byte
-		if c.Target == etcdserverpb.Compare_VALUE {
-			var err error
-			if value, err = rec.load(t.r, bytes.Clone(key)); err != nil {
-				return err
-			}
+		if holds, err = t.compareTo(c, key, rec); err != nil {
+			return err
 		}
-		if holds = compares(c, rec, value); !holds {
+		if !holds {
 			return errCompared
 		}
 		return nil
@@ -322,6 +329,25 @@ func (t *transaction) compare(c *etcdserverpb.Compare) (holds bool, err error) {
 		return c.Target != etcdserverpb.Compare_VALUE && compares(c, record{}, nil), nil
 	}
 	return holds, nil
+}
+
+// compareTo reports whether a pair is as a compare says. It reads a long value only if its length does not tell.
+func (t *transaction) compareTo(c *etcdserverpb.Compare, key []byte, rec record) (holds bool, err error) {
+	if c.Target != etcdserverpb.Compare_VALUE {
+		return compares(c, rec, nil), nil
+	}
+	value := rec.value
+	if equals := c.Result == etcdserverpb.Compare_EQUAL; equals || c.Result == etcdserverpb.Compare_NOT_EQUAL {
+		if rec.length != len(c.GetValue()) {
+			return !equals, nil
+		}
+	}
+	if rec.elsewhere {
+		if value, err = rec.peek(t.r, key); err != nil {
+			return false, err
+		}
+	}
+	return compares(c, rec, value), nil
 }
 
 // errCompared ends a compare: one pair is not as it says.
@@ -367,7 +393,11 @@ func (t *transaction) check(req *etcdserverpb.TxnRequest, p *path) error {
 				err = ErrFutureRevision
 			}
 		case *etcdserverpb.RequestOp_RequestPut:
-			err = checkPutState(t.r, op.RequestPut)
+			if err = checkPutState(t.r, op.RequestPut); err == nil && t.takesFromGone(op.RequestPut) {
+				err = ErrKeyNotFound
+			}
+		case *etcdserverpb.RequestOp_RequestDeleteRange:
+			t.deletes(op.RequestDeleteRange)
 		case *etcdserverpb.RequestOp_RequestTxn:
 			err = t.check(op.RequestTxn, p)
 		}
@@ -376,6 +406,27 @@ func (t *transaction) check(req *etcdserverpb.TxnRequest, p *path) error {
 		}
 	}
 	return nil
+}
+
+// deletes notes what is not there any more for the operations after a delete.
+func (t *transaction) deletes(req *etcdserverpb.DeleteRangeRequest) {
+	end := string(req.RangeEnd)
+	switch end {
+	case "":
+		end = string(req.Key) + "\x00"
+	case "\x00":
+		end = afterAllKeys
+	}
+	t.gone.insert(string(req.Key), end)
+}
+
+// afterAllKeys is above every key that can be there.
+var afterAllKeys = strings.Repeat("\xff", MaxKeyBytes+1)
+
+// takesFromGone reports whether a put takes something of a pair that the transaction has deleted before. etcd 3.7
+// crashes there.
+func (t *transaction) takesFromGone(req *etcdserverpb.PutRequest) bool {
+	return (req.IgnoreValue || req.IgnoreLease) && t.gone.has(string(req.Key))
 }
 
 // checkPutState returns why a put is refused in that state.

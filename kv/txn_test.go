@@ -273,3 +273,64 @@ func TestTransactionReadsItsWrites(t *testing.T) {
 		t.Errorf("revision %d, want 3", resp.Header.Revision)
 	}
 }
+
+// A put that takes something of a pair that its transaction has deleted is refused, before anything is written.
+func TestTransactionTakesFromWhatItDeletes(t *testing.T) {
+	ignore := putOp(&etcdserverpb.PutRequest{Key: []byte("b"), IgnoreValue: true})
+	keep := putOp(&etcdserverpb.PutRequest{Key: []byte("b"), Value: []byte("v"), IgnoreLease: true})
+	for name, tc := range map[string]struct {
+		req  *etcdserverpb.TxnRequest
+		want error
+	}{
+		"value":               {then(opDelete("a", "\x00", false), ignore), ErrKeyNotFound},
+		"lease":               {then(opDelete("a", "\x00", false), keep), ErrKeyNotFound},
+		"deleted inside":      {then(txnOp(then(opDelete("b", "\x00", false))), txnOp(then(ignore))), ErrKeyNotFound},
+		"put first":           {then(ignore, opDelete("c", "\x00", false)), nil},
+		"deletes another one": {then(opDelete("c", "\x00", false), ignore), nil},
+		"deleted in no branch": {
+			then(txnOp(&etcdserverpb.TxnRequest{Failure: then(opDelete("a", "\x00", false)).Success}), ignore), nil,
+		},
+	} {
+		tx := newTx()
+		mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("b"), Value: []byte("1")})
+		before := dump(tx)
+		_, err := DecodeTxnResult(apply(t, tx, rawTxn(t, tc.req)))
+		if !errors.Is(err, tc.want) || err != nil && dump(tx) != before {
+			t.Errorf("%s: got %v, want %v, and nothing written", name, err, tc.want)
+		}
+	}
+}
+
+// All answers of a transaction together have a bound, of one that reads, too.
+func TestAnswersOfATransaction(t *testing.T) {
+	tx := newTx()
+	mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("a"), Value: make([]byte, 1<<20)})
+	four := then(opRange("a", "", 0), opRange("a", "", 0), opRange("a", "", 0), opRange("a", "", 0))
+	if _, err := Txn(tx, four, MaxRangeBytes); err != nil {
+		t.Error(err)
+	}
+	if _, err := Txn(tx, four, 4<<20); !errors.Is(err, ErrResponseTooLarge) {
+		t.Errorf("got %v, want %v", err, ErrResponseTooLarge)
+	}
+	four.Success = append(four.Success, opPut("b", ""))
+	result, err := tryApply(tx, rawTxn(t, four))
+	if err == nil {
+		_, err = DecodeTxnResult(result)
+	}
+	if !errors.Is(err, ErrResponseTooLarge) {
+		t.Errorf("of one that writes: got %v, want %v", err, ErrResponseTooLarge)
+	}
+}
+
+// A transaction tells of MaxDeleteEvents keys that it has deleted, and then of ranges.
+func TestEventsOfManyDeletes(t *testing.T) {
+	tx := newTx()
+	for i := range MaxDeleteEvents + 1 {
+		mustPut(t, tx, &etcdserverpb.PutRequest{Key: fmt.Appendf(nil, "k%04d", i)})
+	}
+	tx.events = nil
+	mustTxn(t, tx, then(opDelete("k", "k0600", false), opDelete("k0600", "l", false)))
+	if n := len(tx.events); n != 601 || tx.events[600].kind != EventDeleteRange {
+		t.Errorf("%d events, the last one %q, want 601 and %q", n, tx.events[n-1].kind, EventDeleteRange)
+	}
+}

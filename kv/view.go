@@ -14,6 +14,8 @@ type view struct {
 	r       nexusraft.Reader
 	at      int64 // the revision
 	current int64 // the newest there is; in a transaction that has changed something, its own
+
+	counting bool // only keys are asked for: a visit gets any record
 }
 
 // viewOf returns the state as of a revision, or of the newest one if that is 0 or less, as etcd has it.
@@ -64,6 +66,7 @@ func (v view) scan(key, end []byte, descending bool, fn visit) error {
 	if err != nil {
 		return err
 	}
+	undo.counting = v.counting
 	return undo.scan(v.r, from, to, descending, fn)
 }
 
@@ -115,9 +118,11 @@ func scanNewest(r nexusraft.Reader, from, to []byte, descending bool, fn visit) 
 }
 
 // A read of an old revision has two ways that give the same. One takes back the changes that were made since, and
-// costs their number, however many versions there are; beyond maxUndone, whose keys are in memory, the
-// other one reads all versions of all keys in the range.
-const maxUndone = 200_000
+// costs their number, however many versions there are; beyond maxUndone of them, or maxUndoneBytes of their keys, which
+// are in memory, the other one reads all versions of all keys in the range.
+const maxUndoneBytes = 8 << 20
+
+var maxUndone = 200_000 // tests have a lower one
 
 var errManyChanges = errors.New("kv: more changes than are taken back")
 
@@ -126,12 +131,14 @@ var errManyChanges = errors.New("kv: more changes than are taken back")
 type undone struct {
 	keys []string
 	mods map[string]int64
+
+	counting bool // as in view
 }
 
 // undo returns what has changed since the view's revision between two state keys.
 func (v view) undo(from, to []byte) (undone, error) {
 	u := undone{mods: make(map[string]int64)}
-	n := 0
+	n, size := 0, 0
 	for p, err := range v.r.Scan(changeKey(position{v.at + 1, 0}), []byte{prefixChange + 1}) {
 		if err != nil {
 			return undone{}, err
@@ -146,9 +153,13 @@ func (v view) undo(from, to []byte) (undone, error) {
 		if !within(c.key, from, to) {
 			continue
 		}
-		if _, known := u.mods[string(c.key)]; !known { // only the first change since then names it
-			u.mods[string(c.key)] = c.prev
-			u.keys = append(u.keys, string(c.key))
+		if _, known := u.mods[string(c.key)]; known { // only the first change since then names it
+			continue
+		}
+		k := string(c.key)
+		u.mods[k], u.keys = c.prev, append(u.keys, k)
+		if size += len(k); size > maxUndoneBytes {
+			return undone{}, errManyChanges
 		}
 	}
 	slices.Sort(u.keys)
@@ -211,6 +222,9 @@ func (u undone) visit(r nexusraft.Reader, k string, fn visit) error {
 		return nil
 	}
 	key := []byte(k)
+	if u.counting {
+		return fn(key, record{})
+	}
 	rec, err := superseded(r, key, mod)
 	if err != nil {
 		return err

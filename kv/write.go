@@ -28,7 +28,8 @@ type writer struct {
 	meta meta // as the command has found it, but for what is counted and swept
 
 	sub     uint32 // changes so far
-	written int    // bytes
+	written int    // bytes of rows
+	deleted int    // keys
 	events  int    // keys that were told to be deleted, one by one
 }
 
@@ -60,11 +61,16 @@ func (w *writer) write(key, value []byte) error {
 	return w.tx.Set(key, value)
 }
 
+// A command that writes looks at so many more changes than it has made, up to sweepMost. Changing them changes history.
+const (
+	sweepMore = 2
+	sweepMost = 512
+)
+
 // finish ends the command: what it has changed becomes a revision, and pays for as much of the sweep, and a
 // little more, so that a sweep ends whatever is written meanwhile.
 func (w *writer) finish() error {
-	const more = 2
-	if err := w.sweep(int(w.sub) + more); err != nil {
+	if err := w.sweep(min(int(w.sub)+sweepMore, sweepMost)); err != nil {
 		return err
 	}
 	w.meta.revision = w.revision()
@@ -193,8 +199,9 @@ func (w *writer) deleteRange(req *etcdserverpb.DeleteRangeRequest, most int) (
 			told.add(p.key)
 		}
 		resp.Deleted += int64(len(pairs))
+		w.deleted += len(pairs)
 		switch {
-		case resp.Deleted > MaxDeleteKeys:
+		case w.deleted > MaxDeleteKeys:
 			return nil, ErrTooManyKeys
 		case whole:
 			resp.Header.Revision = w.revision()
@@ -227,7 +234,6 @@ func (w *writer) delete(p keyed) error {
 	if err := w.change(p.key, p.rec, true, true); err != nil {
 		return err
 	}
-	w.written += len(p.key)
 	return w.tx.Delete(stateKey(p.key))
 }
 

@@ -314,11 +314,13 @@ func (x *subscription) scan(r nexusraft.Reader, end uint64, bytes int) (events [
 		if err != nil || string(p.Key) != string(system.EventKey(x.next)) {
 			return nil, fmt.Errorf("read event %d of zone %v: %w", x.next, x.want.Zone, errors.Join(nexusraft.ErrCorrupt, err))
 		}
-		if e, err = x.Source.Expand(x.want.Zone, r, e); err != nil {
-			return nil, fmt.Errorf("expand event %d of zone %v: %w", x.next, x.want.Zone, err)
+		if x.want.WantsTopic(e.Topic) {
+			if e, err = x.Source.Expand(x.want.Zone, r, e); err != nil {
+				return nil, fmt.Errorf("expand event %d of zone %v: %w", x.next, x.want.Zone, err)
+			}
 		}
 		if e.Topic == system.TopicGap || x.want.Wants(e.Topic, e.Type) {
-			switch size += len(e.Topic) + len(e.Type) + len(e.Payload); {
+			switch size += max(len(p.Value), len(e.Topic)+len(e.Type)+len(e.Payload)); {
 			case size > bytes && len(events) == 0:
 				return nil, &largeEvent{size}
 			case size > bytes:

@@ -75,7 +75,11 @@ func TestLargeEventsReserve(t *testing.T) {
 	state := storage.NewOverlay(tree)
 	publishN(t, state, 40, 1<<10)
 	publishN(t, state, 2, 1<<20)
-	small := budget.NewBytes(1<<20, 1<<20, time.Millisecond, new(budget.Counters)).NewAnswer("p")
+	taken := budget.NewBytes(1<<20, 1<<20, time.Millisecond, new(budget.Counters))
+	if err := budget.Reserve(budget.WithAnswer(t.Context(), taken.NewAnswer("q")), 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	small := taken.NewAnswer("p")
 	roomy := budget.NewBytes(8<<20, 8<<20, time.Millisecond, new(budget.Counters)).NewAnswer("p")
 	x := &subscription{
 		Options: Options{Source: zoneOf{state: state}}, want: nexusraft.Subscription{Zone: nexusraft.RootZone}, next: 1,

@@ -34,6 +34,14 @@ type abortable struct {
 	turns turns
 }
 
+// Get implements nexusraft.Reader. A read of an old revision may be many of them.
+func (r abortable) Get(key []byte) ([]byte, bool, error) {
+	if err := r.ctx.Err(); err != nil {
+		return nil, false, err
+	}
+	return r.Reader.Get(key)
+}
+
 // Scan implements nexusraft.Reader.
 func (r abortable) Scan(start, end []byte) iter.Seq2[nexusraft.Pair, error] {
 	return func(yield func(nexusraft.Pair, error) bool) {

@@ -44,6 +44,9 @@ func (s *KV) RangeStream(
 	case req.MinModRevision != 0 || req.MaxModRevision != 0 || req.MinCreateRevision != 0 || req.MaxCreateRevision != 0:
 		return errStreamFilters
 	}
+	if req.SortTarget != etcdserverpb.RangeRequest_KEY {
+		return s.streamSorted(req, stream)
+	}
 	z, err := s.zone(stream.Context())
 	if err != nil {
 		return toStatus(err)
@@ -61,6 +64,19 @@ func (s *KV) RangeStream(
 	return nil
 }
 
+// streamSorted answers in one chunk: without an order another target than the key still sorts what the limit has left.
+func (s *KV) streamSorted(
+	req *etcdserverpb.RangeRequest, stream grpc.ServerStreamingServer[etcdserverpb.RangeStreamResponse],
+) error {
+	ctx, cancel := rpc.Bounded(stream.Context())
+	defer cancel()
+	resp, err := s.rangeOf(ctx, req)
+	if err != nil {
+		return toStatus(err)
+	}
+	return stream.Send(&etcdserverpb.RangeStreamResponse{RangeResponse: resp})
+}
+
 // chunks are those of one RangeStream.
 type chunks struct {
 	kv    *KV
@@ -73,7 +89,6 @@ type chunks struct {
 
 func newChunks(s *KV, z Zone, req *etcdserverpb.RangeRequest) *chunks {
 	c := &chunks{kv: s, zone: z, local: req.Serializable, req: proto.CloneOf(req)}
-	c.req.SortTarget = etcdserverpb.RangeRequest_KEY // without an order the target says nothing here
 	if c.req.Limit <= 0 {
 		c.req.Limit = math.MaxInt64
 	}
