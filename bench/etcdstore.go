@@ -17,16 +17,18 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// etcdPrograms are what is measured: ours from the module around this one, etcd from this one's tools.
+// etcdPrograms are what is measured: ours from the module around this one, in whose directory it is run, etcd from
+// this one's tools.
 type etcdPrograms struct{ member, witness, etcd string }
 
 func buildPrograms(ctx context.Context, dir string) (p etcdPrograms, err error) {
-	for _, b := range []struct{ into, path string }{
-		{"nexus-raft", "github.com/nexi-lab/nexus-raft/cmd/nexus-raft"},
-		{"nexus-witness", "github.com/nexi-lab/nexus-raft/cmd/nexus-witness"},
-		{"etcd", "go.etcd.io/etcd/server/v3"},
+	for _, b := range []struct{ from, into, path string }{
+		{"..", "nexus-raft", "./cmd/nexus-raft"},
+		{"..", "nexus-witness", "./cmd/nexus-witness"},
+		{".", "etcd", "go.etcd.io/etcd/server/v3"},
 	} {
 		cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, b.into), b.path)
+		cmd.Dir = b.from
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return p, fmt.Errorf("build %s: %w\n%s", b.path, err, out)
