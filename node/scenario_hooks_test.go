@@ -190,8 +190,9 @@ func TestMachineVersionsInARollingUpdate(t *testing.T) {
 // let in later gets the version with the snapshot, and does not run the zone if it knows less.
 func TestMachineVersionAndAMemberThatIsAway(t *testing.T) {
 	t.Parallel()
-	c1, log1 := versionedConfig(t, "n1", 1)
+	c1, log := versionedConfig(t, "n1", 1)
 	c2, _ := versionedConfig(t, "n2", 1)
+	c2.Logger = slog.New(slog.NewTextHandler(io.MultiWriter(log, t.Output()), nil)).With("name", "n2") // it may lead, too
 	c3, _ := versionedConfig(t, "n3", 1)
 	n1 := found(t, c1)
 	n2 := join(t, c2, n1)
@@ -204,7 +205,7 @@ func TestMachineVersionAndAMemberThatIsAway(t *testing.T) {
 	n2 = n2.updated(2)
 	n1 = n1.updated(2)
 	n1.leads(nexusraft.RootZone, n2)
-	log1.await(t, "not raised yet", "has not said", "n3")
+	log.await(t, "not raised yet", "has not said", "n3")
 	if got := proposed(t, n1.zone(), "a"); got != "1" {
 		t.Errorf("a was applied with version %s, want 1", got)
 	}
