@@ -498,8 +498,8 @@ var mutants = []mutant{
 	},
 	{
 		"A read of an old revision takes back the last change of a key, and not the first one.",
-		"kv/view.go", "if _, known := u.mods[string(c.key)]; !known {",
-		"if _, known := u.mods[string(c.key)]; !known || true {",
+		"kv/view.go", "if _, known := u.mods[string(c.key)]; known {",
+		"if _, known := u.mods[string(c.key)]; known && false {",
 		"internal/simtest", "TestKeySpaceChaos",
 	},
 	{
