@@ -107,7 +107,7 @@ type StateMachine interface {
 	// What it costs must be bounded by what is known before the command is proposed, since
 	// all replicas pay at once, and again whenever they start (invariant I15): a command's
 	// writes and result are in memory until they are stored, with those of the other commands of its
-	// entry (see Amplifier), and nothing else of the zones of the same worker goes on
+	// entry (see Batched), and nothing else of the zones of the same worker goes on
 	// meanwhile (node.Config.Workers).
 	Apply(tx Tx, cmd Command) (result []byte, err error)
 }
@@ -132,13 +132,15 @@ type Versioned interface {
 	Version() uint32
 }
 
-// Amplifier is a StateMachine with commands that write or return far more than they have bytes.
-type Amplifier interface {
+// Batched is a StateMachine whose commands may share an entry of the log: many small ones that wait together
+// become one, and cost less each. Those of any other state machine have an entry each, so that Command.Index tells
+// them apart; a machine that becomes Batched names things by Command.Order, or not by their place at all.
+type Batched interface {
 	StateMachine
 
-	// Alone reports whether a command's entry is to carry no other one. Otherwise up to MaxEntryCommands
-	// commands of 64 KiB together are applied before anything that they write or return is
-	// stored, and leaves memory.
+	// Alone reports whether a command's entry is to carry no other one, as of those that write or return far more
+	// than they have bytes. Otherwise up to MaxEntryCommands commands of 64 KiB together are applied before
+	// anything that they write or return is stored, and leaves memory.
 	//
 	// The zone's worker asks on the leader, for each command before it is proposed, so it is to be
 	// fast; of an Opener, what Open has returned is asked. The answer may be another one in

@@ -25,6 +25,9 @@ const benchMachine = "bench"
 // writesMachine is the state machine of all zones.
 type writesMachine struct{}
 
+// Alone implements nexusraft.Batched.
+func (writesMachine) Alone([]byte) bool { return false }
+
 func (writesMachine) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
 	if len(cmd.Data) < writeHead {
 		return nil, nexusraft.ErrRefused

@@ -101,12 +101,13 @@ func (h *keyHistory) follow(ctx context.Context, handle func([]*pb.KeyVersion) b
 
 // begin takes what the first part from a node says of the zone.
 func (h *keyHistory) begin(part *pb.HistoryResponse) error {
+	before := h.compacted
 	h.compacted = part.GetCompacted()
 	if !h.begun {
 		h.begun, h.newest = true, part.GetRevision()
 		return nil
 	}
-	if h.compacted > h.last { // what came between may be gone
+	if h.compacted > before && h.compacted > h.last { // what came between may be gone
 		return fmt.Errorf("%w: revision %d, meanwhile", ErrCompacted, h.compacted)
 	}
 	return nil

@@ -6,9 +6,9 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
-var _ nexusraft.Amplifier = StateMachine{}
+var _ nexusraft.Batched = StateMachine{}
 
-// Alone implements nexusraft.Amplifier: a command that answers with what is there, keeps a value or deletes a
+// Alone implements nexusraft.Batched: a command that answers with what is there, keeps a value or deletes a
 // range may make far more than it has bytes. Of a Put and a DeleteRange it looks for the fields that ask for that,
 // and decodes nothing; any other command is alone.
 func (StateMachine) Alone(command []byte) bool {

@@ -35,8 +35,12 @@ func (w *writer) compact(req *etcdserverpb.CompactionRequest) (*etcdserverpb.Com
 	return &etcdserverpb.CompactionResponse{Header: &etcdserverpb.ResponseHeader{Revision: m.revision}}, nil
 }
 
-// sweepOnly is a Sweep; finish does a little more.
+// sweepOnly is a Sweep; finish sweeps a little more. Only a Sweep moves rows of layoutNewest, which may be large: other
+// commands may share an entry of the log (Alone).
 func (w *writer) sweepOnly(n int) (*etcdserverpb.CompactionResponse, error) {
+	if err := w.move(n); err != nil {
+		return nil, err
+	}
 	return &etcdserverpb.CompactionResponse{Header: &etcdserverpb.ResponseHeader{Revision: w.meta.revision}}, w.sweep(n)
 }
 
@@ -75,13 +79,9 @@ func StandingOf(r nexusraft.Reader) (Standing, error) {
 	return Standing{m.revision, m.compacted, max(0, m.compacted+1-m.swept.rev), moving}, nil
 }
 
-// sweep looks at n compacted changes, in the order in which they were made, and removes what they stand for, and
-// writes up to n rows of layoutNewest anew. It reads the changes and nothing else, and costs their number
-// whatever the state has.
+// sweep looks at n compacted changes, in the order in which they were made, and removes what they stand for. It
+// reads the changes and nothing else, and costs their number whatever the state has.
 func (w *writer) sweep(n int) error {
-	if err := w.move(n); err != nil {
-		return err
-	}
 	m := &w.meta
 	if m.swept.rev > m.compacted {
 		return nil

@@ -221,7 +221,7 @@ func (t *txnCost) look(key, end []byte, rev int64, values bool, and visit) error
 	if err != nil {
 		return err
 	}
-	if len(end) > 0 && !spend(t.left, t.puts) {
+	if len(end) > 0 && !spend(t.left, t.puts+t.deletes.keys) {
 		return ErrTxnTooWide
 	}
 	return v.scan(key, end, false, func(key []byte, rec record) error {

@@ -107,7 +107,7 @@ func (w *writer) apply(req any) (proto.Message, error) {
 // txn runs a transaction that writes, within a budget of what it looks at.
 func (w *writer) txn(req *etcdserverpb.TxnRequest) (*etcdserverpb.TxnResponse, error) {
 	tx, left := w.tx, MaxTxnKeys
-	w.tx = meteredTx{tx, &left}
+	w.tx, w.left = meteredTx{tx, &left}, &left
 	defer func() { w.tx = tx }() // what is swept for it is not its own
 	t := transaction{r: w.tx, meta: w.meta, w: w, left: MaxTxnBytes}
 	return t.run(req)

@@ -468,6 +468,9 @@ func (t *transaction) op(op *etcdserverpb.RequestOp, p *path) (*etcdserverpb.Res
 		return &etcdserverpb.ResponseOp{Response: &etcdserverpb.ResponseOp_ResponsePut{ResponsePut: resp}},
 			t.spend(resp, err)
 	case *etcdserverpb.RequestOp_RequestDeleteRange:
+		if len(op.RequestDeleteRange.RangeEnd) > 0 && !t.passesDeleted() {
+			return nil, ErrTxnTooWide
+		}
 		resp, err := t.w.deleteRange(op.RequestDeleteRange, t.left)
 		return &etcdserverpb.ResponseOp{Response: &etcdserverpb.ResponseOp_ResponseDeleteRange{ResponseDeleteRange: resp}},
 			t.spend(resp, err)
@@ -475,6 +478,9 @@ func (t *transaction) op(op *etcdserverpb.RequestOp, p *path) (*etcdserverpb.Res
 	resp, err := t.branch(op.GetRequestTxn(), p)
 	return &etcdserverpb.ResponseOp{Response: &etcdserverpb.ResponseOp_ResponseTxn{ResponseTxn: resp}}, err
 }
+
+// passesDeleted pays for what a range passes by that the transaction has deleted before: no read yields it.
+func (t *transaction) passesDeleted() bool { return t.w == nil || spend(t.w.left, t.w.deleted) }
 
 // spend takes an answer from what the transaction's may have.
 func (t *transaction) spend(resp proto.Message, err error) error {
@@ -488,6 +494,9 @@ func (t *transaction) spend(resp proto.Message, err error) error {
 }
 
 func (t *transaction) scan(req *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {
+	if len(req.RangeEnd) > 0 && !t.passesDeleted() {
+		return nil, ErrTxnTooWide
+	}
 	v, err := t.meta.view(t.r, t.revision(), req.Revision)
 	if err != nil {
 		return nil, err

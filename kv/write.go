@@ -30,6 +30,7 @@ type writer struct {
 	sub     uint32 // changes so far
 	written int    // bytes of rows
 	deleted int    // keys
+	left    *int   // of a transaction: what it may still look at
 	events  int    // keys that were told to be deleted, one by one
 }
 

@@ -70,7 +70,7 @@ func New(tb TB, machine nexusraft.StateMachine) *Replicas {
 // state machine panics.
 //
 // Of the command Data is copied. With an Index of 0 it gets the next position, and commands come two to an entry,
-// unless one is to be alone (nexusraft.Amplifier): they have the same Index. With an Index it has that one and its
+// unless one is to be alone (nexusraft.Batched): they have the same Index. With an Index it has that one and its
 // Place, which must come after the command before; indexes between the last one and a higher one are entries
 // of Raft's own. Time 0 is that of the command before; Version is that of SetVersion.
 func (z *Replicas) Apply(cmd nexusraft.Command) (result []byte, err error) {

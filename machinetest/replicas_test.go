@@ -145,7 +145,7 @@ and
 			}
 			return nil, err
 		}), "spoilt"},
-		"a count that no state has": {opener{}, "after the command at 3 the replicas' states differ"},
+		"a count that no state has": {opener{}, "after the command at 5 the replicas' states differ"},
 		"no Open":                   {opener{fails: true}, "open: got <nil>, no"},
 	} {
 		if says := verdictOn(t, tt.machine); !strings.Contains(says, tt.says) || (says == "") != (tt.says == "") {

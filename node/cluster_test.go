@@ -24,6 +24,9 @@ type words struct{}
 
 var errRefusedByWords = errors.New("words: refused")
 
+// Alone implements nexusraft.Batched.
+func (words) Alone([]byte) bool { return false }
+
 func (words) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
 	text := string(cmd.Data)
 	if text == "panic" {

@@ -159,7 +159,7 @@ func TestFullDiskInASweep(t *testing.T) {
 func TestIdleZonesAreNotCompacted(t *testing.T) {
 	zones := 50
 	if os.Getenv("NEXUS_RAFT_CI") != "" {
-		zones = 1000
+		zones = 200 // 1,000 keep other tests' nodes from their ticks
 	}
 	t.Parallel()
 	config := func(name string) node.Config {

@@ -26,9 +26,6 @@ func (n named) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
 	return nil, tx.Set([]byte("k"), value)
 }
 
-// Alone implements nexusraft.Amplifier: members compare their states after so many entries, not commands.
-func (named) Alone([]byte) bool { return true }
-
 func namedConfig(t *testing.T, name string) node.Config {
 	c := zonesConfig(t, name)
 	c.Machines["named"] = named{name}

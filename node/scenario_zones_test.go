@@ -21,6 +21,9 @@ import (
 // counter is a state machine that adds the number of bytes of each command.
 type counter struct{}
 
+// Alone implements nexusraft.Batched.
+func (counter) Alone([]byte) bool { return false }
+
 func (counter) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
 	old, _, err := tx.Get([]byte("n"))
 	if err != nil {

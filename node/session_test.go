@@ -19,6 +19,9 @@ import (
 // increments is a state machine that counts how often each command has run, and answers with that.
 type increments struct{}
 
+// Alone implements nexusraft.Batched.
+func (increments) Alone([]byte) bool { return false }
+
 func (increments) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
 	old, _, err := tx.Get(cmd.Data)
 	if err != nil {

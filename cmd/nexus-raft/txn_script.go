@@ -68,20 +68,28 @@ func readScript(in io.Reader, talk io.Writer) (txnScript, error) {
 
 // block reads one up to the blank line that ends it. The last one may end with the file.
 func (r *scriptReader) block(block int) error {
+	wrong := 0 // a line that is to be given again; 0: none is
 	for {
 		line, err := r.next()
-		if errors.Is(err, io.EOF) {
+		switch {
+		case errors.Is(err, io.EOF):
 			return r.ended(block)
-		}
-		if err != nil || line == "" {
+		case err != nil:
 			return err
+		case line == "" && wrong > 0: // a transaction without it would be another one
+			fmt.Fprintf(r.talk, "line %d is missing: give it again, and then the blank line, or interrupt\n", wrong)
+			continue
+		case line == "":
+			return nil
 		}
 		if err = r.take(block, line); err == nil {
+			wrong = 0
 			continue
 		}
 		if r.talk == nil {
 			return err
 		}
+		wrong = r.line
 		fmt.Fprintf(r.talk, "line %d is left out: %v\n", r.line, err)
 	}
 }

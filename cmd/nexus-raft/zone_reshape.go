@@ -183,9 +183,11 @@ func (r *remote) moveOff(
 		return false, err
 	}
 	defer end()
-	info, err = conn.ReshapeZone(ctx, info.ID, info.Name, nexusraft.ZoneReshape{
-		Off: node, With: change.With, Instead: true,
-	})
+	want := nexusraft.ZoneReshape{Off: node, With: change.With, Instead: true}
+	if slices.ContainsFunc(info.Placement, func(m nexusraft.Member) bool { return m.Node == want.With }) {
+		want.With = 0 // it is there already, so another node takes the place
+	}
+	info, err = conn.ReshapeZone(ctx, info.ID, info.Name, want)
 	if err == nil {
 		_, err = awaitPlaced(ctx, conn, info)
 	}

@@ -173,12 +173,12 @@ func VersionOf(m nexusraft.StateMachine) uint32 {
 	return 0
 }
 
-// Alone reports whether a command's entry is to carry no other one; see nexusraft.Amplifier. It may be asked
+// Alone reports whether a command's entry is to carry no other one; see nexusraft.Batched. It may be asked
 // of a machine that is nil.
 func Alone(m nexusraft.StateMachine, command []byte) (alone bool) {
-	a, ok := m.(nexusraft.Amplifier)
+	a, ok := m.(nexusraft.Batched)
 	if !ok {
-		return false
+		return true
 	}
 	defer func() {
 		if recover() != nil {

@@ -53,7 +53,14 @@ func (s *Registry) requireNamedPlace(ctx context.Context, members nexusraft.Memb
 	if err := s.requireVersion(ctx, members); err != nil {
 		return err
 	}
-	return s.o.Zone.ReadLocal(system.RequireNamedPlace)
+	err := s.o.Zone.ReadLocal(system.RequireNamedPlace)
+	if err == nil {
+		return nil
+	}
+	if _, held := s.spoken(members); held != nil {
+		err = fmt.Errorf("%w: %v", err, held)
+	}
+	return fmt.Errorf("%w; or let any node take the place: nexus-raft zone reshape NAME --off NODE", err)
 }
 
 // spoken returns the highest of the cluster's versions that each of its nodes has said that it speaks, 0 if there is

@@ -105,6 +105,10 @@ func reshape(
 	left := leftBy(old, c)
 	same := plan == PlanOf(old) && (off != 0 || slices.Equal(left, old.GetOff()))
 	if stays && same && (old.GetMoving() || full || off != 0) {
+		if with := c.GetWith(); with != 0 && find(old.GetPlacement(), with) == nil {
+			return nil, fmt.Errorf("%w: node %v is not on zone %q any more, and node %v has not taken its place",
+				nexusraft.ErrRefused, off, old.GetName(), nexusraft.NodeID(with))
+		}
 		return nil, nil
 	}
 	if old.GetMoving() && !c.GetInstead() {
@@ -148,6 +152,10 @@ func takesPlace(old, z *pb.ZoneRecord, c *pb.ReshapeZone) error {
 	with := c.GetWith()
 	if with == 0 {
 		return nil
+	}
+	if find(old.GetPlacement(), with) != nil {
+		return fmt.Errorf("%w: node %v is on zone %q already, and can't take the place of node %v there",
+			nexusraft.ErrRefused, nexusraft.NodeID(with), old.GetName(), nexusraft.NodeID(c.GetOff()))
 	}
 	left, takes := find(old.GetPlacement(), c.GetOff()), find(z.GetPlacement(), with)
 	if takes != nil && (left == nil || left.GetRole() == takes.GetRole()) {

@@ -397,8 +397,9 @@ func TestNamedNodeTakesThePlace(t *testing.T) {
 		"no node":                 {2, 7, nil, nil},
 		"a witness for a member":  {2, 102, nil, nil},
 		"a member for a witness":  {101, 3, nil, nil},
-		"it has a replica":        {2, 1, nil, []uint64{1, 4, 101}},
-		"of a node that has none": {3, 4, nil, []uint64{1, 2, 101}},
+		"it has a replica":        {2, 1, nil, nil},
+		"of a node that has none": {3, 4, nil, nil},
+		"it has taken it already": {3, 1, nil, []uint64{1, 2, 101}},
 	} {
 		base, nodes := zonesState(t, emptyState(t)), clusterNodes(5, 2)
 		if tc.with != 0 && RequireNamedPlace(base) == nil {

@@ -18,7 +18,7 @@ type amplifier struct {
 	most int // bytes of effects that were in memory as a command began
 }
 
-// Alone implements nexusraft.Amplifier.
+// Alone implements nexusraft.Batched.
 func (*amplifier) Alone([]byte) bool { return true }
 
 func (a *amplifier) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {

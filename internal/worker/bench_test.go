@@ -52,6 +52,9 @@ func benchmarkProposals(b *testing.B, batches bool) {
 // hashing is a state machine that takes some time over each command.
 type hashing struct{ kib int }
 
+// Alone implements nexusraft.Batched.
+func (hashing) Alone([]byte) bool { return false }
+
 func (h hashing) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
 	sum := sha256.New()
 	for range h.kib {

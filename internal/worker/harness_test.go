@@ -32,6 +32,9 @@ import (
 // nothing is a state machine that reads the key it is given.
 type nothing struct{}
 
+// Alone implements nexusraft.Batched.
+func (nothing) Alone([]byte) bool { return false }
+
 func (nothing) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
 	if string(cmd.Data) == "panic" {
 		panic("asked to")

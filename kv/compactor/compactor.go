@@ -50,12 +50,13 @@ type compactor struct {
 	rest  time.Time // nothing is proposed before
 }
 
-// tended is a zone that has something to compact or to sweep, or may have.
+// tended is a zone that has something to compact or to sweep, or may have; also one that another node leads now, which
+// has no turns.
 type tended struct {
 	zone  zone
 	due   time.Time // of its next turn
 	order uint64
-	place int // in turns
+	place int // in turns; -1: it has none
 
 	unsweptSince time.Time // zero: nothing was left to sweep at its last turn
 	history      history
@@ -110,7 +111,7 @@ func (c *compactor) hear(z zone) {
 		t = &tended{zone: z, place: -1}
 		c.zones[z.ID()] = t
 		c.give(t, c.now())
-	case t.failures == 0 && t.due.After(c.now()):
+	case t.place < 0, t.failures == 0 && t.due.After(c.now()):
 		t.zone = z
 		c.give(t, c.now())
 	default:
@@ -152,9 +153,11 @@ func (c *compactor) turn(ctx context.Context) {
 		next, err = c.do(ctx, t, p)
 	}
 	switch {
-	case errors.Is(err, nexusraft.ErrNotLeader), errors.Is(err, nexusraft.ErrZoneNotFound),
-		errors.Is(err, nexusraft.ErrClosed), errors.Is(err, nexusraft.ErrCorrupt):
-		c.forget(t) // it is another node's, or nobody's
+	case errors.Is(err, nexusraft.ErrNotLeader):
+		heap.Remove(&c.turns, t.place) // what is known of its past is true when this node leads it again
+	case errors.Is(err, nexusraft.ErrZoneNotFound), errors.Is(err, nexusraft.ErrClosed),
+		errors.Is(err, nexusraft.ErrCorrupt):
+		c.forget(t) // it is nobody's
 	case ctx.Err() != nil:
 	case err != nil:
 		c.failed(t, err)

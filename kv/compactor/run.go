@@ -3,6 +3,7 @@ package compactor
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -63,10 +64,12 @@ func watch(ctx context.Context, n *node.Node, changed chan<- []zone) {
 	var since uint64
 	for {
 		led, next, err := n.LedZones(ctx, since)
-		if err != nil {
+		if ctx.Err() != nil || errors.Is(err, nexusraft.ErrClosed) {
 			return
 		}
-		since = next
+		if err == nil { // otherwise the node is overloaded: it is asked again
+			since = next
+		}
 		var zones []zone
 		for _, z := range led {
 			if _, ok := z.Zone.Machine().(kv.StateMachine); ok {

@@ -88,6 +88,9 @@ func (s *countedStream) SendMsg(m any) error {
 	return err
 }
 
+// maxSendTime is how long a connection may take for an answer, of whatever size.
+const maxSendTime = 2 * time.Minute
+
 // sends ends an answer with its connection, and a connection that doesn't take it in time: gRPC
 // doesn't say that it lets go of what a connection has not taken.
 func (c *connection) sends(a *budget.Answer) {
@@ -95,7 +98,8 @@ func (c *connection) sends(a *budget.Answer) {
 		a.End()
 		return
 	}
-	limit := c.limits.sendTime + time.Duration(a.Held()/c.limits.sendRate)*time.Second
+	// Nobody else gets a large answer while one holds more than the share of a caller.
+	limit := min(c.limits.sendTime+time.Duration(a.Held()/c.limits.sendRate)*time.Second, maxSendTime)
 	t := time.AfterFunc(limit, c.tooSlow)
 	a.OnEnd(func() {
 		t.Stop()

@@ -18,6 +18,8 @@ const middlingAnswer = 2 << 20
 
 // question is what is asked of a zone's state.
 type question[R proto.Message] struct {
+	past bool // it reads a range at a revision: see turns
+
 	// within answers, or returns kv.ErrResponseTooLarge for an answer of more than so many bytes.
 	within func(r nexusraft.Reader, bytes int) (R, error)
 
@@ -31,6 +33,14 @@ func answer[R proto.Message](ctx context.Context, s *KV, z Zone, local bool, q q
 	read := z.Read
 	if local {
 		read = z.ReadLocal
+	}
+	if q.past {
+		leave, err := s.turns.enterPast(ctx)
+		if err != nil {
+			var none R
+			return none, err
+		}
+		defer leave()
 	}
 	bytes := budget.AnswerBytesFree
 	for {

@@ -16,6 +16,7 @@ import (
 const (
 	sweepChanges = 512                    // of one command of a sweep
 	sweepRetry   = 100 * time.Millisecond // after a command that was not run, or nobody knows
+	sweepRest    = time.Second            // between two commands, at most
 )
 
 // errUnswept: the compaction is in force, and what it is to remove is still there.
@@ -30,11 +31,15 @@ func (s *KV) Compact(
 	if err != nil {
 		return nil, toStatus(err)
 	}
+	z, err := s.zone(ctx)
+	if err != nil {
+		return nil, toStatus(err)
+	}
 	resp, err := write(ctx, s, command, withHistory(kv.DecodeCompactResult))
 	if err != nil || !req.Physical {
 		return resp, err
 	}
-	if err := s.sweep(ctx); err != nil {
+	if err := sweep(ctx, z); err != nil {
 		return nil, toStatus(err)
 	}
 	return resp, nil
@@ -42,29 +47,34 @@ func (s *KV) Compact(
 
 // sweep removes what was compacted, in small commands one after the other, until nothing is left or the caller's time
 // ends.
-func (s *KV) sweep(ctx context.Context) error {
-	z, err := s.zone(ctx)
-	if err != nil {
-		return err
-	}
+func sweep(ctx context.Context, z Zone) error {
 	ctx, cancel := rpc.BeforeDeadline(ctx)
 	defer cancel()
 	for {
+		began := time.Now()
 		left, err := sweepStep(ctx, z)
+		rest := min(3*time.Since(began), sweepRest) // the others' writes have most of the time
 		switch {
 		case err == nil && !left:
 			return nil
-		case errors.Is(err, nexusraft.ErrClosed) || errors.Is(err, nexusraft.ErrCorrupt):
+		case err != nil && !passes(err):
 			return fmt.Errorf("%w: %v", errUnswept, err) // that was not the compaction's own
-		case err == nil && ctx.Err() == nil:
-			continue
+		case err != nil:
+			rest = sweepRetry
 		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %v", errUnswept, errors.Join(err, context.Cause(ctx)))
-		case <-time.After(sweepRetry):
+		case <-time.After(rest):
 		}
 	}
+}
+
+// passes reports whether a step of a sweep that has failed may succeed a little later.
+func passes(err error) bool {
+	return errors.Is(err, nexusraft.ErrNotLeader) || errors.Is(err, nexusraft.ErrNoQuorum) ||
+		errors.Is(err, nexusraft.ErrUncertain) || errors.Is(err, nexusraft.ErrOverloaded) ||
+		errors.Is(err, context.DeadlineExceeded)
 }
 
 // sweepStep does one step, and reports whether there may be more.

@@ -37,9 +37,9 @@ var ownErrors = []struct {
 	{kv.ErrCompacted, rpctypes.ErrGRPCCompacted},           // OutOfRange
 	{kv.ErrFutureRevision, rpctypes.ErrGRPCFutureRev},      // OutOfRange
 	{kv.ErrTxnTooWide, status.Error(codes.InvalidArgument, kv.ErrTxnTooWide.Error())},
-	{kv.ErrTooManyOps, rpctypes.ErrGRPCTooManyOps},     // InvalidArgument
-	{kv.ErrDuplicateKey, rpctypes.ErrGRPCDuplicateKey}, // InvalidArgument
-	{errUnswept, status.Error(codes.Unavailable, errUnswept.Error())},
+	{kv.ErrTooManyOps, rpctypes.ErrGRPCTooManyOps},                // InvalidArgument
+	{kv.ErrDuplicateKey, rpctypes.ErrGRPCDuplicateKey},            // InvalidArgument
+	{errUnswept, status.Error(codes.Unknown, errUnswept.Error())}, // nothing that a client repeats by itself
 	{kv.ErrNoHistory, status.Error(codes.Unavailable, kv.ErrNoHistory.Error())},
 	{kv.ErrBadCommand, status.Error(codes.Internal, kv.ErrBadCommand.Error())},
 	{errBadMetadata, status.Error(codes.InvalidArgument,

@@ -95,7 +95,7 @@ var expected = []expectation{
 		pb.ErrorKind_ERROR_KIND_APPLICATION,
 	},
 	{kv.ErrTxnTooWide, codes.InvalidArgument, kv.ErrTxnTooWide.Error(), pb.ErrorKind_ERROR_KIND_TOO_LARGE},
-	{errUnswept, codes.Unavailable, errUnswept.Error(), pb.ErrorKind_ERROR_KIND_APPLICATION},
+	{errUnswept, codes.Unknown, errUnswept.Error(), pb.ErrorKind_ERROR_KIND_APPLICATION},
 	{kv.ErrNoHistory, codes.Unavailable, kv.ErrNoHistory.Error(), pb.ErrorKind_ERROR_KIND_APPLICATION},
 	{kv.ErrBadCommand, codes.Internal, "kv: not a command of this state machine", pb.ErrorKind_ERROR_KIND_APPLICATION},
 	{

@@ -78,6 +78,7 @@ func (s *KV) rangeOf(ctx context.Context, req *etcdserverpb.RangeRequest) (*etcd
 	}
 	page := wire.WantsPage(ctx)
 	resp, err := answer(ctx, s, z, req.Serializable, question[*etcdserverpb.RangeResponse]{
+		past: isPast(req),
 		within: func(r nexusraft.Reader, bytes int) (*etcdserverpb.RangeResponse, error) {
 			return kv.Within(r, req, page, bytes)
 		},
@@ -154,19 +155,19 @@ func (s *KV) checkDeleteSize(ctx context.Context, req *etcdserverpb.DeleteRangeR
 	if len(req.RangeEnd) == 0 { // one key
 		return nil
 	}
-	return s.checkCost(ctx, kv.ErrTooManyKeys, func(r nexusraft.Reader) error { return kv.CheckDeleteCost(r, req) })
+	return s.checkCost(ctx, func(r nexusraft.Reader) error { return kv.CheckDeleteCost(r, req) })
 }
 
-// checkCost returns the refusal of a check of this replica's state, and of a write whose caller has gone before that
-// is known. It leaves every other error to the proposal.
-func (s *KV) checkCost(ctx context.Context, refusal error, check func(nexusraft.Reader) error) error {
+// checkCost returns why a check of this replica's state finds a write too large (nexusraft.ErrTooLarge), and refuses
+// one whose caller has gone before that is known. It leaves every other error to the proposal.
+func (s *KV) checkCost(ctx context.Context, check func(nexusraft.Reader) error) error {
 	z, err := s.zone(ctx)
 	if err != nil {
 		return err
 	}
 	err = z.ReadLocal(ctx, func(r nexusraft.Reader) error { return check(abortable{r, ctx, s.turns}) })
 	switch {
-	case errors.Is(err, refusal):
+	case errors.Is(err, nexusraft.ErrTooLarge):
 		return err
 	case ctx.Err() != nil:
 		return fmt.Errorf("%w: nothing was written: %w", nexusraft.ErrOverloaded, context.Cause(ctx))

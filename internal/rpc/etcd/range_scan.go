@@ -6,8 +6,11 @@ import (
 	"runtime"
 	"slices"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/budget"
+	"github.com/nexi-lab/nexus-raft/internal/rpc"
 )
 
 // turns bound what scans take of a node, together. A few bytes ask for a walk over all keys, and
@@ -18,10 +21,35 @@ import (
 type turns struct {
 	long    chan struct{} // holds one for each turn taken
 	reading chan struct{} // holds one for each place taken
+
+	// Holds one for each read of a range at a revision, which keeps what has changed since in memory, some 25 MB,
+	// while it waits for a turn, too.
+	past chan struct{}
 }
 
+// pastReads is how many reads of ranges at revisions there are at once.
+const pastReads = 4
+
 func newTurns() turns {
-	return turns{make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)), make(chan struct{}, budget.ScansAtOnce)}
+	return turns{
+		long: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)), reading: make(chan struct{}, budget.ScansAtOnce),
+		past: make(chan struct{}, pastReads),
+	}
+}
+
+// isPast reports whether a Range reads more than a key at a revision.
+func isPast(req *etcdserverpb.RangeRequest) bool {
+	return req.GetRevision() > 0 && len(req.GetRangeEnd()) > 0
+}
+
+// enterPast waits for a place among the reads of ranges at revisions; leave gives it back.
+func (t turns) enterPast(ctx context.Context) (leave func(), err error) {
+	select {
+	case t.past <- struct{}{}:
+		return func() { <-t.past }, nil
+	case <-ctx.Done():
+		return nil, rpc.OverBudget(context.Cause(ctx))
+	}
 }
 
 // abortable is a Reader of a state that does not change, whose scans take turns, and end with the

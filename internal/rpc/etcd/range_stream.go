@@ -170,6 +170,13 @@ func (c *chunks) count(ctx context.Context) (int64, error) {
 func (c *chunks) read(
 	ctx context.Context, req *etcdserverpb.RangeRequest, bytes int,
 ) (resp *etcdserverpb.RangeResponse, err error) {
+	if isPast(req) {
+		leave, err := c.kv.turns.enterPast(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
+	}
 	read := c.zone.Read
 	if c.local {
 		read = c.zone.ReadLocal

@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 
@@ -31,11 +32,9 @@ func (s *KV) Txn(ctx context.Context, req *etcdserverpb.TxnRequest) (*etcdserver
 		return nil, toStatus(err)
 	}
 	takes := takesOf(req)
-	if takes.ranges {
-		check := func(r nexusraft.Reader) error { return kv.CheckTxnCost(r, req) }
-		if err := s.checkCost(ctx, kv.ErrTxnTooWide, check); err != nil {
-			return nil, toStatus(err)
-		}
+	err = s.checkCost(ctx, func(r nexusraft.Reader) error { return kv.CheckTxnCost(r, req) })
+	if err != nil {
+		return nil, toStatus(err)
 	}
 	held, done, err := takes.reservation().take(ctx)
 	if err != nil {
@@ -54,6 +53,7 @@ func (s *KV) readTxn(ctx context.Context, req *etcdserverpb.TxnRequest) (*etcdse
 		return nil, err
 	}
 	resp, err := answer(ctx, s, z, kv.Serializable(req), question[*etcdserverpb.TxnResponse]{
+		past:   slices.ContainsFunc(slices.Concat(req.Success, req.Failure), ofThePast),
 		within: func(r nexusraft.Reader, bytes int) (*etcdserverpb.TxnResponse, error) { return kv.Txn(r, req, bytes) },
 		measure: func(r nexusraft.Reader) (int, error) {
 			success, err := measureRanges(r, req.Success)
@@ -70,6 +70,9 @@ func (s *KV) readTxn(ctx context.Context, req *etcdserverpb.TxnRequest) (*etcdse
 	s.complete(resp.Header, z)
 	return resp, nil
 }
+
+// ofThePast reports whether an operation reads a range at a revision.
+func ofThePast(op *etcdserverpb.RequestOp) bool { return isPast(op.GetRequestRange()) }
 
 // measureRanges returns how many bytes the answers of a branch have.
 func measureRanges(r nexusraft.Reader, ops []*etcdserverpb.RequestOp) (bytes int, err error) {
@@ -151,5 +154,9 @@ func takesOfOp(op *etcdserverpb.RequestOp) (t takes) {
 // reservation is what the transaction takes. What it answers has a bound; what it does besides is at most a
 // principal's share, which it then has for itself.
 func (t takes) reservation() reservation {
-	return reservation{answer: min(t.answer, kv.MaxTxnBytes), effects: min(t.effects, budget.EffectBytesShare)}
+	r := reservation{answer: min(t.answer, kv.MaxTxnBytes), effects: min(t.effects, budget.EffectBytesShare)}
+	if t.ranges { // looking is work, too, and so has a bound for all together
+		r.effects = max(r.effects, budget.EffectBytesShare/12)
+	}
+	return r
 }

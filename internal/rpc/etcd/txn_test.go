@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -295,7 +296,7 @@ func TestWhatTxnsTake(t *testing.T) {
 		"two gets":         {ops{put, get, get}, ops{get}, false, reservation{2 * request, 2 * request}},
 		"nested":           {nil, ops{inside}, false, reservation{request, request}},
 		"list":             {ops{put, list}, nil, true, reservation{kv.MaxTxnBytes, kv.MaxTxnBytes}},
-		"count":            {ops{put, count}, nil, true, reservation{}},
+		"count":            {ops{put, count}, nil, true, reservation{0, budget.EffectBytesShare / 12}},
 		"lists":            {slicesRepeat(list, 100), nil, true, reservation{kv.MaxTxnBytes, budget.EffectBytesShare}},
 		"same values":      {ops{same}, nil, false, reservation{0, budget.SameValueBytes}},
 		"delete range":     {nil, ops{clear}, true, reservation{0, budget.DeleteRangeBytes}},
@@ -327,5 +328,36 @@ func TestTxnsThatAreTooWide(t *testing.T) {
 	}
 	if z.proposals != before {
 		t.Error("it was proposed")
+	}
+}
+
+// What is too much for one command is refused before it is proposed, in a transaction without ranges, too.
+func TestTooMuchIsNotProposed(t *testing.T) {
+	z := newZone()
+	client := dialKV(t, z)
+	z.put(t, "large", strings.Repeat("v", 1<<20))
+	var compares []*etcdserverpb.Compare
+	for range 20 {
+		compares = append(compares, &etcdserverpb.Compare{
+			Key: []byte("large"), Target: etcdserverpb.Compare_VALUE, Result: etcdserverpb.Compare_GREATER,
+		})
+	}
+	inside := func(n int) (req *etcdserverpb.TxnRequest) {
+		req = new(etcdserverpb.TxnRequest)
+		for i := range n {
+			req.Success = append(req.Success, txnOp(&etcdserverpb.TxnRequest{
+				Compare: compares,
+				Success: []*etcdserverpb.RequestOp{putOp(&etcdserverpb.PutRequest{Key: []byte{'a', byte(i)}})},
+			}))
+		}
+		return req
+	}
+	before := z.proposals
+	_, err := client.Txn(t.Context(), inside(20))
+	if status.Code(err) != codes.InvalidArgument || z.proposals != before {
+		t.Errorf("400 compares of a large value: got %v, and %d proposals", err, z.proposals-before)
+	}
+	if _, err := client.Txn(t.Context(), inside(2)); err != nil || z.proposals != before+1 {
+		t.Errorf("40 of them: got %v, and %d proposals", err, z.proposals-before)
 	}
 }
