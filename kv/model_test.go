@@ -215,6 +215,7 @@ func (m *model) txn(req *etcdserverpb.TxnRequest) (*etcdserverpb.TxnResponse, er
 	}
 	choose(req)
 	left := levels
+	var gone []*etcdserverpb.DeleteRangeRequest
 	var check func() error
 	check = func() error {
 		l := left[0]
@@ -223,6 +224,15 @@ func (m *model) txn(req *etcdserverpb.TxnRequest) (*etcdserverpb.TxnResponse, er
 			err := m.checkOp(op)
 			if op.GetRequestTxn() != nil {
 				err = check()
+			}
+			if del := op.GetRequestDeleteRange(); del != nil {
+				gone = append(gone, del)
+			}
+			if put := op.GetRequestPut(); err == nil && put != nil && (put.IgnoreValue || put.IgnoreLease) &&
+				slices.ContainsFunc(gone, func(del *etcdserverpb.DeleteRangeRequest) bool {
+					return inRange(put.Key, del.Key, del.RangeEnd)
+				}) {
+				err = ErrKeyNotFound
 			}
 			if err != nil {
 				return err
