@@ -23,7 +23,7 @@
 // TestDifferentialKept plays all that are there. The environment:
 //
 //	NEXUS_RAFT_DIFFERENTIAL=1h        how long; 4 s without it, 2 minutes in CI
-//	NEXUS_RAFT_DIFFERENTIAL_KINDS=all also requests that are not offered yet, or some of
+//	NEXUS_RAFT_DIFFERENTIAL_KINDS=txn only some kinds of requests, besides Range, Put and DeleteRange, of
 //	                                  history,txn,compact,hashkv,stream
 //	NEXUS_RAFT_DIFFERENTIAL_SEED=174  the seed that TestDifferentialSeed plays again
 //

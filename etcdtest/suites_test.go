@@ -29,10 +29,9 @@ type suite struct {
 
 // suiteTests are the tests of a suite whose names match.
 type suiteTests struct {
-	names   string           // a regular expression of the whole name
-	leftOut string           // why they are not run at all
-	lacking string           // why they are not run against ours; "" if it offers all that they need
-	needs   func(kinds) bool // the same, of what is offered or not by the kinds that are tested
+	names   string // a regular expression of the whole name
+	leftOut string // why they are not run at all
+	lacking string // why they are not run against ours; "" if it offers all that they need
 }
 
 // TestSuites runs the suites that NEXUS_RAFT_SUITES names, for example etcd/common@nexus-raft: a suite,
@@ -63,11 +62,10 @@ func (s suite) run(t *testing.T, store string) {
 	if err != nil {
 		t.Fatalf("list the tests: %v", err)
 	}
-	k := kindsToTest(t)
 	for name := range strings.FieldsSeq(string(names)) {
 		t.Run(name, func(t *testing.T) {
 			row := s.row(t, name)
-			if why := row.skipped(store, k); why != "" {
+			if why := row.skipped(store); why != "" {
 				t.Skip(why)
 			}
 			runSuiteTest(t, program, list.Dir, store, name)
@@ -89,14 +87,12 @@ func (s suite) row(t *testing.T, name string) suiteTests {
 }
 
 // skipped returns why tests are not run; "" if they are.
-func (row suiteTests) skipped(store string, k kinds) string {
+func (row suiteTests) skipped(store string) string {
 	switch {
 	case row.leftOut != "" || store == "etcd":
 		return row.leftOut
 	case row.lacking != "":
 		return row.lacking
-	case row.needs != nil && !row.needs(k):
-		return "not offered yet"
 	}
 	return ""
 }
@@ -215,17 +211,14 @@ var etcdCommon = suite{
 	},
 	tests: []suiteTests{
 		{names: "TestKV(Put|Delete|GetNoQuorum)|TestStatus|TestEndpointStatus|TestWaitLeader"},
-		{names: "TestKVGet", needs: func(k kinds) bool { return k.history }},
-		{names: "TestKVGetStream", needs: func(k kinds) bool { return k.history && k.stream }},
-		{names: "TestTxn.*", needs: func(k kinds) bool { return k.txn }},
-		{names: "TestCompact", needs: func(k kinds) bool { return k.history && k.compact }},
-		{names: "TestEndpointHashKV", needs: func(k kinds) bool { return k.hashKV }},
+		{names: "TestKVGet"},
+		{names: "TestKVGetStream"},
+		{names: "TestTxn.*"},
+		{names: "TestCompact"},
+		{names: "TestEndpointHashKV"},
 		// With an etcd, ...TwoCompactsOnTombstone failed once in three runs: members answered with hashes of
 		// before and of after their second compaction for longer than the test's three seconds.
-		{
-			names: "TestVerifyHashKVAfter(Compact|TwoCompactsOnTombstone|CompactOnLastTombstone)",
-			needs: func(k kinds) bool { return k.compact && k.hashKV },
-		},
+		{names: "TestVerifyHashKVAfter(Compact|TwoCompactsOnTombstone|CompactOnLastTombstone)"},
 		{names: "TestWaitLeader_MemberStop", leftOut: "all its clusters have TLS, which the adapter has not"},
 		{names: "TestVerifyHashKVAfterCompactAndDefrag|TestDefragOnline", lacking: "Defragment is not offered yet"},
 		{names: "TestEndpointHealth", lacking: "gRPC's health service is not offered yet"},
@@ -255,8 +248,7 @@ var kubernetesEtcd3 = suite{
 		},
 		{
 			names: "TestGetListStream.*",
-			needs: func(k kinds) bool { return k.history && k.txn && k.stream },
 		},
-		{names: ".*", needs: func(k kinds) bool { return k.history && k.txn && k.compact }}, // new ones, too
+		{names: ".*"}, // new ones, too
 	},
 }

@@ -66,8 +66,8 @@ func EncodeTxn(req *etcdserverpb.TxnRequest, maxOps int) ([]byte, error) {
 	return encodeCommand(kindTxn, req)
 }
 
-// EncodeCompact returns the command that runs req. Its field physical is the caller's business: Unswept tells whether
-// what was compacted is gone.
+// EncodeCompact returns the command that runs req. Its field physical is the caller's business: StandingOf tells
+// whether what was compacted is gone.
 func EncodeCompact(req *etcdserverpb.CompactionRequest) ([]byte, error) {
 	return encodeCommand(kindCompact, req)
 }

@@ -44,19 +44,6 @@ func (w *writer) sweepOnly(n int) (*etcdserverpb.CompactionResponse, error) {
 	return &etcdserverpb.CompactionResponse{Header: &etcdserverpb.ResponseHeader{Revision: w.meta.revision}}, w.sweep(n)
 }
 
-// Unswept reports whether there is anything for EncodeSweep to do in the state that r reads.
-func Unswept(r nexusraft.Reader) (bool, error) {
-	m, err := loadMeta(r)
-	return m.unswept(), err
-}
-
-// Compacted returns the compaction revision of the state that r reads, -1 if it was never compacted, and the
-// newest revision.
-func Compacted(r nexusraft.Reader) (compacted, newest int64, err error) {
-	m, err := loadMeta(r)
-	return m.compacted, m.revision, err
-}
-
 // Standing is how far a key space is compacted, and how far sweeps have followed.
 type Standing struct {
 	Newest    int64 // revision

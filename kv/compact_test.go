@@ -23,6 +23,11 @@ func mustSweep(t testing.TB, tx *memTx, n int) {
 	}
 }
 
+func unswept(tx *memTx) (bool, error) {
+	s, err := StandingOf(tx)
+	return s.Left(), err
+}
+
 func mustCompact(t testing.TB, tx *memTx, rev int64) {
 	t.Helper()
 	if _, err := DecodeCompactResult(apply(t, tx, rawCompact(t, rev))); err != nil {
@@ -124,15 +129,15 @@ func TestSweepsAreBounded(t *testing.T) {
 			t.Errorf("sweep of %d: %d changes are gone with %d calls", n, gone, tx.calls)
 		}
 	}
-	unswept := func() bool {
-		u, err := Unswept(tx)
+	left := func() bool {
+		u, err := unswept(tx)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return u
 	}
 	puts := 0
-	for ; unswept() && puts < 1000; puts++ {
+	for ; left() && puts < 1000; puts++ {
 		mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("b")})
 	}
 	if puts > 40 {
@@ -166,18 +171,18 @@ func TestHashDoesNotDependOnSweeps(t *testing.T) {
 			if rapid.Bool().Draw(rt, "sweep") {
 				mustSweep(t, fast, MaxSweep)
 			}
-			_, newest, err := Compacted(fast)
+			now, err := StandingOf(fast)
 			if err != nil {
 				rt.Fatal(err)
 			}
-			rev = newest
+			rev = now.Newest
 		}
-		first, _, err := Compacted(fast)
+		now, err := StandingOf(fast)
 		if err != nil {
 			rt.Fatal(err)
 		}
 		sums := make(map[uint32]int64)
-		for at := max(first, 1); at <= rev; at++ {
+		for at := max(now.Compacted, 1); at <= rev; at++ {
 			a, b := mustHash(t, fast, at), mustHash(t, slow, at)
 			if a != b {
 				rt.Fatalf("at revision %d of %d: %+v, and on the slower one %+v", at, rev, a, b)
@@ -425,7 +430,7 @@ func TestWritesSweepLittle(t *testing.T) {
 	if err := errors.Join(Check(tx), Check(long)); err != nil {
 		t.Error(err)
 	}
-	if u, err := Unswept(long); u || err != nil {
+	if u, err := unswept(long); u || err != nil {
 		t.Errorf("the sweep has not ended: %v, %v", u, err)
 	}
 }

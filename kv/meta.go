@@ -58,9 +58,6 @@ type position struct {
 
 func (p position) before(q position) bool { return p.rev < q.rev || p.rev == q.rev && p.sub < q.sub }
 
-// unswept reports whether a sweep finds anything to do.
-func (m meta) unswept() bool { return m.moving || m.swept.rev <= m.compacted }
-
 // loadMeta returns a key space's meta. A state of layoutNewest has nothing but its newest revision, to which
 // it is as good as compacted.
 func loadMeta(r nexusraft.Reader) (meta, error) {

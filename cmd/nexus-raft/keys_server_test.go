@@ -119,11 +119,11 @@ func (s *keysServer) Range(_ context.Context, req *etcdserverpb.RangeRequest) (*
 func (s *keysServer) History(req *pb.HistoryRequest, stream grpc.ServerStreamingServer[pb.HistoryResponse]) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	compacted, newest, err := kv.Compacted(s.zone.Reader())
+	now, err := kv.StandingOf(s.zone.Reader())
 	if err != nil {
 		return answered(err)
 	}
-	resp := &pb.HistoryResponse{Revision: newest, Compacted: compacted}
+	resp := &pb.HistoryResponse{Revision: now.Newest, Compacted: now.Compacted}
 	err = kv.History(s.zone.Reader(), req.Key, 0, func(v kv.Version) error {
 		resp.Versions = append(resp.Versions, &pb.KeyVersion{
 			Revision: v.Revision, CreateRevision: v.Create, Version: v.Version, Bytes: uint64(v.Bytes),

@@ -196,8 +196,9 @@ type hashed struct{ rev, compacted int64 }
 // checksum as on the others, and as ever.
 func (o *oracle) checkKeys(n *node, state nexusraft.Reader) {
 	o.s.must(n, "check the key space", kv.Check(state))
-	c, newest, err := kv.Compacted(state)
+	now, err := kv.StandingOf(state)
 	o.s.must(n, "read the compaction revision", err)
+	c, newest := now.Compacted, now.Newest
 	for rev := max(c, 1); rev <= newest; rev++ {
 		h, err := kv.HashKV(state, rev)
 		o.s.must(n, "hash the key space", err)

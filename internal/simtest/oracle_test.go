@@ -304,10 +304,10 @@ func (o *oracle) registers(n *node, state nexusraft.Reader) uint64 {
 func (o *oracle) keys(n *node, state nexusraft.Reader) uint64 {
 	now, err := readKeys(state, 0)
 	o.s.must(n, "read the keys", err)
-	compacted, _, err := kv.Compacted(state)
+	standing, err := kv.StandingOf(state)
 	o.s.must(n, "read the compaction revision", err)
 	h := fnv.New64a()
-	fmt.Fprintf(h, "%d %s", compacted, now)
+	fmt.Fprintf(h, "%d %s", standing.Compacted, now)
 	return h.Sum64()
 }
 

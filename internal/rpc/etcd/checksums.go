@@ -34,9 +34,11 @@ func (s *Operator) HashKV(
 func (s *Operator) Hash(ctx context.Context, _ *etcdserverpb.HashRequest) (*etcdserverpb.HashResponse, error) {
 	resp := &etcdserverpb.HashResponse{Header: new(etcdserverpb.ResponseHeader)}
 	err := s.sum(ctx, resp.Header, func(r nexusraft.Reader) (err error) {
-		if _, resp.Header.Revision, err = kv.Compacted(r); err != nil {
+		now, err := kv.StandingOf(r)
+		if err != nil {
 			return err
 		}
+		resp.Header.Revision = now.Newest
 		resp.Hash, err = hashRows(r)
 		return err
 	})

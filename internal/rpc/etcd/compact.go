@@ -81,8 +81,9 @@ func passes(err error) bool {
 func sweepStep(ctx context.Context, z Zone) (left bool, err error) {
 	ctx, cancel := rpc.Bounded(ctx)
 	defer cancel()
-	err = z.Read(ctx, func(r nexusraft.Reader) (err error) {
-		left, err = kv.Unswept(r)
+	err = z.Read(ctx, func(r nexusraft.Reader) error {
+		s, err := kv.StandingOf(r)
+		left = s.Left()
 		return err
 	})
 	if err != nil || !left {

@@ -67,7 +67,7 @@ func TestPhysicalCompaction(t *testing.T) {
 	if _, err := client.Compact(t.Context(), &etcdserverpb.CompactionRequest{Revision: 3 * sweepChanges}); err != nil {
 		t.Fatal(err)
 	}
-	if left, err := kv.Unswept(z.state); !left || err != nil {
+	if now, err := kv.StandingOf(z.state); !now.Left() || err != nil {
 		t.Fatalf("all is swept already: %v", err)
 	}
 	z.put(t, "a", "y")
@@ -75,8 +75,8 @@ func TestPhysicalCompaction(t *testing.T) {
 	if _, err := client.Compact(t.Context(), req); err != nil {
 		t.Fatal(err)
 	}
-	if left, err := kv.Unswept(z.state); left || err != nil {
-		t.Errorf("left after a physical compaction: %t, %v", left, err)
+	if now, err := kv.StandingOf(z.state); now.Left() || err != nil {
+		t.Errorf("left after a physical compaction: %t, %v", now.Left(), err)
 	}
 	if steps := z.proposals - before; steps < 5 {
 		t.Errorf("%d commands, want one for each compaction, the put and some of the sweep", steps)
@@ -111,9 +111,9 @@ func TestPhysicalCompactionThatTakesTooLong(t *testing.T) {
 			if st := status.Convert(err); st.Code() != codes.Unknown || ctx.Err() != nil {
 				t.Errorf("%v: got %v, %v", cause, err, ctx.Err())
 			}
-			compacted, _, err := kv.Compacted(z.state)
-			if compacted != 9 || err != nil {
-				t.Errorf("%v: compacted at %d, %v", cause, compacted, err)
+			now, err := kv.StandingOf(z.state)
+			if now.Compacted != 9 || err != nil {
+				t.Errorf("%v: compacted at %d, %v", cause, now.Compacted, err)
 			}
 		})
 	}

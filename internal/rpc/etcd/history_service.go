@@ -69,12 +69,12 @@ func (s *Keys) page(
 	ctx, cancel := rpc.Bounded(ctx)
 	defer cancel()
 	err = read(ctx, func(r nexusraft.Reader) error {
-		compacted, newest, err := kv.Compacted(r)
+		now, err := kv.StandingOf(r)
 		if err != nil {
 			return err
 		}
-		page = &pb.HistoryResponse{Revision: newest, Compacted: compacted}
-		if first != nil && compacted != first.Compacted && compacted > after {
+		page = &pb.HistoryResponse{Revision: now.Newest, Compacted: now.Compacted}
+		if first != nil && now.Compacted != first.Compacted && now.Compacted > after {
 			return kv.ErrCompacted
 		}
 		if first != nil {
