@@ -32,7 +32,8 @@ func update(key string, mod int64, also ...*etcdserverpb.RequestOp) *etcdserverp
 
 // inProcess returns the service on a zone, without a server.
 func inProcess(z Zone) *KV {
-	return NewKV(fakeZones{nexusraft.RootZone: z}, func() Identity { return Identity{Cluster: 0xC1, Node: 0xD1} }, Config{})
+	identity := func() Identity { return Identity{Cluster: 0xC1, Node: 0xD1} }
+	return NewKV(fakeZones{nexusraft.RootZone: z}, identity, Config{})
 }
 
 // A transaction whose values are read afterwards is answered as one that is applied as a whole.
@@ -159,7 +160,7 @@ func TestValuesThatChangeMeanwhile(t *testing.T) {
 	check("compacted", 5, "5", 4)
 
 	ctx := metadata.NewIncomingContext(handling(t.Context()), metadata.Pairs("nexus-session", "71/3"))
-	z.beforeReadAt = func() { t.Error("a numbered one was read afterwards, which may be compacted when it is asked again") }
+	z.beforeReadAt = func() { t.Error("a numbered one was read afterwards: asked again, that may be compacted") }
 	if resp, err := s.Txn(ctx, update("k", 2)); err != nil || len(resp.Responses[0].GetResponseRange().Kvs[0].Value) != 1 {
 		t.Errorf("numbered: got %v, %v", resp, err)
 	}
