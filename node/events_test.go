@@ -334,7 +334,7 @@ func TestThousandSubscribers(t *testing.T) {
 	t.Parallel()
 	const subscribers, events = 1000, 30
 	c := talking(t, "n1")
-	c.ElectionTicks = 50 // within eight of these timeouts it is confirmed that a subscription stands: a busy machine takes long
+	c.ElectionTicks = 50 // within eight such timeouts a quorum confirms that a subscription stands
 	m := found(t, c)
 	got := make([]int, subscribers)
 	var began, done sync.WaitGroup
