@@ -38,6 +38,10 @@ type Zone interface {
 	// without calling fn, where that cannot be confirmed.
 	Read(ctx context.Context, fn func(nexusraft.Reader) error) error
 
+	// ReadAt calls fn with a state of this replica that includes the command whose result has that index, for which it
+	// waits until ctx ends.
+	ReadAt(ctx context.Context, index nexusraft.Index, fn func(nexusraft.Reader) error) error
+
 	// ReadLocal calls fn with this replica's state, however old that is.
 	ReadLocal(ctx context.Context, fn func(nexusraft.Reader) error) error
 
