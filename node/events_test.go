@@ -333,7 +333,9 @@ func TestSubscribersThatStandStill(t *testing.T) {
 func TestThousandSubscribers(t *testing.T) {
 	t.Parallel()
 	const subscribers, events = 1000, 30
-	m := found(t, talking(t, "n1"))
+	c := talking(t, "n1")
+	c.ElectionTicks = 50 // within eight such timeouts a quorum confirms that a subscription stands
+	m := found(t, c)
 	got := make([]int, subscribers)
 	var began, done sync.WaitGroup
 	began.Add(subscribers)
