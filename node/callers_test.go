@@ -87,6 +87,7 @@ var methodCallers = map[string]string{
 	"/nexusraft.v1.Tokens/CreateToken":                               "? ? ? ? - - - + - - - - -",
 	"/nexusraft.v1.Tokens/ListTokens":                                "? ? ? ? - - - + - - - - -",
 	"/nexusraft.v1.Tokens/RevokeToken":                               "? ? ? ? - - - + - - - - -",
+	"/nexusraft.v1.Zones/AskLeader":                                  "? ? ? ? - - - - x x x + +",
 	"/nexusraft.v1.Zones/ChangeMembership":                           "? ? ? ? - - - + - - - - -",
 	"/nexusraft.v1.Zones/Checksum":                                   "? ? ? ? - + + + - - - - -",
 	"/nexusraft.v1.Zones/CreateZone":                                 "? ? ? ? - - - + - - - - -",
@@ -279,6 +280,8 @@ func (w *callersWorld) request(name, method string) proto.Message {
 		return &pb.SnapshotOffsetRequest{Header: header}
 	case pb.Zones_Propose_FullMethodName:
 		return &pb.ProposeRequest{Hello: h, Zone: 7}
+	case pb.Zones_AskLeader_FullMethodName:
+		return &pb.AskLeaderRequest{Hello: h, Zone: uint64(nexusraft.RootZone)}
 	}
 	return &emptypb.Empty{}
 }
@@ -302,6 +305,8 @@ func answerTo(method string) proto.Message {
 		return &pb.SnapshotOffsetResponse{}
 	case pb.Zones_Propose_FullMethodName:
 		return &pb.ProposeResponse{}
+	case pb.Zones_AskLeader_FullMethodName:
+		return &pb.AskLeaderResponse{}
 	}
 	return &emptypb.Empty{}
 }

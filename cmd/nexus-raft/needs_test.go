@@ -44,6 +44,7 @@ var callersOf = map[string]string{
 	"/nexusraft.v1.RaftTransport/InstallSnapshot": "nodes",
 	"/nexusraft.v1.RaftTransport/SnapshotOffset":  "nodes",
 	"/nexusraft.v1.Zones/Propose":                 "nodes",
+	"/nexusraft.v1.Zones/AskLeader":               "nodes",
 	"/nexusraft.v1.Cluster/Trust":                 "nodes",
 	"/nexusraft.v1.Cluster/HostZones":             "nodes",
 	// it asks for the certificate of a node itself, which may have expired
