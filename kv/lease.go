@@ -106,10 +106,11 @@ func leaseKeys(r nexusraft.Reader, from []byte, id int64, fn func(key []byte) er
 		if err != nil {
 			return err
 		}
-		if len(p.Key) <= 9 || len(p.Value) > 0 {
-			return errCorrupt("key % x of lease %d", p.Key, id)
+		_, key, ok := splitAttachedKey(p.Key)
+		if !ok || len(p.Value) > 0 {
+			return errCorrupt("key of a lease % x", p.Key)
 		}
-		if err := fn(p.Key[9:]); err != nil {
+		if err := fn(key); err != nil {
 			return err
 		}
 	}
@@ -162,6 +163,15 @@ func numberKey(prefix byte, n int64) []byte {
 	b := make([]byte, 1, 9)
 	b[0] = prefix
 	return binary.BigEndian.AppendUint64(b, uint64(n))
+}
+
+// splitAttachedKey reads what attachedKey wrote; the key is a part of it.
+func splitAttachedKey(b []byte) (id int64, key []byte, ok bool) {
+	if len(b) <= 9 {
+		return 0, nil, false
+	}
+	id, ok = splitNumberKey(b[:9])
+	return id, b[9:], ok
 }
 
 func splitNumberKey(b []byte) (n int64, ok bool) {

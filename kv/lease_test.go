@@ -99,7 +99,7 @@ func TestLease(t *testing.T) {
 		t.Errorf("got %v", tx.events)
 	}
 	all := mustRange(t, tx, &etcdserverpb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}})
-	if got := fmt.Sprint(len(all.Kvs), all.Header.Revision, string(all.Kvs[0].Key)); got != "2 9 c" {
+	if got := fmt.Sprint(len(all.Kvs), all.Header.Revision, string(all.Kvs[0].Key)); got != "2 9c" {
 		t.Errorf("got %s", got)
 	}
 	if counts, err := LeaseStanding(tx); err != nil || counts != (LeaseCounts{2, 1}) {
