@@ -13,18 +13,21 @@ const MaxCheckpoint = 4096
 type Remaining struct {
 	ID         int64
 	Generation int64 // of the lease; if it has another one, the checkpoint leaves it as it is
-	Seconds    int64 // that are left; 0, or as many as its TTL or more: all of it again
+	Seconds    int64 // that are left; 0, or as many as its TTL or more: all of it again; below 0: one
 }
 
 type checkpointRequest []Remaining
 
 // EncodeCheckpoint returns the command that notes what is left of up to MaxCheckpoint leases, each of which gets a new
-// generation; Apply refuses more of them, or numbers below 0. Leases that are gone, are being revoked or have
-// another generation by then are left as they are.
+// generation; Apply refuses more of them. Leases that are gone, are being revoked or have another generation by then
+// are left as they are.
 func EncodeCheckpoint(leases []Remaining) []byte {
 	b := []byte{kindCheckpoint}
 	for _, l := range leases {
-		b = appendNumbers(b, l.ID, l.Generation, l.Seconds)
+		if l.Seconds < 0 {
+			l.Seconds = 1
+		}
+		b = appendNumbers(b, max(l.ID, 0), max(l.Generation, 0), l.Seconds) // no lease has 0
 	}
 	return b
 }
@@ -35,15 +38,13 @@ func decodeCheckpoint(b []byte) (c checkpointRequest, ok bool) {
 		if b, ok = decodeNumbers(b, &l.ID, &l.Generation, &l.Seconds); !ok {
 			return nil, false
 		}
-		if c = append(c, l); len(c) > MaxCheckpoint {
-			return nil, false
-		}
+		c = append(c, l)
 	}
 	return c, true
 }
 
-// DecodeCheckpointResult returns the leases that a checkpoint has changed, in its order, as they are after it. It
-// returns ErrNoLeases if the zone has none.
+// DecodeCheckpointResult returns the leases that a checkpoint has changed, in its order, as they are after it. The
+// refusals are ErrRequestTooLarge and ErrNoLeases.
 func DecodeCheckpointResult(b []byte) (leases []Lease, err error) {
 	if len(b) == 0 || b[0] != outcomeOK {
 		return nil, ofLeases(decodeRefusal(b))
@@ -70,6 +71,9 @@ func (c checkpointed) append(b []byte) []byte {
 }
 
 func (w *writer) checkpoint(req checkpointRequest) (done checkpointed, err error) {
+	if len(req) > MaxCheckpoint {
+		return nil, ErrRequestTooLarge
+	}
 	for _, left := range req {
 		was, ok, err := LeaseOf(w.tx, left.ID)
 		if err != nil {

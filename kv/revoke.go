@@ -3,6 +3,7 @@ package kv
 import (
 	"bytes"
 	"errors"
+	"math"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 
@@ -12,13 +13,16 @@ import (
 type revokeRequest struct{ id, generation int64 }
 
 // EncodeRevoke returns the command that removes a lease and its keys, in ascending order and as one revision, or
-// without keys as none. With a generation above 0 it does nothing if the lease has another one, as after a
+// without keys as none. With a generation other than 0 it does nothing if the lease has another one, as after a
 // checkpoint.
 //
 // A lease with more keys than one command may delete, MaxDeleteKeys, or more bytes than it may write, ends with the
 // first command, which removes as many keys as it may: see Lease.Revoking. The same command again, with whatever
 // generation, removes the next ones, and at last the lease; each is a revision.
 func EncodeRevoke(id, generation int64) []byte {
+	if generation < 0 {
+		generation = math.MaxInt64 // which no lease has, either
+	}
 	return appendNumbers([]byte{kindRevoke}, max(id, 0), generation)
 }
 
