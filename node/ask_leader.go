@@ -25,7 +25,7 @@ type askers struct{ count atomic.Int32 }
 // AskLeader asks the zone's leader, which may be this node, and returns what its Config.Answer has answered. It
 // borrows the question. Nothing is written by it, so it may be asked again after any error: ErrNotLeader, where no leader
 // is known or reached, or its node runs an earlier release; ErrTooLarge over 64 KiB; ErrOverloaded if too
-// many are under way; ErrRefused at a leader in whose zone this node has no copy of the state; ErrNoQuorum without an
+// many are under way; ErrNotLeader, too, where this node has no copy of the zone's state; ErrNoQuorum without an
 // answer in time; and those of the answering program, by the sentinel that they match.
 //
 // It does not wait for a leader. A node that leads no more but does not know that yet may answer.
@@ -35,6 +35,9 @@ func (n *Node) AskLeader(ctx context.Context, zone nexusraft.ZoneID, question []
 		return nil, fmt.Errorf("%w: %d questions are under way", nexusraft.ErrOverloaded, maxAsking)
 	}
 	defer n.asking.count.Add(-1)
+	if _, err := n.replicas.View(zone); err != nil {
+		return nil, err // where there is no copy, the leader would refuse
+	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	answer, err = n.answer(ctx, zone, question)

@@ -54,6 +54,11 @@ var methodCallers = map[string]string{
 	"/etcdserverpb.KV/Range":                                         "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.KV/RangeStream":                                   "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.KV/Txn":                                           "? ? ? ? - + + + - - - - -",
+	"/etcdserverpb.Lease/LeaseGrant":                                 "? ? ? ? - - + + - - - - -",
+	"/etcdserverpb.Lease/LeaseKeepAlive":                             "? ? ? ? - - + + - - - - -",
+	"/etcdserverpb.Lease/LeaseLeases":                                "? ? ? ? - + + + - - - - -",
+	"/etcdserverpb.Lease/LeaseRevoke":                                "? ? ? ? - - + + - - - - -",
+	"/etcdserverpb.Lease/LeaseTimeToLive":                            "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.Maintenance/Alarm":                                "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.Maintenance/Hash":                                 "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.Maintenance/HashKV":                               "? ? ? ? - + + + - - - - -",
@@ -170,6 +175,7 @@ func newCallersWorld(t *testing.T) *callersWorld {
 func (w *callersWorld) config(name string) node.Config {
 	c := secureConfig(w.t, name)
 	c.ServerOptions, c.Permissions, c.StateMachine = etcd.Options(), etcd.Permissions(), kv.StateMachine{}
+	c.Answer = func(context.Context, nexusraft.ZoneID, []byte) ([]byte, error) { return nil, nil }
 	return c
 }
 

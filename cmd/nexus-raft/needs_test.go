@@ -63,6 +63,8 @@ var callersOf = map[string]string{
 	"/etcdserverpb.KV/Range":              "read",
 	"/etcdserverpb.KV/RangeStream":        "read",
 	"/etcdserverpb.KV/Txn":                "read", // if it has only ranges, or nothing: authz.TestRoleForATransaction
+	"/etcdserverpb.Lease/LeaseTimeToLive": "read",
+	"/etcdserverpb.Lease/LeaseLeases":     "read",
 	"/etcdserverpb.Maintenance/Hash":      "read",
 	"/etcdserverpb.Maintenance/HashKV":    "read",
 	"/etcdserverpb.Maintenance/Status":    "read",
@@ -73,6 +75,9 @@ var callersOf = map[string]string{
 	"/nexusraft.v1.Zones/RegisterSession": "write",
 	"/etcdserverpb.KV/Put":                "write",
 	"/etcdserverpb.KV/DeleteRange":        "write",
+	"/etcdserverpb.Lease/LeaseGrant":      "write",
+	"/etcdserverpb.Lease/LeaseRevoke":     "write",
+	"/etcdserverpb.Lease/LeaseKeepAlive":  "write",
 
 	"/etcdserverpb.KV/Compact":             "admin",
 	"/nexusraft.v1.Zones/ChangeMembership": "admin",
