@@ -81,7 +81,7 @@ func TestRenewalsAreBatched(t *testing.T) {
 			c.grant(id, 60)
 		}
 		began := time.Now()
-		var all []*Renewal
+		var all []*RenewCall
 		for i := range int64(5000) {
 			all = append(all, c.nodes[1].lessor.Begin(1, i%100+1))
 		}
@@ -405,7 +405,7 @@ func TestEnd(t *testing.T) {
 		late := l.Begin(1, 1)
 		close(changed)
 		<-done
-		for _, r := range []*Renewal{r, late, l.Begin(1, 1)} {
+		for _, r := range []*RenewCall{r, late, l.Begin(1, 1)} {
 			if _, err := r.Wait(t.Context()); err == nil {
 				t.Error("a renewal went on after the end")
 			}

@@ -20,8 +20,8 @@ type client struct {
 	gone  time.Time // of the state
 }
 
-// Whatever happens to leaders, no lease runs out before its TTL has passed since it was last renewed, by any answer, and
-// each of them runs out in the end.
+// Whatever happens to leaders, no lease runs out before its TTL has passed since it was last renewed, by any answer,
+// and each of them runs out in the end.
 func TestNeverEarlyAndAllInTime(t *testing.T) {
 	for seed := range uint64(40) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
