@@ -47,8 +47,8 @@ type batch struct {
 	due     bool // it has gathered long enough
 }
 
-// Renew renews a lease of a zone, from this member or any other one, and returns what RenewCall.Wait does. The lease has
-// all of its time again, from no earlier than the call on.
+// Renew renews a lease of a zone, from this member or any other one, and returns what RenewCall.Wait does. The lease
+// has all of its time again, from no earlier than the call on.
 //
 // Renewals of 5 ms go to the leader together, which answers after it has confirmed its leadership; if none is known
 // or reached, the lessor tries for 4 s. Errors: ErrNotLeader, ErrNoQuorum and ErrOverloaded if nobody has answered, or
