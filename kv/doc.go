@@ -11,11 +11,11 @@
 // for the rest. A zone whose nodes are not all of a release that knows this (VersionHistory) keeps the newest pair of
 // each key, and what it has then begins its history.
 //
-// A lease ends by a command, EncodeRevoke, and never by itself: whoever leads the zone counts its time, and proposes the
-// command when that is over. What a new leader has to know of it is in the state: its TTL, what was left of it at the
-// last checkpoint, and a generation, which each grant and checkpoint raises, so that a revoke which was meant for
-// the lease as it was before does nothing. Only in a zone whose nodes are all of a release that knows leases
-// (VersionLeases) there are any.
+// A lease ends by a command, EncodeRevoke, and never by itself: whoever leads the zone counts its time, and proposes
+// the command when that is over. What a new leader has to know of it is in the state: its TTL, what was left of it at
+// the last checkpoint, and a generation, which each grant and checkpoint raises, so that a revoke which was meant for
+// the lease as it was before does nothing. Only a zone whose nodes are all of a release that knows leases
+// (VersionLeases) has any.
 //
 // Refusals (ErrKeyNotFound, ErrCompacted, ...) are results of a command, not errors of
 // Apply: a result crosses from the leader to the node that forwarded the command as it is,

@@ -122,7 +122,7 @@ func (s *sim) someLease(now *keySpace) int64 {
 	return 0
 }
 
-// makeLease makes a command for a lease up. No two grants or checkpoints are the same: their numbers have the operation's.
+// makeLease makes a command for a lease up. No two grants or checkpoints are the same.
 func (s *sim) makeLease(now *keySpace, made int64) ([]byte, error) {
 	const ttl = 10_000
 	id := int64(s.between(1, someLeases))

@@ -72,7 +72,9 @@ func (op *operation) kind() string {
 	case op.own:
 		return "raise"
 	case op.command != "":
-		return []string{1: "put", 2: "delete", 3: "txn", 4: "compact", 5: "sweep", 6: "grant", 7: "revoke", 8: "checkpoint"}[op.command[0]]
+		return []string{
+			1: "put", 2: "delete", 3: "txn", 4: "compact", 5: "sweep", 6: "grant", 7: "revoke", 8: "checkpoint",
+		}[op.command[0]]
 	case op.output == "compacted", op.output == "future":
 		return "read: " + op.output
 	case op.rev > 0 && !strings.HasPrefix(op.output, fmt.Sprintf("%d:", op.rev)):
@@ -82,8 +84,8 @@ func (op *operation) kind() string {
 }
 
 // withoutEffect reports whether an operation without an answer has had no effect: nobody sees what a sweep does, and
-// puts, transactions, grants and checkpoints, no two of which are the same, either were committed, with an answer that is known then, or
-// never will be. To try all of them everywhere would take porcupine too long.
+// puts, transactions, grants and checkpoints, no two of which are the same, either were committed, with an answer that
+// is known then, or never will be. To try all of them everywhere would take porcupine too long.
 func (s *sim) withoutEffect(op *operation) bool {
 	switch op.kind() {
 	case "sweep":
