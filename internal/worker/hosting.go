@@ -318,7 +318,7 @@ func (w *worker) unopened(z *pb.ZoneRecord, err error) {
 	}
 	w.o.Replicas.Publish(id, replicas.Known{
 		Members: members, Term: new(atomic.Uint64), Fresh: new(driver.Freshness), Lease: new(driver.Lease),
-		Events: new(events.Notifier),
+		Events: new(events.Notifier), Applied: new(events.Notifier),
 	})
 	w.o.Replicas.Fail(id, err)
 	w.o.Events.ZoneStopped(id, err.Error())
