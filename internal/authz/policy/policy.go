@@ -55,6 +55,7 @@ func OfEtcd() map[string]nexusraft.Permission {
 		"/etcdserverpb.KV/DeleteRange":     writes,
 		"/etcdserverpb.KV/Txn":             {Role: nexusraft.AccessWrite, Reading: nexusraft.AccessRead},
 		"/etcdserverpb.KV/Compact":         admins,
+		"/etcdserverpb.Watch/Watch":        reads,
 		"/etcdserverpb.Maintenance/Hash":   reads,
 		"/etcdserverpb.Maintenance/HashKV": reads,
 		"/etcdserverpb.Maintenance/Status": reads,

@@ -18,6 +18,8 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/events"
+	"github.com/nexi-lab/nexus-raft/internal/feed"
 	"github.com/nexi-lab/nexus-raft/kv"
 )
 
@@ -80,6 +82,8 @@ type fakeZone struct {
 	local       int
 	lastTimeout time.Duration
 	leaderless  atomic.Bool
+	applied     events.Notifier
+	denied      error
 }
 
 // Publish implements nexusraft.Tx: nobody looks at events here.
@@ -107,6 +111,7 @@ func (z *fakeZone) ProposeOnce(
 		return nexusraft.Result{}, err
 	}
 	data, err := kv.StateMachine{}.Apply(z.state, nexusraft.Command{Data: command, Version: z.version})
+	z.applied.Notify()
 	if z.data != nil {
 		data = z.data
 	}
@@ -130,7 +135,28 @@ func (z *fakeZone) ReadLocal(ctx context.Context, fn func(nexusraft.Reader) erro
 	if err := z.note(ctx); err != nil {
 		return err
 	}
+	if err := z.permits(ctx); err != nil {
+		return err
+	}
 	return fn(z.reader())
+}
+
+// permits lets through what the node does for itself.
+func (z *fakeZone) permits(ctx context.Context) error {
+	if ctx == context.Background() {
+		return nil
+	}
+	return z.denied
+}
+
+// Applied implements feed.Zone.
+func (z *fakeZone) Applied() (<-chan struct{}, error) { return z.applied.Wait(), nil }
+
+// Permits implements feed.Zone.
+func (z *fakeZone) Permits(ctx context.Context) error {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	return z.permits(ctx)
 }
 
 func (z *fakeZone) reader() nexusraft.Reader {
@@ -171,15 +197,32 @@ func serve(t *testing.T, zones Zones) *grpc.ClientConn {
 
 func serveNode(t *testing.T, zones Zones, node Node) *grpc.ClientConn {
 	t.Helper()
+	return serveConfig(t, zones, node, Config{})
+}
+
+// feedsOf are those of fake zones.
+func feedsOf(zones Zones) *feed.Feeds {
+	return feed.New(func(id nexusraft.ZoneID) (feed.Zone, error) {
+		z, err := zones.Zone(id)
+		if err != nil {
+			return nil, err
+		}
+		return z.(feed.Zone), nil
+	})
+}
+
+func serveConfig(t testing.TB, zones Zones, node Node, c Config) *grpc.ClientConn {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := grpc.NewServer(append([]grpc.ServerOption{grpc.MaxSendMsgSize(1 << 20)}, Options()...)...)
 	r := heedful{s, zones}
-	keys := NewKV(zones, func() Identity { return Identity{Cluster: 0xC1, Node: 0xD1} }, Config{})
+	keys := NewKV(zones, func() Identity { return Identity{Cluster: 0xC1, Node: 0xD1} }, c)
 	keys.Register(r)
 	NewKeys(zones, keys).Register(r)
+	NewWatch(keys, feedsOf(zones)).Register(r)
 	NewOperator(keys, node).Register(r)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()

@@ -32,7 +32,9 @@ func NewWatch(keys *KV, feeds *feed.Feeds) *Watch {
 }
 
 // Register adds the service to a gRPC server.
-func (s *Watch) Register(r grpc.ServiceRegistrar) { r.RegisterService(&etcdserverpb.Watch_ServiceDesc, s) }
+func (s *Watch) Register(r grpc.ServiceRegistrar) {
+	r.RegisterService(&etcdserverpb.Watch_ServiceDesc, s)
+}
 
 // Watch implements etcdserverpb.WatchServer. The stream is about the zone that its metadata names, and goes on until
 // its client or the zone ends, also after the client has closed its side.
