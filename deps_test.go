@@ -155,7 +155,8 @@ var rules = map[string]struct {
 	},
 	"internal/rpc/etcd": {
 		[]string{
-			"", "api/nexusraft/v1", "internal/authz/policy", "internal/budget", "node", "kv", "internal/wire", "internal/rpc",
+			"", "api/nexusraft/v1", "internal/authz/policy", "internal/budget", "internal/feed", "node", "kv", "internal/wire",
+			"internal/rpc",
 		},
 		"etcd's services, and ours about keys, over kv",
 	},
@@ -179,7 +180,7 @@ var rules = map[string]struct {
 	"cmd/nexus-witness": {[]string{"internal/program"}, "the tiny program: nothing but the witness"},
 	"cmd/nexus-raft": {
 		[]string{
-			"", "internal/availability", "internal/budget", "node", "storage", "kv", "kv/compactor", "client",
+			"", "internal/availability", "internal/budget", "internal/feed", "node", "storage", "kv", "kv/compactor", "client",
 			"internal/program",
 			"internal/rpc/etcd", "internal/webhook", "transport", "cmd/nexus-raft/bench", "cmd/nexus-raft/demo",
 		},

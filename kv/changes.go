@@ -25,10 +25,11 @@ type ChangesRequest struct {
 
 // Changes are what has changed in some revisions, in the order in which it was changed.
 type Changes struct {
-	Events  []*mvccpb.Event
-	Through int64 // the last revision whose changes were looked at; all that are wanted are in Events
-	Newest  int64 // revision
-	Bytes   int   // that Events take in memory, about
+	Events    []*mvccpb.Event
+	Through   int64 // the last revision whose changes were looked at; all that are wanted are in Events
+	Newest    int64 // revision
+	Compacted int64 // revision; -1: never
+	Bytes     int   // that Events take in memory, about
 }
 
 // CompactedError is ErrCompacted with the compaction revision.
@@ -79,12 +80,14 @@ func ReadChanges(r nexusraft.Reader, q ChangesRequest) (Changes, error) {
 		return Changes{}, &CompactedError{m.compacted}
 	}
 	if q.After = max(q.After, firstRevision); q.After >= m.revision { // which has no changes
-		return Changes{Through: q.After, Newest: m.revision}, nil
+		return Changes{Through: q.After, Newest: m.revision, Compacted: m.compacted}, nil
 	}
 	if err := checkBegin(r, m, q.After); err != nil {
 		return Changes{}, err
 	}
-	c := changesReader{r: r, q: q, meta: m, answer: Changes{Through: q.After, Newest: m.revision}}
+	c := changesReader{r: r, q: q, meta: m, answer: Changes{
+		Through: q.After, Newest: m.revision, Compacted: m.compacted,
+	}}
 	if err := c.scan(); err != nil {
 		return Changes{}, err
 	}

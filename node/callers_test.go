@@ -53,6 +53,7 @@ var methodCallers = map[string]string{
 	"/etcdserverpb.KV/Put":                                           "? ? ? ? - - + + - - - - -",
 	"/etcdserverpb.KV/Range":                                         "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.KV/RangeStream":                                   "? ? ? ? - + + + - - - - -",
+	"/etcdserverpb.Watch/Watch":                                      "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.KV/Txn":                                           "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.Maintenance/Alarm":                                "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.Maintenance/Hash":                                 "? ? ? ? - + + + - - - - -",

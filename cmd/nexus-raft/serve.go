@@ -10,8 +10,10 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/feed"
 	"github.com/nexi-lab/nexus-raft/internal/program"
 	"github.com/nexi-lab/nexus-raft/internal/rpc/etcd"
 	"github.com/nexi-lab/nexus-raft/kv"
@@ -103,6 +105,8 @@ type serveCommand struct {
 	MaxRequestBytes byteSize `help:"${maxRequestBytes}" default:"1536KiB" placeholder:"SIZE"`
 	MaxTxnOps       int      `help:"${maxTxnOps}" default:"128"`
 
+	WatchProgressNotifyInterval time.Duration `help:"${watchProgress}" default:"5s" placeholder:"DURATION"`
+
 	Workers int `help:"Goroutines that share the zones, 1 to 64; 0: one for two cores, at most 8." default:"0"`
 
 	SnapshotCompression bool `help:"Compress snapshots to other members: for links that are slower than a core."`
@@ -125,9 +129,13 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	if b := c.SnapshotBandwidth; b != 0 && b < transport.MinSnapshotBandwidth {
 		return usageError{fmt.Errorf("--snapshot-bandwidth %d is below 64KiB a second; give 0 for no limit", b)}
 	}
-	services := etcd.Config{MaxTxnOps: c.MaxTxnOps, MaxRequestBytes: int(min(c.MaxRequestBytes, math.MaxInt32))}
+	election, tick := c.Ticks()
+	services := etcd.Config{
+		MaxTxnOps: c.MaxTxnOps, MaxRequestBytes: int(min(c.MaxRequestBytes, math.MaxInt32)),
+		WatchProgressInterval: c.WatchProgressNotifyInterval, ElectionTimeout: time.Duration(election) * tick,
+	}
 	if err := services.Validate(); err != nil {
-		return usageError{fmt.Errorf("--max-txn-ops, --max-request-bytes: %w", err)}
+		return usageError{fmt.Errorf("--max-txn-ops, --max-request-bytes, --watch-progress-notify-interval: %w", err)}
 	}
 	compaction, err := c.options()
 	if err != nil {
@@ -141,7 +149,6 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 			lis.Close()
 			return err
 		}
-		election, tick := c.Ticks()
 		n, err := node.Open(node.Config{
 			TickInterval: tick, ElectionTicks: election, Workers: c.Workers,
 			Dir: c.DataDir, Name: c.Name, Advertise: c.Advertise, Join: c.Join, JoinTimeout: c.JoinTimeout, TLS: security,
@@ -168,6 +175,7 @@ func runCompacted(
 	compacting, stop := context.WithCancel(ctx)
 	var ended sync.WaitGroup
 	ended.Go(func() { compactor.Run(compacting, n, o) })
+	services.Feeds = feed.Of(n)
 	err := n.Run(ctx, lis, services.Services(n))
 	stop()
 	ended.Wait()

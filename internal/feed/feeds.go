@@ -88,7 +88,7 @@ func New(zones func(nexusraft.ZoneID) (Zone, error)) *Feeds {
 //
 // Where ctx is that of a client's call, its right is looked at before anything is returned, and a revision with more
 // than that counts for the call's answer (budget.Reserve). Errors: kv.CompactedError, which is kv.ErrCompacted, if
-// after+1 is below the compaction revision; kv.ErrNoHistory; nexusraft.ErrDenied; those of the zone if it ends or is
+// after+1 is below the compaction revision, unless the changes are still in memory; kv.ErrNoHistory; nexusraft.ErrDenied; those of the zone if it ends or is
 // not here; a budget.Exceeded; the context's.
 func (f *Feeds) Next(ctx context.Context, zone nexusraft.ZoneID, after int64, w Want) (Batch, error) {
 	d, err := f.Open(zone)
@@ -156,14 +156,14 @@ func (f *Feeds) empty(r *ring) {
 	}
 }
 
-// Newest returns the newest revision of the replica's state, or kv.ErrNoHistory.
-func (d *Feed) Newest(ctx context.Context) (newest int64, err error) {
+// Standing returns the newest revision of the replica's state, and its compaction revision, or kv.ErrNoHistory.
+func (d *Feed) Standing(ctx context.Context) (newest, compacted int64, err error) {
 	err = d.ring.zone.ReadLocal(ctx, func(r nexusraft.Reader) error {
 		c, err := kv.ReadChanges(r, kv.ChangesRequest{After: math.MaxInt64 - 1})
-		newest = c.Newest
+		newest, compacted = c.Newest, c.Compacted
 		return err
 	})
-	return newest, err
+	return newest, compacted, err
 }
 
 // Take is Feeds.Next, but does not wait: without anything new it returns a batch through after, and a channel that is

@@ -23,7 +23,7 @@ var (
 
 // create begins a watch, and says so before anything else of it is sent; or it says that it has not.
 func (s *watchStream) create(req *etcdserverpb.WatchCreateRequest) error {
-	newest, err := s.feed.Newest(s.ctx)
+	newest, compacted, err := s.feed.Standing(s.ctx)
 	if err != nil {
 		return err
 	}
@@ -36,6 +36,10 @@ func (s *watchStream) create(req *etcdserverpb.WatchCreateRequest) error {
 	if err := s.send(&etcdserverpb.WatchResponse{WatchId: w.id, Created: true}, newest); err != nil {
 		s.service.bytes.Leave(s.principal, w.counted)
 		return err
+	}
+	if w.from < compacted { // whatever is still in memory
+		s.service.bytes.Leave(s.principal, w.counted)
+		return s.send(&etcdserverpb.WatchResponse{WatchId: w.id, Canceled: true, CompactRevision: compacted}, newest)
 	}
 	s.watches[w.id] = w
 	s.place(w, newest)

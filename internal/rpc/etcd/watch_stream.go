@@ -144,7 +144,7 @@ func (s *watchStream) take(in received) error {
 			return s.send(&etcdserverpb.WatchResponse{WatchId: w.id, Canceled: true}, s.now.position)
 		}
 	case *etcdserverpb.WatchRequest_ProgressRequest:
-		newest, err := s.feed.Newest(s.ctx)
+		newest, _, err := s.feed.Standing(s.ctx)
 		if err != nil {
 			return err
 		}

@@ -26,6 +26,7 @@ type testWatch struct {
 	t      testing.TB
 	zone   *fakeZone
 	stream grpc.BidiStreamingClient[etcdserverpb.WatchRequest, etcdserverpb.WatchResponse]
+	end    context.CancelFunc
 }
 
 func watching(t testing.TB, z *fakeZone) *testWatch { return watchingWith(t, z, Config{}) }
@@ -44,7 +45,7 @@ func openWatch(t testing.TB, z *fakeZone, conn *grpc.ClientConn, headers ...stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &testWatch{t, z, stream}
+	return &testWatch{t, z, stream, cancel}
 }
 
 func (w *testWatch) send(req *etcdserverpb.WatchRequest) {
