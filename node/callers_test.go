@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -280,6 +281,10 @@ func (w *callersWorld) request(name, method string) proto.Message {
 		return &pb.SnapshotOffsetRequest{Header: header}
 	case pb.Zones_Propose_FullMethodName:
 		return &pb.ProposeRequest{Hello: h, Zone: 7}
+	case etcdserverpb.Watch_Watch_FullMethodName:
+		return &etcdserverpb.WatchRequest{RequestUnion: &etcdserverpb.WatchRequest_ProgressRequest{
+			ProgressRequest: &etcdserverpb.WatchProgressRequest{},
+		}}
 	}
 	return &emptypb.Empty{}
 }

@@ -88,8 +88,8 @@ func New(zones func(nexusraft.ZoneID) (Zone, error)) *Feeds {
 //
 // Where ctx is that of a client's call, its right is looked at before anything is returned, and a revision with more
 // than that counts for the call's answer (budget.Reserve). Errors: kv.CompactedError, which is kv.ErrCompacted, if
-// after+1 is below the compaction revision, unless the changes are still in memory; kv.ErrNoHistory; nexusraft.ErrDenied; those of the zone if it ends or is
-// not here; a budget.Exceeded; the context's.
+// after+1 is below the compaction revision, unless the changes are still in memory; kv.ErrNoHistory;
+// nexusraft.ErrDenied; those of the zone if it ends or is not here; a budget.Exceeded; the context's.
 func (f *Feeds) Next(ctx context.Context, zone nexusraft.ZoneID, after int64, w Want) (Batch, error) {
 	d, err := f.Open(zone)
 	if err != nil {

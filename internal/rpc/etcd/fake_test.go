@@ -222,7 +222,7 @@ func serveConfig(t testing.TB, zones Zones, node Node, c Config) *grpc.ClientCon
 	keys := NewKV(zones, func() Identity { return Identity{Cluster: 0xC1, Node: 0xD1} }, c)
 	keys.Register(r)
 	NewKeys(zones, keys).Register(r)
-	NewWatch(keys, feedsOf(zones)).Register(r)
+	NewWatches(keys, feedsOf(zones)).Register(r)
 	NewOperator(keys, node).Register(r)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()

@@ -32,7 +32,7 @@ func (c Config) Services(n *node.Node) func(grpc.ServiceRegistrar) {
 		keys := NewKV(zones{n}, identity, c)
 		keys.Register(r)
 		NewKeys(zones{n}, keys).Register(r)
-		NewWatch(keys, c.Feeds).Register(r)
+		NewWatches(keys, c.Feeds).Register(r)
 		NewOperator(keys, n).Register(r)
 	}
 }

@@ -13,7 +13,7 @@ type watch struct {
 	want     feed.Want
 	from     int64 // no change of an earlier revision is sent
 	fragment bool
-	counted  int64 // bytes, in Watch.bytes
+	counted  int64 // bytes, in Watches.bytes
 	gone     bool  // it was cancelled
 
 	progress bool  // it is told now and then how far it is

@@ -53,8 +53,8 @@ func TestWatchAgainstModel(t *testing.T) {
 		id := nexusraft.ZoneID(len(zones) + 1)
 		zones[id] = z
 		m := &watchModel{
-			testWatch: openWatch(t, z, conn, wire.ZoneHeader, id.String()), pairs: make(map[string]*mvccpb.KeyValue), rev: 1, compacted: -1,
-			watches: make(map[int64]*modelWatch),
+			testWatch: openWatch(t, z, conn, wire.ZoneHeader, id.String()), rev: 1, compacted: -1,
+			pairs: make(map[string]*mvccpb.KeyValue), watches: make(map[int64]*modelWatch),
 		}
 		defer m.end()
 		rt.Repeat(map[string]func(*rapid.T){

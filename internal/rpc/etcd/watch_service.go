@@ -12,8 +12,8 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/feed"
 )
 
-// Watch is etcd's Watch service on the zones of one node: from the states of its own replicas, as far as those are.
-type Watch struct {
+// Watches is etcd's Watch service on the zones of one node: from the states of its own replicas, as far as those are.
+type Watches struct {
 	etcdserverpb.UnimplementedWatchServer
 
 	keys    *KV
@@ -22,9 +22,9 @@ type Watch struct {
 	bytes   *budget.Limit // of their watches
 }
 
-// NewWatch returns the service beside the one of keys; feeds are of the same zones.
-func NewWatch(keys *KV, feeds *feed.Feeds) *Watch {
-	return &Watch{
+// NewWatches returns the service beside the one of keys; feeds are of the same zones.
+func NewWatches(keys *KV, feeds *feed.Feeds) *Watches {
+	return &Watches{
 		keys: keys, feeds: feeds,
 		streams: budget.NewLimit(budget.WatchStreamsOfPrincipal, budget.MaxWatchStreams),
 		bytes:   budget.NewLimit(budget.WatchBytesOfPrincipal, budget.WatchBytes),
@@ -32,13 +32,13 @@ func NewWatch(keys *KV, feeds *feed.Feeds) *Watch {
 }
 
 // Register adds the service to a gRPC server.
-func (s *Watch) Register(r grpc.ServiceRegistrar) {
+func (s *Watches) Register(r grpc.ServiceRegistrar) {
 	r.RegisterService(&etcdserverpb.Watch_ServiceDesc, s)
 }
 
 // Watch implements etcdserverpb.WatchServer. The stream is about the zone that its metadata names, and goes on until
 // its client or the zone ends, also after the client has closed its side.
-func (s *Watch) Watch(
+func (s *Watches) Watch(
 	stream grpc.BidiStreamingServer[etcdserverpb.WatchRequest, etcdserverpb.WatchResponse],
 ) error {
 	ctx := stream.Context()
@@ -68,7 +68,7 @@ func (s *Watch) Watch(
 
 // requests starts the goroutine that receives a stream's requests: one is in its hands at most. After the last one,
 // because the client sends no more, nothing comes; an error comes once.
-func (s *Watch) requests(
+func (s *Watches) requests(
 	ctx context.Context, stream grpc.BidiStreamingServer[etcdserverpb.WatchRequest, etcdserverpb.WatchResponse],
 ) <-chan received {
 	requests := make(chan received)

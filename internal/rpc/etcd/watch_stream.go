@@ -23,7 +23,7 @@ import (
 // Each watch is in one of two groups: those that have seen all changes up to a revision that is near the newest, and
 // those that have still to catch up, whose reads don't hold up the others.
 type watchStream struct {
-	service   *Watch
+	service   *Watches
 	stream    grpc.BidiStreamingServer[etcdserverpb.WatchRequest, etcdserverpb.WatchResponse]
 	ctx       context.Context
 	zone      Zone
@@ -57,8 +57,8 @@ type watchGroup struct {
 const electionsWithoutLeader = 3
 
 func newWatchStream(
-	s *Watch, stream grpc.BidiStreamingServer[etcdserverpb.WatchRequest, etcdserverpb.WatchResponse], z Zone, f *feed.Feed,
-	principal string,
+	s *Watches, stream grpc.BidiStreamingServer[etcdserverpb.WatchRequest, etcdserverpb.WatchResponse], z Zone,
+	f *feed.Feed, principal string,
 ) *watchStream {
 	x := &watchStream{
 		service: s, stream: stream, ctx: stream.Context(), zone: z, feed: f, principal: principal, began: time.Now(),

@@ -211,7 +211,10 @@ func TestWatchRefused(t *testing.T) {
 		req  *etcdserverpb.WatchCreateRequest
 		want string
 	}{
-		{&etcdserverpb.WatchCreateRequest{Key: []byte("b"), WatchId: 7}, "mvcc: duplicate watch ID provided on the WatchStream"},
+		{
+			&etcdserverpb.WatchCreateRequest{Key: []byte("b"), WatchId: 7},
+			"mvcc: duplicate watch ID provided on the WatchStream",
+		},
 		{&etcdserverpb.WatchCreateRequest{Key: []byte("b"), RangeEnd: []byte("a")}, "mvcc: watcher range is empty"},
 		{&etcdserverpb.WatchCreateRequest{Key: []byte("b"), RangeEnd: []byte("b")}, "mvcc: watcher range is empty"},
 		{from(-1), "etcdserver: mvcc: required revision has been compacted"},
