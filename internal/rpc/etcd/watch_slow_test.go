@@ -75,7 +75,7 @@ func TestWatchLargeRevision(t *testing.T) {
 	for _, resp := range answers {
 		got[resp.WatchId] = append(got[resp.WatchId], len(resp.Events))
 	}
-	if want := "map[0:[40 1] 1:[1] 2:[1] 3:[1]]"; fmt.Sprint(got) != want {
+	if want := "map[0:[40 1] 1:[1] 2:[1] 3:[40 1]]"; fmt.Sprint(got) != want {
 		t.Errorf("events in the answers: %v, want %s", got, want)
 	}
 }
