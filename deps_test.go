@@ -56,6 +56,10 @@ var rules = map[string]struct {
 	"kv":               {[]string{""}, "a deterministic function over a tree"},
 	"kv/compactor":     {[]string{"", "kv", "node"}, "what kv needs to be done, on a node that knows no kv"},
 	"kv/lessor":        {[]string{"", "kv", "node"}, "the time of kv's leases, on a node that knows no kv"},
+	"internal/feed": {
+		[]string{"", "internal/budget", "kv", "node"},
+		"the changes of a node's key spaces, read once for all who follow them: no gRPC",
+	},
 	"internal/raftwire": {
 		[]string{"", "transport", "internal/driver", "internal/zone"},
 		"raft's messages between the wire and a worker, member's or witness's",
@@ -152,7 +156,7 @@ var rules = map[string]struct {
 	},
 	"internal/rpc/etcd": {
 		[]string{
-			"", "api/nexusraft/v1", "internal/authz/policy", "internal/budget", "node", "kv", "kv/lessor", "internal/wire",
+			"", "api/nexusraft/v1", "internal/authz/policy", "internal/budget", "internal/feed", "node", "kv", "kv/lessor", "internal/wire",
 			"internal/rpc",
 		},
 		"etcd's services, and ours about keys, over kv",
@@ -177,7 +181,7 @@ var rules = map[string]struct {
 	"cmd/nexus-witness": {[]string{"internal/program"}, "the tiny program: nothing but the witness"},
 	"cmd/nexus-raft": {
 		[]string{
-			"", "internal/availability", "internal/budget", "node", "storage", "kv", "kv/compactor", "kv/lessor", "client",
+			"", "internal/availability", "internal/budget", "internal/feed", "node", "storage", "kv", "kv/compactor", "kv/lessor", "client",
 			"internal/program",
 			"internal/rpc/etcd", "internal/webhook", "transport", "cmd/nexus-raft/bench", "cmd/nexus-raft/demo",
 		},

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -53,6 +54,7 @@ var methodCallers = map[string]string{
 	"/etcdserverpb.KV/Put":                                           "? ? ? ? - - + + - - - - -",
 	"/etcdserverpb.KV/Range":                                         "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.KV/RangeStream":                                   "? ? ? ? - + + + - - - - -",
+	"/etcdserverpb.Watch/Watch":                                      "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.KV/Txn":                                           "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.Lease/LeaseGrant":                                 "? ? ? ? - - + + - - - - -",
 	"/etcdserverpb.Lease/LeaseKeepAlive":                             "? ? ? ? - - + + - - - - -",
@@ -288,6 +290,10 @@ func (w *callersWorld) request(name, method string) proto.Message {
 		return &pb.ProposeRequest{Hello: h, Zone: 7}
 	case pb.Zones_AskLeader_FullMethodName:
 		return &pb.AskLeaderRequest{Hello: h, Zone: uint64(nexusraft.RootZone)}
+	case etcdserverpb.Watch_Watch_FullMethodName:
+		return &etcdserverpb.WatchRequest{RequestUnion: &etcdserverpb.WatchRequest_ProgressRequest{
+			ProgressRequest: &etcdserverpb.WatchProgressRequest{},
+		}}
 	}
 	return &emptypb.Empty{}
 }

@@ -40,6 +40,7 @@ var flagHelp = map[string]string{
 	"maxRequestBytes": "The largest request of etcd's API, at most 1536KiB.",
 	"maxTxnOps": "How many compares a transaction may have, and operations in each branch, with those of transactions " +
 		"inside it.",
+	"watchProgress": "After how long without a change a watch of etcd's API that asks for it is told how far it is.",
 	"snapshotBandwidth": "How many bytes a second snapshots to other members may take, at least 64KiB; 0 for no " +
 		"limit.",
 }

@@ -62,6 +62,7 @@ var callersOf = map[string]string{
 	"/nexusraft.v1.Keys/History":          "read",
 	"/etcdserverpb.KV/Range":              "read",
 	"/etcdserverpb.KV/RangeStream":        "read",
+	"/etcdserverpb.Watch/Watch":           "read",
 	"/etcdserverpb.KV/Txn":                "read", // if it has only ranges, or nothing: authz.TestRoleForATransaction
 	"/etcdserverpb.Lease/LeaseTimeToLive": "read",
 	"/etcdserverpb.Lease/LeaseLeases":     "read",

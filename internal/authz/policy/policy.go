@@ -60,6 +60,7 @@ func OfEtcd() map[string]nexusraft.Permission {
 		"/etcdserverpb.Lease/LeaseKeepAlive":  writes,
 		"/etcdserverpb.Lease/LeaseTimeToLive": reads,
 		"/etcdserverpb.Lease/LeaseLeases":     reads,
+		"/etcdserverpb.Watch/Watch":           reads,
 		"/etcdserverpb.Maintenance/Hash":      reads,
 		"/etcdserverpb.Maintenance/HashKV":    reads,
 		"/etcdserverpb.Maintenance/Status":    reads,

@@ -7,6 +7,7 @@ import (
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/authz/policy"
+	"github.com/nexi-lab/nexus-raft/internal/feed"
 	"github.com/nexi-lab/nexus-raft/kv"
 	"github.com/nexi-lab/nexus-raft/node"
 )
@@ -23,11 +24,16 @@ func Services(n *node.Node) func(grpc.ServiceRegistrar) { return Config{}.Servic
 // internal/authz/policy says which callers may call them.
 func (c Config) Services(n *node.Node) func(grpc.ServiceRegistrar) {
 	identity := func() Identity { return Identity{Cluster: n.Cluster(), Node: n.ID()} }
+	if c.Feeds == nil {
+		c.Feeds = feed.Of(n)
+	}
 	return func(r grpc.ServiceRegistrar) {
+		r = heedful{r, zones{n}}
 		keys := NewKV(zones{n}, identity, c)
 		keys.Register(r)
 		NewKeys(zones{n}, keys).Register(r)
 		NewLeases(keys, c.leases()).Register(r)
+		NewWatches(keys, c.Feeds).Register(r)
 		NewOperator(keys, n).Register(r)
 	}
 }
