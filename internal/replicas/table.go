@@ -20,6 +20,7 @@ type Known struct {
 	State   *storage.Tree
 	Members nexusraft.Membership
 	Term    *atomic.Uint64
+	Led     *atomic.Bool // it knows a leader
 	Fresh   *driver.Freshness
 	Lease   *driver.Lease
 	Events  *events.Notifier // of new ones, and when the zone has stopped

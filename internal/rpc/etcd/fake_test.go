@@ -8,6 +8,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -78,6 +79,7 @@ type fakeZone struct {
 	reads       int
 	local       int
 	lastTimeout time.Duration
+	leaderless  atomic.Bool
 }
 
 // Publish implements nexusraft.Tx: nobody looks at events here.
@@ -138,6 +140,8 @@ func (z *fakeZone) reader() nexusraft.Reader {
 	return z.state
 }
 
+func (z *fakeZone) HasLeader() bool { return !z.leaderless.Load() }
+
 func (z *fakeZone) Term() nexusraft.Term { return 7 }
 
 type fakeZones map[nexusraft.ZoneID]Zone
@@ -172,10 +176,11 @@ func serveNode(t *testing.T, zones Zones, node Node) *grpc.ClientConn {
 		t.Fatal(err)
 	}
 	s := grpc.NewServer(append([]grpc.ServerOption{grpc.MaxSendMsgSize(1 << 20)}, Options()...)...)
+	r := heedful{s, zones}
 	keys := NewKV(zones, func() Identity { return Identity{Cluster: 0xC1, Node: 0xD1} }, Config{})
-	keys.Register(s)
-	NewKeys(zones, keys).Register(s)
-	NewOperator(keys, node).Register(s)
+	keys.Register(r)
+	NewKeys(zones, keys).Register(r)
+	NewOperator(keys, node).Register(r)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
 	conn, err := grpc.NewClient("passthrough:///"+l.Addr().String(),

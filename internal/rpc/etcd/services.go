@@ -24,6 +24,7 @@ func Services(n *node.Node) func(grpc.ServiceRegistrar) { return Config{}.Servic
 func (c Config) Services(n *node.Node) func(grpc.ServiceRegistrar) {
 	identity := func() Identity { return Identity{Cluster: n.Cluster(), Node: n.ID()} }
 	return func(r grpc.ServiceRegistrar) {
+		r = heedful{r, zones{n}}
 		keys := NewKV(zones{n}, identity, c)
 		keys.Register(r)
 		NewKeys(zones{n}, keys).Register(r)

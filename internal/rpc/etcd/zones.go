@@ -41,6 +41,9 @@ type Zone interface {
 	// ReadLocal calls fn with this replica's state, however old that is.
 	ReadLocal(ctx context.Context, fn func(nexusraft.Reader) error) error
 
+	// HasLeader reports whether this node knows a leader of the zone, or asks others for it. It does not wait.
+	HasLeader() bool
+
 	// Term returns the newest term that this replica knows. It does not wait.
 	Term() nexusraft.Term
 }
