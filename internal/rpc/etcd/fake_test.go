@@ -155,11 +155,14 @@ func (f fakeZones) Zone(id nexusraft.ZoneID) (Zone, error) {
 
 // fakeNode says of itself what it is told.
 type fakeNode struct {
-	status nexusraft.NodeStatus
-	room   error
+	status    nexusraft.NodeStatus
+	room      error
+	encrypted bool
 }
 
 func (n fakeNode) Status(context.Context) (nexusraft.NodeStatus, error) { return n.status, nil }
+
+func (n fakeNode) Encrypted() bool { return n.encrypted }
 
 func (n fakeNode) Room() error { return n.room }
 
