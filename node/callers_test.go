@@ -47,6 +47,23 @@ var callers = []string{
 // TestWhoMayCallWhat of the program has tokens, and clients of other zones.
 var methodCallers = map[string]string{
 	// The columns are strangers' (4), clients' (4) and nodes' (5).
+	"/etcdserverpb.Auth/AuthDisable":                                 "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/AuthEnable":                                  "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/AuthStatus":                                  "? ? ? ? - + + + - - - - -",
+	"/etcdserverpb.Auth/Authenticate":                                "+ + + + + + + + + + + + +",
+	"/etcdserverpb.Auth/RoleAdd":                                     "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/RoleDelete":                                  "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/RoleGet":                                     "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/RoleGrantPermission":                         "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/RoleList":                                    "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/RoleRevokePermission":                        "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/UserAdd":                                     "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/UserChangePassword":                          "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/UserDelete":                                  "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/UserGet":                                     "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/UserGrantRole":                               "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/UserList":                                    "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/UserRevokeRole":                              "? ? ? ? - - - + - - - - -",
 	"/etcdserverpb.Cluster/MemberList":                               "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.KV/Compact":                                       "? ? ? ? - - - + - - - - -",
 	"/etcdserverpb.KV/DeleteRange":                                   "? ? ? ? - - + + - - - - -",

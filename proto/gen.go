@@ -8,4 +8,5 @@
 package proto
 
 //go:generate go run github.com/bufbuild/buf/cmd/buf@v1.75.0 lint ..
-//go:generate go run github.com/bufbuild/buf/cmd/buf@v1.75.0 generate --template ../buf.gen.yaml --output .. ..
+//go:generate go run github.com/bufbuild/buf/cmd/buf@v1.75.0 generate --template ../buf.gen.yaml --path nexusraft --output .. ..
+//go:generate go run github.com/bufbuild/buf/cmd/buf@v1.75.0 generate --template ../buf.gen.etcd.yaml --path v3lockpb --path v3electionpb --output .. ..

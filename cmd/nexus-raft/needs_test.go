@@ -39,6 +39,9 @@ var callersOf = map[string]string{
 	"/grpc.health.v1.Health/Watch": "all",
 	"/nexusraft.v1.Cluster/Join":   "all",
 
+	"/etcdserverpb.Auth/Authenticate": "all", // it looks at a name and a token itself
+	"/etcdserverpb.Auth/AuthStatus":   "any read",
+
 	"/nexusraft.v1.RaftTransport/RequestVote":     "nodes",
 	"/nexusraft.v1.RaftTransport/Exchange":        "nodes",
 	"/nexusraft.v1.RaftTransport/InstallSnapshot": "nodes",
@@ -77,6 +80,22 @@ var callersOf = map[string]string{
 	"/nexusraft.v1.Zones/ChangeMembership": "admin",
 	"/nexusraft.v1.Zones/TransferLeader":   "admin",
 	"/nexusraft.v1.EventStream/Retain":     "admin",
+
+	"/etcdserverpb.Auth/AuthEnable":           "root admin",
+	"/etcdserverpb.Auth/AuthDisable":          "root admin",
+	"/etcdserverpb.Auth/UserAdd":              "root admin",
+	"/etcdserverpb.Auth/UserGet":              "root admin",
+	"/etcdserverpb.Auth/UserList":             "root admin",
+	"/etcdserverpb.Auth/UserDelete":           "root admin",
+	"/etcdserverpb.Auth/UserChangePassword":   "root admin",
+	"/etcdserverpb.Auth/UserGrantRole":        "root admin",
+	"/etcdserverpb.Auth/UserRevokeRole":       "root admin",
+	"/etcdserverpb.Auth/RoleAdd":              "root admin",
+	"/etcdserverpb.Auth/RoleGet":              "root admin",
+	"/etcdserverpb.Auth/RoleList":             "root admin",
+	"/etcdserverpb.Auth/RoleDelete":           "root admin",
+	"/etcdserverpb.Auth/RoleGrantPermission":  "root admin",
+	"/etcdserverpb.Auth/RoleRevokePermission": "root admin",
 
 	"/nexusraft.v1.Zones/CreateZone":         "root admin",
 	"/nexusraft.v1.Zones/DeleteZone":         "root admin",
