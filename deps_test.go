@@ -55,6 +55,10 @@ var rules = map[string]struct {
 	"internal/raftlog": {[]string{"", "storage", "internal/zone"}, "a zone's log over the store"},
 	"kv":               {[]string{""}, "a deterministic function over a tree"},
 	"kv/compactor":     {[]string{"", "kv", "node"}, "what kv needs to be done, on a node that knows no kv"},
+	"internal/feed": {
+		[]string{"", "internal/budget", "kv", "node"},
+		"the changes of a node's key spaces, read once for all who follow them: no gRPC",
+	},
 	"internal/raftwire": {
 		[]string{"", "transport", "internal/driver", "internal/zone"},
 		"raft's messages between the wire and a worker, member's or witness's",

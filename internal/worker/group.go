@@ -62,6 +62,7 @@ type group struct {
 
 	recent    recentPlace
 	events    events.Notifier // of new events of the zone, and of its end
+	applied   events.Notifier // of what it has applied, and of its end
 	term      atomic.Uint64   // of the stored hard state; anyone may look
 	hasLeader atomic.Bool     // as leader says; anyone may look
 	leader    nexusraft.ReplicaID
@@ -166,7 +167,7 @@ func (w *worker) countIfAlone(self nexusraft.ReplicaID, conf *raftpb.ConfState) 
 func (g *group) published() replicas.Known {
 	return replicas.Known{
 		Machine: g.configured, State: g.state, Members: g.replica.Membership(), Term: &g.term, Led: &g.hasLeader,
-		Fresh: g.group.Freshness(), Lease: g.group.Lease(), Events: &g.events,
+		Fresh: g.group.Freshness(), Lease: g.group.Lease(), Events: &g.events, Applied: &g.applied,
 	}
 }
 
@@ -457,6 +458,9 @@ func (g *group) Written(p *driver.Part) {
 	if whole || g.unwritten.news {
 		g.events.Notify()
 	}
+	if whole || len(p.Committed) > 0 {
+		g.applied.Notify()
+	}
 	g.unwritten = unwritten{}
 }
 
@@ -515,6 +519,7 @@ func (g *group) stop(err error) {
 	g.endLead(err)
 	g.forgetLed()
 	g.events.Notify()
+	g.applied.Notify()
 	g.endReceived(err)
 }
 
