@@ -113,6 +113,13 @@ var methodCallers = map[string]string{
 	"/nexusraft.v1.Zones/Propose":                                    "? ? ? ? - - - - x x x + +",
 	"/nexusraft.v1.Zones/RegisterSession":                            "? ? ? ? - - + + - - - - -",
 	"/nexusraft.v1.Zones/TransferLeader":                             "? ? ? ? - - - + - - - - -",
+	"/v3electionpb.Election/Campaign":                                "? ? ? ? - - + + - - - - -",
+	"/v3electionpb.Election/Leader":                                  "? ? ? ? - + + + - - - - -",
+	"/v3electionpb.Election/Observe":                                 "? ? ? ? - + + + - - - - -",
+	"/v3electionpb.Election/Proclaim":                                "? ? ? ? - - + + - - - - -",
+	"/v3electionpb.Election/Resign":                                  "? ? ? ? - - + + - - - - -",
+	"/v3lockpb.Lock/Lock":                                            "? ? ? ? - - + + - - - - -",
+	"/v3lockpb.Lock/Unlock":                                          "? ? ? ? - - + + - - - - -",
 }
 
 // TestCallersOfEachMethod calls each method as each caller. One that is new needs a row.

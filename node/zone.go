@@ -144,8 +144,8 @@ func (z *Zone) Term() nexusraft.Term {
 	return nexusraft.Term(p.Term.Load())
 }
 
-// HasLeader reports whether this replica knows a leader of the zone; true, too, if the zone is on other nodes, which are
-// asked. It does not wait.
+// HasLeader reports whether this replica knows a leader of the zone; true, too, if the zone is on other nodes, which
+// are asked. It does not wait.
 func (z *Zone) HasLeader() bool {
 	k, err := z.node.replicas.View(z.id)
 	if err != nil {

@@ -65,6 +65,14 @@ func OfEtcd() map[string]nexusraft.Permission {
 		"/etcdserverpb.Maintenance/Alarm":  reads, // only the list is offered
 		"/etcdserverpb.Cluster/MemberList": reads,
 		"/etcdserverpb.Auth/AuthStatus":    looks.Permission,
+
+		"/v3lockpb.Lock/Lock":             writes,
+		"/v3lockpb.Lock/Unlock":           writes,
+		"/v3electionpb.Election/Campaign": writes,
+		"/v3electionpb.Election/Proclaim": writes,
+		"/v3electionpb.Election/Resign":   writes,
+		"/v3electionpb.Election/Leader":   reads,
+		"/v3electionpb.Election/Observe":  reads,
 	}
 	for _, name := range [...]string{
 		"AuthEnable", "AuthDisable", "UserAdd", "UserGet", "UserList", "UserDelete", "UserChangePassword", "UserGrantRole",
@@ -139,8 +147,8 @@ func Of(method string) (Policy, bool) {
 	return p, false
 }
 
-// IsPublic reports whether a method, by its full name, is for everybody: health, and Join, Renew and etcd's Authenticate,
-// which ask for a token or a certificate themselves.
+// IsPublic reports whether a method, by its full name, is for everybody: health, and Join, Renew and etcd's
+// Authenticate, which ask for a token or a certificate themselves.
 func IsPublic(method string) bool {
 	p, _ := Of(method)
 	return p.Callers == pb.Callers_CALLERS_ANYBODY

@@ -68,8 +68,8 @@ func (s *Auth) AuthStatus(
 	return &etcdserverpb.AuthStatusResponse{Header: header, Enabled: s.access.Encrypted(), AuthRevision: 1}, nil
 }
 
-// Authenticate implements etcdserverpb.AuthServer: a client that knows a user's name and a password shows them once, and
-// then the token of the answer with each call. That is the password itself. Anybody may call it, so it reads no
+// Authenticate implements etcdserverpb.AuthServer: a client that knows a user's name and a password shows them once,
+// and then the token of the answer with each call. That is the password itself. Anybody may call it, so it reads no
 // zone: its header has no revision.
 func (s *Auth) Authenticate(
 	ctx context.Context, req *etcdserverpb.AuthenticateRequest,
@@ -215,7 +215,9 @@ func (*Auth) AuthEnable(context.Context, *etcdserverpb.AuthEnableRequest) (*etcd
 }
 
 // AuthDisable implements etcdserverpb.AuthServer.
-func (*Auth) AuthDisable(context.Context, *etcdserverpb.AuthDisableRequest) (*etcdserverpb.AuthDisableResponse, error) {
+func (*Auth) AuthDisable(
+	context.Context, *etcdserverpb.AuthDisableRequest,
+) (*etcdserverpb.AuthDisableResponse, error) {
 	return nil, errEncrypted
 }
 

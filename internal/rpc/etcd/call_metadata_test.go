@@ -12,7 +12,8 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
-// Every call of every service that is registered, of whatever kind, is refused where no leader is known, if it asks for that.
+// Every call of every service that is registered, of whatever kind, is refused where no leader is known, if it asks
+// for that.
 func TestCallsThatRequireALeader(t *testing.T) {
 	root, other := newZone(), newZone()
 	conn := serve(t, fakeZones{nexusraft.RootZone: root, 7: other})
@@ -33,7 +34,7 @@ func TestCallsThatRequireALeader(t *testing.T) {
 			return err
 		},
 	}
-	requires := metadata.AppendToOutgoingContext(t.Context(), rpctypes.MetadataRequireLeaderKey, rpctypes.MetadataHasLeader)
+	requires := metadata.AppendToOutgoingContext(t.Context(), rpctypes.MetadataRequireLeaderKey, "true")
 	for name, call := range calls {
 		root.leaderless.Store(true)
 		if err := call(requires); rpctypes.ErrorDesc(err) != rpctypes.ErrorDesc(rpctypes.ErrGRPCNoLeader) {
@@ -42,7 +43,7 @@ func TestCallsThatRequireALeader(t *testing.T) {
 		for what, ctx := range map[string]context.Context{
 			"without the metadata":      t.Context(),
 			"of another zone":           metadata.AppendToOutgoingContext(requires, "nexus-zone", "7"),
-			"with another word as that": metadata.AppendToOutgoingContext(t.Context(), rpctypes.MetadataRequireLeaderKey, "false"),
+			"with another word as that": metadata.AppendToOutgoingContext(t.Context(), rpctypes.MetadataRequireLeaderKey, "no"),
 		} {
 			if err := call(ctx); err != nil {
 				t.Errorf("%s %s: got %v, want none", name, what, err)

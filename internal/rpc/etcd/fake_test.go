@@ -80,6 +80,7 @@ type fakeZone struct {
 	local       int
 	lastTimeout time.Duration
 	leaderless  atomic.Bool
+	applied     chan struct{} // if it is there, closed by the next command
 }
 
 // Publish implements nexusraft.Tx: nobody looks at events here.
@@ -110,8 +111,25 @@ func (z *fakeZone) ProposeOnce(
 	if z.data != nil {
 		data = z.data
 	}
+	if z.applied != nil {
+		close(z.applied)
+		z.applied = nil
+	}
 	return nexusraft.Result{Data: data, Index: 9, Copies: 2}, err
 }
+
+// Applied implements feed.Zone.
+func (z *fakeZone) Applied() (<-chan struct{}, error) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	if z.applied == nil {
+		z.applied = make(chan struct{})
+	}
+	return z.applied, nil
+}
+
+// Permits implements feed.Zone.
+func (z *fakeZone) Permits(context.Context) error { return nil }
 
 func (z *fakeZone) Read(ctx context.Context, fn func(nexusraft.Reader) error) error {
 	z.mu.Lock()

@@ -8,6 +8,7 @@ import (
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/authz/policy"
+	"github.com/nexi-lab/nexus-raft/internal/feed"
 	"github.com/nexi-lab/nexus-raft/kv"
 	"github.com/nexi-lab/nexus-raft/node"
 )
@@ -32,6 +33,7 @@ func (c Config) Services(n *node.Node) func(grpc.ServiceRegistrar) {
 		operator := NewOperator(keys, n)
 		operator.Register(r)
 		NewAuth(operator, access{n}).Register(r)
+		newConcurrency(keys, feed.Of(n)).Register(r)
 	}
 }
 
