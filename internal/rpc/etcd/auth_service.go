@@ -197,7 +197,7 @@ func permission(r nexusraft.AccessRole) authpb.Permission_Type {
 
 // errByCommand refuses a change that a command makes.
 func errByCommand(command string) error {
-	return status.Error(codes.FailedPrecondition, "nexusraft: clients can't change this by etcd's API; do it with: "+command)
+	return status.Error(codes.FailedPrecondition, "nexusraft: etcd's API can't change this here; do it with: "+command)
 }
 
 var (
@@ -206,7 +206,7 @@ var (
 	errTakeRole  = errByCommand("nexus-raft access revoke NAME --zone ZONE")
 	errNewToken  = errByCommand("nexus-raft access token NAME, which makes an access token; that is the user's password")
 	errFixed     = errByCommand("nexus-raft access grant; the roles are read, write and admin, in one zone or all")
-	errEncrypted = errByCommand("nexus-raft init --tls: clients have names, and roles, where the nodes speak TLS")
+	errEncrypted = errByCommand("nexus-raft serve --tls: clients have names, and roles, where the nodes speak TLS")
 )
 
 // AuthEnable implements etcdserverpb.AuthServer.

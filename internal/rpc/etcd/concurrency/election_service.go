@@ -61,7 +61,9 @@ func (s *Concurrency) Proclaim(
 }
 
 // Resign implements v3electionpb.ElectionServer. Of who does not lead any more it is no error.
-func (s *Concurrency) Resign(ctx context.Context, req *v3electionpb.ResignRequest) (*v3electionpb.ResignResponse, error) {
+func (s *Concurrency) Resign(
+	ctx context.Context, req *v3electionpb.ResignRequest,
+) (*v3electionpb.ResignResponse, error) {
 	leader := req.GetLeader()
 	if leader == nil {
 		return nil, errNoKey
@@ -81,7 +83,9 @@ func (s *Concurrency) Resign(ctx context.Context, req *v3electionpb.ResignReques
 }
 
 // Leader implements v3electionpb.ElectionServer.
-func (s *Concurrency) Leader(ctx context.Context, req *v3electionpb.LeaderRequest) (*v3electionpb.LeaderResponse, error) {
+func (s *Concurrency) Leader(
+	ctx context.Context, req *v3electionpb.LeaderRequest,
+) (*v3electionpb.LeaderResponse, error) {
 	ctx, _, err := s.inside(ctx)
 	if err != nil {
 		return nil, err

@@ -32,7 +32,9 @@ type place struct {
 }
 
 // acquire returns once the caller's place is the first one. If it fails the place is given up.
-func (s *Concurrency) acquire(ctx context.Context, zone nexusraft.ZoneID, name, value []byte, lease int64) (*place, error) {
+func (s *Concurrency) acquire(
+	ctx context.Context, zone nexusraft.ZoneID, name, value []byte, lease int64,
+) (*place, error) {
 	leave, err := s.enter()
 	if err != nil {
 		return nil, err
