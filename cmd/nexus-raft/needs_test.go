@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -271,6 +272,20 @@ func (m *secureMember) nodeCertificate(ctx context.Context, request []byte, id n
 	return renewal.Certificate, err
 }
 
+// atOnce is a message that is answered at once: without a lease that there is not, or a name that is too long, some
+// methods wait. All others get an empty one.
+func atOnce(method string) *emptypb.Empty {
+	m := &emptypb.Empty{}
+	switch method {
+	case "/v3lockpb.Lock/Lock", "/v3electionpb.Election/Campaign":
+		m.ProtoReflect().SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, 2, protowire.VarintType), 1))
+	case "/v3electionpb.Election/Observe":
+		name := protowire.AppendTag(nil, 1, protowire.BytesType)
+		m.ProtoReflect().SetUnknown(protowire.AppendBytes(name, make([]byte, 8<<10)))
+	}
+	return m
+}
+
 // call calls a method with an empty message, and returns the code of what comes back first.
 func (c caller) call(ctx context.Context, method string, streams bool) *status.Status {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
@@ -279,11 +294,15 @@ func (c caller) call(ctx context.Context, method string, streams bool) *status.S
 		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+c.token)
 	}
 	if !streams {
-		return status.Convert(c.conn.Invoke(ctx, method, &emptypb.Empty{}, &emptypb.Empty{}))
+		err := c.conn.Invoke(ctx, method, atOnce(method), &emptypb.Empty{})
+		if status.Code(err) == codes.Unavailable { // the connection of one who is not known is closed after some refusals
+			err = c.conn.Invoke(ctx, method, atOnce(method), &emptypb.Empty{})
+		}
+		return status.Convert(err)
 	}
 	stream, err := c.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method)
 	if err == nil {
-		err = errors.Join(stream.SendMsg(&emptypb.Empty{}), stream.CloseSend())
+		err = errors.Join(stream.SendMsg(atOnce(method)), stream.CloseSend())
 	}
 	if err == nil || errors.Is(err, io.EOF) {
 		err = stream.RecvMsg(&emptypb.Empty{})

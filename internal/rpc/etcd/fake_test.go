@@ -118,6 +118,13 @@ func (z *fakeZone) ProposeOnce(
 	return nexusraft.Result{Data: data, Index: 9, Copies: 2}, err
 }
 
+// fail sets what every call comes to.
+func (z *fakeZone) fail(err error) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.err = err
+}
+
 // Applied implements feed.Zone.
 func (z *fakeZone) Applied() (<-chan struct{}, error) {
 	z.mu.Lock()

@@ -279,6 +279,34 @@ func TestLockWithoutALease(t *testing.T) {
 	})
 }
 
+// A key whose put or delete meets a change of the leader is known all the same, and goes.
+func TestLockWhileTheLeaderChanges(t *testing.T) {
+	for name, lost := range map[string]error{"not run": nexusraft.ErrNotLeader, "unknown": nexusraft.ErrUncertain} {
+		onLocks(t, func(t *testing.T, l *locks) {
+			l.grant(1, 2)
+			l.holds(l.lock(0, "a", 1), true)
+			second := l.lock(1, "a", 2)
+			l.zone.fail(lost)
+			second.cancel()
+			time.Sleep(time.Second)
+			l.zone.fail(nil)
+			time.Sleep(time.Second)
+			if got := l.get("a/"); !second.ended() || len(got) != 1 {
+				t.Errorf("%s: left: %q", name, got)
+			}
+		})
+	}
+	onLocks(t, func(t *testing.T, l *locks) {
+		l.grant(1)
+		l.zone.fail(nexusraft.ErrUncertain)
+		first := l.lock(0, "a", 1)
+		time.Sleep(time.Second)
+		l.zone.fail(nil)
+		time.Sleep(time.Second)
+		l.holds(first, true)
+	})
+}
+
 // A caller's session is its own: what Lock does inside is no part of it.
 func TestLockInASession(t *testing.T) {
 	onLocks(t, func(t *testing.T, l *locks) {

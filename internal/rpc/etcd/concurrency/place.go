@@ -3,10 +3,13 @@ package concurrency
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
@@ -14,6 +17,8 @@ import (
 const (
 	leaseSeconds = 60               // of a lease that is made for a caller without one
 	stepTime     = 10 * time.Second // for what goes on if the caller gives up: its key, put or deleted
+
+	retryAfter = 100 * time.Millisecond // a command that was not run, or nobody knows
 )
 
 // place is a caller's in the queue for a name: a key under the name, with the caller's lease. Callers with the same
@@ -68,10 +73,14 @@ func (p *place) join(ctx context.Context, value []byte) error {
 	}
 	p.key, _ = under(p.name)
 	p.key = strconv.AppendInt(p.key, p.lease, 16)
-	resp, err := p.s.o.Keys.Txn(ctx, &etcdserverpb.TxnRequest{Success: []*etcdserverpb.RequestOp{
-		opPut(&etcdserverpb.PutRequest{Key: p.key, Value: value, Lease: p.lease}),
-		opRange(&etcdserverpb.RangeRequest{Key: p.key, KeysOnly: true}),
-	}})
+	var resp *etcdserverpb.TxnResponse
+	err := repeat(ctx, []codes.Code{codes.Unknown}, func() (err error) {
+		resp, err = p.s.o.Keys.Txn(ctx, &etcdserverpb.TxnRequest{Success: []*etcdserverpb.RequestOp{
+			opPut(&etcdserverpb.PutRequest{Key: p.key, Value: value, Lease: p.lease}),
+			opRange(&etcdserverpb.RangeRequest{Key: p.key, KeysOnly: true}),
+		}})
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -164,17 +173,37 @@ func (p *place) touch(ctx context.Context) error {
 	return nil
 }
 
-// leave gives the place up, also for a caller that has gone. What fails here ends with the lease.
+// leave gives the place up, also for a caller that has gone, and while a leader is missing. What still fails ends with
+// the lease.
 func (p *place) leave(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stepTime)
 	defer cancel()
-	switch {
-	case p.made:
-		_, _ = p.s.o.Leases.LeaseRevoke(ctx, &etcdserverpb.LeaseRevokeRequest{ID: p.lease})
-	case p.written != 0:
-		_, _ = p.s.o.Keys.Txn(ctx, &etcdserverpb.TxnRequest{
-			Compare: []*etcdserverpb.Compare{writtenAt(p.key, p.written)},
-			Success: []*etcdserverpb.RequestOp{opDelete(p.key)},
-		})
+	passing := []codes.Code{codes.Unknown, codes.Unavailable, codes.ResourceExhausted}
+	_ = repeat(ctx, passing, func() (err error) {
+		switch {
+		case p.made:
+			_, err = p.s.o.Leases.LeaseRevoke(ctx, &etcdserverpb.LeaseRevokeRequest{ID: p.lease})
+		case p.written != 0:
+			_, err = p.s.o.Keys.Txn(ctx, &etcdserverpb.TxnRequest{
+				Compare: []*etcdserverpb.Compare{writtenAt(p.key, p.written)},
+				Success: []*etcdserverpb.RequestOp{opDelete(p.key)},
+			})
+		}
+		return err
+	})
+}
+
+// repeat calls f, which may run twice, until it returns another error than some, or ctx ends.
+func repeat(ctx context.Context, some []codes.Code, f func() error) error {
+	for {
+		err := f()
+		if !slices.Contains(some, status.Code(err)) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(retryAfter):
+		}
 	}
 }
