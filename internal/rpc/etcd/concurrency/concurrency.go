@@ -17,6 +17,7 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/rpc/etcd/concurrency/v3electionpb"
 	"github.com/nexi-lab/nexus-raft/internal/rpc/etcd/concurrency/v3lockpb"
 	"github.com/nexi-lab/nexus-raft/internal/wire"
+	"github.com/nexi-lab/nexus-raft/kv"
 )
 
 // maxWaiting is how many calls of a node may wait at a time, of all callers together: a call without a deadline waits
@@ -120,6 +121,14 @@ func (silent) SetTrailer(metadata.MD) error { return nil }
 func under(name []byte) (start, end []byte) {
 	start = append(slices.Clone(name), '/')
 	return start, append(slices.Clone(name), '/'+1)
+}
+
+// checkName refuses a name under which there can be no key: to wait for one would be for ever.
+func (s *Concurrency) checkName(name []byte) error {
+	if most := kv.MaxKeyBytes - len("/1"); len(name) > most {
+		return s.o.Status(fmt.Errorf("%w: a name of %d bytes, limit %d", nexusraft.ErrTooLarge, len(name), most))
+	}
+	return nil
 }
 
 // oldest asks for the oldest key of a name.

@@ -86,6 +86,9 @@ func (s *Concurrency) Resign(
 func (s *Concurrency) Leader(
 	ctx context.Context, req *v3electionpb.LeaderRequest,
 ) (*v3electionpb.LeaderResponse, error) {
+	if err := s.checkName(req.GetName()); err != nil {
+		return nil, err
+	}
 	ctx, _, err := s.inside(ctx)
 	if err != nil {
 		return nil, err
@@ -105,6 +108,9 @@ func (s *Concurrency) Leader(
 func (s *Concurrency) Observe(
 	req *v3electionpb.LeaderRequest, stream grpc.ServerStreamingServer[v3electionpb.LeaderResponse],
 ) error {
+	if err := s.checkName(req.GetName()); err != nil {
+		return err
+	}
 	leave, err := s.enter()
 	if err != nil {
 		return err
