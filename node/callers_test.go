@@ -308,8 +308,8 @@ func (w *callersWorld) request(name, method string) proto.Message {
 	return answeredAtOnce(method)
 }
 
-// answeredAtOnce is a request of a client that is answered at once: without a lease that there is not, or a name that is too
-// long, these methods wait.
+// answeredAtOnce is a request of a client that is answered at once: without a lease that there is not, or a name that
+// is too long, these methods wait.
 func answeredAtOnce(method string) proto.Message {
 	m := &emptypb.Empty{}
 	switch method {
