@@ -228,6 +228,33 @@ func TestLocksWithOneLease(t *testing.T) {
 	})
 }
 
+// deaf is a feed that is far behind.
+type deaf struct{}
+
+func (deaf) Next(ctx context.Context, _ nexusraft.ZoneID, _ int64, _ feed.Want) (feed.Batch, error) {
+	<-ctx.Done()
+	return feed.Batch{}, context.Cause(ctx)
+}
+
+// A call at a member that is behind gives up, while another with its lease has the lock already.
+func TestLocksWithOneLeaseAtAMemberThatIsBehind(t *testing.T) {
+	onLocks(t, func(t *testing.T, l *locks) {
+		l.grant(1, 2)
+		l.at[1] = newConcurrency(l.keys, deaf{})
+		first := l.lock(0, "a", 1)
+		old, again := l.lock(0, "a", 2), l.lock(1, "a", 2)
+		l.unlock(first)
+		l.holds(old, true)
+		again.cancel()
+		if !again.ended() || again.err == nil {
+			t.Error("a call that was cancelled has not failed")
+		}
+		if got := l.get("a/"); len(got) != 1 {
+			t.Errorf("left: %q", got)
+		}
+	})
+}
+
 // A name is any bytes, and counts with the slash after it. As in etcd a lock waits for those whose names begin so.
 func TestNamesOfLocks(t *testing.T) {
 	onLocks(t, func(t *testing.T, l *locks) {
