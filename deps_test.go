@@ -156,11 +156,20 @@ var rules = map[string]struct {
 	},
 	"internal/rpc/etcd": {
 		[]string{
-			"", "api/nexusraft/v1", "internal/authz/policy", "internal/budget", "internal/feed", "node", "kv", "kv/lessor", "internal/wire",
-			"internal/rpc",
+			"", "api/nexusraft/v1", "internal/authz/policy", "internal/budget", "internal/feed", "internal/rpc/etcd/concurrency",
+			"node", "kv", "kv/lessor", "internal/wire", "internal/rpc",
 		},
 		"etcd's services, and ours about keys, over kv",
 	},
+	"internal/rpc/etcd/concurrency": {
+		[]string{
+			"", "internal/feed", "internal/rpc/etcd/concurrency/v3electionpb", "internal/rpc/etcd/concurrency/v3lockpb",
+			"internal/wire", "kv",
+		},
+		"locks and elections over the KV service, of which they are given the handlers",
+	},
+	"internal/rpc/etcd/concurrency/v3electionpb": {nil, "generated"},
+	"internal/rpc/etcd/concurrency/v3lockpb":     {nil, "generated"},
 	"internal/simtest": {
 		[]string{
 			"", "api/nexusraft/v1", "storage", "internal/apply", "internal/datadir", "internal/driver", "internal/pki",

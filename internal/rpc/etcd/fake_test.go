@@ -125,6 +125,13 @@ func (z *fakeZone) ProposeOnce(
 	return nexusraft.Result{Data: data, Index: applied, Copies: 2}, err
 }
 
+// fail sets what every call comes to.
+func (z *fakeZone) fail(err error) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.err = err
+}
+
 func (z *fakeZone) Read(ctx context.Context, fn func(nexusraft.Reader) error) error {
 	z.mu.Lock()
 	defer z.mu.Unlock()
@@ -198,11 +205,14 @@ func (f fakeZones) Zone(id nexusraft.ZoneID) (Zone, error) {
 
 // fakeNode says of itself what it is told.
 type fakeNode struct {
-	status nexusraft.NodeStatus
-	room   error
+	status    nexusraft.NodeStatus
+	room      error
+	encrypted bool
 }
 
 func (n fakeNode) Status(context.Context) (nexusraft.NodeStatus, error) { return n.status, nil }
+
+func (n fakeNode) Encrypted() bool { return n.encrypted }
 
 func (n fakeNode) Room() error { return n.room }
 

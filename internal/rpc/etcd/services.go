@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"context"
 	"fmt"
 
 	"google.golang.org/grpc"
@@ -34,7 +35,10 @@ func (c Config) Services(n *node.Node) func(grpc.ServiceRegistrar) {
 		NewKeys(zones{n}, keys).Register(r)
 		NewLeases(keys, c.leases()).Register(r)
 		NewWatches(keys, c.Feeds).Register(r)
-		NewOperator(keys, n).Register(r)
+		operator := NewOperator(keys, n)
+		operator.Register(r)
+		NewAuth(operator, access{n}).Register(r)
+		newConcurrency(keys, c.Feeds).Register(r)
 	}
 }
 
@@ -59,4 +63,11 @@ func (z zones) Zone(id nexusraft.ZoneID) (Zone, error) {
 			nexusraft.ErrRefused, id)
 	}
 	return found, nil
+}
+
+// access is what the Auth service needs of a node.
+type access struct{ *node.Node }
+
+func (a access) Principals(ctx context.Context) ([]nexusraft.Principal, error) {
+	return a.Credentials().Access(ctx)
 }
