@@ -145,12 +145,8 @@ func TestWhatIsNotOffered(t *testing.T) {
 	_, grant := client.Grant(within(t, patience), 10)
 	_, defragment := client.Defragment(within(t, patience), shared.endpoints()[0])
 	_, remove := client.MemberRemove(within(t, patience), 1)
-	var watch error
-	for resp := range client.Watch(within(t, patience), "a") {
-		watch = errors.Join(watch, resp.Err())
-	}
 	for name, err := range map[string]error{
-		"LeaseGrant": grant, "Defragment": defragment, "MemberRemove": remove, "Watch": watch,
+		"LeaseGrant": grant, "Defragment": defragment, "MemberRemove": remove,
 	} {
 		if err == nil || !strings.Contains(err.Error(), name+" is not offered yet") ||
 			!strings.Contains(err.Error(), "Unimplemented") {
