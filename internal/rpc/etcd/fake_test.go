@@ -184,6 +184,12 @@ func serve(t *testing.T, zones Zones) *grpc.ClientConn {
 
 func serveNode(t *testing.T, zones Zones, node Node) *grpc.ClientConn {
 	t.Helper()
+	return serveMore(t, zones, node, func(*KV, *grpc.Server) {})
+}
+
+// serveMore is serveNode with more services.
+func serveMore(t *testing.T, zones Zones, node Node, more func(*KV, *grpc.Server)) *grpc.ClientConn {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -193,6 +199,7 @@ func serveNode(t *testing.T, zones Zones, node Node) *grpc.ClientConn {
 	keys.Register(s)
 	NewKeys(zones, keys).Register(s)
 	NewOperator(keys, node).Register(s)
+	more(keys, s)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
 	conn, err := grpc.NewClient("passthrough:///"+l.Addr().String(),
