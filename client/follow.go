@@ -65,6 +65,14 @@ func (f *follower) wait(ctx context.Context, reason error, d time.Duration) {
 	pause(ctx, d)
 }
 
+// broken returns the error of a stream, where a node's end of it before it has answered is one, too.
+func broken(err error) error {
+	if errors.Is(err, io.EOF) {
+		return status.Error(codes.Unavailable, "the node has ended the stream")
+	}
+	return err
+}
+
 // errSilent cancels a stream whose first response does not come, or whose node is silent for
 // longer than it promises.
 var errSilent = errors.New("no answer in time")
@@ -72,9 +80,7 @@ var errSilent = errors.New("no answer in time")
 // classifyStream is classify for the end of a stream of what. Opened says whether it had begun: what
 // breaks in its middle is tried again, whatever the code.
 func classifyStream(err error, opened bool, what string) (class, error) {
-	if errors.Is(err, io.EOF) {
-		return again, errors.New("the node has ended the stream")
-	}
+	err = broken(err)
 	code := status.Code(err)
 	if code == codes.Unimplemented {
 		return another, fmt.Errorf("it serves no %s, as a witness does: name a member: %w", what, plain(err))

@@ -180,7 +180,7 @@ func retryAfter(err error) time.Duration {
 // nexusraft.ErrUncertain.
 func classify(err error, write, sent bool) (class, error) {
 	st := status.Convert(err)
-	if refused := revisionError(st); refused != nil {
+	if refused := knownRefusal(st); refused != nil {
 		return final, refused
 	}
 	if answer := nodeError(st); answer != nil {
