@@ -126,7 +126,7 @@ func explainTxn(ctx context.Context, conn *client.Client, script txnScript, err 
 	case strings.Contains(err.Error(), kv.ErrKeyNotFound.Error()):
 		return fmt.Errorf("%w; put --ignore-value and --ignore-lease want one that is there", err)
 	case errors.Is(err, client.ErrLeaseNotFound):
-		return explainLease("txn", err)
+		return explainLease(err)
 	}
 	return explain(err)
 }
