@@ -57,8 +57,8 @@ type ElectedLeader struct {
 	Token      nexusraft.Revision // see Lock.Token; 0: there is none
 }
 
-// ElectedLeader returns who is elected under a name, or has the lock of that name; its Token is 0 if nobody is. Errors are
-// as those of Get.
+// ElectedLeader returns who is elected under a name, or has the lock of that name; its Token is 0 if nobody is.
+// Errors are as those of Get.
 func (c *Client) ElectedLeader(ctx context.Context, name []byte) (ElectedLeader, error) {
 	leader, _, err := c.electedLeader(ctx, name)
 	if err != nil {
@@ -83,8 +83,8 @@ func (c *Client) electedLeader(ctx context.Context, name []byte) (l ElectedLeade
 	return l, nexusraft.Revision(resp.GetHeader().GetRevision()), err
 }
 
-// ElectedLeaders yields who is elected under a name now, and again after each change, also of the value, and when nobody
-// is: then with the Token 0. Of changes in quick succession it may yield the last one alone. An error is yielded
+// ElectedLeaders yields who is elected under a name now, and again after each change, also of the value, and when
+// nobody is: then with the Token 0. Of changes in quick succession it may yield the last one alone. An error is yielded
 // once and last; it goes on through other endpoints, and ends, as Watch does.
 func (c *Client) ElectedLeaders(ctx context.Context, name []byte) iter.Seq2[ElectedLeader, error] {
 	return func(yield func(ElectedLeader, error) bool) {

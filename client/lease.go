@@ -75,8 +75,8 @@ func (c *Client) grant(ctx context.Context, ttl time.Duration) (GrantedLease, er
 	return lease, err
 }
 
-// RevokeLease ends a lease, and deletes the keys that hang on it. The errors are ErrLeaseNotFound, and those of Delete.
-// It is sent again while its outcome is unknown.
+// RevokeLease ends a lease, and deletes the keys that hang on it. The errors are ErrLeaseNotFound, and those of
+// Delete. It is sent again while its outcome is unknown.
 func (c *Client) RevokeLease(ctx context.Context, id LeaseID) error {
 	err := c.try(ctx, writesOnce, func(ctx context.Context, conn *grpc.ClientConn) error {
 		_, err := etcdserverpb.NewLeaseClient(conn).LeaseRevoke(ctx, &etcdserverpb.LeaseRevokeRequest{ID: int64(id)})

@@ -90,8 +90,8 @@ func (l *KeptLease) Stop() {
 	<-l.kept
 }
 
-// Close is Stop, and revokes the lease, which deletes its keys; that it is not there any more is no error. After an error
-// its time decides.
+// Close is Stop, and revokes the lease, which deletes its keys; that it is not there any more is no error. After an
+// error its time decides.
 func (l *KeptLease) Close(ctx context.Context) error {
 	l.Stop()
 	err := l.client.RevokeLease(ctx, l.lease.ID)

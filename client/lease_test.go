@@ -20,13 +20,16 @@ func TestLeaseIDText(t *testing.T) {
 	if text := LeaseID(0x694d7b1).String(); text != "694d7b1" {
 		t.Errorf("got %s", text)
 	}
-	for text, want := range map[string]LeaseID{"a": 10, "00000000000000ff": 255, "7fffffffffffffff": 1<<63 - 1, "Af": 175} {
+	good := map[string]LeaseID{"a": 10, "00000000000000ff": 255, "7fffffffffffffff": 1<<63 - 1, "Af": 175}
+	for text, want := range good {
 		var id LeaseID
 		if err := id.UnmarshalText([]byte(text)); err != nil || id != want {
 			t.Errorf("%s: got %v, %v", text, id, err)
 		}
 	}
-	for _, bad := range []string{"", "0", "-1", "+1", "g", "0x1", "8000000000000000", "1 ", strings.Repeat("1", 99), "\x1b[2J"} {
+	for _, bad := range []string{
+		"", "0", "-1", "+1", "g", "0x1", "8000000000000000", "1 ", strings.Repeat("1", 99), "\x1b[2J",
+	} {
 		var id LeaseID
 		err := id.UnmarshalText([]byte(bad))
 		if err == nil || !strings.Contains(err.Error(), "is no lease's ID, which is hexadecimal") || len(err.Error()) > 150 ||

@@ -15,8 +15,8 @@ var ErrLocked = errors.New("client: somebody else has the lock")
 type Lock struct{ *claim }
 
 // Lock waits until this process is the only one that has the lock of a name, in the order in which those who want it
-// have come, and returns it. It excludes the locks of etcd's clients (their Mutex, etcdctl lock), those of this client, and
-// the elections of that name. A name and another one that has it and a slash in front exclude each other, too.
+// have come, and returns it. It excludes the locks of etcd's clients (their Mutex, etcdctl lock), those of this
+// client, and the elections of that name. A name and another one that has it and a slash in front exclude each other, too.
 //
 // The lock hangs on a lease of its own with the time to live ttl, at least a few seconds where failovers are to be
 // survived: when the process ends without Unlock, the lock ends after that. ctx bounds the wait alone. The
@@ -38,8 +38,8 @@ func (c *Client) lock(ctx context.Context, name []byte, ttl time.Duration, wait 
 	return &Lock{mine}, nil
 }
 
-// Unlock ends Context, and gives the lock to the next one. The error matches ErrLost if it was lost before that, so that
-// somebody else may have had it meanwhile; after any other error it ends when its lease's time is over.
+// Unlock ends Context, and gives the lock to the next one. The error matches ErrLost if it was lost before that, so
+// that somebody else may have had it meanwhile; after any other error it ends when its lease's time is over.
 func (l *Lock) Unlock(ctx context.Context) error {
 	if err := l.release(ctx); err != nil {
 		return fmt.Errorf("unlock %s: %w", brief(l.key), err)

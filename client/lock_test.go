@@ -49,8 +49,9 @@ func TestLock(t *testing.T) {
 	z := newFakeZone()
 	c := connect(t, Options{Endpoints: []string{z.serves(t, nil).address}})
 	l := lockNow(t, c, "job")
-	if want := fmt.Sprintf("job/%x", int64(l.lease.ID())); string(l.Key()) != want || l.Token() != 2 || l.Context().Err() != nil {
-		t.Errorf("got %s, token %d, %v; want %s, as etcd's clients have it, and token 2", l.Key(), l.Token(), l.Context().Err(), want)
+	want := fmt.Sprintf("job/%x", int64(l.lease.ID())) // as etcd's clients have it
+	if string(l.Key()) != want || l.Token() != 2 || l.Context().Err() != nil {
+		t.Errorf("got %s, token %d, %v; want %s, and token 2", l.Key(), l.Token(), l.Context().Err(), want)
 	}
 	if _, err := c.TryLock(within(t), []byte("job"), lockTTL); !errors.Is(err, ErrLocked) {
 		t.Errorf("try: got %v", err)

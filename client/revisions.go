@@ -88,8 +88,8 @@ func wireRevision(rev nexusraft.Revision) int64 { return int64(min(rev, math.Max
 // errLeaseExists: a grant names the ID of a lease that is there.
 var errLeaseExists = errors.New("client: the lease exists")
 
-// knownRefusal returns the error for the caller where a status says what a sentinel of this package does, otherwise nil. It
-// counts on etcd's texts, which are part of its API.
+// knownRefusal returns the error for the caller where a status says what a sentinel of this package does, otherwise
+// nil. It counts on etcd's texts, which are part of its API.
 func knownRefusal(st *status.Status) error {
 	for _, known := range []struct{ answer, sentinel error }{
 		{rpctypes.ErrGRPCCompacted, ErrCompacted},

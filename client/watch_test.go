@@ -310,7 +310,8 @@ func TestSilenceOfAWatch(t *testing.T) {
 		}
 		begin := time.Now()
 		_, err := s.receive()
-		if waited := time.Since(begin); err == nil || context.Cause(s.ctx) != errSilent || waited != (quietAttempts+1)*patience {
+		waited := time.Since(begin)
+		if err == nil || context.Cause(s.ctx) != errSilent || waited != (quietAttempts+1)*patience {
 			t.Errorf("a silent node: %v, %v after %v", err, context.Cause(s.ctx), waited)
 		}
 	})

@@ -117,7 +117,8 @@ func (c *electCommand) listen(ctx context.Context, conn *client.Client, out io.W
 		case leader.Token == 0:
 			_, err = fmt.Fprintln(out, "nobody")
 		default:
-			_, err = fmt.Fprintf(out, "%d\t%s\t%s\n", leader.Token, printable(string(leader.Key)), printable(string(leader.Value)))
+			key, value := printable(string(leader.Key)), printable(string(leader.Value))
+			_, err = fmt.Fprintf(out, "%d\t%s\t%s\n", leader.Token, key, value)
 		}
 		if err != nil {
 			return err
