@@ -82,7 +82,7 @@ func (c *Client) RevokeLease(ctx context.Context, id LeaseID) error {
 		_, err := etcdserverpb.NewLeaseClient(conn).LeaseRevoke(ctx, &etcdserverpb.LeaseRevokeRequest{ID: int64(id)})
 		return err
 	})
-	if errors.Is(err, ErrLeaseNotFound) && errors.Is(err, nexusraft.ErrUncertain) { // by an earlier attempt, or before that
+	if errors.Is(err, ErrLeaseNotFound) && errors.Is(err, nexusraft.ErrUncertain) { // by an earlier attempt, or before
 		return nil
 	}
 	if err != nil {

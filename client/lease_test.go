@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
@@ -264,4 +265,20 @@ func TestKeptLeaseOfAClosedClient(t *testing.T) {
 		t.Errorf("got %v", cause)
 	}
 	l.Stop()
+}
+
+// A zone that has no leases yet, as right after it was made, is asked again.
+func TestLeaseOfAZoneThatHasNoneYet(t *testing.T) {
+	var asked atomic.Int64
+	c := connect(t, Options{Endpoints: []string{newFakeZone().serves(t, func(n *zoneNode) {
+		n.before = func(string) error {
+			if asked.Add(1) == 1 {
+				return answer(errors.New("kv: no leases yet"), codes.Unavailable, "kv: no leases yet")
+			}
+			return nil
+		}
+	}).address}})
+	if _, err := c.GrantLease(within(t), time.Second); err != nil || asked.Load() != 2 {
+		t.Errorf("got %v after %d requests", err, asked.Load())
+	}
 }

@@ -16,7 +16,8 @@ type Lock struct{ *claim }
 
 // Lock waits until this process is the only one that has the lock of a name, in the order in which those who want it
 // have come, and returns it. It excludes the locks of etcd's clients (their Mutex, etcdctl lock), those of this
-// client, and the elections of that name. A name and another one that has it and a slash in front exclude each other, too.
+// client, and the elections of that name. A name and another one that has it and a slash in front exclude each
+// other, too.
 //
 // The lock hangs on a lease of its own with the time to live ttl, at least a few seconds where failovers are to be
 // survived: when the process ends without Unlock, the lock ends after that. ctx bounds the wait alone. The

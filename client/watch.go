@@ -39,18 +39,18 @@ type KeyChanges struct {
 	Through nexusraft.Revision
 }
 
-// CompactedError says that what a watch was to begin with is no longer kept. It matches ErrCompacted.
-type CompactedError struct {
+// WatchCompactedError says that what a watch was to begin with is no longer kept. It matches ErrCompacted.
+type WatchCompactedError struct {
 	From      nexusraft.Revision // the first revision that was wanted
 	Compacted nexusraft.Revision // the compaction revision: the oldest that can be watched, and read
 }
 
-func (e *CompactedError) Error() string {
+func (e *WatchCompactedError) Error() string {
 	return fmt.Sprintf("client: revision %d is compacted: the oldest that can be watched is %d", e.From, e.Compacted)
 }
 
 // Unwrap makes ErrCompacted known to errors.Is.
-func (e *CompactedError) Unwrap() error { return ErrCompacted }
+func (e *WatchCompactedError) Unwrap() error { return ErrCompacted }
 
 // Watch yields the changes of keys through whichever endpoint answers. The first batch comes as soon as the watch
 // stands, and may be empty; later ones have changes, or move Through. An error is yielded once and last.
@@ -59,8 +59,8 @@ func (e *CompactedError) Unwrap() error { return ErrCompacted }
 // Options.AttemptTimeout), Watch goes on where it stopped, through the next endpoint or the same, yields no change
 // twice and misses none; while no endpoint answers it tries again until ctx ends, and tells Options.OnWait why.
 //
-// It ends with ctx's error, with a *CompactedError if changes from where it stands on are no longer kept, or when a
-// node refuses it for good.
+// It ends with ctx's error, with a *WatchCompactedError if changes from where it stands on are no longer kept, or
+// when a node refuses it for good.
 //
 // The caller may take as long as it likes over a batch: the client buffers nothing meanwhile but what gRPC has
 // received, 64 KiB or one answer. A batch has one answer of a node, at most 64 MiB.

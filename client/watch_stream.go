@@ -156,7 +156,7 @@ func (w *watch) advance(event *mvccpb.Event) bool {
 // cancelled is what the node's end of the watch means.
 func (w *watch) cancelled(resp *etcdserverpb.WatchResponse) (class, error) {
 	if compacted := resp.GetCompactRevision(); compacted > 0 {
-		return final, &CompactedError{nexusraft.Revision(w.request.StartRevision), nexusraft.Revision(compacted)}
+		return final, &WatchCompactedError{nexusraft.Revision(w.request.StartRevision), nexusraft.Revision(compacted)}
 	}
 	reason := status.New(codes.FailedPrecondition, resp.GetCancelReason())
 	if known, ok := errors.AsType[rpctypes.EtcdError](rpctypes.Error(reason.Err())); ok {

@@ -335,7 +335,7 @@ func TestWatchOfACompactedRevision(t *testing.T) {
 	n := z.serves(t, nil)
 	c := connect(t, Options{Endpoints: []string{n.address}})
 	err := watchError(t, c, WatchOptions{From: 3})
-	compacted, ok := errors.AsType[*CompactedError](err)
+	compacted, ok := errors.AsType[*WatchCompactedError](err)
 	if !ok || compacted.Compacted != 5 || compacted.From != 3 || !errors.Is(err, ErrCompacted) ||
 		!strings.Contains(err.Error(), `watch "p": client: `) ||
 		!strings.Contains(err.Error(), "revision 3 is compacted: the oldest that can be watched is 5") {

@@ -58,7 +58,7 @@ func (c *watchCommand) Run(ctx context.Context, s streams) error {
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return nil // SIGINT or SIGTERM is how it ends
 	}
-	if compacted, ok := errors.AsType[*client.CompactedError](err); ok {
+	if compacted, ok := errors.AsType[*client.WatchCompactedError](err); ok {
 		return fmt.Errorf("watch: revision %d is compacted: the oldest that can be watched is %d", compacted.From,
 			compacted.Compacted)
 	}
