@@ -2,7 +2,9 @@ package main
 
 // flagHelp are the help texts that are too long for the line of their flag.
 var flagHelp = map[string]string{
-	"askTimeout": "How long to try; for status, how long to wait for each node; for events, for the first answer.",
+	"askTimeout": "How long to try; for status, how long to wait for each node; for events, watch, lock and elect, " +
+		"for the first answer.",
+	"lockTTL": "How long it stays with a process that has died, or has lost its connections: seconds, or a duration.",
 	"credentials": "File that proves the client's name and says which cluster to trust: a certificate, its key " +
 		"and the cluster's CA, or the CA and an access token.",
 	"accessTokenFile": "File that holds an access token, instead of the certificate or token in the credentials, " +
