@@ -301,6 +301,31 @@ func Test14758(t *testing.T) {
 	})
 }
 
+// The same, where the lease is read before its expiry begins, and the answer is made after its end.
+func Test14758Late(t *testing.T) {
+	play(t, func(t *testing.T, c *cluster) {
+		c.grant(1, 5)
+		time.Sleep(4800 * time.Millisecond)
+		slow := true
+		c.mu.Lock()
+		c.takes = func() time.Duration {
+			if slow { // what the renewal waits for from here on: its question, its read, and then to go on
+				return 300 * time.Millisecond
+			}
+			return time.Millisecond
+		}
+		c.mu.Unlock()
+		r := c.nodes[0].lessor.Begin(1, 1)
+		time.Sleep(610 * time.Millisecond) // it has read
+		c.mu.Lock()
+		slow = false
+		c.mu.Unlock()
+		if ttl, err := r.Wait(t.Context()); err != nil || ttl != 0 && !c.isThere(1) {
+			t.Errorf("got %d, %v, of a lease that is there: %t", ttl, err, c.isThere(1))
+		}
+	})
+}
+
 // etcd 9888: what was left of a lease that is not renewed is kept when the leader changes.
 func Test9888(t *testing.T) {
 	play(t, func(_ *testing.T, c *cluster) {
