@@ -371,23 +371,27 @@ func TestRenewAfterCheckpoint(t *testing.T) {
 // A renewal that comes while a checkpoint of the lease is under way counts for the next leader, too.
 func TestRenewalDuringACheckpoint(t *testing.T) {
 	play(t, func(t *testing.T, c *cluster) {
-		held := make(chan int)
+		held, checkpoints := make(chan int), 0
 		c.hold = func(command []byte) chan int {
 			if command[0] == kv.EncodeCheckpoint(nil)[0] {
+				checkpoints++
 				return held
 			}
 			return nil
 		}
-		c.grant(1, 100)
-		time.Sleep(62 * time.Second)
+		c.grant(1, 200)
+		time.Sleep(122 * time.Second)
 		r := c.nodes[1].lessor.Begin(1, 1)
 		time.Sleep(time.Second)
+		if checkpoints != 1 {
+			t.Fatalf("%d checkpoints are under way, want one", checkpoints)
+		}
 		close(held)
-		if ttl, err := r.Wait(t.Context()); ttl != 100 || err != nil {
+		if ttl, err := r.Wait(t.Context()); ttl != 200 || err != nil {
 			t.Fatalf("got %d, %v", ttl, err)
 		}
 		c.lead(c.nodes[1])
-		c.endsIn(1, 99*time.Second, 100*time.Second+late+2*election)
+		c.endsIn(1, 199*time.Second, 200*time.Second+late+2*election)
 	})
 }
 
