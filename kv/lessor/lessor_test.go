@@ -390,6 +390,7 @@ func TestRenewalDuringACheckpoint(t *testing.T) {
 		if ttl, err := r.Wait(t.Context()); ttl != 200 || err != nil {
 			t.Fatalf("got %d, %v", ttl, err)
 		}
+		time.Sleep(100 * time.Millisecond)
 		c.lead(c.nodes[1])
 		c.endsIn(1, 199*time.Second, 200*time.Second+late+2*election)
 	})
