@@ -161,6 +161,10 @@ var rules = map[string]struct {
 		},
 		"etcd's services, and ours about keys, over kv",
 	},
+	"etcdapi": {
+		[]string{"", "internal/feed", "internal/rpc/etcd", "kv", "kv/compactor", "kv/lessor", "node"},
+		"etcd's API for programs that embed a node: it joins what is made elsewhere",
+	},
 	"internal/rpc/etcd/concurrency": {
 		[]string{
 			"", "internal/feed", "internal/rpc/etcd/concurrency/v3electionpb", "internal/rpc/etcd/concurrency/v3lockpb",
@@ -190,9 +194,8 @@ var rules = map[string]struct {
 	"cmd/nexus-witness": {[]string{"internal/program"}, "the tiny program: nothing but the witness"},
 	"cmd/nexus-raft": {
 		[]string{
-			"", "internal/availability", "internal/budget", "internal/feed", "node", "storage", "kv", "kv/compactor", "kv/lessor", "client",
-			"internal/program",
-			"internal/rpc/etcd", "internal/webhook", "transport", "cmd/nexus-raft/bench", "cmd/nexus-raft/demo",
+			"", "etcdapi", "internal/availability", "internal/budget", "node", "storage", "kv", "kv/compactor", "client",
+			"internal/program", "internal/webhook", "transport", "cmd/nexus-raft/bench", "cmd/nexus-raft/demo",
 		},
 		"the program joins everything",
 	},

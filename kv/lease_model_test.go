@@ -65,6 +65,9 @@ func (m *model) revoke(id, generation int64, most int) error {
 	}
 	keys := m.on(id)
 	doomed := keys[:min(most, len(keys))]
+	for _, key := range doomed {
+		m.note(mvccpb.DELETE, &mvccpb.KeyValue{Key: []byte(key), ModRevision: m.rev + 1})
+	}
 	m.kvs = slices.DeleteFunc(m.kvs, func(kv *mvccpb.KeyValue) bool { return slices.Contains(doomed, string(kv.Key)) })
 	m.changes += len(doomed)
 	if len(doomed) == len(keys) {

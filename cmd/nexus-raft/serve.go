@@ -9,16 +9,11 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
-	nexusraft "github.com/nexi-lab/nexus-raft"
-	"github.com/nexi-lab/nexus-raft/internal/feed"
+	"github.com/nexi-lab/nexus-raft/etcdapi"
 	"github.com/nexi-lab/nexus-raft/internal/program"
-	"github.com/nexi-lab/nexus-raft/internal/rpc/etcd"
 	"github.com/nexi-lab/nexus-raft/kv"
-	"github.com/nexi-lab/nexus-raft/kv/compactor"
-	"github.com/nexi-lab/nexus-raft/kv/lessor"
 	"github.com/nexi-lab/nexus-raft/node"
 	"github.com/nexi-lab/nexus-raft/storage"
 	"github.com/nexi-lab/nexus-raft/transport"
@@ -130,18 +125,18 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	if b := c.SnapshotBandwidth; b != 0 && b < transport.MinSnapshotBandwidth {
 		return usageError{fmt.Errorf("--snapshot-bandwidth %d is below 64KiB a second; give 0 for no limit", b)}
 	}
-	election, tick := c.Ticks()
-	services := etcd.Config{
+	options := etcdapi.Options{
 		MaxTxnOps: c.MaxTxnOps, MaxRequestBytes: int(min(c.MaxRequestBytes, math.MaxInt32)),
-		WatchProgressInterval: c.WatchProgressNotifyInterval, ElectionTimeout: time.Duration(election) * tick,
+		WatchProgressInterval: c.WatchProgressNotifyInterval,
 	}
-	if err := services.Validate(); err != nil {
+	if _, err := etcdapi.New(options); err != nil {
 		return usageError{fmt.Errorf("--max-txn-ops, --max-request-bytes, --watch-progress-notify-interval: %w", err)}
 	}
 	compaction, err := c.options()
 	if err != nil {
 		return usageError{err}
 	}
+	election, tick := c.Ticks()
 	return c.Serve(ctx, s.in, func(ctx context.Context, lis net.Listener) error {
 		log := c.Logger(s.err)
 		program.HeedMemoryLimit(log)
@@ -150,40 +145,28 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 			lis.Close()
 			return err
 		}
-		services.Lessor = lessor.New(lessor.Options{Logger: log})
-		n, err := node.Open(node.Config{
-			Answer:       services.Lessor.Answer,
-			TickInterval: tick, ElectionTicks: election, Workers: c.Workers,
-			Dir: c.DataDir, Name: c.Name, Advertise: c.Advertise, Join: c.Join, JoinTimeout: c.JoinTimeout, TLS: security,
-			ClusterTLS: c.Encrypted, Insecure: c.Insecure, JoinToken: c.Token,
-			StateMachine: kv.StateMachine{}, Logger: log,
-			Machines:      map[string]nexusraft.StateMachine{"kv": kv.StateMachine{}},
-			ServerOptions: etcd.Options(), Permissions: etcd.Permissions(),
-			SnapshotBandwidth: int(min(c.SnapshotBandwidth, math.MaxInt32)), SnapshotCompression: c.SnapshotCompression,
-			AnswerBytes: int64(c.MaxAnswerBytes), Storage: storage.Options{DiskReserve: c.reserve()},
-		})
+		options.Compaction, options.Logger = compaction, log
+		api, err := etcdapi.New(options)
 		if err != nil {
 			lis.Close()
 			return err
 		}
-		compaction.Logger = log
-		return runTended(ctx, n, lis, services, compaction)
+		config := node.Config{
+			TickInterval: tick, ElectionTicks: election, Workers: c.Workers,
+			Dir: c.DataDir, Name: c.Name, Advertise: c.Advertise, Join: c.Join, JoinTimeout: c.JoinTimeout, TLS: security,
+			ClusterTLS: c.Encrypted, Insecure: c.Insecure, JoinToken: c.Token,
+			StateMachine: kv.StateMachine{}, Logger: log,
+			SnapshotBandwidth: int(min(c.SnapshotBandwidth, math.MaxInt32)), SnapshotCompression: c.SnapshotCompression,
+			AnswerBytes: int64(c.MaxAnswerBytes), Storage: storage.Options{DiskReserve: c.reserve()},
+		}
+		api.Configure(&config)
+		n, err := node.Open(config)
+		if err != nil {
+			lis.Close()
+			return err
+		}
+		return api.Run(ctx, n, lis, nil)
 	})
-}
-
-// runTended runs a node, and beside it the compaction of its zones, and their leases' time.
-func runTended(
-	ctx context.Context, n *node.Node, lis net.Listener, services etcd.Config, o compactor.Options,
-) error {
-	tending, stop := context.WithCancel(ctx)
-	var ended sync.WaitGroup
-	ended.Go(func() { compactor.Run(tending, n, o) })
-	ended.Go(func() { services.Lessor.Run(tending, n) })
-	services.Feeds = feed.Of(n)
-	err := n.Run(ctx, lis, services.Services(n))
-	stop()
-	ended.Wait()
-	return err
 }
 
 // reserve is the flag as the store wants it, where 0 is the default and none is negative.

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/budget"
 	"github.com/nexi-lab/nexus-raft/internal/rpc"
 	"github.com/nexi-lab/nexus-raft/internal/wire"
 	"github.com/nexi-lab/nexus-raft/kv"
@@ -79,6 +80,12 @@ func (s *Leases) LeaseRevoke(
 ) (resp *etcdserverpb.LeaseRevokeResponse, err error) {
 	ctx, cancel := rpc.Bounded(ctx)
 	defer cancel()
+	held, done, err := reservation{effects: budget.DeleteRangeBytes}.take(ctx)
+	if err != nil {
+		return nil, toStatus(err)
+	}
+	defer done()
+	ctx = held
 	for more := true; more; {
 		resp, err = write(ctx, s.kv, kv.EncodeRevoke(req.ID, 0), func(b []byte) (*etcdserverpb.LeaseRevokeResponse, error) {
 			r, err := kv.DecodeRevokeResult(b)

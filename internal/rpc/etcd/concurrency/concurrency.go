@@ -31,8 +31,8 @@ type KeyCalls interface {
 	Txn(context.Context, *etcdserverpb.TxnRequest) (*etcdserverpb.TxnResponse, error)
 }
 
-// Leases are made and revoked for who has none, with gRPC statuses as errors.
-type Leases interface {
+// LeaseCalls make and revoke leases for callers without one, with gRPC statuses as errors.
+type LeaseCalls interface {
 	LeaseGrant(context.Context, *etcdserverpb.LeaseGrantRequest) (*etcdserverpb.LeaseGrantResponse, error)
 	LeaseRevoke(context.Context, *etcdserverpb.LeaseRevokeRequest) (*etcdserverpb.LeaseRevokeResponse, error)
 }
@@ -45,7 +45,7 @@ type ChangeReader interface {
 // Options are what a Concurrency is over.
 type Options struct {
 	Keys    KeyCalls
-	Leases  Leases
+	Leases  LeaseCalls
 	Changes ChangeReader
 
 	// Status returns the gRPC status that an error is answered with.
