@@ -2,6 +2,7 @@ package etcdapi
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"net"
@@ -116,4 +117,28 @@ func (s *API) Run(ctx context.Context, n *node.Node, lis net.Listener, more func
 	stop()
 	ended.Wait()
 	return err
+}
+
+// awaitRest is the time between two looks at a zone.
+const awaitRest = 20 * time.Millisecond
+
+// AwaitZone returns once a zone of the node has a leader and its state machine has all that etcd's API needs: until then
+// transactions, watches and leases are refused with Unavailable. That takes a moment in a new zone, and while nodes are
+// updated it lasts until all of them are. It returns the last reason if ctx ends first.
+func (s *API) AwaitZone(ctx context.Context, n *node.Node, id nexusraft.ZoneID) error {
+	zone, err := n.Zone(id)
+	if err != nil {
+		return err
+	}
+	for {
+		status, err := zone.Status(ctx)
+		if err == nil && status.MachineVersion >= kv.VersionLeases && status.Leader != 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(context.Cause(ctx), err)
+		case <-time.After(awaitRest):
+		}
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/etcdapi"
 	"github.com/nexi-lab/nexus-raft/node"
 )
@@ -34,6 +35,7 @@ func Example() {
 	ended := make(chan error, 1)
 	go func() { ended <- api.Run(ctx, n, lis, nil) }()
 	check(n.AwaitReady(ctx))
+	check(api.AwaitZone(ctx, n, nexusraft.RootZone))
 
 	conn, err := grpc.NewClient(lis.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	check(err)
