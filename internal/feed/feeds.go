@@ -248,7 +248,7 @@ func (d *Feed) fromRing(after int64, w *Want) (b Batch, more <-chan struct{}, ok
 		if deleted && w.NoDelete || !deleted && w.NoPut || !w.Has(e.Kv.Key) {
 			continue
 		}
-		if !w.PrevKV && e.PrevKv != nil {
+		if e.PrevKv != nil && (!w.PrevKV || e.Kv.ModRevision <= r.compacted) { // as from the state
 			e = &mvccpb.Event{Type: e.Type, Kv: e.Kv}
 		}
 		b.Events, size = append(b.Events, e), size+sizeOf(e)
@@ -283,6 +283,7 @@ func (d *Feed) fill() error {
 	if r.applied = applied; c.Through < c.Newest {
 		r.applied = nil
 	}
+	r.compacted = c.Compacted
 	if again {
 		f.empty(r)
 		r.begin(c.Through)
@@ -315,7 +316,7 @@ func readForRing(z Zone, begun bool, after int64) (c kv.Changes, again bool, err
 		if !begun || after < s.Compacted {
 			after = s.Newest
 		}
-		c, again = kv.Changes{Through: after, Newest: s.Newest}, true
+		c, again = kv.Changes{Through: after, Newest: s.Newest, Compacted: s.Compacted}, true
 		return err
 	})
 	return c, again, err

@@ -200,6 +200,32 @@ func TestNextCompacted(t *testing.T) {
 	}
 }
 
+// What was there before a change goes with the compaction, also from memory: a watch that begins at the compaction
+// revision sees the same wherever its events come from.
+func TestCompactionTakesWhatWasBefore(t *testing.T) {
+	z := newReplica()
+	f := one(z)
+	d, err := f.Open(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	want := func(after int64, events string) {
+		t.Helper()
+		b, _, err := d.Take(t.Context(), after, Want{Key: []byte("a"), PrevKV: true})
+		if err != nil || text(b.Events) != events {
+			t.Errorf("after %d: got %q, %v, want %q", after, text(b.Events), err, events)
+		}
+	}
+	z.put(t, "a", "1")
+	want(2, "") // the ring begins
+	z.put(t, "a", "2")
+	z.put(t, "a", "3")
+	want(2, "a@3<2 a@4<3")
+	z.compact(t, 3)
+	want(2, "a@3 a@4<3")
+}
+
 // A caller whose right was taken gets nothing, neither from memory nor from the state.
 func TestNextDenied(t *testing.T) {
 	z := newReplica()

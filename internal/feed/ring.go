@@ -31,6 +31,7 @@ type ring struct {
 	// What follows is guarded by Feeds.mu, and changed by who holds filling; another ring may drop events.
 	begun         bool // base and through are a place in the zone's history
 	base, through int64
+	compacted     int64 // the compaction revision; no event up to it is handed out with what was there before
 	events        []*mvccpb.Event
 	sizes         []int
 	bytes         int             // the sum of sizes
