@@ -1,0 +1,151 @@
+package etcdtest
+
+import "regexp"
+
+// suites are all that there are, by name.
+var suites = map[string]suite{
+	"etcd/common":        etcdCommon,
+	"etcd/clientv3":      etcdClient,
+	"etcd/concurrency":   etcdSuite("integration/clientv3/concurrency", nil, suiteTests{names: ".*", lacking: noLeases}),
+	"etcd/lease":         etcdLease,
+	"etcd/naming":        etcdSuite("integration/clientv3/naming", nil, suiteTests{names: ".*", lacking: noWatches}),
+	"etcd/watch":         etcdWatch,
+	"etcd/connectivity":  etcdConnectivity,
+	"etcd/examples":      etcdExamples,
+	"kubernetes/etcd3":   kubernetesEtcd3,
+	"kubernetes/cacher":  kubernetes("pkg/storage/cacher", suiteTests{names: ".*", lacking: noWatches}),
+	"kubernetes/factory": kubernetesFactory,
+}
+
+// What tests want that ours does not offer, or that the adapter cannot do.
+const (
+	noLeases     = "leases are not offered yet"
+	noWatches    = "watches are not offered yet"
+	noUsers      = "users and roles of keys are not offered; access is by certificates and tokens"
+	noTLS        = "the adapter has no TLS"
+	noPartitions = "the adapter cuts no connections between members"
+	noMetrics    = "it reads a metric of etcd's"
+	noAdding     = "nodes get their identity by joining"
+)
+
+// etcdSuite is a package of etcd's own tests, without some of its files.
+func etcdSuite(pkg string, removed []string, tests ...suiteTests) suite {
+	return suite{
+		module: "go.etcd.io/etcd/tests/v3", version: "v3.7.3", pkg: pkg, tags: "integration",
+		files: "etcd", processes: "processes",
+		removed: append([]string{
+			"framework/integration/cluster_direct.go", "framework/integration/cluster_proxy.go",
+		}, removed...),
+		goMod: func(text string) string {
+			replaced := regexp.MustCompile(`(?s)\nreplace \(.*?\n\)\n`).ReplaceAllString(text, "\n")
+			// One test elsewhere needs this module, which is not published.
+			return replaced + "\nreplace go.etcd.io/etcd/cache/v3 => ./stub\n"
+		},
+		tests: tests,
+	}
+}
+
+// etcdCommon is what etcd's own tests ask of all ways to run it, with its Go client.
+var etcdCommon = etcdSuite(
+	"common", nil,
+	suiteTests{names: "TestKV(Put|Delete|GetNoQuorum)|TestStatus|TestEndpointStatus|TestWaitLeader"},
+	suiteTests{names: "TestKVGet|TestKVGetStream|TestTxn.*|TestCompact|TestEndpointHashKV"},
+	// With an etcd, ...TwoCompactsOnTombstone failed once in three runs: members answered with hashes of
+	// before and of after their second compaction for longer than the test's three seconds.
+	suiteTests{names: "TestVerifyHashKVAfter(Compact|TwoCompactsOnTombstone|CompactOnLastTombstone)"},
+	suiteTests{names: "TestWaitLeader_MemberStop", leftOut: "all its clusters have TLS, which the adapter has not"},
+	suiteTests{
+		names:   "TestVerifyHashKVAfterCompactAndDefrag|TestDefragOnline",
+		lacking: "Defragment is not offered yet",
+	},
+	suiteTests{names: "TestEndpointHealth", lacking: "gRPC's health service is not offered yet"},
+	suiteTests{names: "TestAlarm.*", lacking: "alarms that clients raise, and quotas, are not offered yet"},
+	suiteTests{names: "TestWatch", lacking: noWatches},
+	suiteTests{names: "TestLease.*", lacking: noLeases},
+	suiteTests{names: "TestMemberList", lacking: "it counts members, and ours have a witness beside"},
+	suiteTests{names: "TestMember(Add|Remove)", leftOut: noAdding},
+	suiteTests{names: "TestAuthority", leftOut: "it looks at requests within the server"},
+	suiteTests{names: "Test(Auth|Role|RootRole|User).*|Test.*With(No|Invalid|Root|User)Auth", leftOut: noUsers},
+)
+
+// etcdClient is the Go client itself: keys, transactions, mirrors, namespaces.
+var etcdClient = etcdSuite(
+	"integration/clientv3", []string{
+		"integration/clientv3/cluster_test.go", "integration/clientv3/maintenance_test.go",
+		"integration/clientv3/metrics_test.go", "integration/clientv3/ordering_kv_test.go",
+		"integration/clientv3/ordering_util_test.go", "integration/clientv3/mirror_auth_test.go",
+		"integration/clientv3/user_test.go",
+	},
+	suiteTests{names: "TestKVForLearner|TestBalancerSupportLearner", leftOut: noAdding},
+	suiteTests{names: "TestKVPutWithRequireLeader", lacking: noMetrics},
+	suiteTests{names: "TestKVPutWith(Lease|IgnoreLease)", lacking: noLeases},
+	suiteTests{names: "TestMirror.*|TestNamespaceWatch", lacking: noWatches},
+	suiteTests{names: ".*"},
+)
+
+// etcdLease is leases, and the client's cache that rests on them.
+var etcdLease = etcdSuite(
+	"integration/clientv3/lease", nil,
+	suiteTests{names: "TestLeaseWithRequireLeader", lacking: noMetrics},
+	suiteTests{names: ".*", lacking: noLeases},
+)
+
+// etcdWatch is watches. TestV3WatchRestoreSnapshotUnsync, in the file that is removed, waits for a line
+// in the server's log.
+var etcdWatch = etcdSuite(
+	"integration/clientv3/watch", []string{"integration/clientv3/watch/v3_watch_restore_test.go"},
+	suiteTests{
+		names:   "TestV3WatchProgressOnMemberRestart",
+		leftOut: "its 10 s are too short for the restart of a process, also with an etcd",
+	},
+	suiteTests{
+		names:   "TestV3WatchCancellation|TestV3WatchCloseCancelRace|TestWatchCancelOnServer|TestWatchWithRequireLeader",
+		lacking: noMetrics,
+	},
+	suiteTests{names: "TestV3NoEventsLostOnCompact", leftOut: "it wants code planted in the server"},
+	suiteTests{names: ".*", lacking: noWatches},
+)
+
+// etcdConnectivity is what the client does while members are down or their connections hang.
+var etcdConnectivity = etcdSuite(
+	"integration/clientv3/connectivity", nil,
+	suiteTests{names: "TestDialTLS.*", leftOut: noTLS},
+	suiteTests{names: ".*NetworkPartition.*|TestSwitchSetEndpoints", leftOut: noPartitions},
+	suiteTests{names: ".*Watch", lacking: noWatches},
+	suiteTests{names: ".*"},
+)
+
+// etcdExamples are the examples of the client's documentation.
+var etcdExamples = etcdSuite(
+	"integration/clientv3/examples", nil,
+	suiteTests{names: "ExampleAuth", leftOut: noUsers},
+	suiteTests{names: "ExampleCluster_member(Add|AddAsLearner|Remove|Update)", leftOut: noAdding},
+	suiteTests{names: "ExampleCluster_memberList", lacking: "it counts members, and ours have a witness beside"},
+	suiteTests{names: "ExampleMaintenance_defragment", lacking: "Defragment is not offered yet"},
+	suiteTests{names: ".*", lacking: noWatches},
+)
+
+// kubernetes is a package of what Kubernetes' API server tests its store with.
+func kubernetes(pkg string, tests ...suiteTests) suite {
+	return suite{
+		module: "k8s.io/apiserver", version: "v0.37.2", pkg: pkg,
+		files: "kubernetes", processes: "pkg/storage/etcd3/testserver/processes",
+		goMod: func(text string) string { return text },
+		tests: tests,
+	}
+}
+
+// kubernetesEtcd3 is what Kubernetes' API server asks of its store.
+var kubernetesEtcd3 = kubernetes(
+	"pkg/storage/etcd3",
+	suiteTests{names: ".*TTL|TestGet|TestLeaseMaxObjectCount", lacking: noLeases},
+	suiteTests{names: "TestWatch.*|TestTooLargeResourceVersionErrorForWatchList|TestCompactRevision", lacking: noWatches},
+	suiteTests{names: ".*"}, // new ones, too
+)
+
+// kubernetesFactory is how the API server reaches its store.
+var kubernetesFactory = kubernetes(
+	"pkg/storage/storagebackend/factory",
+	suiteTests{names: "TestTLSConnection", leftOut: noTLS},
+	suiteTests{names: ".*"},
+)
