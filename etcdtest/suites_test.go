@@ -28,9 +28,10 @@ type suite struct {
 
 // suiteTests are the tests of a suite whose names match.
 type suiteTests struct {
-	names   string // a regular expression of the whole name
-	leftOut string // why they are not run at all
-	lacking string // why they are not run against ours; "" if it offers all that they need
+	names     string // a regular expression of the whole name
+	leftOut   string // why they are not run at all
+	lacking   string // why they are not run against ours; "" if it offers all that they need
+	notByEtcd string // why they are not run against an etcd
 }
 
 // TestSuites runs the suites that NEXUS_RAFT_SUITES names, for example etcd/common@nexus-raft: a suite,
@@ -88,12 +89,12 @@ func (s suite) row(t *testing.T, name string) suiteTests {
 // skipped returns why tests are not run; "" if they are.
 func (row suiteTests) skipped(store string) string {
 	switch {
-	case row.leftOut != "" || store == "etcd":
+	case row.leftOut != "":
 		return row.leftOut
-	case row.lacking != "":
-		return row.lacking
+	case store == "etcd":
+		return row.notByEtcd
 	}
-	return ""
+	return row.lacking
 }
 
 func runSuiteTest(t *testing.T, program, dir, store, name string) {

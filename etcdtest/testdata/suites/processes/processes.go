@@ -9,12 +9,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -189,14 +191,24 @@ type Process struct {
 	stdin        io.Closer // when it closes the process ends
 }
 
-// freeAddress returns a loopback address at which nobody listens.
+// given are the ports that freeAddress has returned.
+var given sync.Map
+
+// freeAddress returns a loopback address at which nobody listens, and that it has not returned before.
+// Its port is none of those that connections get by themselves, which may have it when a member that
+// was stopped starts again.
 func freeAddress() string {
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		panic(err)
+	for {
+		address := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
+		lis, err := net.Listen("tcp", address)
+		if err != nil {
+			continue
+		}
+		lis.Close()
+		if _, twice := given.LoadOrStore(address, true); !twice {
+			return address
+		}
 	}
-	defer lis.Close()
-	return lis.Addr().String()
 }
 
 // underShell ends the program that it starts when its own stdin closes, as it does if the test ends,
