@@ -55,6 +55,7 @@ var rules = map[string]struct {
 	"internal/raftlog": {[]string{"", "storage", "internal/zone"}, "a zone's log over the store"},
 	"kv":               {[]string{""}, "a deterministic function over a tree"},
 	"kv/compactor":     {[]string{"", "kv", "node"}, "what kv needs to be done, on a node that knows no kv"},
+	"kv/lessor":        {[]string{"", "kv", "node"}, "the time of kv's leases, on a node that knows no kv"},
 	"internal/raftwire": {
 		[]string{"", "transport", "internal/driver", "internal/zone"},
 		"raft's messages between the wire and a worker, member's or witness's",
@@ -175,7 +176,7 @@ var rules = map[string]struct {
 	"cmd/nexus-witness": {[]string{"internal/program"}, "the tiny program: nothing but the witness"},
 	"cmd/nexus-raft": {
 		[]string{
-			"", "internal/availability", "internal/budget", "node", "storage", "kv", "kv/compactor", "client",
+			"", "internal/availability", "internal/budget", "node", "storage", "kv", "kv/compactor", "kv/lessor", "client",
 			"internal/program",
 			"internal/rpc/etcd", "internal/webhook", "transport", "cmd/nexus-raft/bench", "cmd/nexus-raft/demo",
 		},

@@ -157,7 +157,7 @@ func (c *cluster) roles() (leader, follower *process, err error) {
 		}
 		for _, z := range zones {
 			whole := z.State == nexusraft.Leader && z.Sync == nexusraft.InSync && len(z.Membership.Members) == 3
-			if whole && z.MachineVersion >= kv.VersionHistory {
+			if whole && z.MachineVersion >= kv.VersionLeases {
 				return p, c.members[1-i], nil
 			}
 		}

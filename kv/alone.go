@@ -10,10 +10,13 @@ var _ nexusraft.Batched = StateMachine{}
 
 // Alone implements nexusraft.Batched: a command that answers with what is there, keeps a value or deletes a
 // range may make far more than it has bytes. Of a Put and a DeleteRange it looks for the fields that ask for that,
-// and decodes nothing; any other command is alone.
+// and decodes nothing; any other command but a grant is alone.
 func (StateMachine) Alone(command []byte) bool {
 	if len(command) == 0 {
 		return true
+	}
+	if command[0] == kindGrant {
+		return false
 	}
 	kind, b := command[0], command[1:]
 	for len(b) > 0 {

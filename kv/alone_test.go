@@ -36,6 +36,9 @@ func TestAlone(t *testing.T) {
 		"a delete of a range":           {remove(&etcdserverpb.DeleteRangeRequest{Key: key, RangeEnd: []byte{0}}), true},
 		"nothing":                       {nil, true},
 		"another kind":                  {[]byte{kindDeleteRange + 1, 0x0a, 1, 'k'}, true},
+		"a grant":                       {[]byte{kindGrant, 1, 1}, false},
+		"a revoke":                      {EncodeRevoke(1, 0), true},
+		"a checkpoint":                  {EncodeCheckpoint([]Remaining{{1, 1, 1}}), true},
 		"no field":                      {[]byte{kindPut, 0xff}, true},
 		"a field cut off":               {[]byte{kindPut, 0x0a, 9}, true},
 	} {

@@ -17,7 +17,8 @@ func Check(r nexusraft.Reader) error {
 		return err
 	}
 	c := checker{r: r, meta: m, rows: make(map[string]record), values: make(map[string]int)}
-	for _, step := range [...]func() error{c.newest, c.versions, c.changes, c.large, c.sums} {
+	c.leased = make(map[string]int64)
+	for _, step := range [...]func() error{c.newest, c.versions, c.changes, c.large, c.leases, c.sums} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -32,7 +33,8 @@ type checker struct {
 	wrong []error
 
 	rows        map[string]record
-	values      map[string]int // what rows say of values that are elsewhere: their length
+	values      map[string]int   // what rows say of values that are elsewhere: their length
+	leased      map[string]int64 // the leases of the newest versions that have one
 	keys, bytes int64
 }
 
@@ -59,6 +61,9 @@ func (c *checker) add(key []byte, rec record, rowBytes int) {
 
 func (c *checker) newest() error {
 	return scanNewest(c.r, []byte{prefixKey}, []byte{prefixKey + 1}, false, func(key []byte, rec record) error {
+		if rec.lease != 0 {
+			c.leased[string(key)] = rec.lease
+		}
 		if rec.newest {
 			if !c.meta.moving || bytes.Compare(key, c.meta.moved) < 0 {
 				c.fail("key %q still has the form of the layout before", key)

@@ -34,6 +34,9 @@ const (
 	kindTxn         byte = 3
 	kindCompact     byte = 4
 	kindSweep       byte = 5
+	kindGrant       byte = 6
+	kindRevoke      byte = 7
+	kindCheckpoint  byte = 8
 )
 
 // sweepRequest is how many changes a Sweep looks at.
@@ -88,10 +91,14 @@ func encodeCommand(kind byte, req proto.Message) ([]byte, error) {
 	return b, nil
 }
 
-// decodeCommand returns the request of a command, or ErrBadCommand.
-func decodeCommand(b []byte) (any, error) {
-	if len(b) == 0 {
+// decodeCommand returns the request of a command, or ErrBadCommand, which those of leases are in a zone whose version
+// does not know them.
+func decodeCommand(b []byte, version uint32) (any, error) {
+	switch {
+	case len(b) == 0:
 		return nil, fmt.Errorf("%w: it is empty", ErrBadCommand)
+	case version >= VersionLeases && b[0] >= kindGrant && b[0] <= kindCheckpoint:
+		return decodeLeaseCommand(b)
 	}
 	var req proto.Message
 	switch b[0] {
@@ -113,6 +120,22 @@ func decodeCommand(b []byte) (any, error) {
 		return nil, fmt.Errorf("%w: unknown kind %d", ErrBadCommand, b[0])
 	}
 	if err := proto.Unmarshal(b[1:], req); err != nil {
+		return nil, fmt.Errorf("%w: kind %d does not decode", ErrBadCommand, b[0])
+	}
+	return req, nil
+}
+
+func decodeLeaseCommand(b []byte) (req any, err error) {
+	var ok bool
+	switch b[0] {
+	case kindGrant:
+		req, ok = decodeGrant(b[1:])
+	case kindRevoke:
+		req, ok = decodeRevoke(b[1:])
+	case kindCheckpoint:
+		req, ok = decodeCheckpoint(b[1:])
+	}
+	if !ok {
 		return nil, fmt.Errorf("%w: kind %d does not decode", ErrBadCommand, b[0])
 	}
 	return req, nil

@@ -214,6 +214,7 @@ func TestHashOfRevisions(t *testing.T) {
 
 // Check finds each row that is missing, one too many or says something else.
 func TestCheckFindsWhatIsWrong(t *testing.T) {
+	revokesFew(t, 2)
 	sound := func() *memTx {
 		tx := newTx()
 		for i := range 6 {
@@ -224,6 +225,14 @@ func TestCheckFindsWhatIsWrong(t *testing.T) {
 		}
 		mustCompact(t, tx, 11)
 		mustSweep(t, tx, 2)
+		for id := int64(1); id <= 5; id += 2 {
+			mustGrant(t, tx, id, 60)
+		}
+		apply(t, tx, EncodeCheckpoint([]Remaining{{1, 1, 7}}))
+		for _, key := range []string{"a", "c", "e", "g", "i"} {
+			mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte(key), Lease: 3})
+		}
+		apply(t, tx, EncodeRevoke(3, 0)) // leaves some
 		return tx
 	}
 	if err := Check(sound()); err != nil {

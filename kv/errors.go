@@ -23,8 +23,24 @@ var (
 	// ErrLeaseProvided: ignore_lease together with a lease.
 	ErrLeaseProvided = errors.New("kv: lease is provided together with ignore_lease")
 
-	// ErrLeaseNotFound: the request names a lease. Leases are not offered yet, so there is none.
+	// ErrLeaseNotFound: the request names a lease that is not there, or of a put, one that is being revoked.
 	ErrLeaseNotFound = errors.New("kv: requested lease not found")
+
+	// ErrLeaseExists: a grant of an ID that a lease has.
+	ErrLeaseExists = errors.New("kv: lease already exists")
+
+	// ErrLeaseTTLTooLarge: a grant for more than MaxLeaseTTL seconds.
+	ErrLeaseTTLTooLarge = errors.New("kv: too large lease TTL")
+
+	// ErrLeaseRenewed: the lease has another generation than the one of the revoke.
+	ErrLeaseRenewed = errors.New("kv: the lease was renewed since")
+
+	// ErrLeaseRevoking is no refusal: the lease has ended and some of its keys are gone, but it had more than one
+	// command removes. Propose the same again.
+	ErrLeaseRevoking = errors.New("kv: the lease has more keys to remove, revoke it again")
+
+	// ErrNoLeases: leases are offered once all nodes of the zone run a release that knows them: then it takes a moment.
+	ErrNoLeases = errors.New("kv: leases need all nodes of the zone to be of this release")
 
 	// ErrInvalidSort: an unknown sort order or sort target.
 	ErrInvalidSort = errors.New("kv: invalid sort option")

@@ -26,9 +26,14 @@ const (
 	// EventDeleteRange stands for the keys of a DeleteRange that has removed more than MaxDeleteEvents, or together with
 	// those before it in its transaction: the payload's key and value are the request's key and range end.
 	EventDeleteRange = "delete-range"
+
+	// EventDeleteLease stands for the keys that a revoke has removed, if they are more than MaxDeleteEvents: the
+	// payload's lease is the one that they were on, its key the first of them, and its value the end of their range, in
+	// which other keys are, too.
+	EventDeleteLease = "delete-lease"
 )
 
-// MaxDeleteEvents is up to how many keys a DeleteRange publishes one by one.
+// MaxDeleteEvents is up to how many keys a DeleteRange or a revoke publishes one by one.
 const MaxDeleteEvents = 1000
 
 // MaxEventValueBytes is up to how many bytes of a value are in an event.
@@ -108,11 +113,13 @@ func appendPut(b, key []byte, r record, value []byte) []byte {
 	return appendBytes(b, eventPairField, p)
 }
 
-// appendDelete appends the event that a key is gone, or with an end a range of keys.
-func appendDelete(b, key []byte, rev int64, end []byte) []byte {
+// appendDelete appends the event that a key is gone, or with an end a range of keys, or those of it that were on a
+// lease.
+func appendDelete(b, key []byte, rev int64, end []byte, lease int64) []byte {
 	p := appendBytes(nil, pairKey, key)
 	p = appendInt(p, pairMod, rev)
 	p = appendBytes(p, pairValue, end)
+	p = appendInt(p, pairLease, lease)
 	b = appendInt(b, eventTypeField, eventTypeDelete)
 	return appendBytes(b, eventPairField, p)
 }

@@ -178,7 +178,7 @@ func TestDeleteRangeEvent(t *testing.T) {
 func TestEventBytes(t *testing.T) {
 	got := fmt.Sprintf("%x %x",
 		appendPut(nil, []byte("k"), record{create: 2, mod: 300, version: 4, lease: 5}, []byte("v")),
-		appendDelete(nil, []byte("k"), 7, []byte("l")))
+		appendDelete(nil, []byte("k"), 7, []byte("l"), 0))
 	want := "120f0a016b100218ac0220042a01763005 080112080a016b18072a016c"
 	if got != want {
 		t.Errorf("got %s, want %s", got, want)

@@ -23,6 +23,8 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte("\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x01\x01\x00"))
 	f.Add([]byte{outcomeOK})
 	f.Add([]byte{outcomeOK, 0xff})
+	f.Add([]byte{outcomeMore})
+	f.Add([]byte{outcomeOK, 1, 60, 2, 0})
 	for _, r := range refusals {
 		f.Add([]byte{r.outcome})
 	}
@@ -30,6 +32,14 @@ func FuzzDecode(f *testing.F) {
 		fuzzRecord(t, b)
 		_, errPut := DecodePutResult(b)
 		_, errDelete := DecodeDeleteRangeResult(b)
+		_, errGrant := DecodeGrantResult(b)
+		_, errCheckpoint := DecodeCheckpointResult(b)
+		_, errRevoke := DecodeRevokeResult(b)
+		for _, err := range []error{errGrant, errCheckpoint, errRevoke} {
+			if !errors.Is(err, ErrNoLeases) && !errors.Is(err, ErrLeaseRevoking) {
+				fuzzRefusal(t, b, err)
+			}
+		}
 		fuzzRefusal(t, b, errPut)
 		fuzzRefusal(t, b, errDelete)
 	})
@@ -76,8 +86,13 @@ func FuzzApply(f *testing.F) {
 	f.Add(rawTxn(f, then(txnOp(then(opPut("a", "2"))), txnOp(then(opDelete("a", "", true))))))
 	f.Add(rawCompact(f, 3))
 	f.Add(EncodeSweep(1))
+	f.Add(appendNumbers([]byte{kindGrant}, 2, 60))
+	f.Add(appendNumbers([]byte{kindGrant}, 2, MaxLeaseTTL+1))
+	f.Add(EncodeRevoke(1, 1))
+	f.Add(EncodeCheckpoint([]Remaining{{1, 1, 30}, {1, 2, 0}}))
+	f.Add(rawPut(f, &etcdserverpb.PutRequest{Key: []byte("b"), Lease: 1}))
 	f.Fuzz(func(t *testing.T, command []byte) {
-		for _, version := range []uint32{0, VersionHistory} {
+		for _, version := range []uint32{0, VersionHistory, VersionLeases} {
 			fuzzApply(t, version, command)
 		}
 	})
@@ -86,8 +101,13 @@ func FuzzApply(f *testing.F) {
 func fuzzApply(t *testing.T, version uint32, command []byte) {
 	tx := newTx()
 	tx.version = version
+	lease := int64(0)
+	if version >= VersionLeases {
+		lease = 1
+		mustGrant(t, tx, lease, 60)
+	}
 	for _, v := range []string{"1", "2", "3"} {
-		mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("a"), Value: []byte(v)})
+		mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("a"), Value: []byte(v), Lease: lease})
 	}
 	apply(t, tx, rawCompact(t, 3)) // unknown in version 0
 	const rev = 4
@@ -115,6 +135,8 @@ func FuzzRows(f *testing.F) {
 	for _, v := range []string{"", string(make([]byte, maxInline+1)), "3"} {
 		mustPut(f, tx, &etcdserverpb.PutRequest{Key: []byte("a\x00"), Value: []byte(v)})
 	}
+	mustGrant(f, tx, 1, 60)
+	mustPut(f, tx, &etcdserverpb.PutRequest{Key: []byte("b"), Lease: 1})
 	for k, v := range tx.m {
 		f.Add([]byte(k), []byte(v))
 	}
@@ -135,21 +157,27 @@ func FuzzRows(f *testing.F) {
 				t.Fatalf("%x encodes to %x", v, got)
 			}
 		}
+		fuzzLeaseRows(t, k, v)
 		tx := newTx()
-		mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("a"), Value: []byte("1")})
+		mustGrant(t, tx, 1, 60)
+		mustPut(t, tx, &etcdserverpb.PutRequest{Key: []byte("a"), Value: []byte("1"), Lease: 1})
 		if len(k) > 0 {
 			tx.m[string(k)] = string(v)
 		}
 		fuzzKnown(t, Check(tx))
 		_, err := HashKV(tx, 0)
 		fuzzKnown(t, err)
+		fuzzKnown(t, Leases(tx, func(Lease) error { return nil }))
+		fuzzKnown(t, LeasesSince(tx, 0, func(Lease) error { return nil }))
+		fuzzKnown(t, LeaseKeys(tx, 1, func([]byte) error { return nil }))
 		all := &etcdserverpb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, Revision: 2}
 		_, err = Range(tx, all)
 		fuzzKnown(t, err)
 		for _, command := range [][]byte{
 			rawPut(t, &etcdserverpb.PutRequest{Key: []byte("a")}),
 			rawDelete(t, &etcdserverpb.DeleteRangeRequest{Key: all.Key, RangeEnd: all.RangeEnd}),
-			rawCompact(t, 2), EncodeSweep(10),
+			rawCompact(t, 2), EncodeSweep(10), EncodeCheckpoint([]Remaining{{1, 1, 30}}), EncodeRevoke(1, 0),
+			appendNumbers([]byte{kindGrant}, 2, 60),
 		} {
 			_, err := tryApply(tx, command)
 			fuzzKnown(t, err)
@@ -163,5 +191,23 @@ func fuzzKnown(t *testing.T, err error) {
 	known := err == nil || errors.Is(err, nexusraft.ErrCorrupt) || errors.Is(err, nexusraft.ErrTooLarge)
 	if !known && !slices.ContainsFunc(refusals, func(r refusal) bool { return errors.Is(err, r.err) }) {
 		t.Fatal(err)
+	}
+}
+
+// fuzzLeaseRows reads any bytes as the rows of leases.
+func fuzzLeaseRows(t *testing.T, k, v []byte) {
+	if id, key, ok := splitAttachedKey(k); ok && k[0] == prefixAttached && !bytes.Equal(attachedKey(id, key), k) {
+		t.Fatalf("%x is %d %x", k, id, key)
+	}
+	if g, id, err := decodeGeneration(k, v); err == nil && k[0] == prefixGeneration {
+		if !bytes.Equal(generationKey(g), k) || !bytes.Equal(appendNumbers(nil, id), v) {
+			t.Fatalf("%x %x is %d %d", k, v, g, id)
+		}
+	}
+	if l, err := decodeLease(1, v); err == nil && !bytes.Equal(l.encode(), v) {
+		t.Fatalf("%x is %+v", v, l)
+	}
+	if c, err := decodeLeaseCounts(v); err == nil && !bytes.Equal(c.encode(), v) {
+		t.Fatalf("%x is %+v", v, c)
 	}
 }

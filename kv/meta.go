@@ -41,8 +41,8 @@ type meta struct {
 	swept     position // the first change that a sweep has still to look at
 	cleared   position // versions that were superseded by changes before it are gone
 
-	// What the rows of k, v, d and r take, keys and values, and how many keys there are; rows that still
-	// have their form of layoutNewest are not in them.
+	// How many keys there are, and what the rows of k, v, d, r, l, a and g take, keys and values; rows that still have
+	// their form of layoutNewest are not in them.
 	keys, bytes int64
 
 	// Rows of layoutNewest at moved and above it are still to be written anew.

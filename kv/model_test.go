@@ -24,10 +24,11 @@ type model struct {
 	kvs       []*mvccpb.KeyValue
 	past      map[int64][]*mvccpb.KeyValue // what kvs was at each revision; nil: only the newest is kept
 	changes   int                          // in the command that is running
+	modelLeases
 }
 
 func newModel(history bool) *model {
-	m := &model{rev: 1, compacted: -1}
+	m := &model{rev: 1, compacted: -1, modelLeases: modelLeases{known: history, leases: make(map[int64]Lease)}}
 	if history {
 		m.past = map[int64][]*mvccpb.KeyValue{1: nil}
 	}
@@ -68,7 +69,7 @@ func (m *model) find(key []byte) int {
 }
 
 func (m *model) checkPut(req *etcdserverpb.PutRequest) error {
-	if req.Lease != 0 {
+	if req.Lease != 0 && !m.lease(req.Lease) {
 		return ErrLeaseNotFound
 	}
 	if m.find(req.Key) < 0 && (req.IgnoreValue || req.IgnoreLease) {
@@ -85,7 +86,7 @@ func (m *model) put(req *etcdserverpb.PutRequest) *etcdserverpb.PutResponse {
 	if i < 0 {
 		m.kvs = append(m.kvs, &mvccpb.KeyValue{
 			Key: req.Key, Value: req.Value, CreateRevision: rev, ModRevision: rev,
-			Version: 1,
+			Version: 1, Lease: req.Lease,
 		})
 		slices.SortFunc(m.kvs, func(a, b *mvccpb.KeyValue) int { return bytes.Compare(a.Key, b.Key) })
 		return resp
@@ -95,6 +96,9 @@ func (m *model) put(req *etcdserverpb.PutRequest) *etcdserverpb.PutResponse {
 	}
 	m.kvs[i].ModRevision = rev
 	m.kvs[i].Version++
+	if !req.IgnoreLease {
+		m.kvs[i].Lease = req.Lease
+	}
 	if !req.IgnoreValue {
 		m.kvs[i].Value = req.Value
 	}
@@ -185,6 +189,9 @@ func (m *model) rangeOf(req *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResp
 	for _, kv := range resp.Kvs {
 		if req.KeysOnly {
 			kv.Value = nil
+		}
+		if req.KeysOnly && req.SortTarget != etcdserverpb.RangeRequest_VALUE {
+			kv.Lease = 0 // as in etcd
 		}
 	}
 	return resp, nil
@@ -340,8 +347,11 @@ func drawPut(t *rapid.T) *etcdserverpb.PutRequest {
 	if req.IgnoreValue = rapid.IntRange(0, 5).Draw(t, "ignore") == 0; !req.IgnoreValue {
 		req.Value = drawValue(t)
 	}
-	if rapid.IntRange(0, 30).Draw(t, "leased") == 30 {
-		req.Lease = 1
+	switch rapid.IntRange(0, 5).Draw(t, "leased") {
+	case 3:
+		req.IgnoreLease = true
+	case 4, 5:
+		req.Lease = someLease.Draw(t, "lease")
 	}
 	return req
 }
@@ -451,6 +461,7 @@ func TestNewestAgainstModel(t *testing.T) { testAgainstModel(t, newNewestTx, fal
 func TestRaiseAgainstModel(t *testing.T) { testAgainstModel(t, newNewestTx, false, true) }
 
 func testAgainstModel(t *testing.T, state func() *memTx, history, raise bool) {
+	revokesFew(t, 3)
 	rapid.Check(t, func(rt *rapid.T) {
 		tx, m := state(), newModel(history)
 		actions := map[string]func(*rapid.T){
@@ -497,6 +508,7 @@ func testAgainstModel(t *testing.T, state func() *memTx, history, raise bool) {
 		if history || raise {
 			addHistoryActions(t, tx, m, actions)
 		}
+		addLeaseActions(t, tx, m, actions)
 		if raise {
 			raiseBetween(rt, tx, m, actions)
 		}
@@ -512,16 +524,17 @@ func raiseBetween(rt *rapid.T, tx *memTx, m *model, actions map[string]func(*rap
 	for _, name := range [...]string{"txn", "compact", "sweep", "history", "both ways"} {
 		after := actions[name]
 		actions[name] = func(rt *rapid.T) {
-			if tx.version == VersionHistory {
+			if tx.version >= VersionHistory {
 				after(rt)
 			}
 		}
 	}
-	actions["raise"] = func(*rapid.T) {
-		if tx.version == 0 {
-			tx.version = VersionHistory
+	actions["raise"] = func(rt *rapid.T) {
+		to := rapid.Uint32Range(tx.version, VersionLeases).Draw(rt, "version")
+		if tx.version < VersionHistory && to >= VersionHistory {
 			m.raise()
 		}
+		tx.version, m.known = to, to >= VersionLeases
 	}
 }
 
@@ -615,7 +628,8 @@ func bothWays(rt *rapid.T, tx *memTx, m *model) {
 		err := scan(func(key []byte, rec record) error {
 			key = bytes.Clone(key)
 			value, err := rec.load(tx, key)
-			got = append(got, fmt.Sprintf("%q %d %d %d %.5s %d", key, rec.create, rec.mod, rec.version, value, len(value)))
+			got = append(got, fmt.Sprintf("%q %d %d %d %d %.5s %d", key, rec.create, rec.mod, rec.version, rec.lease,
+				value, len(value)))
 			return err
 		})
 		if err != nil {
@@ -640,16 +654,29 @@ func bothWays(rt *rapid.T, tx *memTx, m *model) {
 func TestSameCommandsSameState(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		plain, moved := newTx(), newTx()
-		if rapid.Bool().Draw(rt, "newest") {
-			plain.version, moved.version = 0, 0
-		}
+		version := rapid.Uint32Range(0, VersionLeases).Draw(rt, "version")
+		plain.version, moved.version = version, version
 		moved.m["kgarbage"] = "\x02\x02\x01\x00v"
 		if err := moved.Delete([]byte("kgarbage")); err != nil {
 			rt.Fatal(err)
 		}
 		var commands [][]byte
 		for range rapid.IntRange(1, 40).Draw(rt, "commands") {
-			switch rapid.IntRange(0, 7).Draw(rt, "kind") {
+			switch rapid.IntRange(0, 10).Draw(rt, "kind") {
+			case 8:
+				command, err := EncodeGrant(someLease.Draw(rt, "lease"), 60)
+				if err != nil {
+					rt.Fatal(err)
+				}
+				commands = append(commands, command)
+				continue
+			case 9:
+				commands = append(commands, EncodeRevoke(someLease.Draw(rt, "lease"), 0))
+				continue
+			case 10:
+				left := Remaining{someLease.Draw(rt, "lease"), rapid.Int64Range(1, 4).Draw(rt, "generation"), 7}
+				commands = append(commands, EncodeCheckpoint([]Remaining{left}))
+				continue
 			case 0:
 				commands = append(commands, rawTxn(t, drawTxn(rt, int64(len(commands)), 1)))
 				continue
@@ -665,7 +692,7 @@ func TestSameCommandsSameState(t *testing.T) {
 			}
 			commands = append(commands, rawPut(t, &etcdserverpb.PutRequest{
 				Key:   someKey.Draw(rt, "key"),
-				Value: drawValue(rt), PrevKv: true,
+				Value: drawValue(rt), PrevKv: true, Lease: rapid.Int64Range(0, 2).Draw(rt, "lease"),
 			}))
 		}
 		move := rapid.IntRange(0, len(commands)-1).Draw(rt, "move")
@@ -681,7 +708,7 @@ func TestSameCommandsSameState(t *testing.T) {
 				fresh.version = moved.version
 				moved = fresh
 			}
-			apply(t, moved, rawPut(t, &etcdserverpb.PutRequest{Key: []byte("refused"), Lease: 1}))
+			apply(t, moved, rawPut(t, &etcdserverpb.PutRequest{Key: []byte("refused"), Lease: 9}))
 			if got, want := apply(t, moved, command), apply(t, plain, command); !bytes.Equal(got, want) {
 				rt.Fatalf("command %d: result %x on one tree, %x on the other", i, got, want)
 			}

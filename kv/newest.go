@@ -80,7 +80,7 @@ func deleteRangeNewest(tx nexusraft.Tx, m meta, req *etcdserverpb.DeleteRangeReq
 			return nil, err
 		}
 		told := deletions{keys: d.keys, many: d.many()}
-		if err := told.publish(tx, req, rev); err != nil {
+		if err := told.publish(tx, EventDeleteRange, req.Key, req.RangeEnd, rev, 0); err != nil {
 			return nil, err
 		}
 	}

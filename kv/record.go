@@ -16,6 +16,10 @@ const (
 	prefixValue   byte = 'd'
 	prefixChange  byte = 'r'
 	prefixMeta    byte = 'm'
+
+	prefixLease      byte = 'l'
+	prefixAttached   byte = 'a'
+	prefixGeneration byte = 'g'
 )
 
 // maxInline is up to how many bytes of a value are in the row of its version: those are read as fast as
@@ -143,7 +147,7 @@ func decodeRecord(key, b []byte) (record, error) {
 		return decodeVersion(key, b, false)
 	}
 	r := record{newest: true, stored: len(b)}
-	rest, ok := r.decodeNumbers(b, &r.create, &r.mod, &r.version, &r.lease)
+	rest, ok := decodeNumbers(b, &r.create, &r.mod, &r.version, &r.lease)
 	if !ok || !r.valid() {
 		return record{}, errCorrupt("pair of key %q", key)
 	}
@@ -157,9 +161,9 @@ func decodeVersion(key, b []byte, ended bool) (record, error) {
 		return record{}, errCorrupt("version of key %q", key)
 	}
 	r := record{stored: len(b), elsewhere: b[0] == tagElsewhere}
-	rest, ok := r.decodeNumbers(b[1:], &r.create, &r.mod, &r.version, &r.lease, &r.sub)
+	rest, ok := decodeNumbers(b[1:], &r.create, &r.mod, &r.version, &r.lease, &r.sub)
 	if ok && ended {
-		rest, ok = r.decodeNumbers(rest, &r.end)
+		rest, ok = decodeNumbers(rest, &r.end)
 		ok = ok && r.end >= r.mod
 	}
 	var length int64
@@ -176,15 +180,6 @@ func decodeVersion(key, b []byte, ended bool) (record, error) {
 	}
 	r.value, r.length = rest, int(length)
 	return r, nil
-}
-
-func (r *record) decodeNumbers(b []byte, into ...*int64) (rest []byte, ok bool) {
-	for _, n := range into {
-		if *n, b, ok = uvarint(b); !ok {
-			return nil, false
-		}
-	}
-	return b, true
 }
 
 func (r record) valid() bool {

@@ -10,9 +10,12 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
-// A result is one outcome byte, then, for outcomeOK, the marshalled response. Nodes of
+// A result is one outcome byte, then, for the two here, the response: marshalled, but that of a checkpoint. Nodes of
 // different versions exchange results, so a number that was ever used keeps its meaning.
-const outcomeOK byte = 0
+const (
+	outcomeOK   byte = 0
+	outcomeMore byte = 17 // of a revoke: the lease has keys left
+)
 
 type refusal struct {
 	outcome byte
@@ -34,17 +37,16 @@ var refusals = []refusal{
 	{11, ErrTooManyOps},
 	{12, ErrDuplicateKey},
 	{13, ErrInvalidSort},
+	{14, ErrLeaseExists},
+	{15, ErrLeaseRenewed},
+	{16, ErrLeaseTTLTooLarge},
 }
 
 // encodeResult returns the result of a command, of its response or refusal. Any other error, of the
 // transaction or of a corrupt state, is returned as it is.
-func encodeResult(resp proto.Message, err error) ([]byte, error) {
+func encodeResult(resp any, err error) ([]byte, error) {
 	if err == nil {
-		b, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend([]byte{outcomeOK}, resp)
-		if err != nil {
-			return nil, fmt.Errorf("kv: encode result: %w", err)
-		}
-		return b, nil
+		return encodeResponse(resp)
 	}
 	for _, r := range refusals {
 		if errors.Is(err, r.err) {
@@ -52,6 +54,24 @@ func encodeResult(resp proto.Message, err error) ([]byte, error) {
 		}
 	}
 	return nil, err
+}
+
+func encodeResponse(resp any) ([]byte, error) {
+	outcome := []byte{outcomeOK}
+	var m proto.Message
+	switch resp := resp.(type) {
+	case checkpointed:
+		return resp.append(outcome), nil
+	case revoking:
+		outcome[0], m = outcomeMore, resp.resp
+	case proto.Message:
+		m = resp
+	}
+	b, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend(outcome, m)
+	if err != nil {
+		return nil, fmt.Errorf("kv: encode result: %w", err)
+	}
+	return b, nil
 }
 
 // DecodePutResult reads the result of a command that EncodePut made: the response, whose
@@ -93,14 +113,23 @@ func DecodeCompactResult(b []byte) (*etcdserverpb.CompactionResponse, error) {
 }
 
 func decodeResult(b []byte, into proto.Message) error {
+	if len(b) > 0 && b[0] == outcomeOK {
+		return unmarshalResult(b, into)
+	}
+	return decodeRefusal(b)
+}
+
+func unmarshalResult(b []byte, into proto.Message) error {
+	if err := proto.Unmarshal(b[1:], into); err != nil {
+		return fmt.Errorf("kv: decode result: %w: %w", nexusraft.ErrCorrupt, err)
+	}
+	return nil
+}
+
+// decodeRefusal returns why a command was refused, of a result that has no response.
+func decodeRefusal(b []byte) error {
 	if len(b) == 0 {
 		return fmt.Errorf("kv: decode result: it is empty: %w", nexusraft.ErrCorrupt)
-	}
-	if b[0] == outcomeOK {
-		if err := proto.Unmarshal(b[1:], into); err != nil {
-			return fmt.Errorf("kv: decode result: %w: %w", nexusraft.ErrCorrupt, err)
-		}
-		return nil
 	}
 	for _, r := range refusals {
 		if r.outcome == b[0] && len(b) == 1 {

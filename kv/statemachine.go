@@ -23,13 +23,13 @@ var (
 )
 
 // Version implements nexusraft.Versioned.
-func (StateMachine) Version() uint32 { return VersionHistory }
+func (StateMachine) Version() uint32 { return VersionLeases }
 
 // Apply runs one command. A refused command is a result, see DecodePutResult, and changes
 // nothing. The errors are those of tx, nexusraft.ErrTooLarge for what has turned out to be too much for one
 // command while it ran, and nexusraft.ErrCorrupt, with the key, for stored bytes that do not decode.
 func (StateMachine) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error) {
-	req, err := decodeCommand(cmd.Data)
+	req, err := decodeCommand(cmd.Data, cmd.Version)
 	if err != nil {
 		return encodeResult(nil, err)
 	}
@@ -43,7 +43,7 @@ func (StateMachine) Apply(tx nexusraft.Tx, cmd nexusraft.Command) ([]byte, error
 	if m.layout == layoutNewest {
 		m = m.versioned()
 	}
-	w := &writer{tx: tx, meta: m}
+	w := &writer{tx: tx, meta: m, leases: cmd.Version >= VersionLeases}
 	resp, err := w.apply(req)
 	if err != nil && w.written > 0 {
 		return nil, err // only an error drops what is written already
@@ -76,13 +76,13 @@ func applyNewest(tx nexusraft.Tx, m meta, req any) (proto.Message, error) {
 	return nil, ErrBadCommand
 }
 
-func (w *writer) apply(req any) (proto.Message, error) {
+func (w *writer) apply(req any) (any, error) {
 	switch req := req.(type) {
 	case *etcdserverpb.PutRequest:
 		if err := checkPut(req); err != nil {
 			return nil, err
 		}
-		if err := checkPutState(w.tx, req); err != nil {
+		if err := w.checkPutState(w.tx, req); err != nil {
 			return nil, err
 		}
 		return w.put(req)
@@ -100,6 +100,12 @@ func (w *writer) apply(req any) (proto.Message, error) {
 		return w.compact(req)
 	case sweepRequest:
 		return w.sweepOnly(int(req))
+	case grantRequest:
+		return w.grant(req)
+	case revokeRequest:
+		return w.revoke(req)
+	case checkpointRequest:
+		return w.checkpoint(req)
 	}
 	return nil, fmt.Errorf("kv: apply: no way to run a %T", req)
 }

@@ -29,7 +29,7 @@ type memTx struct {
 type published struct{ topic, kind, payload string }
 
 // newTx returns an empty key space that keeps old revisions.
-func newTx() *memTx { return &memTx{m: make(map[string]string), version: VersionHistory} }
+func newTx() *memTx { return &memTx{m: make(map[string]string), version: VersionLeases} }
 
 // newNewestTx returns one of a zone whose nodes are not all of this release.
 func newNewestTx() *memTx { return &memTx{m: make(map[string]string)} }

@@ -393,7 +393,7 @@ func (t *transaction) check(req *etcdserverpb.TxnRequest, p *path) error {
 				err = ErrFutureRevision
 			}
 		case *etcdserverpb.RequestOp_RequestPut:
-			if err = checkPutState(t.r, op.RequestPut); err == nil && t.takesFromGone(op.RequestPut) {
+			if err = t.w.checkPutState(t.r, op.RequestPut); err == nil && t.takesFromGone(op.RequestPut) {
 				err = ErrKeyNotFound
 			}
 		case *etcdserverpb.RequestOp_RequestDeleteRange:
@@ -430,9 +430,9 @@ func (t *transaction) takesFromGone(req *etcdserverpb.PutRequest) bool {
 }
 
 // checkPutState returns why a put is refused in that state.
-func checkPutState(r nexusraft.Reader, req *etcdserverpb.PutRequest) error {
-	if req.Lease != 0 {
-		return ErrLeaseNotFound
+func (w *writer) checkPutState(r nexusraft.Reader, req *etcdserverpb.PutRequest) error {
+	if err := w.checkLease(r, req.Lease); err != nil {
+		return err
 	}
 	if !req.IgnoreValue && !req.IgnoreLease {
 		return nil

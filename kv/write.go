@@ -32,6 +32,7 @@ type writer struct {
 	deleted int    // keys
 	left    *int   // of a transaction: what it may still look at
 	events  int    // keys that were told to be deleted, one by one
+	leases  bool   // the zone's version has them
 }
 
 // revision returns the newest revision as a read inside the command sees it.
@@ -52,6 +53,12 @@ func (w *writer) view(rev int64) (view, error) { return w.meta.view(w.tx, w.revi
 func (w *writer) set(key, value []byte) error {
 	w.meta.bytes += int64(len(key) + len(value))
 	return w.write(key, value)
+}
+
+// remove removes a row that is there and is counted, and whose value has so many bytes.
+func (w *writer) remove(key []byte, value int) error {
+	w.meta.bytes -= int64(len(key) + value)
+	return w.tx.Delete(key)
 }
 
 // write stores a row without counting it.
@@ -113,6 +120,9 @@ func (w *writer) put(req *etcdserverpb.PutRequest) (*etcdserverpb.PutResponse, e
 		return nil, err
 	}
 	if err := w.newest(req.Key, next, value); err != nil {
+		return nil, err
+	}
+	if err := w.attach(req.Key, prev.lease, next.lease); err != nil {
 		return nil, err
 	}
 	return resp, publishPut(w.tx, req.Key, rev)
@@ -207,7 +217,7 @@ func (w *writer) deleteRange(req *etcdserverpb.DeleteRangeRequest, most int) (
 		case whole:
 			resp.Header.Revision = w.revision()
 			w.events += len(told.keys)
-			return resp, told.publish(w.tx, req, w.next())
+			return resp, told.publish(w.tx, EventDeleteRange, req.Key, req.RangeEnd, w.next(), 0)
 		}
 		from = append(pairs[len(pairs)-1].key, 0)
 	}
@@ -235,6 +245,9 @@ func (w *writer) delete(p keyed) error {
 	if err := w.change(p.key, p.rec, true, true); err != nil {
 		return err
 	}
+	if err := w.attach(p.key, p.rec.lease, 0); err != nil {
+		return err
+	}
 	return w.tx.Delete(stateKey(p.key))
 }
 
@@ -257,7 +270,7 @@ func (w *writer) previous(req *etcdserverpb.DeleteRangeRequest, most int) ([]*mv
 	return resp.Kvs, nil
 }
 
-// deletions are the keys that one delete has found, to be told one by one, or if they are many as a range.
+// deletions are the keys that one delete or revoke has found, to be told one by one, or if they are many as a range.
 type deletions struct {
 	most int
 	keys [][]byte
@@ -272,13 +285,14 @@ func (d *deletions) add(key []byte) {
 	d.keys = append(d.keys, key)
 }
 
-func (d *deletions) publish(tx nexusraft.Tx, req *etcdserverpb.DeleteRangeRequest, rev int64) error {
+// publish tells of them, if they are many by an event of that kind, of what is between key and end.
+func (d *deletions) publish(tx nexusraft.Tx, kind string, key, end []byte, rev, lease int64) error {
 	if d.many {
-		return tx.Publish(EventTopic, EventDeleteRange, appendDelete(nil, req.Key, rev, req.RangeEnd))
+		return tx.Publish(EventTopic, kind, appendDelete(nil, key, rev, end, lease))
 	}
 	var b []byte
 	for _, key := range d.keys {
-		b = appendDelete(b[:0], key, rev, nil)
+		b = appendDelete(b[:0], key, rev, nil, 0)
 		if err := tx.Publish(EventTopic, EventDelete, b); err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
@@ -21,6 +22,13 @@ func (n *Node) AwaitReady(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("the node is not ready: %w", context.Cause(ctx))
 	}
+}
+
+// AwaitWorkers returns nil once each of the goroutines that share the zones has taken this call, so that none of them
+// stands still, in a sync of a stalled disk for example; otherwise why it waits no more, as AwaitReady.
+func (n *Node) AwaitWorkers(ctx context.Context) error {
+	_, _, err := n.workers.Led(ctx, math.MaxUint64)
+	return err
 }
 
 // AwaitWhole returns nil once the zone can lose any one node: it has two members and a witness, or

@@ -54,6 +54,11 @@ var methodCallers = map[string]string{
 	"/etcdserverpb.KV/Range":                                         "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.KV/RangeStream":                                   "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.KV/Txn":                                           "? ? ? ? - + + + - - - - -",
+	"/etcdserverpb.Lease/LeaseGrant":                                 "? ? ? ? - - + + - - - - -",
+	"/etcdserverpb.Lease/LeaseKeepAlive":                             "? ? ? ? - - + + - - - - -",
+	"/etcdserverpb.Lease/LeaseLeases":                                "? ? ? ? - + + + - - - - -",
+	"/etcdserverpb.Lease/LeaseRevoke":                                "? ? ? ? - - + + - - - - -",
+	"/etcdserverpb.Lease/LeaseTimeToLive":                            "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.Maintenance/Alarm":                                "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.Maintenance/Hash":                                 "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.Maintenance/HashKV":                               "? ? ? ? - + + + - - - - -",
@@ -87,6 +92,7 @@ var methodCallers = map[string]string{
 	"/nexusraft.v1.Tokens/CreateToken":                               "? ? ? ? - - - + - - - - -",
 	"/nexusraft.v1.Tokens/ListTokens":                                "? ? ? ? - - - + - - - - -",
 	"/nexusraft.v1.Tokens/RevokeToken":                               "? ? ? ? - - - + - - - - -",
+	"/nexusraft.v1.Zones/AskLeader":                                  "? ? ? ? - - - - x x x + +",
 	"/nexusraft.v1.Zones/ChangeMembership":                           "? ? ? ? - - - + - - - - -",
 	"/nexusraft.v1.Zones/Checksum":                                   "? ? ? ? - + + + - - - - -",
 	"/nexusraft.v1.Zones/CreateZone":                                 "? ? ? ? - - - + - - - - -",
@@ -169,6 +175,7 @@ func newCallersWorld(t *testing.T) *callersWorld {
 func (w *callersWorld) config(name string) node.Config {
 	c := secureConfig(w.t, name)
 	c.ServerOptions, c.Permissions, c.StateMachine = etcd.Options(), etcd.Permissions(), kv.StateMachine{}
+	c.Answer = func(context.Context, nexusraft.ZoneID, []byte) ([]byte, error) { return nil, nil }
 	return c
 }
 
@@ -279,6 +286,8 @@ func (w *callersWorld) request(name, method string) proto.Message {
 		return &pb.SnapshotOffsetRequest{Header: header}
 	case pb.Zones_Propose_FullMethodName:
 		return &pb.ProposeRequest{Hello: h, Zone: 7}
+	case pb.Zones_AskLeader_FullMethodName:
+		return &pb.AskLeaderRequest{Hello: h, Zone: uint64(nexusraft.RootZone)}
 	}
 	return &emptypb.Empty{}
 }
@@ -302,6 +311,8 @@ func answerTo(method string) proto.Message {
 		return &pb.SnapshotOffsetResponse{}
 	case pb.Zones_Propose_FullMethodName:
 		return &pb.ProposeResponse{}
+	case pb.Zones_AskLeader_FullMethodName:
+		return &pb.AskLeaderResponse{}
 	}
 	return &emptypb.Empty{}
 }

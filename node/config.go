@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -86,6 +87,13 @@ type Config struct {
 	// AnswerBytes is what large answers that are under way may hold of memory, together: 256 MiB. An answer over it is
 	// made alone. Callers wait for their place; see docs/budgets.md.
 	AnswerBytes int64
+
+	// Answer answers questions about a zone that this node leads, which AskLeader of a node with a copy of its state has
+	// asked: the programs agree what they mean. By then another node may lead: where that counts, LedZone.Read tells.
+	// Question and answer have at most 64 KiB; the question is the function's own. It is called from many
+	// goroutines, and its ctx ends after 10 s at the latest. An error reaches the one that asks as the
+	// sentinel that it matches. nil: the node leads no zone whose leader answers.
+	Answer func(ctx context.Context, zone nexusraft.ZoneID, question []byte) (answer []byte, err error)
 
 	ServerOptions []grpc.ServerOption // of the gRPC server, after the node's own: for services that Run registers
 

@@ -27,7 +27,8 @@ func (n *Node) peerHandlers() transport.Handlers {
 		Peer: peerHandler{h, raftwire.NewReceiver(n.workers.Inbox(), n.logger, false)}, Member: h,
 		Operators:     rpc.NewZones(h, zoneKeeper{n}),
 		CheckSnapshot: n.workers.CheckSnapshot, CheckToken: n.authority.CheckToken,
-		Renew: n.authority.Renew, Trust: n.authority.Trust,
+		AskLeader: h.AskLeader,
+		Renew:     n.authority.Renew, Trust: n.authority.Trust,
 	}
 }
 

@@ -20,6 +20,33 @@ func (z LedZone) Propose(ctx context.Context, command []byte) (nexusraft.Result,
 	return z.Zone.node.proposeInTerm(ctx, z.Zone.id, z.Term, nexusraft.RequestID{}, command)
 }
 
+// Read runs fn over the zone's state, which includes every write that was acknowledged, by any node, before Read was
+// called; a quorum has confirmed since then that this node leads the zone in the term. Otherwise it returns
+// ErrNotLeader, or ErrNoQuorum if ctx ends first. The Reader is void when fn returns.
+func (z LedZone) Read(ctx context.Context, fn func(nexusraft.Reader) error) error {
+	// A node that leads in a term before and after leads in it throughout, and confirms the read itself.
+	n, id := z.Zone.node, z.Zone.id
+	if err := n.checkLeads(ctx, z); err != nil {
+		return err
+	}
+	if err := n.workers.Confirm(ctx, id); err != nil {
+		return err
+	}
+	if err := n.checkLeads(ctx, z); err != nil {
+		return err
+	}
+	return z.Zone.ReadLocal(ctx, fn)
+}
+
+// checkLeads returns ErrNotLeader unless this node leads the zone in the term, as far as it knows.
+func (n *Node) checkLeads(ctx context.Context, z LedZone) error {
+	term, err := n.workers.LeadsIn(ctx, z.Zone.id)
+	if err == nil && term != z.Term {
+		err = &nexusraft.NotLeaderError{Zone: z.Zone.id}
+	}
+	return err
+}
+
 // LedZones returns zones that this node leads, the root zone included, and that have applied commands since an earlier
 // call has returned next; with 0 all that it leads. It waits until there are any, or ctx or the node ends, and then
 // returns next, too.

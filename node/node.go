@@ -50,6 +50,7 @@ type Node struct {
 	sending   *snapshot.Jobs
 	snapshots *snapshot.Progress // that come in and go out
 	forwards  forward.Calls
+	asking    askers
 	watchdog  watchdog.Watchdog
 	cancel    context.CancelFunc // ends the jobs
 
@@ -327,6 +328,9 @@ func (n *Node) joinWhile(ctx context.Context, broken <-chan error) error {
 	}
 	return err
 }
+
+// ElectionTimeout is for how long a member hears nothing of a leader before it campaigns, at least; up to twice that.
+func (n *Node) ElectionTimeout() time.Duration { return n.config.electionTimeout() }
 
 // ID returns the node's ID.
 func (n *Node) ID() nexusraft.NodeID { return n.self().Node }

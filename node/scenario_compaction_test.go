@@ -112,7 +112,7 @@ func TestSweepEndsWithAnotherLeader(t *testing.T) {
 	const txns = 60
 	c := newKVCluster(t)
 	leader := c.awaitSync()
-	leader.raised(nexusraft.RootZone, kv.VersionHistory)
+	leader.raised(nexusraft.RootZone, kv.VersionLeases)
 	hasHistory(t, leader.zone(), txns)
 	leader = c.awaitSync()
 	follower := c.other(leader)
@@ -137,7 +137,7 @@ func TestFullDiskInASweep(t *testing.T) {
 	const txns = 60
 	c := newKVCluster(t)
 	leader := c.awaitSync()
-	leader.raised(nexusraft.RootZone, kv.VersionHistory)
+	leader.raised(nexusraft.RootZone, kv.VersionLeases)
 	hasHistory(t, leader.zone(), txns)
 	leader = c.awaitSync()
 	run(t, leader.zone(), kv.EncodeSweep(100))
@@ -181,7 +181,7 @@ func TestIdleZonesAreNotCompacted(t *testing.T) {
 		all = append(all, z)
 	}
 	for _, z := range all {
-		n1.raised(z.ID(), kv.VersionHistory)
+		n1.raised(z.ID(), kv.VersionLeases)
 	}
 	for _, m := range []*member{n1, n2} {
 		m.compacts(compactor.Options{Period: time.Second})

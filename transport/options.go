@@ -20,8 +20,8 @@ const ProtocolVersion = 1
 // snapshots that go on where they broke off, version 1.3 join tokens that are proved and not told,
 // version 1.4 zones besides the root zone, which a cluster has once all of its nodes speak it, version 1.5 the
 // promise of voters on which leases rest, version 1.6 log entries of several commands, which a cluster has
-// likewise once all of its nodes speak it.
-const MinorVersion = 6
+// likewise once all of its nodes speak it, version 1.7 questions to a zone's leader.
+const MinorVersion = 7
 
 // Limits of the protocol, in bytes unless said otherwise. A receiver refuses more.
 const (

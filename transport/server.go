@@ -22,7 +22,9 @@ type Server struct {
 	id    func() Identity
 	h     Handlers
 	seen  openings
-	votes voteLimiter
+	votes *callLimiter
+
+	questions *callLimiter // to leaders
 
 	incoming incomingSnapshots
 }
@@ -30,7 +32,11 @@ type Server struct {
 // NewServer returns a server of the node that id describes; id is called for each
 // handshake, because a node learns its cluster late. Until then every peer is refused.
 func NewServer(id func() Identity, h Handlers) *Server {
-	return &Server{id: id, h: h, incoming: newIncomingSnapshots()}
+	return &Server{
+		id: id, h: h, incoming: newIncomingSnapshots(),
+		votes:     newCallLimiter(maxVoteCalls, maxVoteCallsOfNode),
+		questions: newCallLimiter(maxQuestions, maxQuestionsOfNode),
+	}
 }
 
 // Close ends snapshots of which only a part has come, and waits for their handlers. It may be

@@ -186,6 +186,11 @@ type Handlers struct {
 	// HostedZones.Version. A witness takes over what a full node says (Identity.Full); full nodes go by
 	// their state. The slices belong to the handler. nil: refused.
 	HostZones func(ctx context.Context, from Identity, t HostedZones) (version uint64, err error)
+
+	// AskLeader answers a question if this node leads its zone and the one that asks has a copy of the zone's state; the
+	// answer has at most MaxQuestionBytes. The question belongs to the handler, whose context ends after 10 s at the
+	// latest. nil, on a witness: Unimplemented.
+	AskLeader func(ctx context.Context, from Identity, q Question) (answer []byte, err error)
 }
 
 // PeerHandler is what a node and a witness both do for their peers. Its methods are called

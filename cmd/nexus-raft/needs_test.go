@@ -44,6 +44,7 @@ var callersOf = map[string]string{
 	"/nexusraft.v1.RaftTransport/InstallSnapshot": "nodes",
 	"/nexusraft.v1.RaftTransport/SnapshotOffset":  "nodes",
 	"/nexusraft.v1.Zones/Propose":                 "nodes",
+	"/nexusraft.v1.Zones/AskLeader":               "nodes",
 	"/nexusraft.v1.Cluster/Trust":                 "nodes",
 	"/nexusraft.v1.Cluster/HostZones":             "nodes",
 	// it asks for the certificate of a node itself, which may have expired
@@ -62,6 +63,8 @@ var callersOf = map[string]string{
 	"/etcdserverpb.KV/Range":              "read",
 	"/etcdserverpb.KV/RangeStream":        "read",
 	"/etcdserverpb.KV/Txn":                "read", // if it has only ranges, or nothing: authz.TestRoleForATransaction
+	"/etcdserverpb.Lease/LeaseTimeToLive": "read",
+	"/etcdserverpb.Lease/LeaseLeases":     "read",
 	"/etcdserverpb.Maintenance/Hash":      "read",
 	"/etcdserverpb.Maintenance/HashKV":    "read",
 	"/etcdserverpb.Maintenance/Status":    "read",
@@ -72,6 +75,9 @@ var callersOf = map[string]string{
 	"/nexusraft.v1.Zones/RegisterSession": "write",
 	"/etcdserverpb.KV/Put":                "write",
 	"/etcdserverpb.KV/DeleteRange":        "write",
+	"/etcdserverpb.Lease/LeaseGrant":      "write",
+	"/etcdserverpb.Lease/LeaseRevoke":     "write",
+	"/etcdserverpb.Lease/LeaseKeepAlive":  "write",
 
 	"/etcdserverpb.KV/Compact":             "admin",
 	"/nexusraft.v1.Zones/ChangeMembership": "admin",

@@ -16,6 +16,7 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/rpc/etcd"
 	"github.com/nexi-lab/nexus-raft/kv"
 	"github.com/nexi-lab/nexus-raft/kv/compactor"
+	"github.com/nexi-lab/nexus-raft/kv/lessor"
 	"github.com/nexi-lab/nexus-raft/node"
 	"github.com/nexi-lab/nexus-raft/storage"
 	"github.com/nexi-lab/nexus-raft/transport"
@@ -142,7 +143,9 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 			return err
 		}
 		election, tick := c.Ticks()
+		services.Lessor = lessor.New(lessor.Options{Logger: log})
 		n, err := node.Open(node.Config{
+			Answer:       services.Lessor.Answer,
 			TickInterval: tick, ElectionTicks: election, Workers: c.Workers,
 			Dir: c.DataDir, Name: c.Name, Advertise: c.Advertise, Join: c.Join, JoinTimeout: c.JoinTimeout, TLS: security,
 			ClusterTLS: c.Encrypted, Insecure: c.Insecure, JoinToken: c.Token,
@@ -157,17 +160,18 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 			return err
 		}
 		compaction.Logger = log
-		return runCompacted(ctx, n, lis, services, compaction)
+		return runTended(ctx, n, lis, services, compaction)
 	})
 }
 
-// runCompacted runs a node, and its zones' compaction beside it.
-func runCompacted(
+// runTended runs a node, and beside it the compaction of its zones, and their leases' time.
+func runTended(
 	ctx context.Context, n *node.Node, lis net.Listener, services etcd.Config, o compactor.Options,
 ) error {
-	compacting, stop := context.WithCancel(ctx)
+	tending, stop := context.WithCancel(ctx)
 	var ended sync.WaitGroup
-	ended.Go(func() { compactor.Run(compacting, n, o) })
+	ended.Go(func() { compactor.Run(tending, n, o) })
+	ended.Go(func() { services.Lessor.Run(tending, n) })
 	err := n.Run(ctx, lis, services.Services(n))
 	stop()
 	ended.Wait()

@@ -107,7 +107,7 @@ func (c *trio) awaitHistory(t *testing.T, addresses ...string) {
 	for _, address := range addresses {
 		eventually(t, address+" keeps history", func() bool {
 			zones := statusOf(t, address).Zones
-			return len(zones) > 0 && zones[0].MachineVersion == kv.VersionHistory
+			return len(zones) > 0 && zones[0].MachineVersion == kv.VersionLeases
 		})
 	}
 }

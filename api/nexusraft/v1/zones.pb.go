@@ -331,6 +331,166 @@ func (x *ProposeResult) GetCopies() uint32 {
 	return 0
 }
 
+// AskLeaderRequest is a question.
+type AskLeaderRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The two nodes.
+	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
+	// The zone it is about.
+	Zone uint64 `protobuf:"varint,2,opt,name=zone,proto3" json:"zone,omitempty"`
+	// At most 64 KiB.
+	Question      []byte `protobuf:"bytes,3,opt,name=question,proto3" json:"question,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AskLeaderRequest) Reset() {
+	*x = AskLeaderRequest{}
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AskLeaderRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AskLeaderRequest) ProtoMessage() {}
+
+func (x *AskLeaderRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AskLeaderRequest.ProtoReflect.Descriptor instead.
+func (*AskLeaderRequest) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *AskLeaderRequest) GetHello() *Hello {
+	if x != nil {
+		return x.Hello
+	}
+	return nil
+}
+
+func (x *AskLeaderRequest) GetZone() uint64 {
+	if x != nil {
+		return x.Zone
+	}
+	return 0
+}
+
+func (x *AskLeaderRequest) GetQuestion() []byte {
+	if x != nil {
+		return x.Question
+	}
+	return nil
+}
+
+// AskLeaderResponse is the answer, or why there is none.
+type AskLeaderResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node that answers.
+	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
+	// The outcome.
+	//
+	// Types that are valid to be assigned to Result:
+	//
+	//	*AskLeaderResponse_Answer
+	//	*AskLeaderResponse_Error
+	Result        isAskLeaderResponse_Result `protobuf_oneof:"result"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AskLeaderResponse) Reset() {
+	*x = AskLeaderResponse{}
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AskLeaderResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AskLeaderResponse) ProtoMessage() {}
+
+func (x *AskLeaderResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AskLeaderResponse.ProtoReflect.Descriptor instead.
+func (*AskLeaderResponse) Descriptor() ([]byte, []int) {
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *AskLeaderResponse) GetHello() *Hello {
+	if x != nil {
+		return x.Hello
+	}
+	return nil
+}
+
+func (x *AskLeaderResponse) GetResult() isAskLeaderResponse_Result {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *AskLeaderResponse) GetAnswer() []byte {
+	if x != nil {
+		if x, ok := x.Result.(*AskLeaderResponse_Answer); ok {
+			return x.Answer
+		}
+	}
+	return nil
+}
+
+func (x *AskLeaderResponse) GetError() *Error {
+	if x != nil {
+		if x, ok := x.Result.(*AskLeaderResponse_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isAskLeaderResponse_Result interface {
+	isAskLeaderResponse_Result()
+}
+
+type AskLeaderResponse_Answer struct {
+	// At most 64 KiB.
+	Answer []byte `protobuf:"bytes,2,opt,name=answer,proto3,oneof"`
+}
+
+type AskLeaderResponse_Error struct {
+	// The question was not answered.
+	Error *Error `protobuf:"bytes,3,opt,name=error,proto3,oneof"`
+}
+
+func (*AskLeaderResponse_Answer) isAskLeaderResponse_Result() {}
+
+func (*AskLeaderResponse_Error) isAskLeaderResponse_Result() {}
+
 // ZoneInfo is what the cluster keeps of a zone.
 type ZoneInfo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -358,7 +518,7 @@ type ZoneInfo struct {
 
 func (x *ZoneInfo) Reset() {
 	*x = ZoneInfo{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[4]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -370,7 +530,7 @@ func (x *ZoneInfo) String() string {
 func (*ZoneInfo) ProtoMessage() {}
 
 func (x *ZoneInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[4]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -383,7 +543,7 @@ func (x *ZoneInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZoneInfo.ProtoReflect.Descriptor instead.
 func (*ZoneInfo) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{4}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ZoneInfo) GetId() uint64 {
@@ -464,7 +624,7 @@ type ZonePlan struct {
 
 func (x *ZonePlan) Reset() {
 	*x = ZonePlan{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[5]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -476,7 +636,7 @@ func (x *ZonePlan) String() string {
 func (*ZonePlan) ProtoMessage() {}
 
 func (x *ZonePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[5]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -489,7 +649,7 @@ func (x *ZonePlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZonePlan.ProtoReflect.Descriptor instead.
 func (*ZonePlan) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{5}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ZonePlan) GetShape() *Shape {
@@ -528,7 +688,7 @@ type CreateZoneRequest struct {
 
 func (x *CreateZoneRequest) Reset() {
 	*x = CreateZoneRequest{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[6]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -540,7 +700,7 @@ func (x *CreateZoneRequest) String() string {
 func (*CreateZoneRequest) ProtoMessage() {}
 
 func (x *CreateZoneRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[6]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -553,7 +713,7 @@ func (x *CreateZoneRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateZoneRequest.ProtoReflect.Descriptor instead.
 func (*CreateZoneRequest) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{6}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CreateZoneRequest) GetName() string {
@@ -593,7 +753,7 @@ type CreateZoneResponse struct {
 
 func (x *CreateZoneResponse) Reset() {
 	*x = CreateZoneResponse{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[7]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -605,7 +765,7 @@ func (x *CreateZoneResponse) String() string {
 func (*CreateZoneResponse) ProtoMessage() {}
 
 func (x *CreateZoneResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[7]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -618,7 +778,7 @@ func (x *CreateZoneResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateZoneResponse.ProtoReflect.Descriptor instead.
 func (*CreateZoneResponse) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{7}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CreateZoneResponse) GetResult() isCreateZoneResponse_Result {
@@ -685,7 +845,7 @@ type ReshapeZoneRequest struct {
 
 func (x *ReshapeZoneRequest) Reset() {
 	*x = ReshapeZoneRequest{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[8]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -697,7 +857,7 @@ func (x *ReshapeZoneRequest) String() string {
 func (*ReshapeZoneRequest) ProtoMessage() {}
 
 func (x *ReshapeZoneRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[8]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -710,7 +870,7 @@ func (x *ReshapeZoneRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReshapeZoneRequest.ProtoReflect.Descriptor instead.
 func (*ReshapeZoneRequest) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{8}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ReshapeZoneRequest) GetZone() uint64 {
@@ -771,7 +931,7 @@ type ReshapeZoneResponse struct {
 
 func (x *ReshapeZoneResponse) Reset() {
 	*x = ReshapeZoneResponse{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[9]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -783,7 +943,7 @@ func (x *ReshapeZoneResponse) String() string {
 func (*ReshapeZoneResponse) ProtoMessage() {}
 
 func (x *ReshapeZoneResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[9]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -796,7 +956,7 @@ func (x *ReshapeZoneResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReshapeZoneResponse.ProtoReflect.Descriptor instead.
 func (*ReshapeZoneResponse) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{9}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReshapeZoneResponse) GetResult() isReshapeZoneResponse_Result {
@@ -855,7 +1015,7 @@ type DeleteZoneRequest struct {
 
 func (x *DeleteZoneRequest) Reset() {
 	*x = DeleteZoneRequest{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[10]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -867,7 +1027,7 @@ func (x *DeleteZoneRequest) String() string {
 func (*DeleteZoneRequest) ProtoMessage() {}
 
 func (x *DeleteZoneRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[10]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -880,7 +1040,7 @@ func (x *DeleteZoneRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteZoneRequest.ProtoReflect.Descriptor instead.
 func (*DeleteZoneRequest) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{10}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteZoneRequest) GetZone() uint64 {
@@ -908,7 +1068,7 @@ type DeleteZoneResponse struct {
 
 func (x *DeleteZoneResponse) Reset() {
 	*x = DeleteZoneResponse{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[11]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -920,7 +1080,7 @@ func (x *DeleteZoneResponse) String() string {
 func (*DeleteZoneResponse) ProtoMessage() {}
 
 func (x *DeleteZoneResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[11]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -933,7 +1093,7 @@ func (x *DeleteZoneResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteZoneResponse.ProtoReflect.Descriptor instead.
 func (*DeleteZoneResponse) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{11}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DeleteZoneResponse) GetError() *Error {
@@ -956,7 +1116,7 @@ type ListZonesRequest struct {
 
 func (x *ListZonesRequest) Reset() {
 	*x = ListZonesRequest{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[12]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -968,7 +1128,7 @@ func (x *ListZonesRequest) String() string {
 func (*ListZonesRequest) ProtoMessage() {}
 
 func (x *ListZonesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[12]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -981,7 +1141,7 @@ func (x *ListZonesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListZonesRequest.ProtoReflect.Descriptor instead.
 func (*ListZonesRequest) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{12}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListZonesRequest) GetAfter() uint64 {
@@ -1014,7 +1174,7 @@ type ListZonesResponse struct {
 
 func (x *ListZonesResponse) Reset() {
 	*x = ListZonesResponse{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[13]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1186,7 @@ func (x *ListZonesResponse) String() string {
 func (*ListZonesResponse) ProtoMessage() {}
 
 func (x *ListZonesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[13]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1199,7 @@ func (x *ListZonesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListZonesResponse.ProtoReflect.Descriptor instead.
 func (*ListZonesResponse) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{13}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListZonesResponse) GetResult() isListZonesResponse_Result {
@@ -1098,7 +1258,7 @@ type ZoneList struct {
 
 func (x *ZoneList) Reset() {
 	*x = ZoneList{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[14]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1110,7 +1270,7 @@ func (x *ZoneList) String() string {
 func (*ZoneList) ProtoMessage() {}
 
 func (x *ZoneList) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[14]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1123,7 +1283,7 @@ func (x *ZoneList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ZoneList.ProtoReflect.Descriptor instead.
 func (*ZoneList) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{14}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ZoneList) GetZones() []*ZoneInfo {
@@ -1151,7 +1311,7 @@ type ChecksumRequest struct {
 
 func (x *ChecksumRequest) Reset() {
 	*x = ChecksumRequest{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[15]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1163,7 +1323,7 @@ func (x *ChecksumRequest) String() string {
 func (*ChecksumRequest) ProtoMessage() {}
 
 func (x *ChecksumRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[15]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1176,7 +1336,7 @@ func (x *ChecksumRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChecksumRequest.ProtoReflect.Descriptor instead.
 func (*ChecksumRequest) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{15}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ChecksumRequest) GetZone() uint64 {
@@ -1204,7 +1364,7 @@ type ChecksumResponse struct {
 
 func (x *ChecksumResponse) Reset() {
 	*x = ChecksumResponse{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[16]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1216,7 +1376,7 @@ func (x *ChecksumResponse) String() string {
 func (*ChecksumResponse) ProtoMessage() {}
 
 func (x *ChecksumResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[16]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1229,7 +1389,7 @@ func (x *ChecksumResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChecksumResponse.ProtoReflect.Descriptor instead.
 func (*ChecksumResponse) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{16}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ChecksumResponse) GetHello() *Hello {
@@ -1302,7 +1462,7 @@ type StateChecksum struct {
 
 func (x *StateChecksum) Reset() {
 	*x = StateChecksum{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[17]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1314,7 +1474,7 @@ func (x *StateChecksum) String() string {
 func (*StateChecksum) ProtoMessage() {}
 
 func (x *StateChecksum) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[17]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1327,7 +1487,7 @@ func (x *StateChecksum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateChecksum.ProtoReflect.Descriptor instead.
 func (*StateChecksum) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{17}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StateChecksum) GetApplied() uint64 {
@@ -1384,7 +1544,7 @@ type ChangeMembershipRequest struct {
 
 func (x *ChangeMembershipRequest) Reset() {
 	*x = ChangeMembershipRequest{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[18]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1396,7 +1556,7 @@ func (x *ChangeMembershipRequest) String() string {
 func (*ChangeMembershipRequest) ProtoMessage() {}
 
 func (x *ChangeMembershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[18]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1409,7 +1569,7 @@ func (x *ChangeMembershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeMembershipRequest.ProtoReflect.Descriptor instead.
 func (*ChangeMembershipRequest) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{18}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ChangeMembershipRequest) GetZone() uint64 {
@@ -1491,7 +1651,7 @@ type Replacement struct {
 
 func (x *Replacement) Reset() {
 	*x = Replacement{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[19]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1503,7 +1663,7 @@ func (x *Replacement) String() string {
 func (*Replacement) ProtoMessage() {}
 
 func (x *Replacement) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[19]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1516,7 +1676,7 @@ func (x *Replacement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replacement.ProtoReflect.Descriptor instead.
 func (*Replacement) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{19}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Replacement) GetOld() uint64 {
@@ -1549,7 +1709,7 @@ type ChangeMembershipResponse struct {
 
 func (x *ChangeMembershipResponse) Reset() {
 	*x = ChangeMembershipResponse{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[20]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1561,7 +1721,7 @@ func (x *ChangeMembershipResponse) String() string {
 func (*ChangeMembershipResponse) ProtoMessage() {}
 
 func (x *ChangeMembershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[20]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1574,7 +1734,7 @@ func (x *ChangeMembershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeMembershipResponse.ProtoReflect.Descriptor instead.
 func (*ChangeMembershipResponse) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{20}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ChangeMembershipResponse) GetResult() isChangeMembershipResponse_Result {
@@ -1633,7 +1793,7 @@ type TransferLeaderRequest struct {
 
 func (x *TransferLeaderRequest) Reset() {
 	*x = TransferLeaderRequest{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[21]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1645,7 +1805,7 @@ func (x *TransferLeaderRequest) String() string {
 func (*TransferLeaderRequest) ProtoMessage() {}
 
 func (x *TransferLeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[21]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1658,7 +1818,7 @@ func (x *TransferLeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeaderRequest.ProtoReflect.Descriptor instead.
 func (*TransferLeaderRequest) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{21}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TransferLeaderRequest) GetZone() uint64 {
@@ -1691,7 +1851,7 @@ type TransferLeaderResponse struct {
 
 func (x *TransferLeaderResponse) Reset() {
 	*x = TransferLeaderResponse{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[22]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1703,7 +1863,7 @@ func (x *TransferLeaderResponse) String() string {
 func (*TransferLeaderResponse) ProtoMessage() {}
 
 func (x *TransferLeaderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[22]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1716,7 +1876,7 @@ func (x *TransferLeaderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferLeaderResponse.ProtoReflect.Descriptor instead.
 func (*TransferLeaderResponse) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{22}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *TransferLeaderResponse) GetResult() isTransferLeaderResponse_Result {
@@ -1773,7 +1933,7 @@ type RegisterSessionRequest struct {
 
 func (x *RegisterSessionRequest) Reset() {
 	*x = RegisterSessionRequest{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[23]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1785,7 +1945,7 @@ func (x *RegisterSessionRequest) String() string {
 func (*RegisterSessionRequest) ProtoMessage() {}
 
 func (x *RegisterSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[23]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1798,7 +1958,7 @@ func (x *RegisterSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterSessionRequest.ProtoReflect.Descriptor instead.
 func (*RegisterSessionRequest) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{23}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RegisterSessionRequest) GetZone() uint64 {
@@ -1824,7 +1984,7 @@ type RegisterSessionResponse struct {
 
 func (x *RegisterSessionResponse) Reset() {
 	*x = RegisterSessionResponse{}
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[24]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1836,7 +1996,7 @@ func (x *RegisterSessionResponse) String() string {
 func (*RegisterSessionResponse) ProtoMessage() {}
 
 func (x *RegisterSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_nexusraft_v1_zones_proto_msgTypes[24]
+	mi := &file_nexusraft_v1_zones_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1849,7 +2009,7 @@ func (x *RegisterSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterSessionResponse.ProtoReflect.Descriptor instead.
 func (*RegisterSessionResponse) Descriptor() ([]byte, []int) {
-	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{24}
+	return file_nexusraft_v1_zones_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RegisterSessionResponse) GetResult() isRegisterSessionResponse_Result {
@@ -1918,7 +2078,16 @@ const file_nexusraft_v1_zones_proto_rawDesc = "" +
 	"\rProposeResult\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x16\n" +
-	"\x06copies\x18\x03 \x01(\rR\x06copies\"\x91\x02\n" +
+	"\x06copies\x18\x03 \x01(\rR\x06copies\"m\n" +
+	"\x10AskLeaderRequest\x12)\n" +
+	"\x05hello\x18\x01 \x01(\v2\x13.nexusraft.v1.HelloR\x05hello\x12\x12\n" +
+	"\x04zone\x18\x02 \x01(\x04R\x04zone\x12\x1a\n" +
+	"\bquestion\x18\x03 \x01(\fR\bquestion\"\x8f\x01\n" +
+	"\x11AskLeaderResponse\x12)\n" +
+	"\x05hello\x18\x01 \x01(\v2\x13.nexusraft.v1.HelloR\x05hello\x12\x18\n" +
+	"\x06answer\x18\x02 \x01(\fH\x00R\x06answer\x12+\n" +
+	"\x05error\x18\x03 \x01(\v2\x13.nexusraft.v1.ErrorH\x00R\x05errorB\b\n" +
+	"\x06result\"\x91\x02\n" +
 	"\bZoneInfo\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -2007,9 +2176,10 @@ const file_nexusraft_v1_zones_proto_rawDesc = "" +
 	"\x17RegisterSessionResponse\x12\x1a\n" +
 	"\asession\x18\x01 \x01(\x04H\x00R\asession\x12+\n" +
 	"\x05error\x18\x02 \x01(\v2\x13.nexusraft.v1.ErrorH\x00R\x05errorB\b\n" +
-	"\x06result2\xde\x06\n" +
+	"\x06result2\xb4\a\n" +
 	"\x05Zones\x12N\n" +
-	"\aPropose\x12\x1c.nexusraft.v1.ProposeRequest\x1a\x1d.nexusraft.v1.ProposeResponse\"\x06\xd2\xe8\x18\x02\b\x02\x12[\n" +
+	"\aPropose\x12\x1c.nexusraft.v1.ProposeRequest\x1a\x1d.nexusraft.v1.ProposeResponse\"\x06\xd2\xe8\x18\x02\b\x02\x12T\n" +
+	"\tAskLeader\x12\x1e.nexusraft.v1.AskLeaderRequest\x1a\x1f.nexusraft.v1.AskLeaderResponse\"\x06\xd2\xe8\x18\x02\b\x02\x12[\n" +
 	"\n" +
 	"CreateZone\x12\x1f.nexusraft.v1.CreateZoneRequest\x1a .nexusraft.v1.CreateZoneResponse\"\n" +
 	"\xd2\xe8\x18\x06\b\x03\x10\x03\x18\x01\x12^\n" +
@@ -2037,89 +2207,96 @@ func file_nexusraft_v1_zones_proto_rawDescGZIP() []byte {
 	return file_nexusraft_v1_zones_proto_rawDescData
 }
 
-var file_nexusraft_v1_zones_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_nexusraft_v1_zones_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_nexusraft_v1_zones_proto_goTypes = []any{
 	(*RequestID)(nil),                // 0: nexusraft.v1.RequestID
 	(*ProposeRequest)(nil),           // 1: nexusraft.v1.ProposeRequest
 	(*ProposeResponse)(nil),          // 2: nexusraft.v1.ProposeResponse
 	(*ProposeResult)(nil),            // 3: nexusraft.v1.ProposeResult
-	(*ZoneInfo)(nil),                 // 4: nexusraft.v1.ZoneInfo
-	(*ZonePlan)(nil),                 // 5: nexusraft.v1.ZonePlan
-	(*CreateZoneRequest)(nil),        // 6: nexusraft.v1.CreateZoneRequest
-	(*CreateZoneResponse)(nil),       // 7: nexusraft.v1.CreateZoneResponse
-	(*ReshapeZoneRequest)(nil),       // 8: nexusraft.v1.ReshapeZoneRequest
-	(*ReshapeZoneResponse)(nil),      // 9: nexusraft.v1.ReshapeZoneResponse
-	(*DeleteZoneRequest)(nil),        // 10: nexusraft.v1.DeleteZoneRequest
-	(*DeleteZoneResponse)(nil),       // 11: nexusraft.v1.DeleteZoneResponse
-	(*ListZonesRequest)(nil),         // 12: nexusraft.v1.ListZonesRequest
-	(*ListZonesResponse)(nil),        // 13: nexusraft.v1.ListZonesResponse
-	(*ZoneList)(nil),                 // 14: nexusraft.v1.ZoneList
-	(*ChecksumRequest)(nil),          // 15: nexusraft.v1.ChecksumRequest
-	(*ChecksumResponse)(nil),         // 16: nexusraft.v1.ChecksumResponse
-	(*StateChecksum)(nil),            // 17: nexusraft.v1.StateChecksum
-	(*ChangeMembershipRequest)(nil),  // 18: nexusraft.v1.ChangeMembershipRequest
-	(*Replacement)(nil),              // 19: nexusraft.v1.Replacement
-	(*ChangeMembershipResponse)(nil), // 20: nexusraft.v1.ChangeMembershipResponse
-	(*TransferLeaderRequest)(nil),    // 21: nexusraft.v1.TransferLeaderRequest
-	(*TransferLeaderResponse)(nil),   // 22: nexusraft.v1.TransferLeaderResponse
-	(*RegisterSessionRequest)(nil),   // 23: nexusraft.v1.RegisterSessionRequest
-	(*RegisterSessionResponse)(nil),  // 24: nexusraft.v1.RegisterSessionResponse
-	(*Hello)(nil),                    // 25: nexusraft.v1.Hello
-	(*Error)(nil),                    // 26: nexusraft.v1.Error
-	(*Member)(nil),                   // 27: nexusraft.v1.Member
-	(*Shape)(nil),                    // 28: nexusraft.v1.Shape
-	(*Membership)(nil),               // 29: nexusraft.v1.Membership
+	(*AskLeaderRequest)(nil),         // 4: nexusraft.v1.AskLeaderRequest
+	(*AskLeaderResponse)(nil),        // 5: nexusraft.v1.AskLeaderResponse
+	(*ZoneInfo)(nil),                 // 6: nexusraft.v1.ZoneInfo
+	(*ZonePlan)(nil),                 // 7: nexusraft.v1.ZonePlan
+	(*CreateZoneRequest)(nil),        // 8: nexusraft.v1.CreateZoneRequest
+	(*CreateZoneResponse)(nil),       // 9: nexusraft.v1.CreateZoneResponse
+	(*ReshapeZoneRequest)(nil),       // 10: nexusraft.v1.ReshapeZoneRequest
+	(*ReshapeZoneResponse)(nil),      // 11: nexusraft.v1.ReshapeZoneResponse
+	(*DeleteZoneRequest)(nil),        // 12: nexusraft.v1.DeleteZoneRequest
+	(*DeleteZoneResponse)(nil),       // 13: nexusraft.v1.DeleteZoneResponse
+	(*ListZonesRequest)(nil),         // 14: nexusraft.v1.ListZonesRequest
+	(*ListZonesResponse)(nil),        // 15: nexusraft.v1.ListZonesResponse
+	(*ZoneList)(nil),                 // 16: nexusraft.v1.ZoneList
+	(*ChecksumRequest)(nil),          // 17: nexusraft.v1.ChecksumRequest
+	(*ChecksumResponse)(nil),         // 18: nexusraft.v1.ChecksumResponse
+	(*StateChecksum)(nil),            // 19: nexusraft.v1.StateChecksum
+	(*ChangeMembershipRequest)(nil),  // 20: nexusraft.v1.ChangeMembershipRequest
+	(*Replacement)(nil),              // 21: nexusraft.v1.Replacement
+	(*ChangeMembershipResponse)(nil), // 22: nexusraft.v1.ChangeMembershipResponse
+	(*TransferLeaderRequest)(nil),    // 23: nexusraft.v1.TransferLeaderRequest
+	(*TransferLeaderResponse)(nil),   // 24: nexusraft.v1.TransferLeaderResponse
+	(*RegisterSessionRequest)(nil),   // 25: nexusraft.v1.RegisterSessionRequest
+	(*RegisterSessionResponse)(nil),  // 26: nexusraft.v1.RegisterSessionResponse
+	(*Hello)(nil),                    // 27: nexusraft.v1.Hello
+	(*Error)(nil),                    // 28: nexusraft.v1.Error
+	(*Member)(nil),                   // 29: nexusraft.v1.Member
+	(*Shape)(nil),                    // 30: nexusraft.v1.Shape
+	(*Membership)(nil),               // 31: nexusraft.v1.Membership
 }
 var file_nexusraft_v1_zones_proto_depIdxs = []int32{
-	25, // 0: nexusraft.v1.ProposeRequest.hello:type_name -> nexusraft.v1.Hello
+	27, // 0: nexusraft.v1.ProposeRequest.hello:type_name -> nexusraft.v1.Hello
 	0,  // 1: nexusraft.v1.ProposeRequest.request:type_name -> nexusraft.v1.RequestID
-	25, // 2: nexusraft.v1.ProposeResponse.hello:type_name -> nexusraft.v1.Hello
+	27, // 2: nexusraft.v1.ProposeResponse.hello:type_name -> nexusraft.v1.Hello
 	3,  // 3: nexusraft.v1.ProposeResponse.ok:type_name -> nexusraft.v1.ProposeResult
-	26, // 4: nexusraft.v1.ProposeResponse.error:type_name -> nexusraft.v1.Error
-	5,  // 5: nexusraft.v1.ZoneInfo.plan:type_name -> nexusraft.v1.ZonePlan
-	27, // 6: nexusraft.v1.ZoneInfo.placement:type_name -> nexusraft.v1.Member
-	28, // 7: nexusraft.v1.ZonePlan.shape:type_name -> nexusraft.v1.Shape
-	5,  // 8: nexusraft.v1.CreateZoneRequest.plan:type_name -> nexusraft.v1.ZonePlan
-	4,  // 9: nexusraft.v1.CreateZoneResponse.zone:type_name -> nexusraft.v1.ZoneInfo
-	26, // 10: nexusraft.v1.CreateZoneResponse.error:type_name -> nexusraft.v1.Error
-	5,  // 11: nexusraft.v1.ReshapeZoneRequest.plan:type_name -> nexusraft.v1.ZonePlan
-	4,  // 12: nexusraft.v1.ReshapeZoneResponse.zone:type_name -> nexusraft.v1.ZoneInfo
-	26, // 13: nexusraft.v1.ReshapeZoneResponse.error:type_name -> nexusraft.v1.Error
-	26, // 14: nexusraft.v1.DeleteZoneResponse.error:type_name -> nexusraft.v1.Error
-	14, // 15: nexusraft.v1.ListZonesResponse.zones:type_name -> nexusraft.v1.ZoneList
-	26, // 16: nexusraft.v1.ListZonesResponse.error:type_name -> nexusraft.v1.Error
-	4,  // 17: nexusraft.v1.ZoneList.zones:type_name -> nexusraft.v1.ZoneInfo
-	25, // 18: nexusraft.v1.ChecksumResponse.hello:type_name -> nexusraft.v1.Hello
-	17, // 19: nexusraft.v1.ChecksumResponse.checksum:type_name -> nexusraft.v1.StateChecksum
-	26, // 20: nexusraft.v1.ChecksumResponse.error:type_name -> nexusraft.v1.Error
-	19, // 21: nexusraft.v1.ChangeMembershipRequest.replace:type_name -> nexusraft.v1.Replacement
-	29, // 22: nexusraft.v1.ChangeMembershipResponse.membership:type_name -> nexusraft.v1.Membership
-	26, // 23: nexusraft.v1.ChangeMembershipResponse.error:type_name -> nexusraft.v1.Error
-	26, // 24: nexusraft.v1.TransferLeaderResponse.error:type_name -> nexusraft.v1.Error
-	26, // 25: nexusraft.v1.RegisterSessionResponse.error:type_name -> nexusraft.v1.Error
-	1,  // 26: nexusraft.v1.Zones.Propose:input_type -> nexusraft.v1.ProposeRequest
-	6,  // 27: nexusraft.v1.Zones.CreateZone:input_type -> nexusraft.v1.CreateZoneRequest
-	8,  // 28: nexusraft.v1.Zones.ReshapeZone:input_type -> nexusraft.v1.ReshapeZoneRequest
-	10, // 29: nexusraft.v1.Zones.DeleteZone:input_type -> nexusraft.v1.DeleteZoneRequest
-	12, // 30: nexusraft.v1.Zones.ListZones:input_type -> nexusraft.v1.ListZonesRequest
-	15, // 31: nexusraft.v1.Zones.Checksum:input_type -> nexusraft.v1.ChecksumRequest
-	18, // 32: nexusraft.v1.Zones.ChangeMembership:input_type -> nexusraft.v1.ChangeMembershipRequest
-	21, // 33: nexusraft.v1.Zones.TransferLeader:input_type -> nexusraft.v1.TransferLeaderRequest
-	23, // 34: nexusraft.v1.Zones.RegisterSession:input_type -> nexusraft.v1.RegisterSessionRequest
-	2,  // 35: nexusraft.v1.Zones.Propose:output_type -> nexusraft.v1.ProposeResponse
-	7,  // 36: nexusraft.v1.Zones.CreateZone:output_type -> nexusraft.v1.CreateZoneResponse
-	9,  // 37: nexusraft.v1.Zones.ReshapeZone:output_type -> nexusraft.v1.ReshapeZoneResponse
-	11, // 38: nexusraft.v1.Zones.DeleteZone:output_type -> nexusraft.v1.DeleteZoneResponse
-	13, // 39: nexusraft.v1.Zones.ListZones:output_type -> nexusraft.v1.ListZonesResponse
-	16, // 40: nexusraft.v1.Zones.Checksum:output_type -> nexusraft.v1.ChecksumResponse
-	20, // 41: nexusraft.v1.Zones.ChangeMembership:output_type -> nexusraft.v1.ChangeMembershipResponse
-	22, // 42: nexusraft.v1.Zones.TransferLeader:output_type -> nexusraft.v1.TransferLeaderResponse
-	24, // 43: nexusraft.v1.Zones.RegisterSession:output_type -> nexusraft.v1.RegisterSessionResponse
-	35, // [35:44] is the sub-list for method output_type
-	26, // [26:35] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	28, // 4: nexusraft.v1.ProposeResponse.error:type_name -> nexusraft.v1.Error
+	27, // 5: nexusraft.v1.AskLeaderRequest.hello:type_name -> nexusraft.v1.Hello
+	27, // 6: nexusraft.v1.AskLeaderResponse.hello:type_name -> nexusraft.v1.Hello
+	28, // 7: nexusraft.v1.AskLeaderResponse.error:type_name -> nexusraft.v1.Error
+	7,  // 8: nexusraft.v1.ZoneInfo.plan:type_name -> nexusraft.v1.ZonePlan
+	29, // 9: nexusraft.v1.ZoneInfo.placement:type_name -> nexusraft.v1.Member
+	30, // 10: nexusraft.v1.ZonePlan.shape:type_name -> nexusraft.v1.Shape
+	7,  // 11: nexusraft.v1.CreateZoneRequest.plan:type_name -> nexusraft.v1.ZonePlan
+	6,  // 12: nexusraft.v1.CreateZoneResponse.zone:type_name -> nexusraft.v1.ZoneInfo
+	28, // 13: nexusraft.v1.CreateZoneResponse.error:type_name -> nexusraft.v1.Error
+	7,  // 14: nexusraft.v1.ReshapeZoneRequest.plan:type_name -> nexusraft.v1.ZonePlan
+	6,  // 15: nexusraft.v1.ReshapeZoneResponse.zone:type_name -> nexusraft.v1.ZoneInfo
+	28, // 16: nexusraft.v1.ReshapeZoneResponse.error:type_name -> nexusraft.v1.Error
+	28, // 17: nexusraft.v1.DeleteZoneResponse.error:type_name -> nexusraft.v1.Error
+	16, // 18: nexusraft.v1.ListZonesResponse.zones:type_name -> nexusraft.v1.ZoneList
+	28, // 19: nexusraft.v1.ListZonesResponse.error:type_name -> nexusraft.v1.Error
+	6,  // 20: nexusraft.v1.ZoneList.zones:type_name -> nexusraft.v1.ZoneInfo
+	27, // 21: nexusraft.v1.ChecksumResponse.hello:type_name -> nexusraft.v1.Hello
+	19, // 22: nexusraft.v1.ChecksumResponse.checksum:type_name -> nexusraft.v1.StateChecksum
+	28, // 23: nexusraft.v1.ChecksumResponse.error:type_name -> nexusraft.v1.Error
+	21, // 24: nexusraft.v1.ChangeMembershipRequest.replace:type_name -> nexusraft.v1.Replacement
+	31, // 25: nexusraft.v1.ChangeMembershipResponse.membership:type_name -> nexusraft.v1.Membership
+	28, // 26: nexusraft.v1.ChangeMembershipResponse.error:type_name -> nexusraft.v1.Error
+	28, // 27: nexusraft.v1.TransferLeaderResponse.error:type_name -> nexusraft.v1.Error
+	28, // 28: nexusraft.v1.RegisterSessionResponse.error:type_name -> nexusraft.v1.Error
+	1,  // 29: nexusraft.v1.Zones.Propose:input_type -> nexusraft.v1.ProposeRequest
+	4,  // 30: nexusraft.v1.Zones.AskLeader:input_type -> nexusraft.v1.AskLeaderRequest
+	8,  // 31: nexusraft.v1.Zones.CreateZone:input_type -> nexusraft.v1.CreateZoneRequest
+	10, // 32: nexusraft.v1.Zones.ReshapeZone:input_type -> nexusraft.v1.ReshapeZoneRequest
+	12, // 33: nexusraft.v1.Zones.DeleteZone:input_type -> nexusraft.v1.DeleteZoneRequest
+	14, // 34: nexusraft.v1.Zones.ListZones:input_type -> nexusraft.v1.ListZonesRequest
+	17, // 35: nexusraft.v1.Zones.Checksum:input_type -> nexusraft.v1.ChecksumRequest
+	20, // 36: nexusraft.v1.Zones.ChangeMembership:input_type -> nexusraft.v1.ChangeMembershipRequest
+	23, // 37: nexusraft.v1.Zones.TransferLeader:input_type -> nexusraft.v1.TransferLeaderRequest
+	25, // 38: nexusraft.v1.Zones.RegisterSession:input_type -> nexusraft.v1.RegisterSessionRequest
+	2,  // 39: nexusraft.v1.Zones.Propose:output_type -> nexusraft.v1.ProposeResponse
+	5,  // 40: nexusraft.v1.Zones.AskLeader:output_type -> nexusraft.v1.AskLeaderResponse
+	9,  // 41: nexusraft.v1.Zones.CreateZone:output_type -> nexusraft.v1.CreateZoneResponse
+	11, // 42: nexusraft.v1.Zones.ReshapeZone:output_type -> nexusraft.v1.ReshapeZoneResponse
+	13, // 43: nexusraft.v1.Zones.DeleteZone:output_type -> nexusraft.v1.DeleteZoneResponse
+	15, // 44: nexusraft.v1.Zones.ListZones:output_type -> nexusraft.v1.ListZonesResponse
+	18, // 45: nexusraft.v1.Zones.Checksum:output_type -> nexusraft.v1.ChecksumResponse
+	22, // 46: nexusraft.v1.Zones.ChangeMembership:output_type -> nexusraft.v1.ChangeMembershipResponse
+	24, // 47: nexusraft.v1.Zones.TransferLeader:output_type -> nexusraft.v1.TransferLeaderResponse
+	26, // 48: nexusraft.v1.Zones.RegisterSession:output_type -> nexusraft.v1.RegisterSessionResponse
+	39, // [39:49] is the sub-list for method output_type
+	29, // [29:39] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_nexusraft_v1_zones_proto_init() }
@@ -2134,36 +2311,40 @@ func file_nexusraft_v1_zones_proto_init() {
 		(*ProposeResponse_Ok)(nil),
 		(*ProposeResponse_Error)(nil),
 	}
-	file_nexusraft_v1_zones_proto_msgTypes[7].OneofWrappers = []any{
+	file_nexusraft_v1_zones_proto_msgTypes[5].OneofWrappers = []any{
+		(*AskLeaderResponse_Answer)(nil),
+		(*AskLeaderResponse_Error)(nil),
+	}
+	file_nexusraft_v1_zones_proto_msgTypes[9].OneofWrappers = []any{
 		(*CreateZoneResponse_Zone)(nil),
 		(*CreateZoneResponse_Error)(nil),
 	}
-	file_nexusraft_v1_zones_proto_msgTypes[9].OneofWrappers = []any{
+	file_nexusraft_v1_zones_proto_msgTypes[11].OneofWrappers = []any{
 		(*ReshapeZoneResponse_Zone)(nil),
 		(*ReshapeZoneResponse_Error)(nil),
 	}
-	file_nexusraft_v1_zones_proto_msgTypes[13].OneofWrappers = []any{
+	file_nexusraft_v1_zones_proto_msgTypes[15].OneofWrappers = []any{
 		(*ListZonesResponse_Zones)(nil),
 		(*ListZonesResponse_Error)(nil),
 	}
-	file_nexusraft_v1_zones_proto_msgTypes[16].OneofWrappers = []any{
+	file_nexusraft_v1_zones_proto_msgTypes[18].OneofWrappers = []any{
 		(*ChecksumResponse_Checksum)(nil),
 		(*ChecksumResponse_Error)(nil),
 	}
-	file_nexusraft_v1_zones_proto_msgTypes[18].OneofWrappers = []any{
+	file_nexusraft_v1_zones_proto_msgTypes[20].OneofWrappers = []any{
 		(*ChangeMembershipRequest_Remove)(nil),
 		(*ChangeMembershipRequest_Promote)(nil),
 		(*ChangeMembershipRequest_Replace)(nil),
 	}
-	file_nexusraft_v1_zones_proto_msgTypes[20].OneofWrappers = []any{
+	file_nexusraft_v1_zones_proto_msgTypes[22].OneofWrappers = []any{
 		(*ChangeMembershipResponse_Membership)(nil),
 		(*ChangeMembershipResponse_Error)(nil),
 	}
-	file_nexusraft_v1_zones_proto_msgTypes[22].OneofWrappers = []any{
+	file_nexusraft_v1_zones_proto_msgTypes[24].OneofWrappers = []any{
 		(*TransferLeaderResponse_Leader)(nil),
 		(*TransferLeaderResponse_Error)(nil),
 	}
-	file_nexusraft_v1_zones_proto_msgTypes[24].OneofWrappers = []any{
+	file_nexusraft_v1_zones_proto_msgTypes[26].OneofWrappers = []any{
 		(*RegisterSessionResponse_Session)(nil),
 		(*RegisterSessionResponse_Error)(nil),
 	}
@@ -2173,7 +2354,7 @@ func file_nexusraft_v1_zones_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_nexusraft_v1_zones_proto_rawDesc), len(file_nexusraft_v1_zones_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,6 +22,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Zones_Propose_FullMethodName          = "/nexusraft.v1.Zones/Propose"
+	Zones_AskLeader_FullMethodName        = "/nexusraft.v1.Zones/AskLeader"
 	Zones_CreateZone_FullMethodName       = "/nexusraft.v1.Zones/CreateZone"
 	Zones_ReshapeZone_FullMethodName      = "/nexusraft.v1.Zones/ReshapeZone"
 	Zones_DeleteZone_FullMethodName       = "/nexusraft.v1.Zones/DeleteZone"
@@ -42,6 +43,10 @@ type ZonesClient interface {
 	// leader. It is never forwarded again: a node that does not lead answers NOT_LEADER. An
 	// error of the call itself means an unknown outcome.
 	Propose(ctx context.Context, in *ProposeRequest, opts ...grpc.CallOption) (*ProposeResponse, error)
+	// AskLeader asks the zone's leader what its program answers, for a node with a copy of the zone's state; the two programs
+	// agree what questions and answers mean. Nothing is written by it. It is never forwarded: a node that does not lead
+	// answers NOT_LEADER.
+	AskLeader(ctx context.Context, in *AskLeaderRequest, opts ...grpc.CallOption) (*AskLeaderResponse, error)
 	// CreateZone makes a zone, with a replica on each node of the cluster, or on as many as its shape says. Any member
 	// serves it. A zone of the same name and the same state machine is the answer if it exists, whatever its shape; one of
 	// another state machine is REFUSED.
@@ -82,6 +87,16 @@ func (c *zonesClient) Propose(ctx context.Context, in *ProposeRequest, opts ...g
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ProposeResponse)
 	err := c.cc.Invoke(ctx, Zones_Propose_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *zonesClient) AskLeader(ctx context.Context, in *AskLeaderRequest, opts ...grpc.CallOption) (*AskLeaderResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AskLeaderResponse)
+	err := c.cc.Invoke(ctx, Zones_AskLeader_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -178,6 +193,10 @@ type ZonesServer interface {
 	// leader. It is never forwarded again: a node that does not lead answers NOT_LEADER. An
 	// error of the call itself means an unknown outcome.
 	Propose(context.Context, *ProposeRequest) (*ProposeResponse, error)
+	// AskLeader asks the zone's leader what its program answers, for a node with a copy of the zone's state; the two programs
+	// agree what questions and answers mean. Nothing is written by it. It is never forwarded: a node that does not lead
+	// answers NOT_LEADER.
+	AskLeader(context.Context, *AskLeaderRequest) (*AskLeaderResponse, error)
 	// CreateZone makes a zone, with a replica on each node of the cluster, or on as many as its shape says. Any member
 	// serves it. A zone of the same name and the same state machine is the answer if it exists, whatever its shape; one of
 	// another state machine is REFUSED.
@@ -216,6 +235,9 @@ type UnimplementedZonesServer struct{}
 
 func (UnimplementedZonesServer) Propose(context.Context, *ProposeRequest) (*ProposeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Propose not implemented")
+}
+func (UnimplementedZonesServer) AskLeader(context.Context, *AskLeaderRequest) (*AskLeaderResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AskLeader not implemented")
 }
 func (UnimplementedZonesServer) CreateZone(context.Context, *CreateZoneRequest) (*CreateZoneResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateZone not implemented")
@@ -276,6 +298,24 @@ func _Zones_Propose_Handler(srv interface{}, ctx context.Context, dec func(inter
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ZonesServer).Propose(ctx, req.(*ProposeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Zones_AskLeader_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AskLeaderRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ZonesServer).AskLeader(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Zones_AskLeader_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ZonesServer).AskLeader(ctx, req.(*AskLeaderRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -434,6 +474,10 @@ var Zones_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Propose",
 			Handler:    _Zones_Propose_Handler,
+		},
+		{
+			MethodName: "AskLeader",
+			Handler:    _Zones_AskLeader_Handler,
 		},
 		{
 			MethodName: "CreateZone",

@@ -49,17 +49,22 @@ func OfEtcd() map[string]nexusraft.Permission {
 	writes := nexusraft.Permission{Role: nexusraft.AccessWrite}
 	admins := nexusraft.Permission{Role: nexusraft.AccessAdmin}
 	return map[string]nexusraft.Permission{
-		"/etcdserverpb.KV/Range":           reads,
-		"/etcdserverpb.KV/RangeStream":     reads,
-		"/etcdserverpb.KV/Put":             writes,
-		"/etcdserverpb.KV/DeleteRange":     writes,
-		"/etcdserverpb.KV/Txn":             {Role: nexusraft.AccessWrite, Reading: nexusraft.AccessRead},
-		"/etcdserverpb.KV/Compact":         admins,
-		"/etcdserverpb.Maintenance/Hash":   reads,
-		"/etcdserverpb.Maintenance/HashKV": reads,
-		"/etcdserverpb.Maintenance/Status": reads,
-		"/etcdserverpb.Maintenance/Alarm":  reads, // only the list is offered
-		"/etcdserverpb.Cluster/MemberList": reads,
+		"/etcdserverpb.KV/Range":              reads,
+		"/etcdserverpb.KV/RangeStream":        reads,
+		"/etcdserverpb.KV/Put":                writes,
+		"/etcdserverpb.KV/DeleteRange":        writes,
+		"/etcdserverpb.KV/Txn":                {Role: nexusraft.AccessWrite, Reading: nexusraft.AccessRead},
+		"/etcdserverpb.KV/Compact":            admins,
+		"/etcdserverpb.Lease/LeaseGrant":      writes,
+		"/etcdserverpb.Lease/LeaseRevoke":     writes,
+		"/etcdserverpb.Lease/LeaseKeepAlive":  writes,
+		"/etcdserverpb.Lease/LeaseTimeToLive": reads,
+		"/etcdserverpb.Lease/LeaseLeases":     reads,
+		"/etcdserverpb.Maintenance/Hash":      reads,
+		"/etcdserverpb.Maintenance/HashKV":    reads,
+		"/etcdserverpb.Maintenance/Status":    reads,
+		"/etcdserverpb.Maintenance/Alarm":     reads, // only the list is offered
+		"/etcdserverpb.Cluster/MemberList":    reads,
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/nexi-lab/nexus-raft/kv"
+	"github.com/nexi-lab/nexus-raft/kv/lessor"
 )
 
 // Config has what operators may set; the zero value is the documented default.
@@ -16,6 +17,9 @@ type Config struct {
 
 	// MaxRequestBytes bounds a request, as it is on the wire: 1.5 MiB, which is the most that a command may have.
 	MaxRequestBytes int
+
+	// Lessor is the node's, and needed for leases: without one the service Lease refuses all but the list.
+	Lessor *lessor.Lessor
 }
 
 // Validate returns what is wrong.

@@ -28,19 +28,22 @@ var ownErrors = []struct {
 }{
 	{kv.ErrResponseTooLarge, status.Error(codes.InvalidArgument, kv.ErrResponseTooLarge.Error())},
 	{kv.ErrTooManyKeys, status.Error(codes.InvalidArgument, kv.ErrTooManyKeys.Error())},
-	{kv.ErrEmptyKey, rpctypes.ErrGRPCEmptyKey},             // InvalidArgument
-	{kv.ErrKeyNotFound, rpctypes.ErrGRPCKeyNotFound},       // InvalidArgument
-	{kv.ErrValueProvided, rpctypes.ErrGRPCValueProvided},   // InvalidArgument
-	{kv.ErrLeaseProvided, rpctypes.ErrGRPCLeaseProvided},   // InvalidArgument
-	{kv.ErrLeaseNotFound, rpctypes.ErrGRPCLeaseNotFound},   // NotFound
-	{kv.ErrInvalidSort, rpctypes.ErrGRPCInvalidSortOption}, // InvalidArgument
-	{kv.ErrCompacted, rpctypes.ErrGRPCCompacted},           // OutOfRange
-	{kv.ErrFutureRevision, rpctypes.ErrGRPCFutureRev},      // OutOfRange
+	{kv.ErrEmptyKey, rpctypes.ErrGRPCEmptyKey},                 // InvalidArgument
+	{kv.ErrKeyNotFound, rpctypes.ErrGRPCKeyNotFound},           // InvalidArgument
+	{kv.ErrValueProvided, rpctypes.ErrGRPCValueProvided},       // InvalidArgument
+	{kv.ErrLeaseProvided, rpctypes.ErrGRPCLeaseProvided},       // InvalidArgument
+	{kv.ErrLeaseNotFound, rpctypes.ErrGRPCLeaseNotFound},       // NotFound
+	{kv.ErrLeaseExists, rpctypes.ErrGRPCLeaseExist},            // FailedPrecondition
+	{kv.ErrLeaseTTLTooLarge, rpctypes.ErrGRPCLeaseTTLTooLarge}, // OutOfRange
+	{kv.ErrInvalidSort, rpctypes.ErrGRPCInvalidSortOption},     // InvalidArgument
+	{kv.ErrCompacted, rpctypes.ErrGRPCCompacted},               // OutOfRange
+	{kv.ErrFutureRevision, rpctypes.ErrGRPCFutureRev},          // OutOfRange
 	{kv.ErrTxnTooWide, status.Error(codes.InvalidArgument, kv.ErrTxnTooWide.Error())},
 	{kv.ErrTooManyOps, rpctypes.ErrGRPCTooManyOps},                // InvalidArgument
 	{kv.ErrDuplicateKey, rpctypes.ErrGRPCDuplicateKey},            // InvalidArgument
 	{errUnswept, status.Error(codes.Unknown, errUnswept.Error())}, // nothing that a client repeats by itself
 	{kv.ErrNoHistory, status.Error(codes.Unavailable, kv.ErrNoHistory.Error())},
+	{kv.ErrNoLeases, status.Error(codes.Unavailable, kv.ErrNoLeases.Error())},
 	{kv.ErrBadCommand, status.Error(codes.Internal, kv.ErrBadCommand.Error())},
 	{errBadMetadata, status.Error(codes.InvalidArgument,
 		"nexusraft: the metadata "+wire.ZoneHeader+" is not one hexadecimal zone ID")},

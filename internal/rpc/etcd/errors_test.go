@@ -77,6 +77,11 @@ var expected = []expectation{
 	{kv.ErrValueProvided, codes.InvalidArgument, "etcdserver: value is provided", pb.ErrorKind_ERROR_KIND_APPLICATION},
 	{kv.ErrLeaseProvided, codes.InvalidArgument, "etcdserver: lease is provided", pb.ErrorKind_ERROR_KIND_APPLICATION},
 	{kv.ErrLeaseNotFound, codes.NotFound, "etcdserver: requested lease not found", pb.ErrorKind_ERROR_KIND_APPLICATION},
+	{
+		kv.ErrLeaseExists, codes.FailedPrecondition, "etcdserver: lease already exists",
+		pb.ErrorKind_ERROR_KIND_APPLICATION,
+	},
+	{kv.ErrLeaseTTLTooLarge, codes.OutOfRange, "etcdserver: too large lease TTL", pb.ErrorKind_ERROR_KIND_APPLICATION},
 	{kv.ErrInvalidSort, codes.InvalidArgument, "etcdserver: invalid sort option", pb.ErrorKind_ERROR_KIND_APPLICATION},
 	{
 		kv.ErrCompacted, codes.OutOfRange, "etcdserver: mvcc: required revision has been compacted",
@@ -97,6 +102,7 @@ var expected = []expectation{
 	{kv.ErrTxnTooWide, codes.InvalidArgument, kv.ErrTxnTooWide.Error(), pb.ErrorKind_ERROR_KIND_TOO_LARGE},
 	{errUnswept, codes.Unknown, errUnswept.Error(), pb.ErrorKind_ERROR_KIND_APPLICATION},
 	{kv.ErrNoHistory, codes.Unavailable, kv.ErrNoHistory.Error(), pb.ErrorKind_ERROR_KIND_APPLICATION},
+	{kv.ErrNoLeases, codes.Unavailable, kv.ErrNoLeases.Error(), pb.ErrorKind_ERROR_KIND_APPLICATION},
 	{kv.ErrBadCommand, codes.Internal, "kv: not a command of this state machine", pb.ErrorKind_ERROR_KIND_APPLICATION},
 	{
 		errBadMetadata, codes.InvalidArgument, "nexusraft: the metadata nexus-zone is not one hexadecimal zone ID",

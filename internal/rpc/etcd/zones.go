@@ -1,4 +1,4 @@
-// Package etcd serves a part of etcd's v3 API: KV, of Maintenance Status, Hash, HashKV and the list of alarms, of
+// Package etcd serves a part of etcd's v3 API: KV, Lease, of Maintenance Status, Hash, HashKV and the list of alarms, of
 // Cluster MemberList; and beside them our own service Keys.
 //
 // A request names its zone in the metadata nexus-zone, in hexadecimal; without it the root

@@ -1,0 +1,95 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+// maxKeepAlives is how many requests of one stream may wait for their answers; no more is read then.
+const maxKeepAlives = 1024
+
+// keepAlive is a request that has begun.
+type keepAlive struct {
+	resp    *etcdserverpb.LeaseKeepAliveResponse // but for the TTL
+	renewal Renewal
+	end     error // instead: no request follows; io.EOF if the client has ended its side
+}
+
+// LeaseKeepAlive implements etcdserverpb.LeaseServer: many leases on one stream, answered in the order of the requests. It
+// reads on while earlier requests wait, so that those that come together are renewed together. A lease that is
+// gone is answered with a TTL of 0, and the stream goes on; any failure ends it.
+func (s *Lease) LeaseKeepAlive(stream etcdserverpb.Lease_LeaseKeepAliveServer) error {
+	if s.lessor == nil {
+		return toStatus(errNoLessor)
+	}
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	id, err := zoneOf(ctx)
+	if err != nil {
+		return toStatus(err)
+	}
+	z, err := s.kv.zones.Zone(id)
+	if err != nil {
+		return toStatus(err)
+	}
+	waiting := make(chan keepAlive, maxKeepAlives)
+	go s.readKeepAlives(ctx, stream, z, id, waiting)
+	for k := range waiting {
+		if errors.Is(k.end, io.EOF) {
+			return nil
+		}
+		if k.end != nil {
+			return k.end
+		}
+		if k.resp.TTL, err = k.renewal.Wait(ctx); err != nil {
+			return toStatus(err)
+		}
+		if err := stream.Send(k.resp); err != nil {
+			return err
+		}
+	}
+	return toStatus(context.Cause(ctx))
+}
+
+// readKeepAlives begins what is asked for until the stream ends.
+func (s *Lease) readKeepAlives(
+	ctx context.Context, stream etcdserverpb.Lease_LeaseKeepAliveServer, z Zone, id nexusraft.ZoneID,
+	waiting chan<- keepAlive,
+) {
+	defer close(waiting)
+	for {
+		k := s.readKeepAlive(ctx, stream, z, id)
+		select {
+		case waiting <- k:
+		case <-ctx.Done():
+			return
+		}
+		if k.end != nil {
+			return
+		}
+	}
+}
+
+func (s *Lease) readKeepAlive(
+	ctx context.Context, stream etcdserverpb.Lease_LeaseKeepAliveServer, z Zone, id nexusraft.ZoneID,
+) keepAlive {
+	req, err := stream.Recv()
+	if err != nil {
+		return keepAlive{end: err}
+	}
+	resp := &etcdserverpb.LeaseKeepAliveResponse{ID: req.ID}
+	err = z.ReadLocal(ctx, func(r nexusraft.Reader) (err error) { // before the renewal
+		resp.Header, err = headerOf(r)
+		return err
+	})
+	if err != nil {
+		return keepAlive{end: toStatus(err)}
+	}
+	s.kv.complete(resp.Header, z)
+	return keepAlive{resp: resp, renewal: s.lessor.Begin(id, req.ID)}
+}
