@@ -18,7 +18,7 @@ CHECKS    := test lint tidy generate mutants attack race fuzz etcd bench upgrade
 # grpcnotrace: without gRPC's page of traces, which nobody serves, and the templates that it brings.
 BUILD     := CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -ldflags '-s -w'
 
-.PHONY: all $(CHECKS) fetch build clean differential suites
+.PHONY: all $(CHECKS) fetch build clean differential suites kubernetes
 
 ## all: every check, in the order of .ci/run, which adds how long each took
 all: $(CHECKS)
@@ -77,6 +77,10 @@ etcd:
 ## differential: random requests to an etcd and to a cluster, side by side, for DIFFERENTIAL; etcd has two minutes of it in CI
 differential:
 	cd etcdtest && NEXUS_RAFT_DIFFERENTIAL=$(DIFFERENTIAL) go test -v -count=1 -timeout 24h -run '^TestDifferential$$' .
+
+## kubernetes: a kube-apiserver, which takes long to build, on a cluster whose leader is killed
+kubernetes:
+	cd etcdtest && NEXUS_RAFT_KUBERNETES=$${NEXUS_RAFT_KUBERNETES:-build} go test -v -count=1 -timeout 90m -run '^TestKubernetes$$' .
 
 ## suites: test suites of etcd and of Kubernetes against clusters of real processes, those of SUITES
 suites:

@@ -152,7 +152,8 @@ var rules = map[string]struct {
 	},
 	"internal/rpc/etcd": {
 		[]string{
-			"", "api/nexusraft/v1", "internal/authz/policy", "internal/budget", "node", "kv", "internal/wire", "internal/rpc",
+			"", "api/nexusraft/v1", "internal/authz/policy", "internal/budget", "node", "kv", "kv/lessor", "internal/wire",
+			"internal/rpc",
 		},
 		"etcd's services, and ours about keys, over kv",
 	},

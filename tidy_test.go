@@ -202,6 +202,7 @@ var shared = map[string]string{
 	"Replica":      "internal/zone's is the step machine; internal/availability's, what nodes answer about one",
 	"Call":         "propose.Call is what waits for a worker, and one of the driver's Calls once it has it",
 	"Queue":        "storage/queue's is on a tree; internal/propose's has what waits for a worker",
+	"Lease":        "kv's is etcd's, which keys hang on; internal/driver's, a leader's right to read alone",
 	"Credentials":  "nexusraft's are those that a cluster gives and takes back; internal/peering's, a node's own",
 	"Identity":     "transport's says which node opens a connection; internal/rpc/etcd's, which one serves it",
 

@@ -112,6 +112,7 @@ func TestMembersAreTheLeaders(t *testing.T) {
 
 // Without a leader the error says what each node said, and the wait is not silent.
 func TestMembersWithoutALeader(t *testing.T) {
+	t.Parallel()
 	dead := deadAddress(t)
 	n := start(t, nil)
 	n.status = statusOf(1, 0, 5, n.address, dead)

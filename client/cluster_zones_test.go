@@ -102,6 +102,7 @@ func TestCreateZone(t *testing.T) {
 
 // Whatever a later try says of itself, the outcome stays unknown when time is over.
 func TestCreateZoneThatStaysUncertain(t *testing.T) {
+	t.Parallel()
 	n := start(t, func(n *fakeNode) {
 		n.create = inTurn[pb.CreateZoneRequest](notMade(nexusraft.ErrUncertain), notMade(nexusraft.ErrNotLeader))
 	})

@@ -80,6 +80,7 @@ func TestUnfitEndpointIsPassedOverAgainAndAgain(t *testing.T) {
 
 // A witness is asked again and again while the members elect a leader.
 func TestUnfitEndpointDuringAnElectionOfEvents(t *testing.T) {
+	t.Parallel()
 	w := startEvents(t, refusing(status.Error(codes.Unimplemented, "unknown service")))
 	h := &history{newest: 3, broken: answer(nexusraft.ErrNoQuorum, codes.Unavailable, "no leader")}
 	h.breaks = map[int]bool{1: true, 2: true, 3: true, 4: true}
@@ -118,6 +119,7 @@ func TestSilentNodeIsSaid(t *testing.T) {
 }
 
 func TestSilentAndDeadEndpointsArePassedOver(t *testing.T) {
+	t.Parallel()
 	stuck := startEvents(t, func(n *eventNode) {
 		n.subscribe = func(_ *subscribeRequest, _ func(*subscribeResponse) error, ended <-chan struct{}) error {
 			<-ended
@@ -139,6 +141,7 @@ func TestSilentAndDeadEndpointsArePassedOver(t *testing.T) {
 
 // A stream that stands may be quiet for as long as it likes.
 func TestQuietStreamIsKept(t *testing.T) {
+	t.Parallel()
 	const silence = 50 * time.Millisecond
 	n := startEvents(t, func(n *eventNode) {
 		n.subscribe = func(_ *subscribeRequest, send func(*subscribeResponse) error, ended <-chan struct{}) error {
@@ -163,6 +166,7 @@ func TestQuietStreamIsKept(t *testing.T) {
 // A node that hangs in the middle of a stream is left, though nothing breaks: it promises to be
 // heard of, and is not. One that keeps its promise is kept, however long nothing happens.
 func TestHungNodeIsLeft(t *testing.T) {
+	t.Parallel()
 	const idle = 20 // milliseconds
 	hung := startEvents(t, func(n *eventNode) {
 		n.subscribe = func(_ *subscribeRequest, send func(*subscribeResponse) error, ended <-chan struct{}) error {
@@ -221,6 +225,7 @@ func TestSubscriptionWaitsForANode(t *testing.T) {
 
 // A node that breaks every stream at once is not asked without a pause.
 func TestBreakingStreamsAreBackedOff(t *testing.T) {
+	t.Parallel()
 	a := startEvents(t, func(n *eventNode) {
 		n.subscribe = func(_ *subscribeRequest, send func(*subscribeResponse) error, _ <-chan struct{}) error {
 			return send(&subscribeResponse{NextSequence: 5}) // and ends
@@ -241,6 +246,7 @@ func TestBreakingStreamsAreBackedOff(t *testing.T) {
 
 // A node that says when to ask again is not asked before.
 func TestSubscriptionKeepsRetryAfter(t *testing.T) {
+	t.Parallel()
 	const after = 300 * time.Millisecond
 	busy, err := status.New(codes.ResourceExhausted, "busy").WithDetails(
 		wire.ErrorToProto(nexusraft.ErrOverloaded), &errdetails.RetryInfo{RetryDelay: durationpb.New(after)})

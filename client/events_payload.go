@@ -31,12 +31,13 @@ const (
 	PutLargeType    = "put-large" // of a value that is too large to be in the event: Get has it
 	DeleteType      = "delete"
 	DeleteRangeType = "delete-range" // many keys at once
+	DeleteLeaseType = "delete-lease" // many keys that were on a lease which has ended
 )
 
 // KeyValueOf decodes the payload of an event of KeyTopic: the pair as the put has left it,
 // or, of a delete, the key and the revision that deleted it. Of a DeleteRangeType, Key is
-// where the range begins, and Value its end as in etcd's range_end. It returns
-// nexusraft.ErrCorrupt if the payload is something else.
+// where the range begins, and Value its end as in etcd's range_end; of a DeleteLeaseType too, but other
+// keys of the range are still there. It returns nexusraft.ErrCorrupt if the payload is something else.
 func KeyValueOf(e nexusraft.Event) (KeyValue, error) {
 	m := new(mvccpb.Event)
 	if err := proto.Unmarshal(e.Payload, m); err != nil {

@@ -51,6 +51,7 @@ func TestSubscribeFromNowOnSaysWhere(t *testing.T) {
 // Wherever a stream breaks, and however, the events come once each and in order, through one
 // endpoint or two.
 func TestBrokenStreamsLeaveNoGap(t *testing.T) {
+	t.Parallel()
 	const newest = 9
 	for name, broken := range map[string]error{
 		"cut":      status.Error(codes.Unavailable, "cut"),

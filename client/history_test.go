@@ -118,6 +118,7 @@ func TestHistoryGoesOn(t *testing.T) {
 
 // A node that is silent, or ends without an answer, is left for the next one.
 func TestHistoryOfANodeThatDoesNotAnswer(t *testing.T) {
+	t.Parallel()
 	hangs := func(all ...*pb.HistoryResponse) func(*pb.HistoryRequest, historyStream) error {
 		return func(req *pb.HistoryRequest, stream historyStream) error {
 			if err := sends(nil, all...)(req, stream); err != nil {
@@ -146,6 +147,7 @@ func TestHistoryOfANodeThatDoesNotAnswer(t *testing.T) {
 
 // A caller may take longer over a version than a node for an answer.
 func TestHistoryOfASlowCaller(t *testing.T) {
+	t.Parallel()
 	const patience = 100 * time.Millisecond
 	slept := make(chan struct{})
 	n := start(t, func(n *fakeNode) {

@@ -34,6 +34,7 @@ func failing(n int, err error) putFunc {
 // Endpoints that are dead or stopped are passed over by reads and writes, and the one
 // that answered is asked first from then on.
 func TestUnreachableEndpointsArePassedOver(t *testing.T) {
+	t.Parallel()
 	for name, bad := range map[string]func(*testing.T) string{"dead": deadAddress, "silent": silentAddress} {
 		t.Run(name, func(t *testing.T) {
 			n := start(t, nil)
@@ -55,6 +56,7 @@ func TestUnreachableEndpointsArePassedOver(t *testing.T) {
 }
 
 func TestNobodyAnswers(t *testing.T) {
+	t.Parallel()
 	dead := deadAddress(t)
 	c := connect(t, Options{Endpoints: []string{dead}})
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
@@ -209,6 +211,7 @@ func stuck(t *testing.T) *fakeNode {
 }
 
 func TestAnAttemptIsBounded(t *testing.T) {
+	t.Parallel()
 	other, n := start(t, nil), stuck(t)
 	c := connect(t, Options{Endpoints: []string{n.address, other.address}, AttemptTimeout: 200 * time.Millisecond})
 	if _, err := c.Put(within(t), []byte("k"), nil); !errors.Is(err, nexusraft.ErrUncertain) {
@@ -320,6 +323,7 @@ func TestEndpointsWithoutTheZone(t *testing.T) {
 // A witness among the endpoints is asked again and again while the members elect a leader; that
 // it does not serve them is the answer only if no endpoint does.
 func TestUnfitEndpointDuringAnElection(t *testing.T) {
+	t.Parallel()
 	electing := answer(nexusraft.ErrNoQuorum, codes.Unavailable, "no leader")
 	w := start(t, func(n *fakeNode) { n.put = failing(1000, status.Error(codes.Unimplemented, "unknown service")) })
 	member := start(t, func(n *fakeNode) { n.put = failing(5, electing) })
@@ -331,6 +335,7 @@ func TestUnfitEndpointDuringAnElection(t *testing.T) {
 
 // A server that says when to come back is not asked before.
 func TestRetryAfterIsKept(t *testing.T) {
+	t.Parallel()
 	const after = 300 * time.Millisecond
 	busy, err := status.New(codes.ResourceExhausted, "busy").WithDetails(
 		wire.ErrorToProto(nexusraft.ErrOverloaded), &errdetails.RetryInfo{RetryDelay: durationpb.New(after)})

@@ -36,6 +36,10 @@ func (f *failing) Read(context.Context, func(nexusraft.Reader) error) error {
 	return f.err
 }
 
+func (f *failing) ReadAt(ctx context.Context, _ nexusraft.Index, fn func(nexusraft.Reader) error) error {
+	return f.Read(ctx, fn)
+}
+
 func (f *failing) ReadLocal(ctx context.Context, fn func(nexusraft.Reader) error) error {
 	return f.Read(ctx, fn)
 }

@@ -139,7 +139,6 @@ func checkStatus(t *testing.T, args []string) {
 
 func TestEtcdctlSaysWhatIsNotOffered(t *testing.T) {
 	for method, args := range map[string][]string{
-		"LeaseGrant":   {"lease", "grant", "5"},
 		"MemberRemove": {"member", "remove", "1"},
 		"Defragment":   {"defrag"},
 	} {

@@ -142,7 +142,6 @@ func TestZoneInTheMetadata(t *testing.T) {
 
 func TestWhatIsNotOffered(t *testing.T) {
 	client := dial(t, shared.endpoints()...)
-	_, grant := client.Grant(within(t, patience), 10)
 	_, defragment := client.Defragment(within(t, patience), shared.endpoints()[0])
 	_, remove := client.MemberRemove(within(t, patience), 1)
 	var watch error
@@ -150,7 +149,7 @@ func TestWhatIsNotOffered(t *testing.T) {
 		watch = errors.Join(watch, resp.Err())
 	}
 	for name, err := range map[string]error{
-		"LeaseGrant": grant, "Defragment": defragment, "MemberRemove": remove, "Watch": watch,
+		"Defragment": defragment, "MemberRemove": remove, "Watch": watch,
 	} {
 		if err == nil || !strings.Contains(err.Error(), name+" is not offered yet") ||
 			!strings.Contains(err.Error(), "Unimplemented") {

@@ -23,8 +23,8 @@ const (
 type askers struct{ count atomic.Int32 }
 
 // AskLeader asks the zone's leader, which may be this node, and returns what its Config.Answer has answered. It
-// borrows the question. Nothing is written by it, so it may be asked again after any error: ErrNotLeader, where no leader
-// is known or reached, or its node runs an earlier release; ErrTooLarge over 64 KiB; ErrOverloaded if too
+// borrows the question. Nothing is written by it, so it may be asked again after any error: ErrNotLeader, where no
+// leader is known or reached, or its node runs an earlier release; ErrTooLarge over 64 KiB; ErrOverloaded if too
 // many are under way; ErrNotLeader, too, where this node has no copy of the zone's state; ErrNoQuorum without an
 // answer in time; and those of the answering program, by the sentinel that they match.
 //

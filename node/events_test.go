@@ -333,7 +333,9 @@ func TestSubscribersThatStandStill(t *testing.T) {
 func TestThousandSubscribers(t *testing.T) {
 	t.Parallel()
 	const subscribers, events = 1000, 30
-	m := found(t, talking(t, "n1"))
+	c := talking(t, "n1")
+	c.ElectionTicks = 50 // within eight such timeouts a quorum confirms that a subscription stands
+	m := found(t, c)
 	got := make([]int, subscribers)
 	var began, done sync.WaitGroup
 	began.Add(subscribers)
@@ -419,34 +421,37 @@ func TestIdleSubscriptionIsHeardOf(t *testing.T) {
 			}
 		}
 	}()
+	var all sync.WaitGroup
+	defer all.Wait()
 	for name, s := range map[string]nexusraft.Subscription{
 		"zone":  {Zone: nexusraft.RootZone, Topics: []string{"app/quiet"}},
 		"local": {Topics: []string{"app/quiet"}},
 	} {
-		heard := 0
-		for batch, err := range m.node.Subscribe(within(t), s) {
-			if err != nil {
-				t.Fatalf("%s: %v", name, err)
-			}
-			if len(batch.Events) > 0 {
-				t.Errorf("%s: got %+v, want nothing but signs of life", name, batch.Events)
-			}
-			if heard++; heard == 3 { // the first one says that the subscription stands
-				break
-			}
-		}
+		all.Go(func() { heardOf(t, m, name, s) })
 	}
+	all.Wait()
 	close(stop)
 	<-noise
-	for _, zone := range []nexusraft.ZoneID{nexusraft.RootZone, 0} {
-		heard := 0
-		for _, err := range m.node.Subscribe(within(t), nexusraft.Subscription{Zone: zone}) {
-			if err != nil {
-				t.Fatalf("idle zone %v: %v", zone, err)
-			}
-			if heard++; heard == 3 {
-				break
-			}
+	for name, s := range map[string]nexusraft.Subscription{
+		"idle zone": {Zone: nexusraft.RootZone}, "idle node": {},
+	} {
+		all.Go(func() { heardOf(t, m, name, s) })
+	}
+}
+
+// heardOf wants a subscription to hear signs of life and nothing else; the first one says that it stands.
+func heardOf(t *testing.T, m *member, name string, s nexusraft.Subscription) {
+	heard := 0
+	for batch, err := range m.node.Subscribe(within(t), s) {
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			return
+		}
+		if len(s.Topics) > 0 && len(batch.Events) > 0 {
+			t.Errorf("%s: got %+v, want nothing but signs of life", name, batch.Events)
+		}
+		if heard++; heard == 3 {
+			return
 		}
 	}
 }

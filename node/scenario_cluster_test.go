@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"strconv"
 	"strings"
@@ -37,6 +38,14 @@ func TestMain(m *testing.M) {
 
 // patience is how long a test waits for what must come; it never waits for it to pass.
 const patience = 30 * time.Second
+
+// rounds is how many rounds a test plays: few, or where NEXUS_RAFT_CI is set all.
+func rounds(few, all int) int {
+	if os.Getenv("NEXUS_RAFT_CI") != "" {
+		return all
+	}
+	return few
+}
 
 // cluster is two members and a witness behind a network that can be cut.
 type cluster struct {

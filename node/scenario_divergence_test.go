@@ -131,7 +131,7 @@ func TestMemberThatDiffersStopsTheZone(t *testing.T) {
 		}
 	}
 	taken(t, z.ID(), 600, leader) // the leader and the witness are a quorum, and pass the checks that follow
-	takenByAny(t, other.ID(), "k=v", follower)
+	stored(t, follower.zoneOf(other.ID()), "k=v")
 	follower.put("k", "root")
 
 	follower.close()
@@ -177,7 +177,7 @@ func TestRootZoneThatDiffersLeavesTheOthers(t *testing.T) {
 		}
 		return err
 	})
-	takenByAny(t, other.ID(), "k=before", follower)
+	stored(t, follower.zoneOf(other.ID()), "k=before")
 	follower.close()
 	follower = start(t, follower.config)
 	if err := follower.node.AwaitReady(within(t)); err != nil {
@@ -189,7 +189,7 @@ func TestRootZoneThatDiffersLeavesTheOthers(t *testing.T) {
 	if err := follower.differs(root); err != nil {
 		t.Errorf("after a restart: %v", err)
 	}
-	takenByAny(t, other.ID(), "k=after", follower)
+	stored(t, follower.zoneOf(other.ID()), "k=after")
 	taken(t, root, 300, leader) // and through the next checks
 	if got := reads(t, leader.zoneOf(other.ID()), "k"); got != "after" {
 		t.Errorf("at the leader: got %q", got)

@@ -134,18 +134,22 @@ func TestDegradedLeaderDies(t *testing.T) {
 
 // TestHoldTime: a follower that vanishes is waited for, one that says goodbye is not.
 func TestHoldTime(t *testing.T) {
-	const hold = time.Second
-	c := newCluster(t, func(n *node.Config) { n.HoldTicks = int(hold / n.TickInterval) })
+	const long, hold = 10 * time.Second, time.Second // long is more than a busy machine takes
+	c := newCluster(t, func(n *node.Config) { n.HoldTicks = int(long / n.TickInterval) })
 
 	leader := c.awaitSync()
 	follower := c.other(leader)
 	follower.close()
 	began := time.Now()
 	leader.awaitCopies(1)
-	if took := time.Since(began); took > hold*3/4 {
+	if took := time.Since(began); took > long*3/4 {
 		t.Errorf("after an orderly stop of the follower a write took %v, although nothing had to be held", took)
 	}
-	c.start(follower.config)
+	leader.close()
+	for _, m := range []*member{leader, follower} {
+		m.config.HoldTicks = int(hold / m.config.TickInterval)
+		c.start(m.config)
+	}
 
 	leader = c.awaitSync()
 	term := leader.status().Term

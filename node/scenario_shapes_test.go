@@ -256,16 +256,15 @@ func (m *member) deleteZones() {
 	})
 }
 
-// A zone goes through all shapes that four nodes have room for, under writes by nodes that have a replica of it and by
+// A zone goes through the shapes that four nodes have room for, under writes by nodes that have a replica of it and by
 // such that have none; none that was acknowledged is lost.
 func reshapesUnderWrites(t *testing.T, nodes []*member) {
 	t.Helper()
 	z := nodes[0].createShape("orders-0", node.ZoneSpec{Members: 2, Witnesses: 1})
 	w := writeWords(t, nodes[2:], z.ID())
 	w.more(t, 20)
-	for _, next := range []nexusraft.ZoneReshape{
-		shape(3, 0), shape(1, 0), shape(4, 1), shape(1, 0), shape(3, 0), shape(2, 1),
-	} {
+	shapes := []nexusraft.ZoneReshape{shape(3, 0), shape(1, 0), shape(4, 1), shape(2, 1), shape(1, 0), shape(3, 0)}
+	for _, next := range shapes[:rounds(4, len(shapes))] {
 		info := nodes[0].reshape(z.ID(), "orders-0", next)
 		if got := len(info.Placement); got != next.Shape.Members+next.Shape.Witnesses || info.Shape != next.Shape {
 			t.Fatalf("reshaped to %v: got %+v", next.Shape, info)
@@ -312,7 +311,7 @@ func leavesItsLeader(t *testing.T, nodes []*member) {
 	z := nodes[0].createShape("orders-1", node.ZoneSpec{Members: 3})
 	w := writeWords(t, nodes[2:], z.ID())
 	w.more(t, 20)
-	for range 3 {
+	for range rounds(1, 3) {
 		leader := leaderOf(t, nodes, z.ID())
 		info := leader.reshape(z.ID(), "orders-1", nexusraft.ZoneReshape{Off: leader.node.ID()})
 		if len(info.Placement) != 3 {
@@ -331,7 +330,7 @@ func onlyReplicaMoves(t *testing.T, nodes []*member) {
 	z := nodes[0].createShape("orders-2", node.ZoneSpec{Members: 1})
 	w := writeWords(t, nodes[2:], z.ID())
 	w.more(t, 20)
-	for range 3 {
+	for range rounds(1, 3) {
 		leader := leaderOf(t, nodes, z.ID())
 		to := nodes[(slices.Index(nodes, leader)+2)%len(nodes)].node.ID()
 		info := leader.reshape(z.ID(), "orders-2", nexusraft.ZoneReshape{Off: leader.node.ID(), With: to})
@@ -352,7 +351,8 @@ func TestLeadersCrashWhileAZoneMoves(t *testing.T) {
 	w := writeWords(t, nodes[:1], z.ID())
 	w.more(t, 5)
 	w.stop()
-	for i, next := range []nexusraft.ZoneReshape{shape(4, 1), shape(2, 1), shape(3, 0), shape(2, 1)} {
+	shapes := []nexusraft.ZoneReshape{shape(4, 1), shape(2, 1), shape(3, 0), shape(2, 1)}
+	for i, next := range shapes[:rounds(2, len(shapes))] {
 		leader := leaderOf(t, nodes, z.ID())
 		at := slices.Index(nodes, leader)
 		asked := nodes[(at+1)%len(nodes)]

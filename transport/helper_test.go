@@ -3,8 +3,11 @@ package transport
 import (
 	"context"
 	"errors"
+	"flag"
 	"iter"
 	"net"
+	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,7 +20,16 @@ import (
 	"github.com/nexi-lab/nexus-raft/internal/rpc"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// Tests beside one another wait, mostly: for timeouts of peers, not for a processor.
+	if p := flag.Lookup("test.parallel"); p.Value.String() == strconv.Itoa(runtime.GOMAXPROCS(0)) {
+		if err := p.Value.Set(strconv.Itoa(2 * runtime.GOMAXPROCS(0))); err != nil {
+			panic(err)
+		}
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const (
 	testCluster nexusraft.ClusterID = 0xc1

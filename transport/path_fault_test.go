@@ -321,6 +321,7 @@ func TestReorderedBetweenStreams(t *testing.T) {
 // TestEveryMessageIsSentOrDropped checks that no message disappears from the books when the
 // path breaks while the queue is full, and some are under way.
 func TestEveryMessageIsSentOrDropped(t *testing.T) {
+	t.Parallel()
 	addr, a := serveAudited(t)
 	path := proxyTo(t, addr)
 	p := peersOf(t, identityA, PeersOptions{Dialer: path.Dial, QueueMessages: 64})

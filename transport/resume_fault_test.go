@@ -239,6 +239,7 @@ func TestReceiptIsKeptForAWhile(t *testing.T) {
 
 // A receiver that has started anew has nothing, and gets all of it.
 func TestSnapshotToARestartedReceiver(t *testing.T) {
+	t.Parallel()
 	took, ended := make(chan int, 1000), make(chan error, 10)
 	addr, stop := serve(t, identityB, &fakeNode{install: hold(took, ended)})
 	p := peersOf(t, identityA, PeersOptions{SnapshotBandwidth: 8 << 20})
@@ -268,6 +269,7 @@ func stopped(stop func(), ended <-chan error) <-chan error {
 
 // A limit is for all snapshots of a pool together.
 func TestSnapshotBandwidth(t *testing.T) {
+	t.Parallel()
 	var total atomic.Int64
 	addr, _ := serve(t, identityB, &fakeNode{install: func(_ context.Context, _ nexusraft.NodeID, _ SnapshotHeader,
 		chunks iter.Seq2[[]byte, error],

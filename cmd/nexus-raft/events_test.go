@@ -178,6 +178,10 @@ func TestEventsArePrinted(t *testing.T) {
 			`"range":{"key":"a","range_end":"b","mod_revision":6}`,
 		},
 		{
+			"key", "delete-lease", marshal(t, &mvccpb.Event{Kv: span}), `a to b`,
+			`"range":{"key":"a","range_end":"b","mod_revision":6}`,
+		},
+		{
 			"key", "rename", marshal(t, &mvccpb.Event{Kv: pair}), `"\x12\r\n\x01k\x10\x02\x18\x04 \x03*\x02v\n"`,
 			`"payload":"\u0012\r\n\u0001k\u0010\u0002\u0018\u0004 \u0003*\u0002v\n"`,
 		},

@@ -91,7 +91,7 @@ func (o *eventObject) decodeKey(e nexusraft.Event) error {
 			p.Value = nil
 		}
 		o.Pair = &p
-	case client.DeleteRangeType:
+	case client.DeleteRangeType, client.DeleteLeaseType:
 		o.Range = &keyRange{Modified: kv.ModRevision}
 		o.Range.Key, o.Range.KeyBase64 = textOrBytes(kv.Key)
 		o.Range.End, o.Range.EndBase64 = textOrBytes(kv.Value)
@@ -128,7 +128,7 @@ func briefKey(e nexusraft.Event) string {
 		return clipped(e.Payload)
 	case e.Type == client.DeleteType, e.Type == client.PutLargeType:
 		return clipped(kv.Key)
-	case e.Type == client.DeleteRangeType:
+	case e.Type == client.DeleteRangeType, e.Type == client.DeleteLeaseType:
 		return clipped(kv.Key) + " to " + clipped(kv.Value)
 	}
 	return clipped(kv.Key) + " = " + clipped(kv.Value)

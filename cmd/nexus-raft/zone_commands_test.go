@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -377,7 +378,25 @@ func TestStatusOfManyZones(t *testing.T) {
 	}
 	s := serveZones(t, names...)
 	s.sick = 0x30
-	_, stdout, _ := command(t, "status", "--endpoints", s.address)
+	type outcome struct {
+		status         int
+		stdout, stderr string
+	}
+	lines := []string{
+		"", "--zone zone-1", "--zone 30", "--all", "--json", "--json --zone zone-1", "--check", "--zone 77",
+	}
+	outcomes := make([]outcome, len(lines))
+	var all sync.WaitGroup
+	for i, line := range lines { // beside one another: each waits a second for the sick zone
+		all.Go(func() {
+			args := append([]string{"status", "--endpoints", s.address}, strings.Fields(line)...)
+			outcomes[i].status, outcomes[i].stdout, outcomes[i].stderr = command(t, args...)
+		})
+	}
+	all.Wait()
+	said := func(line string) outcome { return outcomes[slices.Index(lines, line)] }
+
+	stdout := said("").stdout
 	for _, want := range []string{
 		"zone root (1) of cluster", "20 zones by their state", "zone-0 (2f)\n",
 		"1      NONE ANSWERS  -        n1       -          NO                zone-1 (30)\n",
@@ -386,32 +405,31 @@ func TestStatusOfManyZones(t *testing.T) {
 			t.Errorf("status: got\n%s\nwant %q in a few lines", stdout, want)
 		}
 	}
-	_, stdout, _ = command(t, "status", "--zone", "zone-1", "--endpoints", s.address)
+	stdout = said("--zone zone-1").stdout
 	if !strings.HasPrefix(stdout, "zone zone-1 (30) of cluster") || strings.Contains(stdout, "root") {
 		t.Errorf("--zone: got\n%s", stdout)
 	}
-	if _, byID, _ := command(t, "status", "--zone", "30", "--endpoints", s.address); byID != stdout {
+	if byID := said("--zone 30").stdout; byID != stdout {
 		t.Errorf("--zone with an ID: got\n%s\nwant\n%s", byID, stdout)
 	}
-	_, stdout, _ = command(t, "status", "--all", "--endpoints", s.address)
+	stdout = said("--all").stdout
 	if strings.Count(stdout, "\nNAME ") != 21 || !strings.Contains(stdout, "zone zone-19 (42) of cluster") {
 		t.Errorf("--all: got\n%s\nwant 21 tables", stdout)
 	}
-	for args, count := range map[string]int{"status --json": 21, "status --json --zone zone-1": 1} {
-		_, stdout, _ = command(t, append(strings.Fields(args), "--endpoints", s.address)...)
+	for line, count := range map[string]int{"--json": 21, "--json --zone zone-1": 1} {
 		var r report
-		if err := json.Unmarshal([]byte(stdout), &r); err != nil || len(r.Zones) != count ||
+		if err := json.Unmarshal([]byte(said(line).stdout), &r); err != nil || len(r.Zones) != count ||
 			len(r.Answers[0].Status.Zones) != count || r.Zones[count-1].Name == "" {
-			t.Errorf("%s: got %v and %s, want %d zones", args, err, stdout, count)
+			t.Errorf("%s: got %v and %s, want %d zones", line, err, said(line).stdout, count)
 		}
 	}
-	status, _, stderr := command(t, "status", "--check", "--endpoints", s.address)
-	if status != exitFailed || !strings.HasSuffix(stderr, "2f, 30, 31, 32, 33, 34, 35 and 13 more\n") {
-		t.Errorf("--check: got status %d, %q", status, stderr)
+	if got := said("--check"); got.status != exitFailed ||
+		!strings.HasSuffix(got.stderr, "2f, 30, 31, 32, 33, 34, 35 and 13 more\n") {
+		t.Errorf("--check: got status %d, %q", got.status, got.stderr)
 	}
-	status, _, stderr = command(t, "status", "--zone", "77", "--endpoints", s.address)
-	if status != exitFailed || !strings.Contains(stderr, "no node that answers has a replica of zone 77; nexus-raft") {
-		t.Errorf("an ID that no zone has: got status %d, %q", status, stderr)
+	if got := said("--zone 77"); got.status != exitFailed ||
+		!strings.Contains(got.stderr, "no node that answers has a replica of zone 77; nexus-raft") {
+		t.Errorf("an ID that no zone has: got status %d, %q", got.status, got.stderr)
 	}
 }
 

@@ -526,6 +526,24 @@ var mutants = []mutant{
 		"m.layout, m.moving = layoutVersions, false",
 		"internal/simtest", "TestKeySpaceChaos",
 	},
+	{
+		"A late revoke removes a lease that was checkpointed since.",
+		"kv/revoke.go", "req.generation != l.Generation && !l.Revoking:",
+		"req.generation > l.Generation && !l.Revoking:",
+		"kv", "TestLeaseGenerations15247",
+	},
+	{
+		"A deleted key stays on its lease.",
+		"kv/write.go", "w.attach(p.key, p.rec.lease, 0)",
+		"w.attach(p.key, 0, 0)",
+		"internal/simtest", "TestKeySpaceChaos",
+	},
+	{
+		"A key that moves to another lease stays on the one before.",
+		"kv/lease.go", "if was != 0 {",
+		"if was != 0 && now == 0 {",
+		"internal/simtest", "TestKeySpaceChaos",
+	},
 }
 
 const page = "docs/robustness.md"

@@ -6,7 +6,7 @@
 // another member (internal/snapshot), and a made-up clock, network and workload. It has nothing but
 // tests.
 //
-//	go test ./internal/simtest                                 twenty seeds; a hundred with NEXUS_RAFT_CI=1
+//	go test ./internal/simtest                                 ten seeds; a hundred with NEXUS_RAFT_CI=1
 //	go test ./internal/simtest -simtest.seeds=5000 -timeout 1h more of them
 //	go test ./internal/simtest -run TestChaos -simtest.seed=17 -simtest.trace -v
 //

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/kv"
 )
 
@@ -24,11 +25,13 @@ type keySpace struct {
 	pairs          map[string]keyPair
 	before         *keySpace // as it was at the revision before; nil where history begins
 	sum            uint64    // of pairs and of all before
+	keyLeases
 }
 
 // keyPair is one version of a key.
 type keyPair struct {
 	create, mod, version int64
+	lease                int64
 	value                string
 }
 
@@ -37,22 +40,29 @@ func newKeySpace() *keySpace { return &keySpace{rev: 1, compacted: -1} }
 // The outcomes of kv's commands that are refused here.
 const (
 	refusedKind      = "\x01"
+	refusedNoLease   = "\x06"
 	refusedCompacted = "\x09"
 	refusedFuture    = "\x0a"
+	refusedExists    = "\x0e"
+	refusedRenewed   = "\x0f"
 )
 
-// raise begins the history with what is there.
-func (k *keySpace) raise() *keySpace {
+// raise brings it to a version of kv: the history begins with what is there.
+func (k *keySpace) raise(version uint32) *keySpace {
 	next := *k
 	if !k.versioned {
 		next.versioned, next.before = true, nil
 	}
+	next.leased = k.leased || version >= kv.VersionLeases
 	return &next
 }
 
 // changed is what follows with other pairs.
 func (k *keySpace) changed(pairs map[string]keyPair) *keySpace {
-	next := &keySpace{rev: k.rev + 1, compacted: k.compacted, versioned: k.versioned, pairs: pairs, before: k}
+	next := &keySpace{
+		rev: k.rev + 1, compacted: k.compacted, versioned: k.versioned, pairs: pairs, before: k,
+		keyLeases: k.keyLeases,
+	}
 	if !k.versioned {
 		next.compacted = next.rev
 	}
@@ -66,16 +76,17 @@ func listed(pairs map[string]keyPair) string {
 	var b strings.Builder
 	for _, key := range slices.Sorted(maps.Keys(pairs)) {
 		p := pairs[key]
-		fmt.Fprintf(&b, "%s=%.20s/%d@%d.%d.%d ", key, p.value, len(p.value), p.create, p.mod, p.version)
+		fmt.Fprintf(&b, "%s=%.20s/%d@%d.%d.%d+%d ", key, p.value, len(p.value), p.create, p.mod, p.version, p.lease)
 	}
 	return b.String()
 }
 
 func (k *keySpace) same(other *keySpace) bool {
-	return k.rev == other.rev && k.compacted == other.compacted && k.versioned == other.versioned && k.sum == other.sum
+	return k.rev == other.rev && k.compacted == other.compacted && k.versioned == other.versioned && k.sum == other.sum &&
+		k.keyLeases.same(other.keyLeases)
 }
 
-// read is what a read of all keys at a revision gives; 0 is the newest.
+// read is what a read of all keys at a revision gives; 0 is the newest, with the leases.
 func (k *keySpace) read(rev int64) string {
 	switch {
 	case rev > k.rev:
@@ -86,6 +97,9 @@ func (k *keySpace) read(rev int64) string {
 	at := k
 	for rev > 0 && at.rev > rev {
 		at = at.before
+	}
+	if rev == 0 {
+		return fmt.Sprintf("%d: %s%s", k.rev, listed(at.pairs), k.list())
 	}
 	return fmt.Sprintf("%d: %s", k.rev, listed(at.pairs))
 }
@@ -103,7 +117,11 @@ func readKeys(r nexusraft.Reader, rev int64) (string, error) {
 	}
 	pairs := make(map[string]keyPair)
 	for _, p := range resp.Kvs {
-		pairs[string(p.Key)] = keyPair{p.CreateRevision, p.ModRevision, p.Version, string(p.Value)}
+		pairs[string(p.Key)] = keyPair{p.CreateRevision, p.ModRevision, p.Version, p.Lease, string(p.Value)}
+	}
+	if rev == 0 {
+		leases, err := readLeases(r)
+		return fmt.Sprintf("%d: %s%s", resp.Header.Revision, listed(pairs), leases), err
 	}
 	return fmt.Sprintf("%d: %s", resp.Header.Revision, listed(pairs)), nil
 }
@@ -111,7 +129,7 @@ func readKeys(r nexusraft.Reader, rev int64) (string, error) {
 // step is what a command of kv does, and its result.
 func (k *keySpace) step(command string) (next *keySpace, result string) {
 	kind, body := command[0], []byte(command[1:])
-	if kind > 2 && !k.versioned {
+	if kind > 2 && !k.versioned || kind > 5 && !k.leased {
 		return k, refusedKind
 	}
 	switch kind {
@@ -122,12 +140,14 @@ func (k *keySpace) step(command string) (next *keySpace, result string) {
 			RequestDeleteRange: decoded(body, &etcdserverpb.DeleteRangeRequest{}),
 		})
 	case 3:
-		t := keyTxn{k, maps.Clone(k.pairs), 0}
+		t := keyTxn{of: k, pairs: maps.Clone(k.pairs)}
 		resp := t.run(decoded(body, &etcdserverpb.TxnRequest{}))
 		resp.Header.Revision = t.rev()
-		return t.done(), answered(resp)
+		return t.done(resp)
 	case 4:
 		return k.compact(decoded(body, &etcdserverpb.CompactionRequest{}).Revision)
+	case 6, 7, 8:
+		return k.lease(kind, body)
 	}
 	return k, answered(&etcdserverpb.CompactionResponse{Header: &etcdserverpb.ResponseHeader{Revision: k.rev}})
 }
@@ -161,7 +181,7 @@ func (k *keySpace) compact(rev int64) (next *keySpace, result string) {
 
 // write is a command with one change.
 func (k *keySpace) write(op any) (next *keySpace, result string) {
-	t := keyTxn{k, maps.Clone(k.pairs), 0}
+	t := keyTxn{of: k, pairs: maps.Clone(k.pairs)}
 	var resp proto.Message
 	switch op := op.(type) {
 	case *etcdserverpb.RequestOp_RequestPut:
@@ -169,7 +189,7 @@ func (k *keySpace) write(op any) (next *keySpace, result string) {
 	case *etcdserverpb.RequestOp_RequestDeleteRange:
 		resp = t.delete(op.RequestDeleteRange)
 	}
-	return t.done(), answered(resp)
+	return t.done(resp)
 }
 
 // keyTxn is a command that runs.
@@ -177,6 +197,7 @@ type keyTxn struct {
 	of      *keySpace
 	pairs   map[string]keyPair
 	changes int
+	refused bool // a put names a lease that is not there
 }
 
 func (t *keyTxn) rev() int64 {
@@ -186,11 +207,14 @@ func (t *keyTxn) rev() int64 {
 	return t.of.rev
 }
 
-func (t *keyTxn) done() *keySpace {
-	if t.changes == 0 {
-		return t.of
+func (t *keyTxn) done(resp proto.Message) (next *keySpace, result string) {
+	switch {
+	case t.refused:
+		return t.of, refusedNoLease
+	case t.changes == 0:
+		return t.of, answered(resp)
 	}
-	return t.of.changed(t.pairs)
+	return t.of.changed(t.pairs), answered(resp)
 }
 
 func (t *keyTxn) put(req *etcdserverpb.PutRequest) *etcdserverpb.PutResponse {
@@ -199,7 +223,10 @@ func (t *keyTxn) put(req *etcdserverpb.PutRequest) *etcdserverpb.PutResponse {
 	if !ok {
 		p = keyPair{create: rev}
 	}
-	p.mod, p.version, p.value = rev, p.version+1, string(req.Value)
+	p.mod, p.version, p.value, p.lease = rev, p.version+1, string(req.Value), req.Lease
+	if _, ok := t.of.leases[req.Lease]; req.Lease != 0 && !ok {
+		t.refused = true
+	}
 	if t.pairs == nil {
 		t.pairs = make(map[string]keyPair)
 	}
@@ -257,7 +284,8 @@ var keySpaceModel = porcupine.Model{
 		k, op := state.(*keySpace), input.(*operation)
 		switch {
 		case op.own:
-			return true, k.raise()
+			raise := decoded([]byte(op.command), &pb.NodeCommand{}).GetRaiseMachineVersion()
+			return true, k.raise(raise.GetVersion())
 		case op.command == "":
 			return k.read(op.rev) == output.(string), k
 		}

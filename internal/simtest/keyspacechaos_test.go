@@ -18,7 +18,7 @@ import (
 const keysName = "keys"
 
 // TestKeySpaceChaos is TestChaos with the key-value store in the place of registers: puts, deletes, transactions,
-// compactions, sweeps, and reads at old revisions, while the zone's version is raised somewhere in the middle.
+// compactions, sweeps, leases, and reads at old revisions, while the zone's version is raised somewhere in the middle.
 func TestKeySpaceChaos(t *testing.T) {
 	seen := make(map[string]int)
 	play := func(t *testing.T, seed uint64) {
@@ -38,7 +38,7 @@ func TestKeySpaceChaos(t *testing.T) {
 	}
 	for _, kind := range []string{
 		"put", "delete", "txn", "compact", "sweep", "raise", "read", "read: compacted",
-		"read: future", "read of the past",
+		"read: future", "read of the past", "grant", "revoke", "checkpoint",
 	} {
 		if seen[kind] == 0 {
 			t.Errorf("no %s among %v", kind, seen)
@@ -72,7 +72,9 @@ func (op *operation) kind() string {
 	case op.own:
 		return "raise"
 	case op.command != "":
-		return []string{1: "put", 2: "delete", 3: "txn", 4: "compact", 5: "sweep"}[op.command[0]]
+		return []string{
+			1: "put", 2: "delete", 3: "txn", 4: "compact", 5: "sweep", 6: "grant", 7: "revoke", 8: "checkpoint",
+		}[op.command[0]]
 	case op.output == "compacted", op.output == "future":
 		return "read: " + op.output
 	case op.rev > 0 && !strings.HasPrefix(op.output, fmt.Sprintf("%d:", op.rev)):
@@ -82,13 +84,13 @@ func (op *operation) kind() string {
 }
 
 // withoutEffect reports whether an operation without an answer has had no effect: nobody sees what a sweep does, and
-// puts and transactions, no two of which are the same, either were committed, with an answer that is known then, or
-// never will be. To try all of them everywhere would take porcupine too long.
+// puts, transactions, grants and checkpoints, no two of which are the same, either were committed, with an answer that
+// is known then, or never will be. To try all of them everywhere would take porcupine too long.
 func (s *sim) withoutEffect(op *operation) bool {
 	switch op.kind() {
 	case "sweep":
 		return true
-	case "put", "txn":
+	case "put", "txn", "grant", "checkpoint":
 		for index, fact := range s.oracle.committed {
 			if fact.command == op.command {
 				op.output, op.known = s.oracle.ledger.outcomes[index].data, true
@@ -110,7 +112,7 @@ func (c *client) beginKeys() {
 		if s.percent(20) {
 			value += strings.Repeat("x", 1100) // has a row of its own
 		}
-		return &etcdserverpb.PutRequest{Key: key, Value: []byte(value)}
+		return &etcdserverpb.PutRequest{Key: key, Value: []byte(value), Lease: s.someLease(now)}
 	}
 	var command []byte
 	var err error
@@ -119,25 +121,27 @@ func (c *client) beginKeys() {
 		if s.percent(70) {
 			op.rev = max(1, now.rev+1-int64(s.rng.IntN(12)))
 		}
-	case p < 55:
+	case p < 50:
 		command, err = kv.EncodePut(put(key()))
-	case p < 65:
+	case p < 58:
 		del := &etcdserverpb.DeleteRangeRequest{Key: key()}
 		if s.percent(30) {
 			del.RangeEnd = []byte("k9")
 		}
 		command, err = kv.EncodeDeleteRange(del)
-	case p < 80:
+	case p < 70:
 		command, err = kv.EncodeTxn(s.makeTxn(now, put), kv.MaxTxnOps)
+	case p < 80 && (now.leased || s.percent(10)):
+		command, err = s.makeLease(now, int64(cs.made))
 	case p < 88 && (now.versioned || s.percent(10)):
 		rev := max(1, now.rev+1-int64(s.rng.IntN(8)))
 		command, err = kv.EncodeCompact(&etcdserverpb.CompactionRequest{Revision: rev})
-	case p < 97 || now.versioned:
+	case p < 95 || now.leased:
 		command = kv.EncodeSweep(s.between(1, 4))
 	default:
 		op.own = true
 		command, err = proto.Marshal(&pb.NodeCommand{Kind: &pb.NodeCommand_RaiseMachineVersion{
-			RaiseMachineVersion: &pb.RaiseMachineVersion{Version: kv.VersionHistory},
+			RaiseMachineVersion: &pb.RaiseMachineVersion{Version: uint32(s.between(kv.VersionHistory, kv.VersionLeases))},
 		}})
 	}
 	s.must(s.nodes[0], "encode a command", err)
@@ -220,6 +224,7 @@ func (s *sim) checkKeySpaces() {
 		}
 		state := apply.MachineReader(n.disk.(*memberDisk).state)
 		s.oracle.checkKeys(n, state)
+		s.oracle.checkLeases(n, state)
 		for rev := int64(0); rev <= want.rev+1; rev++ {
 			got, err := readKeys(state, rev)
 			s.must(n, "read the keys", err)

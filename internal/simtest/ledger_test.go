@@ -119,7 +119,7 @@ func (l *ledger) own(index nexusraft.Index, command []byte) (comesTo, error) {
 		l.seen["states compared"]++
 		return comesTo{data: "own\x00"}, nil
 	case *pb.NodeCommand_RaiseMachineVersion:
-		l.keys = l.keys.raise()
+		l.keys = l.keys.raise(k.RaiseMachineVersion.GetVersion())
 		return comesTo{data: "own\x00"}, nil
 	case *pb.NodeCommand_RegisterSession:
 		l.pass()

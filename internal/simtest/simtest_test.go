@@ -25,7 +25,7 @@ func quickSeeds() uint64 {
 	if os.Getenv("NEXUS_RAFT_CI") != "" {
 		return usualSeeds
 	}
-	return usualSeeds / 5
+	return usualSeeds / 10
 }
 
 // rareHappens reports whether the seeds are so many that each rare event is among them.

@@ -333,11 +333,14 @@ func (x *led) wait() <-chan struct{} {
 	return x.settled
 }
 
+// loadTime is how long it may take until the lessor knows that this node leads a zone.
+const loadTime = 500 * time.Millisecond
+
 func errNotLed(id nexusraft.ZoneID) error { return &nexusraft.NotLeaderError{Zone: id} }
 
 // find returns a zone that this node leads. A node that has just begun to lead one knows that in a moment.
 func (l *Lessor) find(ctx context.Context, id nexusraft.ZoneID) (*led, error) {
-	patience := time.NewTimer(time.Second)
+	patience := time.NewTimer(loadTime)
 	defer patience.Stop()
 	for {
 		l.mu.Lock()

@@ -81,7 +81,7 @@ func TestRenewalsAreBatched(t *testing.T) {
 			c.grant(id, 60)
 		}
 		began := time.Now()
-		var all []*Renewal
+		var all []*RenewCall
 		for i := range int64(5000) {
 			all = append(all, c.nodes[1].lessor.Begin(1, i%100+1))
 		}
@@ -157,6 +157,22 @@ func TestGrantedAnew(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.grant(1, 10)
+		c.endsIn(1, 10*time.Second, 10*time.Second+late)
+	})
+}
+
+// One that is granted anew while the expiry of the one before is under way is not revoked by that.
+func TestGrantedAnewDuringAnExpiry(t *testing.T) {
+	play(t, func(t *testing.T, c *cluster) {
+		held := make(chan int)
+		c.hold = func([]byte) chan int { return held }
+		c.grant(1, 5)
+		time.Sleep(5500 * time.Millisecond)
+		if _, err := c.nodes[0].lessor.Revoke(t.Context(), 1, 1); err != nil {
+			t.Fatal(err)
+		}
+		c.grant(1, 10)
+		close(held)
 		c.endsIn(1, 10*time.Second, 10*time.Second+late)
 	})
 }
@@ -327,6 +343,29 @@ func TestRenewAfterCheckpoint(t *testing.T) {
 	})
 }
 
+// A renewal that comes while a checkpoint of the lease is under way counts for the next leader, too.
+func TestRenewalDuringACheckpoint(t *testing.T) {
+	play(t, func(t *testing.T, c *cluster) {
+		held := make(chan int)
+		c.hold = func(command []byte) chan int {
+			if command[0] == kv.EncodeCheckpoint(nil)[0] {
+				return held
+			}
+			return nil
+		}
+		c.grant(1, 100)
+		time.Sleep(62 * time.Second)
+		r := c.nodes[1].lessor.Begin(1, 1)
+		time.Sleep(time.Second)
+		close(held)
+		if ttl, err := r.Wait(t.Context()); ttl != 100 || err != nil {
+			t.Fatalf("got %d, %v", ttl, err)
+		}
+		c.lead(c.nodes[1])
+		c.endsIn(1, 99*time.Second, 100*time.Second+late+2*election)
+	})
+}
+
 // Leases that are renewed cost no checkpoint.
 func TestNoCheckpointOfRenewedLeases(t *testing.T) {
 	play(t, func(t *testing.T, c *cluster) {
@@ -405,7 +444,7 @@ func TestEnd(t *testing.T) {
 		late := l.Begin(1, 1)
 		close(changed)
 		<-done
-		for _, r := range []*Renewal{r, late, l.Begin(1, 1)} {
+		for _, r := range []*RenewCall{r, late, l.Begin(1, 1)} {
 			if _, err := r.Wait(t.Context()); err == nil {
 				t.Error("a renewal went on after the end")
 			}
@@ -438,6 +477,8 @@ func TestTooMany(t *testing.T) {
 			}
 		}
 		time.Sleep(10 * time.Second)
+		l.mu.Lock()
+		defer l.mu.Unlock()
 		if l.waiting != 0 {
 			t.Errorf("%d renewals wait for ever", l.waiting)
 		}

@@ -20,10 +20,10 @@ type client struct {
 	gone  time.Time // of the state
 }
 
-// Whatever happens to leaders, no lease runs out before its TTL has passed since it was last renewed, by any answer, and
-// each of them runs out in the end.
+// Whatever happens to leaders, no lease runs out before its TTL has passed since it was last renewed, by any answer,
+// and each of them runs out in the end.
 func TestNeverEarlyAndAllInTime(t *testing.T) {
-	for seed := range uint64(40) {
+	for seed := range uint64(12) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { playRandomly(t, rand.New(rand.NewPCG(seed, 1))) })
 		})
@@ -32,9 +32,10 @@ func TestNeverEarlyAndAllInTime(t *testing.T) {
 
 func playRandomly(t *testing.T, r *rand.Rand) {
 	c := newCluster(t, 2)
-	c.takes = func() time.Duration { return time.Duration(r.IntN(20)) * time.Millisecond } // under mu
+	own := rand.New(rand.NewPCG(r.Uint64(), 2)) // under mu
+	c.takes = func() time.Duration { return time.Duration(own.IntN(20)) * time.Millisecond }
 	c.lose = func([]byte) error {
-		if r.IntN(20) == 0 {
+		if own.IntN(20) == 0 {
 			return nexusraft.ErrUncertain
 		}
 		return nil

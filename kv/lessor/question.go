@@ -7,8 +7,8 @@ import (
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
 
-// A question is one byte that says what is asked, and leases' IDs; the answer has a number for each ID, or two. Programs
-// of different releases ask each other: a byte that was ever used keeps its meaning.
+// A question is one byte that says what is asked, and leases' IDs; the answer has a number for each ID, or two.
+// Programs of different releases ask each other: a byte that was ever used keeps its meaning.
 const (
 	askRenew byte = 1 // answered by the TTL of each lease, 0 for one that is gone
 	askLeft  byte = 2 // answered by the TTL and what is left of it of each lease, 0 and 0 for one that is gone
@@ -24,7 +24,8 @@ func decodeQuestion(b []byte) (what byte, ids []int64, err error) {
 		return 0, nil, fmt.Errorf("%w: a question about leases that this release does not know", nexusraft.ErrRefused)
 	}
 	if ids, err = readNumbers(b[1:]); err != nil || len(ids) > maxAsked {
-		return 0, nil, fmt.Errorf("%w: a question about %d leases, limit %d: %w", nexusraft.ErrRefused, len(ids), maxAsked, err)
+		return 0, nil, fmt.Errorf("%w: a question about %d leases, limit %d: %w", nexusraft.ErrRefused, len(ids),
+			maxAsked, err)
 	}
 	return b[0], ids, nil
 }

@@ -17,15 +17,15 @@ const (
 	maxBatches = 4               // of a zone that are under way
 )
 
-// Renewal is a renewal that was asked for. Its methods may be called from many goroutines.
-type Renewal struct {
+// RenewCall is a renewal that was asked for. Its methods may be called from many goroutines.
+type RenewCall struct {
 	done chan struct{} // closed when ttl and err are set
 	ttl  int64
 	err  error
 }
 
 // Wait returns how many seconds the lease is good for, as it was granted; 0: it is gone. See Lessor.Renew.
-func (r *Renewal) Wait(ctx context.Context) (ttl int64, err error) {
+func (r *RenewCall) Wait(ctx context.Context) (ttl int64, err error) {
 	select {
 	case <-r.done:
 		return r.ttl, r.err
@@ -43,23 +43,23 @@ type gathering struct {
 // batch is renewals that are asked for together.
 type batch struct {
 	ids     []int64
-	waiting map[int64]*Renewal
+	waiting map[int64]*RenewCall
 	due     bool // it has gathered long enough
 }
 
-// Renew renews a lease of a zone, from this member or any other one, and returns what Renewal.Wait does. The lease has
-// all of its time again, from no earlier than the call on.
+// Renew renews a lease of a zone, from this member or any other one, and returns what RenewCall.Wait does. The lease
+// has all of its time again, from no earlier than the call on.
 //
-// Renewals of 5 ms go to the leader together, which answers after it has confirmed its leadership; if none is known or
-// reached, the lessor tries for 4 s. Errors: ErrNotLeader, ErrNoQuorum and ErrOverloaded if nobody has answered, or too
-// many are waiting, those of node.Node.AskLeader, or the context's. Whether the lease was renewed is not known then, and
-// it may be asked again.
+// Renewals of 5 ms go to the leader together, which answers after it has confirmed its leadership; if none is known
+// or reached, the lessor tries for 4 s. Errors: ErrNotLeader, ErrNoQuorum and ErrOverloaded if nobody has answered, or
+// too many are waiting, those of node.Node.AskLeader, or the context's. Whether the lease was renewed is not known
+// then, and it may be asked again.
 func (l *Lessor) Renew(ctx context.Context, zone nexusraft.ZoneID, id int64) (ttl int64, err error) {
 	return l.Begin(zone, id).Wait(ctx)
 }
 
 // Begin is Renew without waiting. The renewal goes on whether anybody waits or not; it ends in 5 s.
-func (l *Lessor) Begin(zone nexusraft.ZoneID, id int64) *Renewal {
+func (l *Lessor) Begin(zone nexusraft.ZoneID, id int64) *RenewCall {
 	if id <= 0 { // no lease has it
 		return ended(nil)
 	}
@@ -86,20 +86,20 @@ func (l *Lessor) Begin(zone nexusraft.ZoneID, id int64) *Renewal {
 }
 
 // ended returns a renewal that has ended, with a TTL of 0 or with an error.
-func ended(err error) *Renewal {
+func ended(err error) *RenewCall {
 	done := make(chan struct{})
 	close(done)
-	return &Renewal{done: done, err: err}
+	return &RenewCall{done: done, err: err}
 }
 
 // join adds a renewal to the zone's next batch; mu is held.
-func (l *Lessor) join(zone nexusraft.ZoneID, g *gathering, id int64) *Renewal {
+func (l *Lessor) join(zone nexusraft.ZoneID, g *gathering, id int64) *RenewCall {
 	if g.next == nil {
-		b := &batch{waiting: make(map[int64]*Renewal)}
+		b := &batch{waiting: make(map[int64]*RenewCall)}
 		g.next = b
 		time.AfterFunc(gatherTime, func() { l.gathered(zone, b) })
 	}
-	r := &Renewal{done: make(chan struct{})}
+	r := &RenewCall{done: make(chan struct{})}
 	g.next.ids = append(g.next.ids, id)
 	g.next.waiting[id] = r
 	l.waiting++

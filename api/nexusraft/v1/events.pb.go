@@ -193,12 +193,14 @@ type Event struct {
 	// What it is about, parts separated by slashes. In a zone: key, member, or below "app/"
 	// what applications publish. On a node: leader, sync, peer, health, snapshot, gap.
 	Topic string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
-	// What happened, by topic. key: put, put-large, delete, delete-range (many keys at once). member: added,
+	// What happened, by topic. key: put, put-large, delete, delete-range (many keys at once), delete-lease (many
+	// keys of one lease). member: added,
 	// promoted, changed, removed. leader: elected, lost. sync: the state. peer: connected,
 	// lost. health: healthy, unhealthy; zone-stopped, for good, on this node. snapshot: sent, failed, installed.
 	Type string `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
 	// More about it, by topic. key: an mvccpb.Event of etcd's API, of a put-large without the
-	// value, which has more than 1 KiB, of a delete the key and the revision only; of a delete-range, key and value are the range's two ends.
+	// value, which has more than 1 KiB, of a delete the key and the revision only; of a delete-range and a delete-lease, key and value
+	// are the range's two ends.
 	// member: a Member. On a node: LeaderEvent, SyncEvent, PeerEvent, HealthEvent, SnapshotEvent.
 	Payload []byte `protobuf:"bytes,4,opt,name=payload,proto3" json:"payload,omitempty"`
 	// When: the zone's time for replicated events, the node's clock for its own.

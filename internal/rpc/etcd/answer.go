@@ -28,12 +28,9 @@ type question[R proto.Message] struct {
 }
 
 // answer answers a question within the budget of answers. A small answer reserves nothing; a larger one is made anew
-// each time that more is reserved for it, for no call waits for memory while it holds some.
-func answer[R proto.Message](ctx context.Context, s *KV, z Zone, local bool, q question[R]) (R, error) {
-	read := z.Read
-	if local {
-		read = z.ReadLocal
-	}
+// each time that more is reserved for it, for no call waits for memory while it holds some. Read is how it is read
+// first: what that makes sure of then holds for this replica's state.
+func answer[R proto.Message](ctx context.Context, s *KV, z Zone, read readFunc, q question[R]) (R, error) {
 	if q.past {
 		leave, err := s.turns.enterPast(ctx)
 		if err != nil {
@@ -89,3 +86,11 @@ func next(
 }
 
 type readFunc func(context.Context, func(nexusraft.Reader) error) error
+
+// readOf returns how a request reads a zone.
+func readOf(z Zone, serializable bool) readFunc {
+	if serializable {
+		return z.ReadLocal
+	}
+	return z.Read
+}

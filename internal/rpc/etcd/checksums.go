@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/rpc"
 	"github.com/nexi-lab/nexus-raft/kv"
 )
 
@@ -64,7 +65,7 @@ func hashRows(r nexusraft.Reader) (sum uint32, err error) {
 }
 
 // sum computes a checksum of the state of the zone that the request's metadata name, when no other one is
-// computed, and for as long as its caller waits.
+// computed, and for as long as its caller waits. For its turn a caller without a deadline waits as for any answer.
 func (s *Operator) sum(
 	ctx context.Context, header *etcdserverpb.ResponseHeader, fn func(nexusraft.Reader) error,
 ) error {
@@ -72,11 +73,13 @@ func (s *Operator) sum(
 	if err != nil {
 		return err
 	}
+	turn, cancel := rpc.Bounded(ctx)
+	defer cancel()
 	select {
 	case s.summing <- struct{}{}:
 		defer func() { <-s.summing }()
-	case <-ctx.Done():
-		return ctx.Err()
+	case <-turn.Done():
+		return turn.Err()
 	}
 	err = z.ReadLocal(ctx, func(r nexusraft.Reader) error { return fn(abortable{r, ctx, s.keys.turns}) })
 	if err == nil {

@@ -245,8 +245,10 @@ func TestChecksumsEndWithTheirCaller(t *testing.T) {
 		s.summing <- struct{}{} // by one that does not end
 		limited, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := s.HashKV(limited, &etcdserverpb.HashKVRequest{}); status.Code(err) != codes.DeadlineExceeded {
-			t.Errorf("behind another one: got %v, want its end", err)
+		for name, ctx := range map[string]context.Context{"its deadline": limited, "no deadline": t.Context()} {
+			if _, err := s.HashKV(ctx, &etcdserverpb.HashKVRequest{}); status.Code(err) != codes.DeadlineExceeded {
+				t.Errorf("behind another one, with %s: got %v, want its end", name, err)
+			}
 		}
 	})
 }

@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"maps"
 	"math"
@@ -65,19 +66,24 @@ func (s state) DeleteRange(start, end []byte) error {
 	return nil
 }
 
+// applied is the index of everything that a fakeZone applies.
+const applied nexusraft.Index = 9
+
 // fakeZone is one replica that commits at once. Err, if set, is what every call comes to.
 type fakeZone struct {
-	mu          sync.Mutex
-	state       state
-	seen        func(nexusraft.Reader) nexusraft.Reader // what reads are given, if it is set
-	err         error
-	version     uint32 // of the state machine
-	data        []byte // instead of what the state machine answers
-	proposals   int
-	request     nexusraft.RequestID // of the last proposal
-	reads       int
-	local       int
-	lastTimeout time.Duration
+	mu           sync.Mutex
+	state        state
+	seen         func(nexusraft.Reader) nexusraft.Reader // what reads are given, if it is set
+	err          error
+	beforeReadAt func()
+	result       int    // bytes of the last one
+	version      uint32 // of the state machine
+	data         []byte // instead of what the state machine answers
+	proposals    int
+	request      nexusraft.RequestID // of the last proposal
+	reads        int
+	local        int
+	lastTimeout  time.Duration
 }
 
 // Publish implements nexusraft.Tx: nobody looks at events here.
@@ -108,7 +114,8 @@ func (z *fakeZone) ProposeOnce(
 	if z.data != nil {
 		data = z.data
 	}
-	return nexusraft.Result{Data: data, Index: 9, Copies: 2}, err
+	z.result = len(data)
+	return nexusraft.Result{Data: data, Index: applied, Copies: 2}, err
 }
 
 func (z *fakeZone) Read(ctx context.Context, fn func(nexusraft.Reader) error) error {
@@ -119,6 +126,16 @@ func (z *fakeZone) Read(ctx context.Context, fn func(nexusraft.Reader) error) er
 		return err
 	}
 	return fn(z.reader())
+}
+
+func (z *fakeZone) ReadAt(ctx context.Context, index nexusraft.Index, fn func(nexusraft.Reader) error) error {
+	if index != applied {
+		return fmt.Errorf("a read at index %d, where nothing was applied", index)
+	}
+	if z.beforeReadAt != nil {
+		z.beforeReadAt()
+	}
+	return z.ReadLocal(ctx, fn)
 }
 
 func (z *fakeZone) ReadLocal(ctx context.Context, fn func(nexusraft.Reader) error) error {
@@ -167,6 +184,12 @@ func serve(t *testing.T, zones Zones) *grpc.ClientConn {
 
 func serveNode(t *testing.T, zones Zones, node Node) *grpc.ClientConn {
 	t.Helper()
+	return serveMore(t, zones, node, func(*KV, *grpc.Server) {})
+}
+
+// serveMore is serveNode with more services.
+func serveMore(t *testing.T, zones Zones, node Node, more func(*KV, *grpc.Server)) *grpc.ClientConn {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -176,6 +199,7 @@ func serveNode(t *testing.T, zones Zones, node Node) *grpc.ClientConn {
 	keys.Register(s)
 	NewKeys(zones, keys).Register(s)
 	NewOperator(keys, node).Register(s)
+	more(keys, s)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
 	conn, err := grpc.NewClient("passthrough:///"+l.Addr().String(),

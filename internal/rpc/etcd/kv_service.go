@@ -77,7 +77,7 @@ func (s *KV) rangeOf(ctx context.Context, req *etcdserverpb.RangeRequest) (*etcd
 		return nil, err
 	}
 	page := wire.WantsPage(ctx)
-	resp, err := answer(ctx, s, z, req.Serializable, question[*etcdserverpb.RangeResponse]{
+	resp, err := answer(ctx, s, z, readOf(z, req.Serializable), question[*etcdserverpb.RangeResponse]{
 		past: isPast(req),
 		within: func(r nexusraft.Reader, bytes int) (*etcdserverpb.RangeResponse, error) {
 			return kv.Within(r, req, page, bytes)
@@ -208,20 +208,29 @@ func write[R interface {
 	comparable
 	GetHeader() *etcdserverpb.ResponseHeader
 }](ctx context.Context, s *KV, command []byte, decode func([]byte) (R, error)) (R, error) {
+	resp, _, err := writeAt(ctx, s, command, decode)
+	return resp, err
+}
+
+// writeAt is write that says at which index the command was applied.
+func writeAt[R interface {
+	comparable
+	GetHeader() *etcdserverpb.ResponseHeader
+}](ctx context.Context, s *KV, command []byte, decode func([]byte) (R, error)) (R, nexusraft.Index, error) {
 	var none R
 	ctx, cancel := rpc.Bounded(ctx)
 	defer cancel()
 	z, err := s.zone(ctx)
 	if err != nil {
-		return none, toStatus(err)
+		return none, 0, toStatus(err)
 	}
 	request, err := wire.RequestOf(ctx)
 	if err != nil {
-		return none, toStatus(fmt.Errorf("%w: %w", errBadSession, err))
+		return none, 0, toStatus(fmt.Errorf("%w: %w", errBadSession, err))
 	}
 	result, err := z.ProposeOnce(ctx, request, command)
 	if err != nil {
-		return none, toStatus(proposeError(err))
+		return none, 0, toStatus(proposeError(err))
 	}
 	resp, err := decode(result.Data)
 	if err == nil && resp.GetHeader() == nil {
@@ -231,13 +240,13 @@ func write[R interface {
 		err = fmt.Errorf("%w: committed, but the answer is lost: %w", nexusraft.ErrUncertain, err)
 	}
 	if err != nil {
-		return none, toStatus(err)
+		return none, 0, toStatus(err)
 	}
 	if err := grpc.SetHeader(ctx, metadata.Pairs(copiesHeader, strconv.Itoa(result.Copies))); err != nil {
-		return none, toStatus(fmt.Errorf("%w: answer a write: %w", nexusraft.ErrUncertain, err))
+		return none, 0, toStatus(fmt.Errorf("%w: answer a write: %w", nexusraft.ErrUncertain, err))
 	}
 	s.complete(resp.GetHeader(), z)
-	return resp, nil
+	return resp, result.Index, nil
 }
 
 // zone returns the zone that the request's metadata names.

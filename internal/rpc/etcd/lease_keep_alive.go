@@ -16,14 +16,14 @@ const maxKeepAlives = 1024
 // keepAlive is a request that has begun.
 type keepAlive struct {
 	resp    *etcdserverpb.LeaseKeepAliveResponse // but for the TTL
-	renewal Renewal
+	renewal renewal
 	end     error // instead: no request follows; io.EOF if the client has ended its side
 }
 
-// LeaseKeepAlive implements etcdserverpb.LeaseServer: many leases on one stream, answered in the order of the requests. It
-// reads on while earlier requests wait, so that those that come together are renewed together. A lease that is
-// gone is answered with a TTL of 0, and the stream goes on; any failure ends it.
-func (s *Lease) LeaseKeepAlive(stream etcdserverpb.Lease_LeaseKeepAliveServer) error {
+// LeaseKeepAlive implements etcdserverpb.LeaseServer: many leases on one stream, answered in the order of the
+// requests. It reads on while earlier requests wait, so that those that come together are renewed together. A lease
+// that is gone is answered with a TTL of 0, and the stream goes on; any failure ends it.
+func (s *Leases) LeaseKeepAlive(stream etcdserverpb.Lease_LeaseKeepAliveServer) error {
 	if s.lessor == nil {
 		return toStatus(errNoLessor)
 	}
@@ -57,7 +57,7 @@ func (s *Lease) LeaseKeepAlive(stream etcdserverpb.Lease_LeaseKeepAliveServer) e
 }
 
 // readKeepAlives begins what is asked for until the stream ends.
-func (s *Lease) readKeepAlives(
+func (s *Leases) readKeepAlives(
 	ctx context.Context, stream etcdserverpb.Lease_LeaseKeepAliveServer, z Zone, id nexusraft.ZoneID,
 	waiting chan<- keepAlive,
 ) {
@@ -75,7 +75,7 @@ func (s *Lease) readKeepAlives(
 	}
 }
 
-func (s *Lease) readKeepAlive(
+func (s *Leases) readKeepAlive(
 	ctx context.Context, stream etcdserverpb.Lease_LeaseKeepAliveServer, z Zone, id nexusraft.ZoneID,
 ) keepAlive {
 	req, err := stream.Recv()

@@ -16,42 +16,42 @@ import (
 	"github.com/nexi-lab/nexus-raft/kv/lessor"
 )
 
-// Lessor measures the time of leases: lessor.Lessor. Its methods may be called from many goroutines.
-type Lessor interface {
+// LeaseKeeper measures the time of leases: lessor.Lessor. Its methods may be called from many goroutines.
+type LeaseKeeper interface {
 	// EncodeGrant is lessor.Lessor.EncodeGrant.
 	EncodeGrant(id, ttl int64) ([]byte, error)
 
 	// Begin is lessor.Lessor.Begin.
-	Begin(zone nexusraft.ZoneID, id int64) Renewal
+	Begin(zone nexusraft.ZoneID, id int64) renewal
 
 	// TimeToLive is lessor.Lessor.TimeToLive.
 	TimeToLive(ctx context.Context, zone nexusraft.ZoneID, id int64) (lessor.Left, error)
 }
 
-// Renewal is lessor.Renewal.
-type Renewal interface {
+// renewal is lessor.RenewCall.
+type renewal interface {
 	Wait(ctx context.Context) (ttl int64, err error)
 }
 
 // nodesLessor is a node's.
 type nodesLessor struct{ *lessor.Lessor }
 
-// Begin implements Lessor.
-func (l nodesLessor) Begin(zone nexusraft.ZoneID, id int64) Renewal { return l.Lessor.Begin(zone, id) }
+// Begin implements LeaseKeeper.
+func (l nodesLessor) Begin(zone nexusraft.ZoneID, id int64) renewal { return l.Lessor.Begin(zone, id) }
 
-// Lease is etcd's Lease service on the zones of one node.
-type Lease struct {
+// Leases is etcd's Lease service on the zones of one node.
+type Leases struct {
 	etcdserverpb.UnimplementedLeaseServer
 
 	kv     *KV
-	lessor Lessor // nil: the program runs none, and nothing but Leases is served
+	lessor LeaseKeeper // nil: the program runs none, and nothing but Leases is served
 }
 
-// NewLease returns the service on the zones of a KV.
-func NewLease(keys *KV, l Lessor) *Lease { return &Lease{kv: keys, lessor: l} }
+// NewLeases returns the service on the zones of a KV.
+func NewLeases(keys *KV, l LeaseKeeper) *Leases { return &Leases{kv: keys, lessor: l} }
 
 // Register adds the service to a gRPC server.
-func (s *Lease) Register(r grpc.ServiceRegistrar) {
+func (s *Leases) Register(r grpc.ServiceRegistrar) {
 	r.RegisterService(&etcdserverpb.Lease_ServiceDesc, s)
 }
 
@@ -59,7 +59,7 @@ func (s *Lease) Register(r grpc.ServiceRegistrar) {
 var errNoLessor = fmt.Errorf("%w: this node's program runs no lessor, which leases need", nexusraft.ErrRefused)
 
 // LeaseGrant implements etcdserverpb.LeaseServer. The TTL may be raised, which the answer tells.
-func (s *Lease) LeaseGrant(
+func (s *Leases) LeaseGrant(
 	ctx context.Context, req *etcdserverpb.LeaseGrantRequest,
 ) (*etcdserverpb.LeaseGrantResponse, error) {
 	if s.lessor == nil {
@@ -74,7 +74,7 @@ func (s *Lease) LeaseGrant(
 
 // LeaseRevoke implements etcdserverpb.LeaseServer. A lease with very many keys takes several commands, and is of no use
 // from the first one on.
-func (s *Lease) LeaseRevoke(
+func (s *Leases) LeaseRevoke(
 	ctx context.Context, req *etcdserverpb.LeaseRevokeRequest,
 ) (resp *etcdserverpb.LeaseRevokeResponse, err error) {
 	ctx, cancel := rpc.Bounded(ctx)
@@ -105,7 +105,7 @@ func withoutRequest(ctx context.Context) context.Context {
 
 // LeaseTimeToLive implements etcdserverpb.LeaseServer: the zone's leader says what is left, and this replica, once it
 // is as new, which keys there are.
-func (s *Lease) LeaseTimeToLive(
+func (s *Leases) LeaseTimeToLive(
 	ctx context.Context, req *etcdserverpb.LeaseTimeToLiveRequest,
 ) (*etcdserverpb.LeaseTimeToLiveResponse, error) {
 	ctx, cancel := rpc.Bounded(ctx)
@@ -117,7 +117,7 @@ func (s *Lease) LeaseTimeToLive(
 	return resp, nil
 }
 
-func (s *Lease) timeToLive(
+func (s *Leases) timeToLive(
 	ctx context.Context, req *etcdserverpb.LeaseTimeToLiveRequest,
 ) (*etcdserverpb.LeaseTimeToLiveResponse, error) {
 	if s.lessor == nil {
@@ -197,7 +197,7 @@ func headerOf(r nexusraft.Reader) (*etcdserverpb.ResponseHeader, error) {
 }
 
 // LeaseLeases implements etcdserverpb.LeaseServer.
-func (s *Lease) LeaseLeases(
+func (s *Leases) LeaseLeases(
 	ctx context.Context, _ *etcdserverpb.LeaseLeasesRequest,
 ) (*etcdserverpb.LeaseLeasesResponse, error) {
 	ctx, cancel := rpc.Bounded(ctx)

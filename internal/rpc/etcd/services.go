@@ -27,13 +27,13 @@ func (c Config) Services(n *node.Node) func(grpc.ServiceRegistrar) {
 		keys := NewKV(zones{n}, identity, c)
 		keys.Register(r)
 		NewKeys(zones{n}, keys).Register(r)
-		NewLease(keys, c.leases()).Register(r)
+		NewLeases(keys, c.leases()).Register(r)
 		NewOperator(keys, n).Register(r)
 	}
 }
 
 // leases returns the lessor, nil if there is none.
-func (c Config) leases() Lessor {
+func (c Config) leases() LeaseKeeper {
 	if c.Lessor == nil {
 		return nil // an interface that holds a nil *lessor.Lessor is not nil
 	}

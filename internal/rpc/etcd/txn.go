@@ -27,21 +27,43 @@ func (s *KV) Txn(ctx context.Context, req *etcdserverpb.TxnRequest) (*etcdserver
 		}
 		return resp, nil
 	}
+	return s.writeTxn(ctx, req)
+}
+
+// writeTxn has the transaction applied without the values that it can read afterwards, and reads those.
+func (s *KV) writeTxn(ctx context.Context, req *etcdserverpb.TxnRequest) (*etcdserverpb.TxnResponse, error) {
+	applied := withoutValues(ctx, req)
+	resp, index, err := s.applyTxn(ctx, applied)
+	if err != nil || !readsAfter(applied, req, resp) {
+		return resp, err
+	}
+	switch err := s.fillValues(ctx, req, resp, index); {
+	case errors.Is(err, kv.ErrCompacted): // since then; nothing was written, so it is run anew, as a whole
+		resp, _, err := s.applyTxn(ctx, req)
+		return resp, err
+	case err != nil:
+		return nil, toStatus(err)
+	}
+	return resp, nil
+}
+
+// applyTxn proposes a transaction, once there is room for what it takes. Its errors are statuses.
+func (s *KV) applyTxn(
+	ctx context.Context, req *etcdserverpb.TxnRequest,
+) (*etcdserverpb.TxnResponse, nexusraft.Index, error) {
 	command, err := kv.EncodeTxn(req, s.config.MaxTxnOps)
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, 0, toStatus(err)
 	}
-	takes := takesOf(req)
-	err = s.checkCost(ctx, func(r nexusraft.Reader) error { return kv.CheckTxnCost(r, req) })
-	if err != nil {
-		return nil, toStatus(err)
+	if err := s.checkCost(ctx, func(r nexusraft.Reader) error { return kv.CheckTxnCost(r, req) }); err != nil {
+		return nil, 0, toStatus(err)
 	}
-	held, done, err := takes.reservation().take(ctx)
+	held, done, err := takesOf(req).reservation().take(ctx)
 	if err != nil {
-		return nil, toStatus(err)
+		return nil, 0, toStatus(err)
 	}
 	defer done()
-	return write(held, s, command, withHistory(kv.DecodeTxnResult))
+	return writeAt(held, s, command, withHistory(kv.DecodeTxnResult))
 }
 
 func (s *KV) readTxn(ctx context.Context, req *etcdserverpb.TxnRequest) (*etcdserverpb.TxnResponse, error) {
@@ -52,7 +74,7 @@ func (s *KV) readTxn(ctx context.Context, req *etcdserverpb.TxnRequest) (*etcdse
 	if err != nil {
 		return nil, err
 	}
-	resp, err := answer(ctx, s, z, kv.Serializable(req), question[*etcdserverpb.TxnResponse]{
+	resp, err := answer(ctx, s, z, readOf(z, kv.Serializable(req)), question[*etcdserverpb.TxnResponse]{
 		past:   slices.ContainsFunc(slices.Concat(req.Success, req.Failure), ofThePast),
 		within: func(r nexusraft.Reader, bytes int) (*etcdserverpb.TxnResponse, error) { return kv.Txn(r, req, bytes) },
 		measure: func(r nexusraft.Reader) (int, error) {
@@ -134,6 +156,7 @@ func takesOfOp(op *etcdserverpb.RequestOp) (t takes) {
 		case op.RequestRange.GetCountOnly():
 		case t.ranges:
 			t.answer = kv.MaxTxnBytes
+		case op.RequestRange.GetKeysOnly(): // the key is in the request
 		default:
 			t.answer = kv.MaxRequestBytes
 		}

@@ -276,6 +276,7 @@ func TestZoneWithoutHistory(t *testing.T) {
 func TestWhatTxnsTake(t *testing.T) {
 	all := []byte{0}
 	get := rangeOp(&etcdserverpb.RangeRequest{Key: all})
+	name := rangeOp(&etcdserverpb.RangeRequest{Key: all, KeysOnly: true})
 	list := rangeOp(&etcdserverpb.RangeRequest{Key: all, RangeEnd: all})
 	count := rangeOp(&etcdserverpb.RangeRequest{Key: all, RangeEnd: all, CountOnly: true})
 	put := putOp(&etcdserverpb.PutRequest{Key: all})
@@ -293,6 +294,7 @@ func TestWhatTxnsTake(t *testing.T) {
 	}{
 		"put, else delete": {ops{put}, ops{del}, false, reservation{}},
 		"put, else get":    {ops{put}, ops{get}, false, reservation{request, request}},
+		"put, else a name": {ops{put}, ops{name}, false, reservation{}},
 		"two gets":         {ops{put, get, get}, ops{get}, false, reservation{2 * request, 2 * request}},
 		"nested":           {nil, ops{inside}, false, reservation{request, request}},
 		"list":             {ops{put, list}, nil, true, reservation{kv.MaxTxnBytes, kv.MaxTxnBytes}},

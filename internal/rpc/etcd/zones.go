@@ -1,5 +1,5 @@
-// Package etcd serves a part of etcd's v3 API: KV, Lease, of Maintenance Status, Hash, HashKV and the list of alarms, of
-// Cluster MemberList; and beside them our own service Keys.
+// Package etcd serves a part of etcd's v3 API: KV, Lease, of Maintenance Status, Hash, HashKV and the list of alarms,
+// of Cluster MemberList; and beside them our own service Keys.
 //
 // A request names its zone in the metadata nexus-zone, in hexadecimal; without it the root
 // zone is meant. The answer to a write says in the header metadata nexus-copies on at
@@ -37,6 +37,10 @@ type Zone interface {
 	// was called, and returns its error as it is. It returns nexusraft.ErrNoQuorum,
 	// without calling fn, where that cannot be confirmed.
 	Read(ctx context.Context, fn func(nexusraft.Reader) error) error
+
+	// ReadAt calls fn with a state of this replica that includes the command whose result has that index, for which it
+	// waits until ctx ends.
+	ReadAt(ctx context.Context, index nexusraft.Index, fn func(nexusraft.Reader) error) error
 
 	// ReadLocal calls fn with this replica's state, however old that is.
 	ReadLocal(ctx context.Context, fn func(nexusraft.Reader) error) error
