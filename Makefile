@@ -48,7 +48,7 @@ tidy:
 ## generate: the protocol is lint-free, and the code generated from it is current
 generate:
 	go generate ./proto/...
-	git diff --exit-code -- api proto
+	git diff --exit-code -- api proto internal/rpc/etcd/concurrency
 
 ## mutants: a mistake in the driver, one at a time, makes a test fail; docs/robustness.md has the command for all
 mutants:

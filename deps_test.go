@@ -56,6 +56,10 @@ var rules = map[string]struct {
 	"kv":               {[]string{""}, "a deterministic function over a tree"},
 	"kv/compactor":     {[]string{"", "kv", "node"}, "what kv needs to be done, on a node that knows no kv"},
 	"kv/lessor":        {[]string{"", "kv", "node"}, "the time of kv's leases, on a node that knows no kv"},
+	"internal/feed": {
+		[]string{"", "internal/budget", "kv", "node"},
+		"the changes of a node's key spaces, read once for all who follow them: no gRPC",
+	},
 	"internal/raftwire": {
 		[]string{"", "transport", "internal/driver", "internal/zone"},
 		"raft's messages between the wire and a worker, member's or witness's",
@@ -152,11 +156,20 @@ var rules = map[string]struct {
 	},
 	"internal/rpc/etcd": {
 		[]string{
-			"", "api/nexusraft/v1", "internal/authz/policy", "internal/budget", "node", "kv", "kv/lessor", "internal/wire",
-			"internal/rpc",
+			"", "api/nexusraft/v1", "internal/authz/policy", "internal/budget", "internal/feed", "internal/rpc/etcd/concurrency",
+			"node", "kv", "kv/lessor", "internal/wire", "internal/rpc",
 		},
 		"etcd's services, and ours about keys, over kv",
 	},
+	"internal/rpc/etcd/concurrency": {
+		[]string{
+			"", "internal/feed", "internal/rpc/etcd/concurrency/v3electionpb", "internal/rpc/etcd/concurrency/v3lockpb",
+			"internal/wire", "kv",
+		},
+		"locks and elections over the KV service, of which they are given the handlers",
+	},
+	"internal/rpc/etcd/concurrency/v3electionpb": {nil, "generated"},
+	"internal/rpc/etcd/concurrency/v3lockpb":     {nil, "generated"},
 	"internal/simtest": {
 		[]string{
 			"", "api/nexusraft/v1", "storage", "internal/apply", "internal/datadir", "internal/driver", "internal/pki",
@@ -177,7 +190,7 @@ var rules = map[string]struct {
 	"cmd/nexus-witness": {[]string{"internal/program"}, "the tiny program: nothing but the witness"},
 	"cmd/nexus-raft": {
 		[]string{
-			"", "internal/availability", "internal/budget", "node", "storage", "kv", "kv/compactor", "kv/lessor", "client",
+			"", "internal/availability", "internal/budget", "internal/feed", "node", "storage", "kv", "kv/compactor", "kv/lessor", "client",
 			"internal/program",
 			"internal/rpc/etcd", "internal/webhook", "transport", "cmd/nexus-raft/bench", "cmd/nexus-raft/demo",
 		},

@@ -181,6 +181,7 @@ func TestErrorsAreDocumented(t *testing.T) {
 
 // shared are the exported type names that several packages have, each with the reason.
 var shared = map[string]string{
+	"Batch":        "storage's is of writes, internal/feed's of changes",
 	"Config":       "each package's own settings; the package's name says whose",
 	"Options":      "each package's own settings; the package's name says whose",
 	"StateMachine": "kv.StateMachine is one of nexusraft.StateMachine",

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"google.golang.org/grpc/codes"
+
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
 	"github.com/nexi-lab/nexus-raft/internal/wire"
@@ -120,7 +122,7 @@ func (c *Client) askLeader(ctx context.Context, address string, call leaderCall)
 		v, err = classify(err, true, sent())
 	case answer != nil:
 		err = wire.ErrorFromProto(answer)
-		v, err = classifyAnswer(err, true)
+		v, err = classifyAnswer(err, true, codes.OK)
 	default:
 		return final, nil
 	}

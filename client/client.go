@@ -48,6 +48,12 @@ func (c *Client) Close() error {
 	return errors.Join(errs...)
 }
 
+func (c *Client) isClosed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closed
+}
+
 // node returns the endpoint at address, which need not be one of the options.
 func (c *Client) node(address string) (*endpoint, error) {
 	c.mu.Lock()

@@ -90,9 +90,9 @@ func (k KeySet) Modified(is Relation, rev nexusraft.Revision) Compare {
 }
 
 // Lease compares the ID of the lease that a key hangs on, 0 if there is none.
-func (k KeySet) Lease(is Relation, lease int64) Compare {
+func (k KeySet) Lease(is Relation, lease LeaseID) Compare {
 	return k.compare(etcdserverpb.Compare_LEASE, is, func(c *etcdserverpb.Compare) {
-		c.TargetUnion = &etcdserverpb.Compare_Lease{Lease: lease}
+		c.TargetUnion = &etcdserverpb.Compare_Lease{Lease: int64(lease)}
 	})
 }
 

@@ -7,6 +7,10 @@
 // the error is nexusraft.ErrUncertain: the write may have happened, or may still happen. With
 // Options.ExactlyOnce such a write is numbered and tried again, too, and happens once.
 //
+// Besides single calls it has what goes on for long: Subscribe and Watch follow a zone's events
+// and keys, KeepLease keeps a lease alive, Lock and Campaign hold a lock or an office with a
+// fencing token.
+//
 // Connections are made when they are first needed. They are encrypted if there are
 // credentials; see Options.
 package client

@@ -2,17 +2,12 @@ package client
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"iter"
-	"slices"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	pb "github.com/nexi-lab/nexus-raft/api/nexusraft/v1"
@@ -105,15 +100,13 @@ func (c *Client) Subscribe(ctx context.Context, s Subscription) iter.Seq2[nexusr
 
 // subscription is a Subscribe under way.
 type subscription struct {
-	client    *Client
-	endpoints []string
-	request   *pb.SubscribeRequest // of the next stream: it says where to go on
-	stands    bool                 // a first batch has been yielded
-	moved     bool                 // since the last failure
+	follower
+	request *pb.SubscribeRequest // of the next stream: it says where to go on
+	stands  bool                 // a first batch has been yielded
 }
 
 func newSubscription(c *Client, s Subscription) *subscription {
-	f := &subscription{client: c, endpoints: c.opts.Endpoints, request: &pb.SubscribeRequest{
+	f := &subscription{follower: follower{client: c, endpoints: c.opts.Endpoints}, request: &pb.SubscribeRequest{
 		Zone: uint64(c.opts.Zone), Topics: s.Topics, Types: s.Types, FromSequence: s.From,
 	}}
 	if s.Node != "" {
@@ -126,53 +119,13 @@ func newSubscription(c *Client, s Subscription) *subscription {
 // follow keeps a stream open until the caller wants no more, which is no error, or there is
 // an error that trying again does not mend.
 func (f *subscription) follow(ctx context.Context, yield func(nexusraft.EventBatch, error) bool) error {
-	next, failures, delay := 0, 0, minBackoff
-	if len(f.endpoints) > 1 {
-		next = f.client.firstIndex()
-	}
-	last := make([]error, len(f.endpoints)) // the last error of each endpoint
-	unfit := make([]bool, len(f.endpoints)) // and whether it serves no events
-	for {
-		if ctx.Err() != nil {
-			return gaveUp(ctx, false, last)
-		}
-		v, after, err := f.stream(ctx, f.endpoints[next], yield)
-		if err == nil {
-			return nil
-		}
-		if f.moved {
-			f.moved, failures, delay = false, 0, minBackoff
-			clear(last)
-			clear(unfit)
-		}
-		failures++
-		unfit[next] = v == another
-		if v == final || !slices.Contains(unfit, false) {
-			return err
-		}
-		last[next] = err
-		next = (next + 1) % len(f.endpoints)
-		if failures%len(f.endpoints) == 0 {
-			f.wait(ctx, err, max(delay, 2*after)) // half of it at least
-			delay = min(2*delay, maxBackoff)
-		}
-	}
-}
-
-// wait says why and waits for d, or until ctx ends.
-func (f *subscription) wait(ctx context.Context, reason error, d time.Duration) {
-	if ctx.Err() == nil && f.client.opts.OnWait != nil {
-		f.client.opts.OnWait(reason)
-	}
-	pause(ctx, d)
+	return f.follower.follow(ctx, func(address string) (class, time.Duration, error) {
+		return f.stream(ctx, address, yield)
+	})
 }
 
 // maxSilence is how long a stream may be silent, in units of what its node promises.
 const maxSilence = 3
-
-// errSilent cancels a stream whose first response does not come, or whose node is silent for
-// longer than it promises.
-var errSilent = errors.New("no answer in time")
 
 // stream yields what one stream to one endpoint brings. It returns nil when the caller
 // wants no more. Another one makes sense after a while.
@@ -218,25 +171,8 @@ func (f *subscription) stream(
 		return again, 0, fmt.Errorf("client: %s: %w", address, errSilent)
 	}
 	after = retryAfter(err)
-	v, err = classifyStream(err, opened)
+	v, err = classifyStream(err, opened, "events")
 	return v, after, fmt.Errorf("client: %s: %w", address, err)
-}
-
-// classifyStream is classify for the end of a stream. Opened says whether it had begun: what
-// breaks in its middle is tried again, whatever the code.
-func classifyStream(err error, opened bool) (class, error) {
-	if errors.Is(err, io.EOF) {
-		return again, errors.New("the node has ended the stream")
-	}
-	code := status.Code(err)
-	if code == codes.Unimplemented {
-		return another, fmt.Errorf("it serves no events, as a witness does: name a member: %w", plain(err))
-	}
-	v, err := classify(err, false, true)
-	if opened && (code == codes.Internal || code == codes.Unknown) && !errors.Is(err, nexusraft.ErrCorrupt) {
-		v = again
-	}
-	return v, err
 }
 
 // take turns a response into a batch, and notes where to go on. It leaves out what came

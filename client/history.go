@@ -21,7 +21,7 @@ type KeyVersion struct {
 	Revision       nexusraft.Revision // of the put, or of what has deleted the key
 	CreateRevision nexusraft.Revision // of the put that created the key; 0 of a deletion
 	Version        int64              // puts since it was created, this one included; 0 of a deletion
-	Lease          int64              // that it hangs on; 0: none
+	Lease          LeaseID            // that it hangs on; 0: none
 	Bytes          int64              // of its value
 }
 
@@ -130,6 +130,6 @@ func (h *keyHistory) each(versions []*pb.KeyVersion, yield func(KeyVersion, erro
 func keyVersion(v *pb.KeyVersion) KeyVersion {
 	return KeyVersion{
 		Revision: nexusraft.Revision(v.GetRevision()), CreateRevision: nexusraft.Revision(v.GetCreateRevision()),
-		Version: v.GetVersion(), Lease: v.GetLease(), Bytes: int64(v.GetBytes()),
+		Version: v.GetVersion(), Lease: LeaseID(v.GetLease()), Bytes: int64(v.GetBytes()),
 	}
 }

@@ -33,6 +33,7 @@ type KeyValue struct {
 	CreateRevision nexusraft.Revision // of the put that created the key
 	ModRevision    nexusraft.Revision // of the last put
 	Version        int64              // puts since it was created, that one included
+	Lease          LeaseID            // that it hangs on; 0: none
 }
 
 // PutResult is the outcome of an acknowledged put.
@@ -55,6 +56,12 @@ type DeleteResult struct {
 // any other error nothing was and nothing will be written. Options.ExactlyOnce leaves
 // ErrUncertain to puts that run out of time.
 func (c *Client) Put(ctx context.Context, key, value []byte) (PutResult, error) {
+	return c.PutLeased(ctx, key, value, 0)
+}
+
+// PutLeased is Put of a key that is deleted when the lease ends. The next put of the key names a lease again, or takes
+// it off this one. The errors are those of Put, and ErrLeaseNotFound.
+func (c *Client) PutLeased(ctx context.Context, key, value []byte, lease LeaseID) (PutResult, error) {
 	if n := len(key) + len(value); n > maxPutBytes { // beyond gRPC's own limit the node could not say so
 		return PutResult{}, fmt.Errorf("put %s: client: %w: key and value have %d bytes, and no node takes over %d",
 			brief(key), nexusraft.ErrTooLarge, n, maxPutBytes)
@@ -62,7 +69,7 @@ func (c *Client) Put(ctx context.Context, key, value []byte) (PutResult, error) 
 	var result PutResult
 	err := c.writeKeys(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
 		var header metadata.MD
-		req := &etcdserverpb.PutRequest{Key: key, Value: value}
+		req := &etcdserverpb.PutRequest{Key: key, Value: value, Lease: int64(lease)}
 		resp, err := etcdserverpb.NewKVClient(conn).Put(ctx, req, grpc.Header(&header))
 		if err != nil {
 			return err
@@ -207,6 +214,7 @@ func keyValue(kv *mvccpb.KeyValue) KeyValue {
 		CreateRevision: nexusraft.Revision(kv.CreateRevision),
 		ModRevision:    nexusraft.Revision(kv.ModRevision),
 		Version:        kv.Version,
+		Lease:          LeaseID(kv.Lease),
 	}
 }
 

@@ -61,8 +61,8 @@ type Options struct {
 	PageTimeout time.Duration
 
 	// OnWait, if set, is called with the reason whenever Members, ChangeMembership, TransferLeader,
-	// CreateZone, DeleteZone or Subscribe is about to wait before it tries again, up to a few dozen times
-	// a second, on the goroutine of that call. It must not call the client.
+	// CreateZone, DeleteZone, Subscribe, Watch, or what watches, is about to wait before it tries again, up to a
+	// few dozen times a second, on the goroutine of that call, or of a Lock that is held. It must not call the client.
 	OnWait func(reason error)
 }
 

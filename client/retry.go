@@ -180,11 +180,11 @@ func retryAfter(err error) time.Duration {
 // nexusraft.ErrUncertain.
 func classify(err error, write, sent bool) (class, error) {
 	st := status.Convert(err)
-	if refused := revisionError(st); refused != nil {
+	if refused := knownRefusal(st); refused != nil {
 		return final, refused
 	}
 	if answer := nodeError(st); answer != nil {
-		return classifyAnswer(answer, write)
+		return classifyAnswer(answer, write, st.Code())
 	}
 	err = plain(err)
 	broken := st.Code() == codes.Unavailable || st.Code() == codes.DeadlineExceeded || st.Code() == codes.Canceled
@@ -230,14 +230,16 @@ var refusals = []codes.Code{
 	codes.FailedPrecondition, codes.OutOfRange, codes.Unauthenticated,
 }
 
-// classifyAnswer is classify for an error that a node has answered.
-func classifyAnswer(err error, write bool) (class, error) {
+// classifyAnswer is classify for an error that a node has answered, with a code.
+func classifyAnswer(err error, write bool, code codes.Code) (class, error) {
 	row, known := wire.Find(err)
 	retry := row.Read
 	if write {
 		retry = row.Write
 	}
 	switch {
+	case !known && code == codes.Unavailable: // the state machine's own: it does not have this yet
+		return again, err
 	case !known: // the state machine's own
 		return final, err
 	case retry == wire.Unknown:

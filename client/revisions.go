@@ -85,22 +85,27 @@ func (c *Client) Compact(ctx context.Context, rev nexusraft.Revision, physical b
 // wireRevision is a revision in a request. One that is too large for that is a future one in any case.
 func wireRevision(rev nexusraft.Revision) int64 { return int64(min(rev, math.MaxInt64)) }
 
-// revisionError returns the error for the caller where a status says what ErrCompacted or ErrFutureRevision does,
-// otherwise nil. It counts on etcd's texts, which are part of its API.
-func revisionError(st *status.Status) error {
+// errLeaseExists: a grant names the ID of a lease that is there.
+var errLeaseExists = errors.New("client: the lease exists")
+
+// knownRefusal returns the error for the caller where a status says what a sentinel of this package does, otherwise
+// nil. It counts on etcd's texts, which are part of its API.
+func knownRefusal(st *status.Status) error {
 	for _, known := range []struct{ answer, sentinel error }{
 		{rpctypes.ErrGRPCCompacted, ErrCompacted},
 		{rpctypes.ErrGRPCFutureRev, ErrFutureRevision},
+		{rpctypes.ErrGRPCLeaseNotFound, ErrLeaseNotFound},
+		{rpctypes.ErrGRPCLeaseExist, errLeaseExists},
 	} {
 		if want := status.Convert(known.answer); st.Code() == want.Code() && st.Message() == want.Message() {
-			return &refusedRevision{known.sentinel, plain(st.Err())}
+			return &refused{known.sentinel, plain(st.Err())}
 		}
 	}
 	return nil
 }
 
-// refusedRevision is a node's refusedRevision with its own text, and the sentinel that it matches.
-type refusedRevision struct{ sentinel, answer error }
+// refused is a node's refusal with its own text, and the sentinel that it matches.
+type refused struct{ sentinel, answer error }
 
-func (e *refusedRevision) Error() string   { return e.answer.Error() }
-func (e *refusedRevision) Unwrap() []error { return []error{e.sentinel, e.answer} }
+func (e *refused) Error() string   { return e.answer.Error() }
+func (e *refused) Unwrap() []error { return []error{e.sentinel, e.answer} }

@@ -36,8 +36,10 @@ type Operation interface {
 // Put stores Value at Key.
 type Put struct {
 	Key, Value []byte
-	KeepValue  bool // write the value that is there anew, and refuse the transaction if there is none; Value is empty
-	Previous   bool // return the pair that was there
+	KeepValue  bool    // write the value that is there anew, and refuse the transaction if there is none; Value is empty
+	Lease      LeaseID // the key is deleted when this lease ends; 0: it hangs on none
+	KeepLease  bool    // it hangs on what it does already; the transaction is refused if it is not there; Lease is 0
+	Previous   bool    // return the pair that was there
 }
 
 // Get reads pairs, in ascending order of their keys.
@@ -75,10 +77,9 @@ type OperationResult struct {
 //
 // Errors are as those of Put; with Options.ExactlyOnce a transaction that may write happens once, however often it
 // is sent. A refused transaction has written nothing. The refusals that can be told apart are nexusraft.ErrTooLarge,
-// and of a Get at a revision ErrCompacted and ErrFutureRevision.
+// of a Get at a revision ErrCompacted and ErrFutureRevision, and of a Put with a lease ErrLeaseNotFound.
 func (c *Client) Txn(ctx context.Context, t Txn) (TxnResult, error) {
-	req := t.proto()
-	if n := proto.Size(req); n > maxPutBytes {
+	if n := proto.Size(t.proto()); n > maxPutBytes {
 		return TxnResult{}, fmt.Errorf("txn: client: %w: it has %d bytes, and no node takes over %d",
 			nexusraft.ErrTooLarge, n, maxPutBytes)
 	}
@@ -86,6 +87,14 @@ func (c *Client) Txn(ctx context.Context, t Txn) (TxnResult, error) {
 	if t.writes() {
 		do = c.writeKeys
 	}
+	return c.txn(ctx, t, do)
+}
+
+// txn runs a transaction by do.
+func (c *Client) txn(
+	ctx context.Context, t Txn, do func(context.Context, callFunc) error,
+) (TxnResult, error) {
+	req := t.proto()
 	var result TxnResult
 	var malformed error
 	err := do(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
@@ -166,6 +175,7 @@ var errOtherAnswer = errors.New("the answer is of another kind")
 func (p Put) request() *etcdserverpb.RequestOp {
 	return &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestPut{RequestPut: &etcdserverpb.PutRequest{
 		Key: p.Key, Value: p.Value, IgnoreValue: p.KeepValue, PrevKv: p.Previous,
+		Lease: int64(p.Lease), IgnoreLease: p.KeepLease,
 	}}}
 }
 

@@ -46,6 +46,8 @@ func (f *failing) ReadLocal(ctx context.Context, fn func(nexusraft.Reader) error
 
 func (f *failing) Term() nexusraft.Term { return 1 }
 
+func (f *failing) HasLeader() bool { return true }
+
 // serve offers the zone as a node does.
 func (f *failing) serve(t *testing.T) string {
 	t.Helper()

@@ -60,6 +60,7 @@ func TestLeaseFailover(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.awaitWitness(t)
 	client := dial(t, leader.address, follower.address)
 	ctx := within(t, time.Minute)
 	grant := func(key string) clientv3.LeaseID {
@@ -100,6 +101,18 @@ func TestLeaseFailover(t *testing.T) {
 	awaitNoKey(t, reader, "kept")
 }
 
+// awaitWitness waits until the witness runs, without which nobody is elected.
+func (c *cluster) awaitWitness(t *testing.T) {
+	t.Helper()
+	err := poll("the witness runs", func() bool {
+		zones, err := c.witness.zones()
+		return err == nil && len(zones) > 0 && zones[0].Term > 0
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // awaitNoKey waits until a key is gone.
 func awaitNoKey(t *testing.T, client *clientv3.Client, key string) {
 	t.Helper()
@@ -120,6 +133,7 @@ func TestLeaseOfAStoppedLeader(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.awaitWitness(t)
 	ctx := within(t, time.Minute)
 	granted, err := dial(t, leader.address).Grant(ctx, 3)
 	if err != nil {

@@ -144,12 +144,8 @@ func TestWhatIsNotOffered(t *testing.T) {
 	client := dial(t, shared.endpoints()...)
 	_, defragment := client.Defragment(within(t, patience), shared.endpoints()[0])
 	_, remove := client.MemberRemove(within(t, patience), 1)
-	var watch error
-	for resp := range client.Watch(within(t, patience), "a") {
-		watch = errors.Join(watch, resp.Err())
-	}
 	for name, err := range map[string]error{
-		"Defragment": defragment, "MemberRemove": remove, "Watch": watch,
+		"Defragment": defragment, "MemberRemove": remove,
 	} {
 		if err == nil || !strings.Contains(err.Error(), name+" is not offered yet") ||
 			!strings.Contains(err.Error(), "Unimplemented") {

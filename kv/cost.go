@@ -202,6 +202,9 @@ func (t *txnCost) op(op *etcdserverpb.RequestOp) error {
 		r := op.RequestRange
 		return t.look(r.Key, r.RangeEnd, r.Revision, !r.CountOnly && !r.KeysOnly, nil)
 	case *etcdserverpb.RequestOp_RequestPut:
+		if op.RequestPut.Lease != 0 && !spend(t.left, 1) {
+			return ErrTxnTooWide
+		}
 		return t.look(op.RequestPut.Key, nil, 0, op.RequestPut.PrevKv || op.RequestPut.IgnoreValue, nil)
 	case *etcdserverpb.RequestOp_RequestDeleteRange:
 		r := op.RequestDeleteRange

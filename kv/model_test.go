@@ -25,6 +25,7 @@ type model struct {
 	past      map[int64][]*mvccpb.KeyValue // what kvs was at each revision; nil: only the newest is kept
 	changes   int                          // in the command that is running
 	modelLeases
+	events []*mvccpb.Event // of all changes since past began, in order
 }
 
 func newModel(history bool) *model {
@@ -41,6 +42,20 @@ func (m *model) current() int64 {
 		return m.rev + 1
 	}
 	return m.rev
+}
+
+// note notes a change as an event; the previous pair is the one before the command.
+func (m *model) note(kind mvccpb.Event_EventType, kv *mvccpb.KeyValue) {
+	if m.past == nil {
+		return
+	}
+	e := &mvccpb.Event{Type: kind, Kv: proto.CloneOf(kv)}
+	for _, prev := range m.past[m.rev] {
+		if bytes.Equal(prev.Key, kv.Key) {
+			e.PrevKv = prev
+		}
+	}
+	m.events = append(m.events, e)
 }
 
 // done ends a command.
@@ -88,6 +103,7 @@ func (m *model) put(req *etcdserverpb.PutRequest) *etcdserverpb.PutResponse {
 			Key: req.Key, Value: req.Value, CreateRevision: rev, ModRevision: rev,
 			Version: 1, Lease: req.Lease,
 		})
+		m.note(mvccpb.PUT, m.kvs[len(m.kvs)-1])
 		slices.SortFunc(m.kvs, func(a, b *mvccpb.KeyValue) int { return bytes.Compare(a.Key, b.Key) })
 		return resp
 	}
@@ -102,6 +118,7 @@ func (m *model) put(req *etcdserverpb.PutRequest) *etcdserverpb.PutResponse {
 	if !req.IgnoreValue {
 		m.kvs[i].Value = req.Value
 	}
+	m.note(mvccpb.PUT, m.kvs[i])
 	return resp
 }
 
@@ -121,6 +138,7 @@ func (m *model) deleteRange(req *etcdserverpb.DeleteRangeRequest) *etcdserverpb.
 		hit := inRange(kv.Key, req.Key, req.RangeEnd)
 		if hit {
 			resp.Deleted++
+			m.note(mvccpb.DELETE, &mvccpb.KeyValue{Key: kv.Key, ModRevision: m.rev + 1})
 		}
 		if hit && req.PrevKv {
 			resp.PrevKvs = append(resp.PrevKvs, proto.CloneOf(kv))
@@ -521,7 +539,7 @@ func raiseBetween(rt *rapid.T, tx *memTx, m *model, actions map[string]func(*rap
 	for range rapid.IntRange(0, 20).Draw(rt, "puts before") { // so that there is something to move
 		actions["put"](rt)
 	}
-	for _, name := range [...]string{"txn", "compact", "sweep", "history", "both ways"} {
+	for _, name := range [...]string{"txn", "compact", "sweep", "history", "both ways", "changes"} {
 		after := actions[name]
 		actions[name] = func(rt *rapid.T) {
 			if tx.version >= VersionHistory {
@@ -553,6 +571,7 @@ func addHistoryActions(t *testing.T, tx *memTx, m *model, actions map[string]fun
 	}
 	actions["history"] = func(rt *rapid.T) { historyAgainstModel(rt, tx, m) }
 	actions["both ways"] = func(rt *rapid.T) { bothWays(rt, tx, m) }
+	actions["changes"] = func(rt *rapid.T) { changesAgainstModel(rt, tx, m) }
 }
 
 func txnAgainstModel(t *testing.T, rt *rapid.T, tx *memTx, m *model) {

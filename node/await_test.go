@@ -15,8 +15,16 @@ import (
 func TestProposeWaitsForALeader(t *testing.T) {
 	t.Parallel()
 	n1, n2 := twoMembers(t)
+	for _, m := range []*member{n1, n2} {
+		if !m.zone().HasLeader() {
+			t.Errorf("%s knows no leader", m.config.Name)
+		}
+	}
 	n2.close()
 	awaitLeaderless(t, n1)
+	if n1.zone().HasLeader() {
+		t.Error("a member alone knows a leader")
+	}
 	if _, err := n1.zone().ProposeOnce(t.Context(), nexusraft.RequestID{}, []byte("a=0")); !errors.Is(err,
 		nexusraft.ErrNotLeader) {
 		t.Errorf("propose once without a leader: %v, want ErrNotLeader", err)

@@ -13,9 +13,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 
@@ -47,12 +49,30 @@ var callers = []string{
 // TestWhoMayCallWhat of the program has tokens, and clients of other zones.
 var methodCallers = map[string]string{
 	// The columns are strangers' (4), clients' (4) and nodes' (5).
+	"/etcdserverpb.Auth/AuthDisable":                                 "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/AuthEnable":                                  "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/AuthStatus":                                  "? ? ? ? - + + + - - - - -",
+	"/etcdserverpb.Auth/Authenticate":                                "+ + + + + + + + + + + + +",
+	"/etcdserverpb.Auth/RoleAdd":                                     "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/RoleDelete":                                  "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/RoleGet":                                     "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/RoleGrantPermission":                         "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/RoleList":                                    "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/RoleRevokePermission":                        "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/UserAdd":                                     "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/UserChangePassword":                          "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/UserDelete":                                  "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/UserGet":                                     "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/UserGrantRole":                               "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/UserList":                                    "? ? ? ? - - - + - - - - -",
+	"/etcdserverpb.Auth/UserRevokeRole":                              "? ? ? ? - - - + - - - - -",
 	"/etcdserverpb.Cluster/MemberList":                               "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.KV/Compact":                                       "? ? ? ? - - - + - - - - -",
 	"/etcdserverpb.KV/DeleteRange":                                   "? ? ? ? - - + + - - - - -",
 	"/etcdserverpb.KV/Put":                                           "? ? ? ? - - + + - - - - -",
 	"/etcdserverpb.KV/Range":                                         "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.KV/RangeStream":                                   "? ? ? ? - + + + - - - - -",
+	"/etcdserverpb.Watch/Watch":                                      "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.KV/Txn":                                           "? ? ? ? - + + + - - - - -",
 	"/etcdserverpb.Lease/LeaseGrant":                                 "? ? ? ? - - + + - - - - -",
 	"/etcdserverpb.Lease/LeaseKeepAlive":                             "? ? ? ? - - + + - - - - -",
@@ -102,6 +122,13 @@ var methodCallers = map[string]string{
 	"/nexusraft.v1.Zones/Propose":                                    "? ? ? ? - - - - x x x + +",
 	"/nexusraft.v1.Zones/RegisterSession":                            "? ? ? ? - - + + - - - - -",
 	"/nexusraft.v1.Zones/TransferLeader":                             "? ? ? ? - - - + - - - - -",
+	"/v3electionpb.Election/Campaign":                                "? ? ? ? - - + + - - - - -",
+	"/v3electionpb.Election/Leader":                                  "? ? ? ? - + + + - - - - -",
+	"/v3electionpb.Election/Observe":                                 "? ? ? ? - + + + - - - - -",
+	"/v3electionpb.Election/Proclaim":                                "? ? ? ? - - + + - - - - -",
+	"/v3electionpb.Election/Resign":                                  "? ? ? ? - - + + - - - - -",
+	"/v3lockpb.Lock/Lock":                                            "? ? ? ? - - + + - - - - -",
+	"/v3lockpb.Lock/Unlock":                                          "? ? ? ? - - + + - - - - -",
 }
 
 // TestCallersOfEachMethod calls each method as each caller. One that is new needs a row.
@@ -288,8 +315,26 @@ func (w *callersWorld) request(name, method string) proto.Message {
 		return &pb.ProposeRequest{Hello: h, Zone: 7}
 	case pb.Zones_AskLeader_FullMethodName:
 		return &pb.AskLeaderRequest{Hello: h, Zone: uint64(nexusraft.RootZone)}
+	case etcdserverpb.Watch_Watch_FullMethodName:
+		return &etcdserverpb.WatchRequest{RequestUnion: &etcdserverpb.WatchRequest_ProgressRequest{
+			ProgressRequest: &etcdserverpb.WatchProgressRequest{},
+		}}
 	}
-	return &emptypb.Empty{}
+	return answeredAtOnce(method)
+}
+
+// answeredAtOnce is a request of a client that is answered at once: without a lease that there is not, or a name that
+// is too long, these methods wait.
+func answeredAtOnce(method string) proto.Message {
+	m := &emptypb.Empty{}
+	switch method {
+	case "/v3lockpb.Lock/Lock", "/v3electionpb.Election/Campaign":
+		m.ProtoReflect().SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, 2, protowire.VarintType), 1))
+	case "/v3electionpb.Election/Observe":
+		name := protowire.AppendTag(nil, 1, protowire.BytesType)
+		m.ProtoReflect().SetUnknown(protowire.AppendBytes(name, make([]byte, 8<<10)))
+	}
+	return m
 }
 
 // answerTo is where a method's answer is read.
@@ -323,6 +368,9 @@ func (w *callersWorld) call(name, method string) string {
 	defer cancel()
 	resp := answerTo(method)
 	err := callOnce(ctx, w.conns[name], method, w.methods[method], w.request(name, method), resp)
+	if status.Code(err) == codes.Unavailable { // a stranger's connection is closed after some refusals
+		err = callOnce(ctx, w.conns[name], method, w.methods[method], w.request(name, method), resp)
+	}
 	if r, ok := resp.(interface{ GetError() *pb.Error }); ok && r.GetError() != nil {
 		err = wire.ErrorFromProto(r.GetError())
 	}

@@ -35,9 +35,6 @@ func (n *Node) Authority() (ca pki.Pair, err error) {
 	return ca, err
 }
 
-// Encrypted reports whether the node speaks TLS.
-func (n *Node) Encrypted() bool { return n.peering.TLS() != nil }
-
 // SpendWithoutKey uses a token for a witness as an earlier release does, which keeps no key.
 func (n *Node) SpendWithoutKey(ctx context.Context, t pki.Token, node nexusraft.NodeID) error {
 	hash := t.Hash()

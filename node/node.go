@@ -344,6 +344,9 @@ func (n *Node) membership() nexusraft.Membership { return n.replicas.Members(nex
 // self is what the node says of itself in handshakes.
 func (n *Node) self() transport.Identity { return n.peering.Self() }
 
+// Encrypted reports whether the node speaks TLS.
+func (n *Node) Encrypted() bool { return n.peering.TLS() != nil }
+
 // Zone returns a zone that this node has a replica of, or that is on other nodes: its methods ask those to propose, and
 // return ErrNotLeader, with one of them, for what needs a replica. Otherwise it returns ErrZoneNotFound.
 func (n *Node) Zone(id nexusraft.ZoneID) (*Zone, error) {

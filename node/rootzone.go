@@ -28,6 +28,13 @@ func (n *Node) newAuthority() *authority.Service {
 // make it, as Zone.Propose does.
 func (n *Node) Credentials() nexusraft.Credentials { return n.authority }
 
+// Authenticate returns nil if a text is the access token of a client's name, and good, by the records of this member.
+// Otherwise it is ErrDenied, with the same words whatever is wrong. Method is the gRPC method that asks, for the log,
+// which gets neither the name nor the text.
+func (n *Node) Authenticate(ctx context.Context, method, name, text string) error {
+	return n.access.Authenticate(ctx, method, name, text)
+}
+
 // rootZone is the node's authority.RootZone and hosting.Root.
 type rootZone struct{ node *Node }
 

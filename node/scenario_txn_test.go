@@ -11,8 +11,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// TestFailedUpdateAtAnyMember: an update that fails tells the newest pair, whichever member is asked: the follower, too,
-// which reads the value from its own state once that has what the leader has applied.
+// TestFailedUpdateAtAnyMember: an update that fails tells the newest pair, whichever member is asked; the follower
+// reads the value from its own state once that has what the leader has applied.
 func TestFailedUpdateAtAnyMember(t *testing.T) {
 	c := newKVCluster(t)
 	get := &etcdserverpb.RequestOp_RequestRange{RequestRange: &etcdserverpb.RangeRequest{Key: []byte("k")}}

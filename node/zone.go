@@ -144,6 +144,16 @@ func (z *Zone) Term() nexusraft.Term {
 	return nexusraft.Term(p.Term.Load())
 }
 
+// HasLeader reports whether this replica knows a leader of the zone; true, too, if the zone is on other nodes, which
+// are asked. It does not wait.
+func (z *Zone) HasLeader() bool {
+	k, err := z.node.replicas.View(z.id)
+	if err != nil {
+		return errors.Is(err, nexusraft.ErrNotLeader)
+	}
+	return k.Led.Load()
+}
+
 // Propose implements transport.MemberHandler: a forwarded command is never forwarded again.
 func (n handler) Propose(ctx context.Context, p transport.Proposal) (nexusraft.Result, error) {
 	if err := checkSize(p.Command); err != nil {

@@ -7,5 +7,7 @@
 // It needs nothing but Go: buf and both code generators are built from pinned versions.
 package proto
 
-//go:generate go run github.com/bufbuild/buf/cmd/buf@v1.75.0 lint ..
-//go:generate go run github.com/bufbuild/buf/cmd/buf@v1.75.0 generate --template ../buf.gen.yaml --output .. ..
+//go:generate -command buf go run github.com/bufbuild/buf/cmd/buf@v1.75.0
+//go:generate buf lint ..
+//go:generate buf generate --template ../buf.gen.yaml --path nexusraft -o .. ..
+//go:generate buf generate --template ../buf.gen.etcd.yaml --path v3lockpb --path v3electionpb -o .. ..

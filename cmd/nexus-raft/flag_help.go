@@ -2,7 +2,9 @@ package main
 
 // flagHelp are the help texts that are too long for the line of their flag.
 var flagHelp = map[string]string{
-	"askTimeout": "How long to try; for status, how long to wait for each node; for events, for the first answer.",
+	"askTimeout": "How long to try; for status, how long to wait for each node; for events, watch, lock and elect, " +
+		"for the first answer.",
+	"lockTTL": "How long it stays with a process that has died, or has lost its connections: seconds, or a duration.",
 	"credentials": "File that proves the client's name and says which cluster to trust: a certificate, its key " +
 		"and the cluster's CA, or the CA and an access token.",
 	"accessTokenFile": "File that holds an access token, instead of the certificate or token in the credentials, " +
@@ -40,6 +42,7 @@ var flagHelp = map[string]string{
 	"maxRequestBytes": "The largest request of etcd's API, at most 1536KiB.",
 	"maxTxnOps": "How many compares a transaction may have, and operations in each branch, with those of transactions " +
 		"inside it.",
+	"watchProgress": "After how long without a change a watch of etcd's API that asks for it is told how far it is.",
 	"snapshotBandwidth": "How many bytes a second snapshots to other members may take, at least 64KiB; 0 for no " +
 		"limit.",
 }

@@ -85,10 +85,11 @@ type pair struct {
 	Created     nexusraft.Revision `json:"create_revision"`
 	Modified    nexusraft.Revision `json:"mod_revision"`
 	Version     int64              `json:"version"`
+	Lease       client.LeaseID     `json:"lease,omitzero"`
 }
 
 func newPair(kv client.KeyValue) pair {
-	p := pair{Created: kv.CreateRevision, Modified: kv.ModRevision, Version: kv.Version}
+	p := pair{Created: kv.CreateRevision, Modified: kv.ModRevision, Version: kv.Version, Lease: kv.Lease}
 	p.Key, p.KeyBase64 = textOrBytes(kv.Key)
 	p.Value, p.ValueBase64 = textOrBytes(kv.Value)
 	return p
@@ -133,6 +134,8 @@ type putCommand struct {
 	Key   string  `arg:"" help:"Key, 1 byte to 4 KiB."`
 	Value *string `arg:"" optional:"" help:"Value."`
 	File  string  `help:"Read the value from this file instead, as it is; - is standard input." placeholder:"FILE"`
+
+	Lease client.LeaseID `help:"Delete the key when this lease ends; its ID is hexadecimal." placeholder:"ID"`
 	hexFlag
 	remote
 }
@@ -146,7 +149,8 @@ Examples:
   nexus-raft put greeting hello --endpoints 127.0.0.1:2026,127.0.0.1:2036
   nexus-raft put picture --file picture.png
   nexus-raft put --endpoints 127.0.0.1:2026 -- balance -5
-  nexus-raft put 6100ff 2d35 --hex`
+  nexus-raft put 6100ff 2d35 --hex
+  nexus-raft put here "$HOSTNAME" --lease 694d81417acd4754`
 }
 
 func (c *putCommand) Run(ctx context.Context, s streams) error {
@@ -168,9 +172,9 @@ func (c *putCommand) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	defer end()
-	r, err := conn.Put(ctx, key, value)
+	r, err := conn.PutLeased(ctx, key, value, c.Lease)
 	if err != nil {
-		return explain(err)
+		return explainLease(err)
 	}
 	if c.JSON {
 		return printJSON(s.out, struct {

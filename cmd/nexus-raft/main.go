@@ -47,6 +47,11 @@ type commandLine struct {
 	Compact compactCommand `cmd:"" help:"Let go of old revisions."`
 	History historyCommand `cmd:"" help:"Print all versions of a key that are kept."`
 
+	Watch watchCommand `cmd:"" help:"Follow the changes of keys."`
+	Lease leaseCommand `cmd:"" help:"Make, keep, list and end leases, on which keys hang."`
+	Lock  lockCommand  `cmd:"" help:"Run a command, or just wait, while holding a lock."`
+	Elect electCommand `cmd:"" help:"Be elected, one candidate at a time, or print who is."`
+
 	Events  eventsCommand  `cmd:"" help:"Follow what happens in a zone, on the terminal or as webhook posts."`
 	Publish publishCommand `cmd:"" help:"Append an event to a zone's events."`
 	Retain  retainCommand  `cmd:"" help:"Change how many events a zone keeps."`
@@ -77,7 +82,7 @@ A cluster by hand:
 Or all of it, with outages: nexus-raft demo`
 
 // run parses and runs one command line. It returns the exit status: 0 if all went well, 1
-// if the command failed, 2 if the command line makes no sense.
+// if the command failed, 2 if the command line makes no sense; lock and elect have more of them.
 func run(ctx context.Context, args []string, s streams) int {
 	var c commandLine
 	command, status := program.Parse(ctx, "nexus-raft", &c, args, program.Standard{In: s.in, Out: s.out, Err: s.err},
@@ -86,7 +91,14 @@ func run(ctx context.Context, args []string, s streams) int {
 		return status
 	}
 	if err := command.Run(); err != nil {
+		own, hasStatus := errors.AsType[statusError](err)
+		if hasStatus && own.error == nil {
+			return own.status
+		}
 		fmt.Fprintln(s.err, "nexus-raft:", program.ErrorText(err))
+		if hasStatus {
+			return own.status
+		}
 		if _, ok := errors.AsType[usageError](err); ok {
 			return exitUsage
 		}

@@ -119,7 +119,7 @@ type versionOut struct {
 	Created  nexusraft.Revision `json:"create_revision"`
 	Version  int64              `json:"version"`
 	Bytes    int64              `json:"bytes"`
-	Lease    int64              `json:"lease,omitempty"`
+	Lease    client.LeaseID     `json:"lease,omitzero"`
 	Deleted  bool               `json:"deleted"`
 }
 

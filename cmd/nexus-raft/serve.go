@@ -10,8 +10,10 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/feed"
 	"github.com/nexi-lab/nexus-raft/internal/program"
 	"github.com/nexi-lab/nexus-raft/internal/rpc/etcd"
 	"github.com/nexi-lab/nexus-raft/kv"
@@ -104,6 +106,8 @@ type serveCommand struct {
 	MaxRequestBytes byteSize `help:"${maxRequestBytes}" default:"1536KiB" placeholder:"SIZE"`
 	MaxTxnOps       int      `help:"${maxTxnOps}" default:"128"`
 
+	WatchProgressNotifyInterval time.Duration `help:"${watchProgress}" default:"5s" placeholder:"DURATION"`
+
 	Workers int `help:"Goroutines that share the zones, 1 to 64; 0: one for two cores, at most 8." default:"0"`
 
 	SnapshotCompression bool `help:"Compress snapshots to other members: for links that are slower than a core."`
@@ -126,9 +130,13 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 	if b := c.SnapshotBandwidth; b != 0 && b < transport.MinSnapshotBandwidth {
 		return usageError{fmt.Errorf("--snapshot-bandwidth %d is below 64KiB a second; give 0 for no limit", b)}
 	}
-	services := etcd.Config{MaxTxnOps: c.MaxTxnOps, MaxRequestBytes: int(min(c.MaxRequestBytes, math.MaxInt32))}
+	election, tick := c.Ticks()
+	services := etcd.Config{
+		MaxTxnOps: c.MaxTxnOps, MaxRequestBytes: int(min(c.MaxRequestBytes, math.MaxInt32)),
+		WatchProgressInterval: c.WatchProgressNotifyInterval, ElectionTimeout: time.Duration(election) * tick,
+	}
 	if err := services.Validate(); err != nil {
-		return usageError{fmt.Errorf("--max-txn-ops, --max-request-bytes: %w", err)}
+		return usageError{fmt.Errorf("--max-txn-ops, --max-request-bytes, --watch-progress-notify-interval: %w", err)}
 	}
 	compaction, err := c.options()
 	if err != nil {
@@ -142,7 +150,6 @@ func (c *serveCommand) Run(ctx context.Context, s streams) error {
 			lis.Close()
 			return err
 		}
-		election, tick := c.Ticks()
 		services.Lessor = lessor.New(lessor.Options{Logger: log})
 		n, err := node.Open(node.Config{
 			Answer:       services.Lessor.Answer,
@@ -172,6 +179,7 @@ func runTended(
 	var ended sync.WaitGroup
 	ended.Go(func() { compactor.Run(tending, n, o) })
 	ended.Go(func() { services.Lessor.Run(tending, n) })
+	services.Feeds = feed.Of(n)
 	err := n.Run(ctx, lis, services.Services(n))
 	stop()
 	ended.Wait()

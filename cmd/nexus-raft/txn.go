@@ -24,8 +24,8 @@ blocks, in the syntax of etcdctl's txn, each ended by a blank line: compares, re
 them hold, and requests that run otherwise. A terminal is asked for each of them, and a line that is wrong
 is asked for again.
 
-  value("KEY") = "TEXT"    also version, create, mod, lease with a number; = != < >
-  put KEY VALUE            --prev-kv, --ignore-value
+  value("KEY") = "TEXT"    also version, create, mod with a number, lease with an ID; = != < >
+  put KEY VALUE            --prev-kv, --ignore-value, --lease=ID, --ignore-lease
   get KEY [END]            --prefix, --from-key, --limit=N, --rev=N, --keys-only, --count-only
   del KEY [END]            --prefix, --from-key, --prev-kv
 
@@ -124,7 +124,9 @@ func explainTxn(ctx context.Context, conn *client.Client, script txnScript, err 
 	case strings.Contains(err.Error(), kv.ErrDuplicateKey.Error()):
 		return fmt.Errorf("%w; a block puts a key once, and does not delete it as well", err)
 	case strings.Contains(err.Error(), kv.ErrKeyNotFound.Error()):
-		return fmt.Errorf("%w; put --ignore-value wants one that is there", err)
+		return fmt.Errorf("%w; put --ignore-value and --ignore-lease want one that is there", err)
+	case errors.Is(err, client.ErrLeaseNotFound):
+		return explainLease(err)
 	}
 	return explain(err)
 }

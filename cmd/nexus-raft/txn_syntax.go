@@ -88,6 +88,15 @@ func newCompare(target string, keys client.KeySet, is client.Relation, value str
 	default:
 		return client.Compare{}, fmt.Errorf("%.64q: expected value, version, create, mod or lease before the (", target)
 	}
+	if target == "lease" {
+		var lease client.LeaseID
+		if value != "0" {
+			if err := lease.UnmarshalText([]byte(value)); err != nil {
+				return client.Compare{}, fmt.Errorf("%w, or 0 for none", err)
+			}
+		}
+		return keys.Lease(is, lease), nil
+	}
 	n, err := strconv.ParseInt(value, 10, 64)
 	if err != nil || n < 0 {
 		return client.Compare{}, fmt.Errorf("%.64q: expected a whole number from 0 on to compare %s with", value, target)
@@ -97,15 +106,13 @@ func newCompare(target string, keys client.KeySet, is client.Relation, value str
 		return keys.Version(is, n), nil
 	case "c", "create":
 		return keys.Created(is, nexusraft.Revision(n)), nil
-	case "m", "mod":
-		return keys.Modified(is, nexusraft.Revision(n)), nil
 	}
-	return keys.Lease(is, n), nil
+	return keys.Modified(is, nexusraft.Revision(n)), nil
 }
 
 // requestForm is how the requests of a transaction are written.
 var requestForm = map[string]string{
-	"put": "put KEY VALUE [--prev-kv], or put KEY --ignore-value",
+	"put": "put KEY VALUE [--prev-kv] [--lease=ID] [--ignore-lease], or put KEY --ignore-value",
 	"get": "get KEY [END] [--prefix] [--from-key] [--limit=N] [--rev=N] [--keys-only] [--count-only]",
 	"del": "del KEY [END] [--prefix] [--from-key] [--prev-kv] [--range]",
 }
@@ -177,6 +184,7 @@ type requestLine struct {
 	words   []string
 	flags   map[string]bool
 	numbers map[string]int64
+	lease   client.LeaseID
 }
 
 // take sorts the words of a request into those that are flags of its form, and others.
@@ -195,12 +203,16 @@ func (r *requestLine) take(words []word, form string) error {
 			continue
 		}
 		flag, value, has := strings.Cut(w.text, "=")
+		if takes := strings.Contains(form, "["+flag+"="); takes && !has && i+1 < len(words) {
+			i++
+			value = words[i].text
+		}
 		switch {
-		case strings.Contains(form, "["+flag+"=N]"):
-			if !has && i+1 < len(words) {
-				i++
-				value = words[i].text
+		case strings.Contains(form, "["+flag+"=ID]"):
+			if err := r.lease.UnmarshalText([]byte(value)); err != nil {
+				return fmt.Errorf("%s: %w", flag, err)
 			}
+		case strings.Contains(form, "["+flag+"=N]"):
 			n, err := strconv.ParseInt(value, 10, 64)
 			if err != nil || n < 1 {
 				return fmt.Errorf("%s %.64q is no whole number from 1 on", flag, value)
@@ -229,7 +241,13 @@ func (r *requestLine) miscounted() error {
 }
 
 func (r *requestLine) put() (client.Operation, error) {
-	p := client.Put{Previous: r.flags["--prev-kv"], KeepValue: r.flags["--ignore-value"]}
+	p := client.Put{
+		Previous: r.flags["--prev-kv"], KeepValue: r.flags["--ignore-value"],
+		Lease: r.lease, KeepLease: r.flags["--ignore-lease"],
+	}
+	if p.Lease != 0 && p.KeepLease {
+		return nil, errors.New("--lease and --ignore-lease exclude each other")
+	}
 	want := 2
 	if p.KeepValue {
 		want = 1

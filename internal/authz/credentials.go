@@ -28,11 +28,14 @@ func credentialsOf(ctx context.Context) credentials {
 	return credentials{mtls.Encrypted(ctx), bearer(ctx), caller, mtls.WhyUnknown(ctx)}
 }
 
-// bearer returns the access token of a call's metadata: authorization, or what etcd's clients send.
-// Tokens of other kinds are an application's own.
+// bearer returns the access token of a call's metadata: authorization, with or without a scheme, or what etcd's clients
+// send. Tokens of other kinds are an application's own.
 func bearer(ctx context.Context) string {
 	for _, v := range metadata.ValueFromIncomingContext(ctx, "authorization") {
-		scheme, text, _ := strings.Cut(v, " ")
+		scheme, text, schemed := strings.Cut(v, " ")
+		if !schemed { // as programs for etcd's HTTP API send it
+			scheme, text = "bearer", v
+		}
 		if strings.EqualFold(scheme, "bearer") && strings.HasPrefix(text, pki.AccessTokenPrefix) {
 			return text
 		}

@@ -117,6 +117,14 @@ func (a *Answer) Part(message any) *Answer {
 	return part
 }
 
+// PrincipalOf returns the principal that the call of ctx is charged to; "" without a budget.
+func PrincipalOf(ctx context.Context) string {
+	if a, _ := ctx.Value(answerKey{}).(*Answer); a != nil {
+		return a.principal
+	}
+	return ""
+}
+
 type effectsKey struct{}
 
 type effects struct {

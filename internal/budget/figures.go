@@ -29,6 +29,16 @@ const (
 	MaxSubscriptions         = 1024 // one goroutine and one message each
 )
 
+// Watches of etcd's API. A stream of them that its client does not read holds what gRPC keeps for it, 64 KiB, and one
+// answer; each watch counts its keys and WatchOverhead, from when it is asked for.
+const (
+	WatchStreamsOfPrincipal = 2048
+	MaxWatchStreams         = 4096
+	WatchOverhead           = 512      // a watch in memory, besides its keys
+	WatchBytesOfPrincipal   = 32 << 20 // 60,000 watches with short keys
+	WatchBytes              = 64 << 20 // of all together
+)
+
 // Requests that are being read. The bytes count from the wire until the message is whole.
 const (
 	RequestTimeout          = 30 * time.Second // for a request to arrive: 2 MiB over a link of 1 Mbit/s take half of it

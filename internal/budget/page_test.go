@@ -22,6 +22,8 @@ var figures = map[string]any{
 	"AnonymousCallsOfAddress":      AnonymousCallsOfAddress, "AnonymousCalls": AnonymousCalls,
 	"AnonymousWatchesOfAddress": AnonymousWatchesOfAddress, "AnonymousWatches": AnonymousWatches,
 	"SubscriptionsOfPrincipal": SubscriptionsOfPrincipal, "MaxSubscriptions": MaxSubscriptions,
+	"WatchStreamsOfPrincipal": WatchStreamsOfPrincipal, "MaxWatchStreams": MaxWatchStreams,
+	"WatchOverhead": WatchOverhead, "WatchBytesOfPrincipal": WatchBytesOfPrincipal, "WatchBytes": WatchBytes,
 	"RequestTimeout": RequestTimeout, "AnonymousRequestTimeout": AnonymousRequestTimeout,
 	"RequestBytesOfCaller": RequestBytesOfCaller, "RequestBytes": RequestBytes,
 	"AnonymousBurstBytes": AnonymousBurstBytes, "AnonymousBytesPerSecond": AnonymousBytesPerSecond,

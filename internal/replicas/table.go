@@ -20,12 +20,20 @@ type Known struct {
 	State   *storage.Tree
 	Members nexusraft.Membership
 	Term    *atomic.Uint64
+	Led     *atomic.Bool // it knows a leader
 	Fresh   *driver.Freshness
 	Lease   *driver.Lease
 	Events  *events.Notifier // of new ones, and when the zone has stopped
+	Applied *events.Notifier // of commands that it has applied, a snapshot's state, and when the zone has stopped
 
 	failed error // the zone has stopped on this node
 	left   bool  // because it is on others now
+}
+
+// notify wakes all that wait for something of the replica: it has ended.
+func (k Known) notify() {
+	k.Events.Notify()
+	k.Applied.Notify()
 }
 
 // Neighbours learns which nodes share a zone with this one, and which no longer do.
@@ -104,7 +112,7 @@ func (t *Table) Fail(id nexusraft.ZoneID, err error) {
 	k := t.zones[id]
 	k.failed = fmt.Errorf("%w: zone %v has stopped on this node: %w", nexusraft.ErrClosed, id, err)
 	t.zones[id] = k
-	k.Events.Notify()
+	k.notify()
 }
 
 // Leave says that a zone has left this node, and whom to ask for it. Its replica is stopped, and there is no problem.
@@ -114,7 +122,7 @@ func (t *Table) Leave(id nexusraft.ZoneID, ask *nexusraft.NotLeaderError) {
 	k := t.zones[id]
 	k.failed, k.left = ask, true
 	t.zones[id] = k
-	k.Events.Notify()
+	k.notify()
 }
 
 // Elsewhere says whom to ask for a zone that has no replica here; none: there is no such zone.
@@ -145,7 +153,7 @@ func (t *Table) Withdraw(id nexusraft.ZoneID) bool {
 	}
 	delete(t.zones, id)
 	t.forget(k.Members)
-	k.Events.Notify()
+	k.notify()
 	return true
 }
 

@@ -22,7 +22,7 @@ func (p *peers) Removed(node nexusraft.NodeID)    { p.removed = append(p.removed
 func (p *peers) took() (nodes []nexusraft.NodeID) { nodes, p.removed = p.removed, nil; return nodes }
 
 func with(nodes ...nexusraft.NodeID) replicas.Known {
-	k := replicas.Known{Events: new(events.Notifier)}
+	k := replicas.Known{Events: new(events.Notifier), Applied: new(events.Notifier)}
 	for _, n := range nodes {
 		k.Members.Members = append(k.Members.Members, nexusraft.Member{Replica: nexusraft.ReplicaID(n), Node: n})
 	}

@@ -166,6 +166,10 @@ func (c *crashRun) recoverAll(node int) {
 // then everybody restarts. The zone has a leader again, has lost nothing that was
 // acknowledged, and the change is made.
 func TestMembershipCrashes(t *testing.T) {
+	every := 18
+	if rareHappens() {
+		every = 9
+	}
 	for i, change := range changes {
 		t.Run(change.name, func(t *testing.T) {
 			forSeeds(t, 1, func(t *testing.T, seed uint64) {
@@ -175,7 +179,7 @@ func TestMembershipCrashes(t *testing.T) {
 				for node, rounds := range baseline.writes() {
 					for round := range rounds {
 						for _, at := range []crashPoint{beforeWrite, afterWrite} {
-							if point++; point%9 != 0 && !*allCrashes {
+							if point++; point%every != 0 && !*allCrashes {
 								continue
 							}
 							t.Run(fmt.Sprintf("%v/%d/%d", baseline.nodes[node], round, at), func(t *testing.T) {

@@ -39,7 +39,7 @@ func forSeeds(t *testing.T, share uint64, f func(t *testing.T, seed uint64)) {
 	case *seedFlag != 0:
 		from, n = *seedFlag, 1
 	case testing.Short():
-		n /= 10
+		n = max(n/10, 2*share/100) // the mutants need two
 	}
 	for seed := from; seed < from+max(1, n); seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { f(t, seed) })

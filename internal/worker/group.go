@@ -62,7 +62,9 @@ type group struct {
 
 	recent    recentPlace
 	events    events.Notifier // of new events of the zone, and of its end
+	applied   events.Notifier // of what it has applied, and of its end
 	term      atomic.Uint64   // of the stored hard state; anyone may look
+	hasLeader atomic.Bool     // as leader says; anyone may look
 	leader    nexusraft.ReplicaID
 	sync      nexusraft.SyncState
 	syncSince time.Time
@@ -164,8 +166,8 @@ func (w *worker) countIfAlone(self nexusraft.ReplicaID, conf *raftpb.ConfState) 
 // published is what others may know of the zone as it is now.
 func (g *group) published() replicas.Known {
 	return replicas.Known{
-		Machine: g.configured, State: g.state, Members: g.replica.Membership(), Term: &g.term,
-		Fresh: g.group.Freshness(), Lease: g.group.Lease(), Events: &g.events,
+		Machine: g.configured, State: g.state, Members: g.replica.Membership(), Term: &g.term, Led: &g.hasLeader,
+		Fresh: g.group.Freshness(), Lease: g.group.Lease(), Events: &g.events, Applied: &g.applied,
 	}
 }
 
@@ -263,6 +265,7 @@ func (g *group) Began(*zone.Work) {
 	g.noLongerLeads(self)
 	if leader != g.leader {
 		g.leader = leader
+		g.hasLeader.Store(leader != 0)
 		st := g.replica.Status()
 		g.logger.Info("leader changed", "leader", leader, "self", self, "term", st.Term, "index", st.LastIndex)
 		m, _ := g.replica.Membership().Replica(leader)
@@ -455,6 +458,9 @@ func (g *group) Written(p *driver.Part) {
 	if whole || g.unwritten.news {
 		g.events.Notify()
 	}
+	if whole || len(p.Committed) > 0 {
+		g.applied.Notify()
+	}
 	g.unwritten = unwritten{}
 }
 
@@ -513,6 +519,7 @@ func (g *group) stop(err error) {
 	g.endLead(err)
 	g.forgetLed()
 	g.events.Notify()
+	g.applied.Notify()
 	g.endReceived(err)
 }
 

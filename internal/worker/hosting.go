@@ -317,8 +317,8 @@ func (w *worker) unopened(z *pb.ZoneRecord, err error) {
 		members = log.Meta().Membership // as it was when the zone last ran here
 	}
 	w.o.Replicas.Publish(id, replicas.Known{
-		Members: members, Term: new(atomic.Uint64), Fresh: new(driver.Freshness), Lease: new(driver.Lease),
-		Events: new(events.Notifier),
+		Members: members, Term: new(atomic.Uint64), Led: new(atomic.Bool), Fresh: new(driver.Freshness),
+		Lease: new(driver.Lease), Events: new(events.Notifier), Applied: new(events.Notifier),
 	})
 	w.o.Replicas.Fail(id, err)
 	w.o.Events.ZoneStopped(id, err.Error())

@@ -286,6 +286,13 @@ func (z fakeZone) Read(ctx context.Context, fn func(nexusraft.Reader) error) err
 	if err := errors.Join(z.n.of.delay(ctx), z.n.running(ctx)); err != nil {
 		return err
 	}
+	if err := z.read(fn); err != nil {
+		return err
+	}
+	return z.n.of.delay(ctx) // until the caller goes on
+}
+
+func (z fakeZone) read(fn func(nexusraft.Reader) error) error {
 	z.n.of.mu.Lock()
 	defer z.n.of.mu.Unlock()
 	if err := z.leads(); err != nil {

@@ -301,6 +301,31 @@ func Test14758(t *testing.T) {
 	})
 }
 
+// The same, where the lease is read before its expiry begins, and the answer is made after its end.
+func Test14758Late(t *testing.T) {
+	play(t, func(t *testing.T, c *cluster) {
+		c.grant(1, 5)
+		time.Sleep(4800 * time.Millisecond)
+		slow := true
+		c.mu.Lock()
+		c.takes = func() time.Duration {
+			if slow { // what the renewal waits for from here on: its question, its read, and then to go on
+				return 300 * time.Millisecond
+			}
+			return time.Millisecond
+		}
+		c.mu.Unlock()
+		r := c.nodes[0].lessor.Begin(1, 1)
+		time.Sleep(610 * time.Millisecond) // it has read
+		c.mu.Lock()
+		slow = false
+		c.mu.Unlock()
+		if ttl, err := r.Wait(t.Context()); err != nil || ttl != 0 && !c.isThere(1) {
+			t.Errorf("got %d, %v, of a lease that is there: %t", ttl, err, c.isThere(1))
+		}
+	})
+}
+
 // etcd 9888: what was left of a lease that is not renewed is kept when the leader changes.
 func Test9888(t *testing.T) {
 	play(t, func(_ *testing.T, c *cluster) {
@@ -346,23 +371,28 @@ func TestRenewAfterCheckpoint(t *testing.T) {
 // A renewal that comes while a checkpoint of the lease is under way counts for the next leader, too.
 func TestRenewalDuringACheckpoint(t *testing.T) {
 	play(t, func(t *testing.T, c *cluster) {
-		held := make(chan int)
+		held, checkpoints := make(chan int), 0
 		c.hold = func(command []byte) chan int {
 			if command[0] == kv.EncodeCheckpoint(nil)[0] {
+				checkpoints++
 				return held
 			}
 			return nil
 		}
-		c.grant(1, 100)
-		time.Sleep(62 * time.Second)
+		c.grant(1, 200)
+		time.Sleep(122 * time.Second)
 		r := c.nodes[1].lessor.Begin(1, 1)
 		time.Sleep(time.Second)
+		if checkpoints != 1 {
+			t.Fatalf("%d checkpoints are under way, want one", checkpoints)
+		}
 		close(held)
-		if ttl, err := r.Wait(t.Context()); ttl != 100 || err != nil {
+		if ttl, err := r.Wait(t.Context()); ttl != 200 || err != nil {
 			t.Fatalf("got %d, %v", ttl, err)
 		}
+		time.Sleep(100 * time.Millisecond)
 		c.lead(c.nodes[1])
-		c.endsIn(1, 99*time.Second, 100*time.Second+late+2*election)
+		c.endsIn(1, 199*time.Second, 200*time.Second+late+2*election)
 	})
 }
 

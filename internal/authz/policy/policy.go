@@ -41,6 +41,9 @@ var grpcs = map[string]Policy{
 	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": looks,
 }
 
+// authenticate is called by who has nothing to show yet: it looks at a name and an access token.
+const authenticate = "/etcdserverpb.Auth/Authenticate"
+
 // OfEtcd returns what the methods of etcd's services that this module offers ask of their callers.
 // It counts where they are served: a program with services of its own under these names says itself
 // who may call them. The map is the caller's.
@@ -48,24 +51,42 @@ func OfEtcd() map[string]nexusraft.Permission {
 	reads := nexusraft.Permission{Role: nexusraft.AccessRead}
 	writes := nexusraft.Permission{Role: nexusraft.AccessWrite}
 	admins := nexusraft.Permission{Role: nexusraft.AccessAdmin}
-	return map[string]nexusraft.Permission{
+	root := nexusraft.Permission{Role: nexusraft.AccessAdmin, In: nexusraft.InRootZone}
+	all := map[string]nexusraft.Permission{
+		"/etcdserverpb.Watch/Watch":           reads,
+		"/etcdserverpb.Lease/LeaseGrant":      writes,
+		"/etcdserverpb.Lease/LeaseRevoke":     writes,
+		"/etcdserverpb.Lease/LeaseKeepAlive":  writes,
+		"/etcdserverpb.Lease/LeaseTimeToLive": reads,
+		"/etcdserverpb.Lease/LeaseLeases":     reads,
 		"/etcdserverpb.KV/Range":              reads,
 		"/etcdserverpb.KV/RangeStream":        reads,
 		"/etcdserverpb.KV/Put":                writes,
 		"/etcdserverpb.KV/DeleteRange":        writes,
 		"/etcdserverpb.KV/Txn":                {Role: nexusraft.AccessWrite, Reading: nexusraft.AccessRead},
 		"/etcdserverpb.KV/Compact":            admins,
-		"/etcdserverpb.Lease/LeaseGrant":      writes,
-		"/etcdserverpb.Lease/LeaseRevoke":     writes,
-		"/etcdserverpb.Lease/LeaseKeepAlive":  writes,
-		"/etcdserverpb.Lease/LeaseTimeToLive": reads,
-		"/etcdserverpb.Lease/LeaseLeases":     reads,
 		"/etcdserverpb.Maintenance/Hash":      reads,
 		"/etcdserverpb.Maintenance/HashKV":    reads,
 		"/etcdserverpb.Maintenance/Status":    reads,
 		"/etcdserverpb.Maintenance/Alarm":     reads, // only the list is offered
 		"/etcdserverpb.Cluster/MemberList":    reads,
+		"/etcdserverpb.Auth/AuthStatus":       looks.Permission,
+
+		"/v3lockpb.Lock/Lock":             writes,
+		"/v3lockpb.Lock/Unlock":           writes,
+		"/v3electionpb.Election/Campaign": writes,
+		"/v3electionpb.Election/Proclaim": writes,
+		"/v3electionpb.Election/Resign":   writes,
+		"/v3electionpb.Election/Leader":   reads,
+		"/v3electionpb.Election/Observe":  reads,
 	}
+	for _, name := range [...]string{
+		"AuthEnable", "AuthDisable", "UserAdd", "UserGet", "UserList", "UserDelete", "UserChangePassword", "UserGrantRole",
+		"UserRevokeRole", "RoleAdd", "RoleGet", "RoleList", "RoleDelete", "RoleGrantPermission", "RoleRevokePermission",
+	} {
+		all["/etcdserverpb.Auth/"+name] = root
+	}
+	return all
 }
 
 // table has the policies of all methods, and, of each service whose methods are all for anybody, or
@@ -85,6 +106,7 @@ var read = sync.OnceValue(func() table {
 		}
 		t.services[service] = p.Callers
 	}
+	t.methods[authenticate] = anybody // but not the other methods of its service
 	return t
 })
 
@@ -131,8 +153,8 @@ func Of(method string) (Policy, bool) {
 	return p, false
 }
 
-// IsPublic reports whether a method, by its full name, is for everybody: health, and Join and
-// Renew, which ask for a token or a certificate themselves.
+// IsPublic reports whether a method, by its full name, is for everybody: health, and Join, Renew and etcd's
+// Authenticate, which ask for a token or a certificate themselves.
 func IsPublic(method string) bool {
 	p, _ := Of(method)
 	return p.Callers == pb.Callers_CALLERS_ANYBODY

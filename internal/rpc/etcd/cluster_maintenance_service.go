@@ -7,7 +7,6 @@ import (
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/peer"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/rpc"
@@ -23,6 +22,9 @@ const etcdVersion = "3.7.0"
 type Node interface {
 	// Status returns the node's view of itself and of its zones.
 	Status(ctx context.Context) (nexusraft.NodeStatus, error)
+
+	// Encrypted reports whether the node speaks TLS, as then all nodes of the cluster do.
+	Encrypted() bool
 
 	// Room returns nil, or nexusraft.ErrDiskFull where the node has no room for writes.
 	Room() error
@@ -127,14 +129,14 @@ func (s *Operator) MemberList(
 	}
 	resp := &etcdserverpb.MemberListResponse{Header: v.header()}
 	for _, m := range v.zone.Membership.Members {
-		resp.Members = append(resp.Members, newMember(m, scheme(ctx)))
+		resp.Members = append(resp.Members, newMember(m, s.scheme()))
 	}
 	return resp, nil
 }
 
-// scheme is that of the members' addresses: all speak TLS if this one does.
-func scheme(ctx context.Context) string {
-	if p, ok := peer.FromContext(ctx); ok && p.AuthInfo != nil && p.AuthInfo.AuthType() == "tls" {
+// scheme is that of the members' addresses, however this call has come.
+func (s *Operator) scheme() string {
+	if s.node.Encrypted() {
 		return "https://"
 	}
 	return "http://"

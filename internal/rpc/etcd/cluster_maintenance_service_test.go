@@ -1,16 +1,13 @@
 package etcd
 
 import (
-	"context"
 	"fmt"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
@@ -140,13 +137,17 @@ func TestAlarms(t *testing.T) {
 	}
 }
 
+// Clients that follow the list find TLS where the node speaks it (Vault by default, Patroni always).
 func TestSchemeOfMembers(t *testing.T) {
-	plain := peer.NewContext(t.Context(), &peer.Peer{})
-	secure := peer.NewContext(t.Context(), &peer.Peer{AuthInfo: credentials.TLSInfo{}})
-	for want, ctx := range map[string]context.Context{"http://127.0.0.1:1": plain, "https://127.0.0.1:1": secure} {
-		got := newMember(nexusraft.Member{Node: 1, Address: "127.0.0.1:1", Role: nexusraft.RoleMember}, scheme(ctx))
-		if got.PeerURLs[0] != want || got.ClientURLs[0] != want {
-			t.Errorf("got %v and %v, want %s", got.PeerURLs, got.ClientURLs, want)
+	for want, encrypted := range map[string]bool{"http://127.0.0.1:1": false, "https://127.0.0.1:1": true} {
+		node := fakeNode{status: twoAndOne(), encrypted: encrypted}
+		client := etcdserverpb.NewClusterClient(serveNode(t, fakeZones{nexusraft.RootZone: newZone()}, node))
+		got, err := client.MemberList(t.Context(), &etcdserverpb.MemberListRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m := got.Members[0]; m.PeerURLs[0] != want || m.ClientURLs[0] != want {
+			t.Errorf("got %v and %v, want %s", m.PeerURLs, m.ClientURLs, want)
 		}
 	}
 }

@@ -43,6 +43,7 @@ var ownErrors = []struct {
 	{kv.ErrDuplicateKey, rpctypes.ErrGRPCDuplicateKey},            // InvalidArgument
 	{errUnswept, status.Error(codes.Unknown, errUnswept.Error())}, // nothing that a client repeats by itself
 	{kv.ErrNoHistory, status.Error(codes.Unavailable, kv.ErrNoHistory.Error())},
+	{kv.ErrLeaseRevoking, status.Error(codes.Unavailable, kv.ErrLeaseRevoking.Error())},
 	{kv.ErrNoLeases, status.Error(codes.Unavailable, kv.ErrNoLeases.Error())},
 	{kv.ErrBadCommand, status.Error(codes.Internal, kv.ErrBadCommand.Error())},
 	{errBadMetadata, status.Error(codes.InvalidArgument,

@@ -102,6 +102,7 @@ var expected = []expectation{
 	{kv.ErrTxnTooWide, codes.InvalidArgument, kv.ErrTxnTooWide.Error(), pb.ErrorKind_ERROR_KIND_TOO_LARGE},
 	{errUnswept, codes.Unknown, errUnswept.Error(), pb.ErrorKind_ERROR_KIND_APPLICATION},
 	{kv.ErrNoHistory, codes.Unavailable, kv.ErrNoHistory.Error(), pb.ErrorKind_ERROR_KIND_APPLICATION},
+	{kv.ErrLeaseRevoking, codes.Unavailable, kv.ErrLeaseRevoking.Error(), pb.ErrorKind_ERROR_KIND_APPLICATION},
 	{kv.ErrNoLeases, codes.Unavailable, kv.ErrNoLeases.Error(), pb.ErrorKind_ERROR_KIND_APPLICATION},
 	{kv.ErrBadCommand, codes.Internal, "kv: not a command of this state machine", pb.ErrorKind_ERROR_KIND_APPLICATION},
 	{

@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +19,8 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/events"
+	"github.com/nexi-lab/nexus-raft/internal/feed"
 	"github.com/nexi-lab/nexus-raft/kv"
 )
 
@@ -84,6 +87,9 @@ type fakeZone struct {
 	reads        int
 	local        int
 	lastTimeout  time.Duration
+	leaderless   atomic.Bool
+	bell         events.Notifier
+	denied       error
 }
 
 // Publish implements nexusraft.Tx: nobody looks at events here.
@@ -111,11 +117,19 @@ func (z *fakeZone) ProposeOnce(
 		return nexusraft.Result{}, err
 	}
 	data, err := kv.StateMachine{}.Apply(z.state, nexusraft.Command{Data: command, Version: z.version})
+	z.bell.Notify()
 	if z.data != nil {
 		data = z.data
 	}
 	z.result = len(data)
 	return nexusraft.Result{Data: data, Index: applied, Copies: 2}, err
+}
+
+// fail sets what every call comes to.
+func (z *fakeZone) fail(err error) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.err = err
 }
 
 func (z *fakeZone) Read(ctx context.Context, fn func(nexusraft.Reader) error) error {
@@ -145,7 +159,28 @@ func (z *fakeZone) ReadLocal(ctx context.Context, fn func(nexusraft.Reader) erro
 	if err := z.note(ctx); err != nil {
 		return err
 	}
+	if err := z.permits(ctx); err != nil {
+		return err
+	}
 	return fn(z.reader())
+}
+
+// permits lets through what the node does for itself.
+func (z *fakeZone) permits(ctx context.Context) error {
+	if ctx == context.Background() {
+		return nil
+	}
+	return z.denied
+}
+
+// Applied implements feed.Zone.
+func (z *fakeZone) Applied() (<-chan struct{}, error) { return z.bell.Wait(), nil }
+
+// Permits implements feed.Zone.
+func (z *fakeZone) Permits(ctx context.Context) error {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	return z.permits(ctx)
 }
 
 func (z *fakeZone) reader() nexusraft.Reader {
@@ -154,6 +189,8 @@ func (z *fakeZone) reader() nexusraft.Reader {
 	}
 	return z.state
 }
+
+func (z *fakeZone) HasLeader() bool { return !z.leaderless.Load() }
 
 func (z *fakeZone) Term() nexusraft.Term { return 7 }
 
@@ -168,11 +205,14 @@ func (f fakeZones) Zone(id nexusraft.ZoneID) (Zone, error) {
 
 // fakeNode says of itself what it is told.
 type fakeNode struct {
-	status nexusraft.NodeStatus
-	room   error
+	status    nexusraft.NodeStatus
+	room      error
+	encrypted bool
 }
 
 func (n fakeNode) Status(context.Context) (nexusraft.NodeStatus, error) { return n.status, nil }
+
+func (n fakeNode) Encrypted() bool { return n.encrypted }
 
 func (n fakeNode) Room() error { return n.room }
 
@@ -184,21 +224,46 @@ func serve(t *testing.T, zones Zones) *grpc.ClientConn {
 
 func serveNode(t *testing.T, zones Zones, node Node) *grpc.ClientConn {
 	t.Helper()
-	return serveMore(t, zones, node, func(*KV, *grpc.Server) {})
+	return serveConfig(t, zones, node, Config{})
 }
 
 // serveMore is serveNode with more services.
 func serveMore(t *testing.T, zones Zones, node Node, more func(*KV, *grpc.Server)) *grpc.ClientConn {
+	t.Helper()
+	return serveAll(t, zones, node, Config{}, more)
+}
+
+// feedsOf are those of fake zones.
+func feedsOf(zones Zones) *feed.Feeds {
+	return feed.New(func(id nexusraft.ZoneID) (feed.Zone, error) {
+		z, err := zones.Zone(id)
+		if err != nil {
+			return nil, err
+		}
+		return z.(feed.Zone), nil
+	})
+}
+
+func serveConfig(t testing.TB, zones Zones, node Node, c Config) *grpc.ClientConn {
+	t.Helper()
+	return serveAll(t, zones, node, c, func(*KV, *grpc.Server) {})
+}
+
+func serveAll(
+	t testing.TB, zones Zones, node Node, c Config, more func(*KV, *grpc.Server),
+) *grpc.ClientConn {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := grpc.NewServer(append([]grpc.ServerOption{grpc.MaxSendMsgSize(1 << 20)}, Options()...)...)
-	keys := NewKV(zones, func() Identity { return Identity{Cluster: 0xC1, Node: 0xD1} }, Config{})
-	keys.Register(s)
-	NewKeys(zones, keys).Register(s)
-	NewOperator(keys, node).Register(s)
+	r := heedful{s, zones}
+	keys := NewKV(zones, func() Identity { return Identity{Cluster: 0xC1, Node: 0xD1} }, c)
+	keys.Register(r)
+	NewKeys(zones, keys).Register(r)
+	NewWatches(keys, feedsOf(zones)).Register(r)
+	NewOperator(keys, node).Register(r)
 	more(keys, s)
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()

@@ -17,7 +17,7 @@ import (
 )
 
 // apply runs a command in the zone.
-func (z *fakeZone) apply(t *testing.T, command []byte, err error) {
+func (z *fakeZone) apply(t testing.TB, command []byte, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -28,14 +28,14 @@ func (z *fakeZone) apply(t *testing.T, command []byte, err error) {
 }
 
 // put writes a key.
-func (z *fakeZone) put(t *testing.T, key, value string) {
+func (z *fakeZone) put(t testing.TB, key, value string) {
 	t.Helper()
 	command, err := kv.EncodePut(&etcdserverpb.PutRequest{Key: []byte(key), Value: []byte(value)})
 	z.apply(t, command, err)
 }
 
 // compact sets the compaction revision.
-func (z *fakeZone) compact(t *testing.T, rev int64) {
+func (z *fakeZone) compact(t testing.TB, rev int64) {
 	t.Helper()
 	command, err := kv.EncodeCompact(&etcdserverpb.CompactionRequest{Revision: rev})
 	z.apply(t, command, err)

@@ -267,6 +267,12 @@ func zoneOf(ctx context.Context) (nexusraft.ZoneID, error) {
 	return id, nil
 }
 
+// bareHeader returns a header that says nothing of a zone.
+func (s *KV) bareHeader() *etcdserverpb.ResponseHeader {
+	id := s.identity()
+	return &etcdserverpb.ResponseHeader{ClusterId: uint64(id.Cluster), MemberId: uint64(id.Node)}
+}
+
 // complete fills in what the state machine does not know.
 func (s *KV) complete(h *etcdserverpb.ResponseHeader, z Zone) {
 	id := s.identity()

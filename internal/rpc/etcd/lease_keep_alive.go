@@ -24,21 +24,10 @@ type keepAlive struct {
 // requests. It reads on while earlier requests wait, so that those that come together are renewed together. A lease
 // that is gone is answered with a TTL of 0, and the stream goes on; any failure ends it.
 func (s *Leases) LeaseKeepAlive(stream etcdserverpb.Lease_LeaseKeepAliveServer) error {
-	if s.lessor == nil {
-		return toStatus(errNoLessor)
-	}
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
-	id, err := zoneOf(ctx)
-	if err != nil {
-		return toStatus(err)
-	}
-	z, err := s.kv.zones.Zone(id)
-	if err != nil {
-		return toStatus(err)
-	}
 	waiting := make(chan keepAlive, maxKeepAlives)
-	go s.readKeepAlives(ctx, stream, z, id, waiting)
+	go s.readKeepAlives(ctx, stream, waiting)
 	for k := range waiting {
 		if errors.Is(k.end, io.EOF) {
 			return nil
@@ -46,9 +35,11 @@ func (s *Leases) LeaseKeepAlive(stream etcdserverpb.Lease_LeaseKeepAliveServer) 
 		if k.end != nil {
 			return k.end
 		}
-		if k.resp.TTL, err = k.renewal.Wait(ctx); err != nil {
+		ttl, err := k.renewal.Wait(ctx)
+		if err != nil {
 			return toStatus(err)
 		}
+		k.resp.TTL = ttl
 		if err := stream.Send(k.resp); err != nil {
 			return err
 		}
@@ -58,12 +49,11 @@ func (s *Leases) LeaseKeepAlive(stream etcdserverpb.Lease_LeaseKeepAliveServer) 
 
 // readKeepAlives begins what is asked for until the stream ends.
 func (s *Leases) readKeepAlives(
-	ctx context.Context, stream etcdserverpb.Lease_LeaseKeepAliveServer, z Zone, id nexusraft.ZoneID,
-	waiting chan<- keepAlive,
+	ctx context.Context, stream etcdserverpb.Lease_LeaseKeepAliveServer, waiting chan<- keepAlive,
 ) {
 	defer close(waiting)
 	for {
-		k := s.readKeepAlive(ctx, stream, z, id)
+		k := s.readKeepAlive(ctx, stream)
 		select {
 		case waiting <- k:
 		case <-ctx.Done():
@@ -75,21 +65,40 @@ func (s *Leases) readKeepAlives(
 	}
 }
 
-func (s *Leases) readKeepAlive(
-	ctx context.Context, stream etcdserverpb.Lease_LeaseKeepAliveServer, z Zone, id nexusraft.ZoneID,
-) keepAlive {
+// readKeepAlive begins the next request. The first one is received before anything is looked up, since that is where
+// the caller's right in the zone is checked.
+func (s *Leases) readKeepAlive(ctx context.Context, stream etcdserverpb.Lease_LeaseKeepAliveServer) keepAlive {
 	req, err := stream.Recv()
 	if err != nil {
 		return keepAlive{end: err}
 	}
-	resp := &etcdserverpb.LeaseKeepAliveResponse{ID: req.ID}
+	k, err := s.beginKeepAlive(ctx, req.ID)
+	if err != nil {
+		return keepAlive{end: toStatus(err)}
+	}
+	return k
+}
+
+func (s *Leases) beginKeepAlive(ctx context.Context, lease int64) (keepAlive, error) {
+	if s.lessor == nil {
+		return keepAlive{}, errNoLessor
+	}
+	id, err := zoneOf(ctx)
+	if err != nil {
+		return keepAlive{}, err
+	}
+	z, err := s.kv.zones.Zone(id)
+	if err != nil {
+		return keepAlive{}, err
+	}
+	resp := &etcdserverpb.LeaseKeepAliveResponse{ID: lease}
 	err = z.ReadLocal(ctx, func(r nexusraft.Reader) (err error) { // before the renewal
 		resp.Header, err = headerOf(r)
 		return err
 	})
 	if err != nil {
-		return keepAlive{end: toStatus(err)}
+		return keepAlive{}, err
 	}
 	s.kv.complete(resp.Header, z)
-	return keepAlive{resp: resp, renewal: s.lessor.Begin(id, req.ID)}
+	return keepAlive{resp, s.lessor.Begin(id, lease), nil}, nil
 }

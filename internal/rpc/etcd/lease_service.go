@@ -135,7 +135,7 @@ func (s *Leases) timeToLive(
 	if err != nil {
 		return nil, err
 	}
-	resp, err := answer(ctx, s.kv, z, !req.Keys, question[*etcdserverpb.LeaseTimeToLiveResponse]{
+	resp, err := answer(ctx, s.kv, z, readOf(z, !req.Keys), question[*etcdserverpb.LeaseTimeToLiveResponse]{
 		within: func(r nexusraft.Reader, bytes int) (*etcdserverpb.LeaseTimeToLiveResponse, error) {
 			return timeToLiveOf(r, req, left, bytes)
 		},
@@ -206,7 +206,7 @@ func (s *Leases) LeaseLeases(
 	if err != nil {
 		return nil, toStatus(err)
 	}
-	resp, err := answer(ctx, s.kv, z, false, question[*etcdserverpb.LeaseLeasesResponse]{
+	resp, err := answer(ctx, s.kv, z, z.Read, question[*etcdserverpb.LeaseLeasesResponse]{
 		within: leasesOf,
 		measure: func(r nexusraft.Reader) (int, error) {
 			counts, err := kv.LeaseStanding(r)

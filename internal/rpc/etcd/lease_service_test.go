@@ -255,7 +255,9 @@ func TestLeasesWithoutALessor(t *testing.T) {
 	_, left := client.LeaseTimeToLive(t.Context(), &etcdserverpb.LeaseTimeToLiveRequest{ID: 5})
 	stream, err := client.LeaseKeepAlive(t.Context())
 	if err == nil {
-		_, err = stream.Recv()
+		if err = stream.Send(&etcdserverpb.LeaseKeepAliveRequest{ID: 5}); err == nil {
+			_, err = stream.Recv()
+		}
 	}
 	for _, err := range []error{granted, left, err} {
 		if status.Code(err) != codes.FailedPrecondition {

@@ -1,12 +1,14 @@
 package etcd
 
 import (
+	"context"
 	"fmt"
 
 	"google.golang.org/grpc"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/authz/policy"
+	"github.com/nexi-lab/nexus-raft/internal/feed"
 	"github.com/nexi-lab/nexus-raft/kv"
 	"github.com/nexi-lab/nexus-raft/node"
 )
@@ -23,12 +25,20 @@ func Services(n *node.Node) func(grpc.ServiceRegistrar) { return Config{}.Servic
 // internal/authz/policy says which callers may call them.
 func (c Config) Services(n *node.Node) func(grpc.ServiceRegistrar) {
 	identity := func() Identity { return Identity{Cluster: n.Cluster(), Node: n.ID()} }
+	if c.Feeds == nil {
+		c.Feeds = feed.Of(n)
+	}
 	return func(r grpc.ServiceRegistrar) {
+		r = heedful{r, zones{n}}
 		keys := NewKV(zones{n}, identity, c)
 		keys.Register(r)
 		NewKeys(zones{n}, keys).Register(r)
 		NewLeases(keys, c.leases()).Register(r)
-		NewOperator(keys, n).Register(r)
+		NewWatches(keys, c.Feeds).Register(r)
+		operator := NewOperator(keys, n)
+		operator.Register(r)
+		NewAuth(operator, access{n}).Register(r)
+		newConcurrency(keys, c.Feeds).Register(r)
 	}
 }
 
@@ -53,4 +63,11 @@ func (z zones) Zone(id nexusraft.ZoneID) (Zone, error) {
 			nexusraft.ErrRefused, id)
 	}
 	return found, nil
+}
+
+// access is what the Auth service needs of a node.
+type access struct{ *node.Node }
+
+func (a access) Principals(ctx context.Context) ([]nexusraft.Principal, error) {
+	return a.Credentials().Access(ctx)
 }

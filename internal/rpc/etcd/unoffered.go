@@ -40,6 +40,6 @@ func only(d grpc.ServiceDesc, methods ...string) *grpc.ServiceDesc {
 // notOffered answers a method that this version does not have.
 func notOffered(method string) error {
 	return status.Errorf(codes.Unimplemented, "nexusraft: %s is not offered yet; of etcd's API these are: "+
-		"KV, Lease, Maintenance Status, Hash, HashKV and the list of alarms, Cluster MemberList",
+		"KV, Watch, Lease, Lock, Election, Auth, Maintenance Status, Hash, HashKV and the list of alarms, Cluster MemberList",
 		strings.TrimPrefix(method, "/"))
 }

@@ -1,5 +1,5 @@
-// Package etcd serves a part of etcd's v3 API: KV, Lease, of Maintenance Status, Hash, HashKV and the list of alarms,
-// of Cluster MemberList; and beside them our own service Keys.
+// Package etcd serves a part of etcd's v3 API: KV, Watch, Lease, Lock, Election, Auth as far as it reads, of Maintenance
+// Status, Hash, HashKV and the list of alarms, of Cluster MemberList; and beside them our own service Keys.
 //
 // A request names its zone in the metadata nexus-zone, in hexadecimal; without it the root
 // zone is meant. The answer to a write says in the header metadata nexus-copies on at
@@ -44,6 +44,9 @@ type Zone interface {
 
 	// ReadLocal calls fn with this replica's state, however old that is.
 	ReadLocal(ctx context.Context, fn func(nexusraft.Reader) error) error
+
+	// HasLeader reports whether this node knows a leader of the zone, or asks others for it. It does not wait.
+	HasLeader() bool
 
 	// Term returns the newest term that this replica knows. It does not wait.
 	Term() nexusraft.Term

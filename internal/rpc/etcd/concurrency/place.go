@@ -1,0 +1,209 @@
+package concurrency
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	nexusraft "github.com/nexi-lab/nexus-raft"
+)
+
+const (
+	leaseSeconds = 60               // of a lease that is made for a caller without one
+	stepTime     = 10 * time.Second // for what goes on if the caller gives up: its key, put or deleted
+
+	retryAfter = 100 * time.Millisecond // a command that was not run, or nobody knows
+)
+
+// place is a caller's in the queue for a name: a key under the name, with the caller's lease. Callers with the same
+// lease share the key. Each of them writes it as it comes, and who gives up deletes it only if nobody has written it
+// since: the next call of one client, at another member perhaps, keeps its place.
+type place struct {
+	s     *Concurrency
+	zone  nexusraft.ZoneID
+	name  []byte
+	key   []byte
+	lease int64
+	made  bool // the lease, for this call
+
+	created, written int64                        // revisions of the key, as of our last write
+	header           *etcdserverpb.ResponseHeader // of a state in which the place was the first
+}
+
+// acquire returns once the caller's place is the first one. If it fails the place is given up.
+func (s *Concurrency) acquire(
+	ctx context.Context, zone nexusraft.ZoneID, name, value []byte, lease int64,
+) (*place, error) {
+	leave, err := s.enter()
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	p := &place{s: s, zone: zone, name: name, lease: lease}
+	err = p.join(ctx, value)
+	if err == nil {
+		err = p.await(ctx)
+	}
+	if err != nil {
+		p.leave(ctx)
+		return nil, err
+	}
+	return p, nil
+}
+
+// join puts the key. It goes on if the caller gives up, so that the key is known and can be deleted.
+func (p *place) join(ctx context.Context, value []byte) error {
+	if err := context.Cause(ctx); err != nil {
+		return p.s.o.Status(fmt.Errorf("%w: nothing was written: %w", nexusraft.ErrOverloaded, err))
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stepTime)
+	defer cancel()
+	if p.lease == 0 {
+		granted, err := p.s.o.Leases.LeaseGrant(ctx, &etcdserverpb.LeaseGrantRequest{TTL: leaseSeconds})
+		if err != nil {
+			return err
+		}
+		p.lease, p.made = granted.ID, true
+	}
+	p.key, _ = under(p.name)
+	p.key = strconv.AppendInt(p.key, p.lease, 16)
+	var resp *etcdserverpb.TxnResponse
+	err := repeat(ctx, []codes.Code{codes.Unknown}, func() (err error) {
+		resp, err = p.s.o.Keys.Txn(ctx, &etcdserverpb.TxnRequest{Success: []*etcdserverpb.RequestOp{
+			opPut(&etcdserverpb.PutRequest{Key: p.key, Value: value, Lease: p.lease}),
+			opRange(&etcdserverpb.RangeRequest{Key: p.key, KeysOnly: true}),
+		}})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	kvs := resp.GetResponses()[1].GetResponseRange().GetKvs()
+	p.created, p.written = kvs[0].CreateRevision, kvs[0].ModRevision
+	return nil
+}
+
+// ahead is what one state says of a place.
+type ahead struct {
+	header  *etcdserverpb.ResponseHeader
+	before  []byte // the key that is just before it; nil: it is the first
+	written int64  // when its key was last written
+}
+
+// look reads how the place stands. It is linearizable.
+func (p *place) look(ctx context.Context) (ahead, error) {
+	start, end := under(p.name)
+	resp, err := p.s.o.Keys.Txn(ctx, &etcdserverpb.TxnRequest{Success: []*etcdserverpb.RequestOp{
+		opRange(&etcdserverpb.RangeRequest{Key: p.key, KeysOnly: true}),
+		opRange(&etcdserverpb.RangeRequest{
+			Key: start, RangeEnd: end, Limit: 1, KeysOnly: true, MaxCreateRevision: p.created - 1,
+			SortTarget: etcdserverpb.RangeRequest_CREATE, SortOrder: etcdserverpb.RangeRequest_DESCEND,
+		}),
+	}})
+	if err != nil {
+		return ahead{}, err
+	}
+	own := resp.GetResponses()[0].GetResponseRange().GetKvs()
+	if len(own) == 0 || own[0].CreateRevision != p.created {
+		return ahead{}, errExpired
+	}
+	a := ahead{header: resp.GetHeader(), written: own[0].ModRevision}
+	if before := resp.GetResponses()[1].GetResponseRange().GetKvs(); len(before) > 0 {
+		a.before = before[0].Key
+	}
+	return a, nil
+}
+
+// await returns once the place is the first.
+func (p *place) await(ctx context.Context) error {
+	a, err := p.look(ctx)
+	for err == nil && a.before != nil {
+		a, err = p.awaitChange(ctx, a)
+	}
+	if err != nil {
+		return err
+	}
+	if a.written != p.written { // another call shares the key, and may delete it when it gives up
+		return p.touch(ctx)
+	}
+	p.header = a.header
+	return nil
+}
+
+// awaitChange waits until the key before the place has gone, or its own, and looks again.
+func (p *place) awaitChange(ctx context.Context, seen ahead) (ahead, error) {
+	w := p.s.bells.listen(p.zone, seen.header.Revision, p.key, seen.before)
+	defer w.close()
+	again, err := p.look(ctx) // what has changed before we listened is not told
+	if err != nil || string(again.before) != string(seen.before) {
+		return again, err
+	}
+	select {
+	case err := <-w.rung:
+		if err != nil {
+			return ahead{}, p.s.o.Status(err)
+		}
+	case <-ctx.Done():
+		return ahead{}, p.s.o.Status(context.Cause(ctx))
+	}
+	return p.look(ctx)
+}
+
+// touch writes the key once more, so that nobody deletes it who has shared it while it waited.
+func (p *place) touch(ctx context.Context) error {
+	resp, err := p.s.o.Keys.Txn(ctx, &etcdserverpb.TxnRequest{
+		Compare: []*etcdserverpb.Compare{createdAt(p.key, p.created)},
+		Success: []*etcdserverpb.RequestOp{
+			opPut(&etcdserverpb.PutRequest{Key: p.key, IgnoreValue: true, IgnoreLease: true}),
+		},
+	})
+	switch {
+	case err != nil:
+		return err
+	case !resp.Succeeded:
+		return errExpired
+	}
+	p.header = resp.Header
+	return nil
+}
+
+// leave gives the place up, also for a caller that has gone, and while a leader is missing. What still fails ends with
+// the lease.
+func (p *place) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stepTime)
+	defer cancel()
+	passing := []codes.Code{codes.Unknown, codes.Unavailable, codes.ResourceExhausted}
+	_ = repeat(ctx, passing, func() (err error) {
+		switch {
+		case p.made:
+			_, err = p.s.o.Leases.LeaseRevoke(ctx, &etcdserverpb.LeaseRevokeRequest{ID: p.lease})
+		case p.written != 0:
+			_, err = p.s.o.Keys.Txn(ctx, &etcdserverpb.TxnRequest{
+				Compare: []*etcdserverpb.Compare{writtenAt(p.key, p.written)},
+				Success: []*etcdserverpb.RequestOp{opDelete(p.key)},
+			})
+		}
+		return err
+	})
+}
+
+// repeat calls f, which may run twice, until it returns another error than some, or ctx ends.
+func repeat(ctx context.Context, some []codes.Code, f func() error) error {
+	for {
+		err := f()
+		if !slices.Contains(some, status.Code(err)) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(retryAfter):
+		}
+	}
+}
