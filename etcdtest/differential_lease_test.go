@@ -46,7 +46,9 @@ func (g *generator) leaseStep() (method string, req proto.Message) {
 }
 
 // callLease sends one request about leases.
-func callLease(ctx context.Context, conn *grpc.ClientConn, req proto.Message) (answer proto.Message, known bool, err error) {
+func callLease(
+	ctx context.Context, conn *grpc.ClientConn, req proto.Message,
+) (answer proto.Message, known bool, err error) {
 	lease := etcdserverpb.NewLeaseClient(conn)
 	switch r := req.(type) {
 	case *etcdserverpb.LeaseGrantRequest:
