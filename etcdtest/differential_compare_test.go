@@ -57,6 +57,7 @@ func normal(req, answer proto.Message) proto.Message {
 	case *etcdserverpb.HashKVResponse:
 		r.Hash = 0 // HashKV's number differs (1.6); hashes.check has looked at it
 	}
+	normalLease(req, answer)
 	return answer
 }
 

@@ -58,6 +58,7 @@ func (g *generator) step() step {
 		{25 * on(g.txn), "Txn", func() proto.Message { return g.txnRequest() }},
 		{3 * on(g.compact), "Compact", func() proto.Message { return g.compaction() }},
 		{3 * on(g.hashKV), "HashKV", func() proto.Message { return g.hashKVRequest() }},
+		{15 * on(g.lease), "Lease", nil},
 	}
 	sum := 0
 	for _, c := range choices {
@@ -65,7 +66,13 @@ func (g *generator) step() step {
 	}
 	n := g.IntN(sum)
 	i := slices.IndexFunc(choices, func(c choice) bool { n -= c.weight; return n < 0 })
-	return step{member: g.IntN(2), method: choices[i].method, req: choices[i].make()}
+	s := step{member: g.IntN(2), method: choices[i].method}
+	if choices[i].make == nil {
+		s.method, s.req = g.leaseStep()
+	} else {
+		s.req = choices[i].make()
+	}
+	return s
 }
 
 func on(yes bool) int {
@@ -176,7 +183,9 @@ func (g *generator) put() *etcdserverpb.PutRequest {
 	if r.IgnoreValue = g.in(8); !r.IgnoreValue || g.in(4) {
 		r.Value = []byte(pick(g, values))
 	}
-	if g.in(30) {
+	if g.lease && g.in(3) {
+		r.Lease = pick(g, leaseIDs)
+	} else if g.in(30) {
 		r.Lease = pick(g, []int64{12345, -1, math.MaxInt64})
 	}
 	return r
@@ -365,7 +374,7 @@ func (g *generator) compare() *etcdserverpb.Compare {
 	case etcdserverpb.Compare_VALUE:
 		c.TargetUnion = &etcdserverpb.Compare_Value{Value: []byte(pick(g, values[:7]))}
 	case etcdserverpb.Compare_LEASE:
-		c.TargetUnion = &etcdserverpb.Compare_Lease{Lease: pick(g, []int64{0, 0, 1, -1})}
+		c.TargetUnion = &etcdserverpb.Compare_Lease{Lease: pick(g, []int64{0, 0, 1, 7, -1})}
 	}
 	return c
 }

@@ -14,7 +14,7 @@ import (
 // selfPair returns two etcds.
 func selfPair(t *testing.T) *pair {
 	t.Helper()
-	return &pair{etcdStore(t, "etcd"), etcdStore(t, "the other etcd"), true}
+	return &pair{etcdStore(t, "etcd"), etcdStore(t, "the other etcd"), everyKind}
 }
 
 // plant is a mistake that a server could make, and what is needed at most to show it.
@@ -70,7 +70,7 @@ func plants() []plant {
 				}
 			}
 		}},
-		{"another text", 1, 90, func(_ step, o *outcome) {
+		{"another text", 1, 110, func(_ step, o *outcome) {
 			o.text = strings.Replace(o.text, "duplicate key given", "a duplicate key given", 1)
 		}},
 		{"another code", 2, 80, func(s step, o *outcome) {
@@ -94,6 +94,16 @@ func plants() []plant {
 		{"HashKV forgets what is compacted", 1, 40, func(_ step, o *outcome) {
 			if r, ok := o.answer.(*etcdserverpb.HashKVResponse); ok {
 				r.CompactRevision = -1
+			}
+		}},
+		{"a put loses its lease", 3, 100, rangePlant(func(_ *etcdserverpb.RangeRequest, r *etcdserverpb.RangeResponse) {
+			for _, kv := range r.Kvs {
+				kv.Lease = 0
+			}
+		})},
+		{"a lease that is gone is renewed", 1, 40, func(_ step, o *outcome) {
+			if r, ok := o.answer.(*etcdserverpb.LeaseKeepAliveResponse); ok {
+				r.TTL = longTTL
 			}
 		}},
 		{"a stream loses its last pair", 2, 100, func(s step, o *outcome) {

@@ -41,6 +41,12 @@ var methods = map[string]func() proto.Message{
 	"Txn":         func() proto.Message { return new(etcdserverpb.TxnRequest) },
 	"Compact":     func() proto.Message { return new(etcdserverpb.CompactionRequest) },
 	"HashKV":      func() proto.Message { return new(etcdserverpb.HashKVRequest) },
+
+	"LeaseGrant":      func() proto.Message { return new(etcdserverpb.LeaseGrantRequest) },
+	"LeaseRevoke":     func() proto.Message { return new(etcdserverpb.LeaseRevokeRequest) },
+	"LeaseKeepAlive":  func() proto.Message { return new(etcdserverpb.LeaseKeepAliveRequest) },
+	"LeaseTimeToLive": func() proto.Message { return new(etcdserverpb.LeaseTimeToLiveRequest) },
+	"LeaseLeases":     func() proto.Message { return new(etcdserverpb.LeaseLeasesRequest) },
 }
 
 // twoSpaces come and go between fields from one build of the protobuf library to the next; no key or

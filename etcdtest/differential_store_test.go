@@ -72,10 +72,16 @@ func (st *store) close() {
 	}
 }
 
-// empty removes all keys, forgets the past if compact, and returns the revision that is origin now.
-func (st *store) empty(ctx context.Context, compact bool) (base int64, err error) {
+// empty removes all keys and, if the kinds have them, leases and the past, and returns the revision that
+// is origin now.
+func (st *store) empty(ctx context.Context, k kinds) (base int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, stepLimit)
 	defer cancel()
+	if k.lease {
+		if err := revokeAll(ctx, st.members[0]); err != nil {
+			return 0, err
+		}
+	}
 	kv := etcdserverpb.NewKVClient(st.members[0])
 	st.current = 0
 	// There is something to delete always, so that origin is always the revision of a delete.
@@ -88,7 +94,7 @@ func (st *store) empty(ctx context.Context, compact bool) (base int64, err error
 		return 0, err
 	}
 	base = gone.Header.Revision
-	if compact {
+	if k.compact {
 		_, err = kv.Compact(ctx, &etcdserverpb.CompactionRequest{Revision: base})
 	}
 	return base, err
@@ -96,13 +102,13 @@ func (st *store) empty(ctx context.Context, compact bool) (base int64, err error
 
 // play plays a sequence from an empty store on and returns an outcome for each step; an error if some
 // outcome is one of the moment.
-func (st *store) play(ctx context.Context, steps []step, compact bool) ([]outcome, error) {
-	base, err := st.empty(ctx, compact)
+func (st *store) play(ctx context.Context, steps []step, k kinds) ([]outcome, error) {
+	base, err := st.empty(ctx, k)
 	if err != nil {
 		return nil, fmt.Errorf("%s: empty the store: %w", st.name, err)
 	}
 	judge := judge{ours: st.ours, hashes: hashes{}}
-	if compact {
+	if k.compact {
 		judge.compacted = origin
 	}
 	var outcomes []outcome
@@ -168,7 +174,8 @@ func readsOwnState(req proto.Message) bool {
 	switch r := req.(type) {
 	case *etcdserverpb.RangeRequest:
 		return r.Serializable
-	case *etcdserverpb.TxnRequest, *etcdserverpb.HashKVRequest:
+	case *etcdserverpb.TxnRequest, *etcdserverpb.HashKVRequest, *etcdserverpb.LeaseKeepAliveRequest,
+		*etcdserverpb.LeaseTimeToLiveRequest, *etcdserverpb.LeaseLeasesRequest:
 		return true
 	}
 	return false
@@ -193,6 +200,9 @@ func call(ctx context.Context, conn *grpc.ClientConn, method string, req proto.M
 		return orNil(kv.Compact(ctx, r))
 	case *etcdserverpb.HashKVRequest:
 		return orNil(etcdserverpb.NewMaintenanceClient(conn).HashKV(ctx, r))
+	}
+	if answer, known, err := callLease(ctx, conn, req); known {
+		return answer, err
 	}
 	return nil, fmt.Errorf("no call for %T", req)
 }

@@ -21,10 +21,10 @@ import (
 // kinds are the requests that sequences are made of, besides Range, Put and DeleteRange of the newest
 // revision.
 type kinds struct {
-	history, txn, compact, hashKV, stream bool
+	history, txn, compact, hashKV, stream, lease bool
 }
 
-var everyKind = kinds{history: true, txn: true, compact: true, hashKV: true, stream: true}
+var everyKind = kinds{history: true, txn: true, compact: true, hashKV: true, stream: true, lease: true}
 
 // kindsToTest returns the kinds that the environment names, or all.
 func kindsToTest(t *testing.T) kinds {
@@ -45,10 +45,13 @@ func kindsToTest(t *testing.T) kinds {
 			k.hashKV = true
 		case "stream":
 			k.stream = true
+		case "lease":
+			k.lease = true
 		case "all":
 			k = everyKind
 		default:
-			t.Fatalf("NEXUS_RAFT_DIFFERENTIAL_KINDS has %q, which is none of history, txn, compact, hashkv, stream, all", name)
+			t.Fatalf("NEXUS_RAFT_DIFFERENTIAL_KINDS has %q, which is none of history, txn, compact, hashkv, stream, lease, all",
+				name)
 		}
 	}
 	return k
@@ -64,6 +67,8 @@ func (k kinds) has(steps []step) bool {
 			return !k.compact
 		case "HashKV":
 			return !k.hashKV
+		case "LeaseGrant", "LeaseRevoke", "LeaseKeepAlive", "LeaseTimeToLive", "LeaseLeases":
+			return !k.lease
 		case "RangeStream":
 			return !k.stream || ofThePast(s.req) && !k.history
 		case "Range":
@@ -99,13 +104,13 @@ func duration(t *testing.T) time.Duration {
 // pair are two stores that shall answer alike.
 type pair struct {
 	want, got *store
-	compact   bool
+	kinds     kinds
 }
 
 // newPair returns an etcd and a cluster of ours.
 func newPair(t *testing.T, k kinds) *pair {
 	t.Helper()
-	return &pair{etcdStore(t, "etcd"), ourStore(t), k.compact}
+	return &pair{etcdStore(t, "etcd"), ourStore(t), k}
 }
 
 func etcdStore(t *testing.T, name string) *store {
@@ -146,8 +151,8 @@ func (p *pair) compare(ctx context.Context, steps []step) (*difference, error) {
 	for range 3 {
 		var wantErr, gotErr error
 		var both sync.WaitGroup
-		both.Go(func() { want, wantErr = p.want.play(ctx, steps, p.compact) })
-		both.Go(func() { got, gotErr = p.got.play(ctx, steps, p.compact) })
+		both.Go(func() { want, wantErr = p.want.play(ctx, steps, p.kinds) })
+		both.Go(func() { got, gotErr = p.got.play(ctx, steps, p.kinds) })
 		both.Wait()
 		if err = errors.Join(wantErr, gotErr); err == nil {
 			break
@@ -300,7 +305,7 @@ func TestTxnThatEndsAnEtcd(t *testing.T) {
 			}
 			steps = append(steps, s)
 		}
-		got, err := st.play(t.Context(), steps, false)
+		got, err := st.play(t.Context(), steps, kinds{})
 		if err != nil {
 			t.Fatal(err)
 		}

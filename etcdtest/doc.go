@@ -24,7 +24,7 @@
 //
 //	NEXUS_RAFT_DIFFERENTIAL=1h        how long; 4 s without it, 2 minutes in CI
 //	NEXUS_RAFT_DIFFERENTIAL_KINDS=txn only some kinds of requests, besides Range, Put and DeleteRange, of
-//	                                  history,txn,compact,hashkv,stream
+//	                                  history,txn,compact,hashkv,stream,lease
 //	NEXUS_RAFT_DIFFERENTIAL_SEED=174  the seed that TestDifferentialSeed plays again
 //
 // make differential plays for an hour.

@@ -3,7 +3,6 @@ package etcdtest
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -29,9 +28,10 @@ type suite struct {
 
 // suiteTests are the tests of a suite whose names match.
 type suiteTests struct {
-	names   string // a regular expression of the whole name
-	leftOut string // why they are not run at all
-	lacking string // why they are not run against ours; "" if it offers all that they need
+	names     string // a regular expression of the whole name
+	leftOut   string // why they are not run at all
+	lacking   string // why they are not run against ours; "" if it offers all that they need
+	notByEtcd string // why they are not run against an etcd
 }
 
 // TestSuites runs the suites that NEXUS_RAFT_SUITES names, for example etcd/common@nexus-raft: a suite,
@@ -56,7 +56,7 @@ func (s suite) run(t *testing.T, store string) {
 	dir := s.copy(t)
 	program := filepath.Join(t.TempDir(), "suite.test")
 	goIn(t, dir, "test", "-c", "-vet=off", "-trimpath", "-tags", s.tags, "-o", program, "./"+s.pkg)
-	list := exec.Command(program, "-test.list", "^Test")
+	list := exec.Command(program, "-test.list", "^(Test|Example)")
 	list.Dir, list.Env = filepath.Join(dir, s.pkg), suiteEnv(store)
 	names, err := list.Output()
 	if err != nil {
@@ -89,12 +89,12 @@ func (s suite) row(t *testing.T, name string) suiteTests {
 // skipped returns why tests are not run; "" if they are.
 func (row suiteTests) skipped(store string) string {
 	switch {
-	case row.leftOut != "" || store == "etcd":
+	case row.leftOut != "":
 		return row.leftOut
-	case row.lacking != "":
-		return row.lacking
+	case store == "etcd":
+		return row.notByEtcd
 	}
-	return ""
+	return row.lacking
 }
 
 func runSuiteTest(t *testing.T, program, dir, store, name string) {
@@ -191,64 +191,4 @@ func goIn(t *testing.T, dir string, args ...string) []byte {
 		t.Fatalf("go %v: %v\n%s%s", args, err, out, errs.Bytes())
 	}
 	return out
-}
-
-// suites are all that there are, by name.
-var suites = map[string]suite{"etcd/common": etcdCommon, "kubernetes/etcd3": kubernetesEtcd3}
-
-// etcdCommon is what etcd's own tests ask of all ways to run it, with its Go client.
-var etcdCommon = suite{
-	module: "go.etcd.io/etcd/tests/v3", version: "v3.7.3", pkg: "common", tags: "integration",
-	files: "etcd", processes: "processes",
-	removed: []string{
-		"framework/integration/cluster_direct.go", "framework/integration/cluster_proxy.go",
-		"framework/integration/bridge.go",
-	},
-	goMod: func(text string) string {
-		replaced := regexp.MustCompile(`(?s)\nreplace \(.*?\n\)\n`).ReplaceAllString(text, "\n")
-		// One test elsewhere needs this module, which is not published.
-		return replaced + fmt.Sprintf("\nreplace %s => ./stub\n", "go.etcd.io/etcd/cache/v3")
-	},
-	tests: []suiteTests{
-		{names: "TestKV(Put|Delete|GetNoQuorum)|TestStatus|TestEndpointStatus|TestWaitLeader"},
-		{names: "TestKVGet"},
-		{names: "TestKVGetStream"},
-		{names: "TestTxn.*"},
-		{names: "TestCompact"},
-		{names: "TestEndpointHashKV"},
-		// With an etcd, ...TwoCompactsOnTombstone failed once in three runs: members answered with hashes of
-		// before and of after their second compaction for longer than the test's three seconds.
-		{names: "TestVerifyHashKVAfter(Compact|TwoCompactsOnTombstone|CompactOnLastTombstone)"},
-		{names: "TestWaitLeader_MemberStop", leftOut: "all its clusters have TLS, which the adapter has not"},
-		{names: "TestVerifyHashKVAfterCompactAndDefrag|TestDefragOnline", lacking: "Defragment is not offered yet"},
-		{names: "TestEndpointHealth", lacking: "gRPC's health service is not offered yet"},
-		{names: "TestAlarm.*", lacking: "alarms that clients raise, and quotas, are not offered yet"},
-		{names: "TestWatch", lacking: "watches are not offered yet"},
-		{names: "TestLease.*", lacking: "leases are not offered yet"},
-		{names: "TestMemberList", lacking: "it counts members, and ours have a witness beside"},
-		{names: "TestMember(Add|Remove)", leftOut: "nodes get their identity by joining"},
-		{names: "TestAuthority", leftOut: "it looks at requests within the server"},
-		{
-			names:   "Test(Auth|Role|RootRole|User).*|Test.*With(No|Invalid|Root|User)Auth",
-			leftOut: "users and roles of keys are not offered; access is by certificates and tokens",
-		},
-	},
-}
-
-// kubernetesEtcd3 is what Kubernetes' API server asks of its store.
-var kubernetesEtcd3 = suite{
-	module: "k8s.io/apiserver", version: "v0.37.2", pkg: "pkg/storage/etcd3",
-	files: "kubernetes", processes: "pkg/storage/etcd3/testserver/processes",
-	goMod: func(text string) string { return text },
-	tests: []suiteTests{
-		{names: ".*TTL|TestGet|TestLeaseMaxObjectCount", lacking: "leases are not offered yet"},
-		{
-			names:   "TestWatch.*|TestTooLargeResourceVersionErrorForWatchList|TestCompactRevision",
-			lacking: "watches are not offered yet",
-		},
-		{
-			names: "TestGetListStream.*",
-		},
-		{names: ".*"}, // new ones, too
-	},
 }

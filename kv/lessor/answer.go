@@ -168,7 +168,8 @@ func (l *Lessor) leftOf(ctx context.Context, x *led, ids []int64) ([]int64, erro
 		state, ok := found[id]
 		seconds := left(state)
 		if known := x.leases.byID[id]; known != nil {
-			seconds = int64(max(0, known.deadline-now) / time.Second)
+			// Rounded down, and less than what was granted from the first moment on, which the clock may not show yet.
+			seconds = int64(max(0, known.deadline-now-1) / time.Second)
 		}
 		if !ok {
 			seconds = 0

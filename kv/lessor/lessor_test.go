@@ -100,6 +100,9 @@ func TestRenewalsAreBatched(t *testing.T) {
 func TestTimeToLive(t *testing.T) {
 	play(t, func(t *testing.T, c *cluster) {
 		c.grant(1, 60)
+		if got, err := c.nodes[0].lessor.TimeToLive(t.Context(), 1, 1); err != nil || got != (Left{60, 59}) {
+			t.Errorf("at first: got %+v, %v, want 59 of 60: clients expect less than was granted", got, err)
+		}
 		time.Sleep(10100 * time.Millisecond)
 		for _, n := range c.nodes {
 			if got, err := n.lessor.TimeToLive(t.Context(), 1, 1); err != nil || got != (Left{60, 49}) {

@@ -227,13 +227,15 @@ func (s *Leases) LeaseLeases(
 	return resp, nil
 }
 
+// leasesOf returns the leases in the order in which they were granted or their remaining time was noted, which
+// is about that of expiry, as etcd has it.
 func leasesOf(r nexusraft.Reader, bytes int) (*etcdserverpb.LeaseLeasesResponse, error) {
 	h, err := headerOf(r)
 	if err != nil {
 		return nil, err
 	}
 	resp := &etcdserverpb.LeaseLeasesResponse{Header: h}
-	return resp, kv.Leases(r, func(l kv.Lease) error {
+	return resp, kv.LeasesSince(r, 0, func(l kv.Lease) error {
 		if bytes -= keyBytes; bytes < 0 {
 			return kv.ErrResponseTooLarge
 		}

@@ -135,7 +135,7 @@ func TestLeaseService(t *testing.T) {
 	check("what is left of none", left, &etcdserverpb.LeaseTimeToLiveResponse{Header: header(3), ID: 9, TTL: -1}, err)
 	all, err := l.LeaseLeases(t.Context(), &etcdserverpb.LeaseLeasesRequest{})
 	check("all", all, &etcdserverpb.LeaseLeasesResponse{
-		Header: header(3), Leases: []*etcdserverpb.LeaseStatus{{ID: 3}, {ID: 7}},
+		Header: header(3), Leases: []*etcdserverpb.LeaseStatus{{ID: 7}, {ID: 3}}, // as they were granted
 	}, err)
 
 	revoked, err := l.LeaseRevoke(t.Context(), &etcdserverpb.LeaseRevokeRequest{ID: 7})

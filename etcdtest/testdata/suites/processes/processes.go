@@ -1,6 +1,7 @@
 // Package processes starts stores for the test suites of others: an etcd, or a cluster of nexus-raft.
 //
-// The environment names the programs: SUITE_ETCD, or SUITE_MEMBER and SUITE_WITNESS.
+// The environment names the programs: SUITE_ETCD, or SUITE_MEMBER and SUITE_WITNESS. On a machine that
+// has more to do SUITE_ELECTION_TIMEOUT, for example 1s, keeps a leader of ours its office.
 package processes
 
 import (
@@ -8,11 +9,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -31,18 +35,19 @@ type Set struct {
 }
 
 // New returns a set of so many members, with the first one at an address, or at any if that is empty.
-// It does not run yet.
-func New(size int, address string, etcdFlags ...string) (*Set, error) {
+// Both says what etcd and ours have flags of one name for, etcd what only an etcd knows. It does not run
+// yet.
+func New(size int, address string, both, etcd []string) (*Set, error) {
 	dir, err := os.MkdirTemp("", "suite-*")
 	if err != nil {
 		return nil, err
 	}
 	s := &Set{dir: dir}
 	if os.Getenv("SUITE_ETCD") != "" {
-		s.addEtcds(size, address, etcdFlags)
+		s.addEtcds(size, address, append(etcd[:len(etcd):len(etcd)], both...))
 		return s, nil
 	}
-	return s, s.addOurs(size, address)
+	return s, s.addOurs(size, address, both)
 }
 
 // addEtcds adds the members of an etcd.
@@ -66,11 +71,16 @@ func (s *Set) addEtcds(size int, address string, flags []string) {
 
 // addOurs adds members of ours. A test that wants one of etcd's gets one of two and a witness; one that
 // wants two sees both; three are three full members.
-func (s *Set) addOurs(size int, address string) error {
+func (s *Set) addOurs(size int, address string, flags []string) error {
+	var timeout []string
+	if d := os.Getenv("SUITE_ELECTION_TIMEOUT"); d != "" {
+		timeout = []string{"--election-timeout", d}
+	}
 	var first *Process
 	for i := range max(size, 2) {
 		p := s.add(os.Getenv("SUITE_MEMBER"), i, address)
-		p.args = []string{"serve", "--data-dir", p.dir, "--name", p.Name, "--listen", p.Address}
+		p.args = append([]string{"serve", "--data-dir", p.dir, "--name", p.Name, "--listen", p.Address},
+			slices.Concat(flags, timeout)...)
 		if i == 0 {
 			first = p
 		} else {
@@ -84,7 +94,8 @@ func (s *Set) addOurs(size int, address string) error {
 	}
 	if size <= 2 {
 		w := &Process{Name: "w", dir: filepath.Join(s.dir, "w"), Address: freeAddress(), program: os.Getenv("SUITE_WITNESS")}
-		w.args = []string{"--data-dir", w.dir, "--name", w.Name, "--listen", w.Address, "--join", first.Address}
+		w.args = append([]string{"--data-dir", w.dir, "--name", w.Name, "--listen", w.Address, "--join", first.Address},
+			timeout...)
 		s.beside = append(s.beside, w)
 	}
 	out, err := exec.Command(first.program, "init", "--data-dir", first.dir, "--name", first.Name, "--listen",
@@ -180,14 +191,24 @@ type Process struct {
 	stdin        io.Closer // when it closes the process ends
 }
 
-// freeAddress returns a loopback address at which nobody listens.
+// given are the ports that freeAddress has returned.
+var given sync.Map
+
+// freeAddress returns a loopback address at which nobody listens, and that it has not returned before.
+// Its port is none of those that connections get by themselves, which may have it when a member that
+// was stopped starts again.
 func freeAddress() string {
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		panic(err)
+	for {
+		address := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
+		lis, err := net.Listen("tcp", address)
+		if err != nil {
+			continue
+		}
+		lis.Close()
+		if _, twice := given.LoadOrStore(address, true); !twice {
+			return address
+		}
 	}
-	defer lis.Close()
-	return lis.Addr().String()
 }
 
 // underShell ends the program that it starts when its own stdin closes, as it does if the test ends,

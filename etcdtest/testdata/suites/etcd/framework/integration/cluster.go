@@ -3,21 +3,23 @@
 package integration
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"net"
+	"math/rand"
+	"sync"
 	"testing"
 	"time"
-
-	"go.uber.org/zap"
 
 	"go.etcd.io/etcd/client/pkg/v3/testutil"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.etcd.io/etcd/pkg/v3/grpctesting"
-	framecfg "go.etcd.io/etcd/tests/v3/framework/config"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
 	"go.etcd.io/etcd/tests/v3/processes"
 )
+
+// RequestWaitTimeout is how long tests wait for a request, or for an answer that must not come.
+const RequestWaitTimeout = 5 * time.Second
 
 // TestTLSInfo is asked for by tests with TLS, which are left out.
 var TestTLSInfo transport.TLSInfo
@@ -26,26 +28,43 @@ var TestTLSInfo transport.TLSInfo
 type ClusterConfig struct {
 	Size                       int
 	QuotaBackendBytes          int64
+	MaxRequestBytes, MaxTxnOps uint
+	MaxLearners                int
 	DisableStrictReconfigCheck bool
 	AuthToken                  string
 	SnapshotCount              uint64
 	ClientTLS, PeerTLS         *transport.TLSInfo
-	UseTCP, UseIP              bool
+	UseTCP, UseIP, UseBridge   bool
+
+	ClientMaxCallSendMsgSize, ClientMaxCallRecvMsgSize int
+	WatchProgressNotifyInterval, GRPCKeepAliveMinTime  time.Duration
+}
+
+// flags are those that etcd and ours have under one name, and those of etcd alone.
+func (cfg *ClusterConfig) flags() (both, etcd []string) {
+	add := func(flags *[]string, name string, value any, given bool) {
+		if given {
+			*flags = append(*flags, name, fmt.Sprint(value))
+		}
+	}
+	add(&both, "--max-request-bytes", cfg.MaxRequestBytes, cfg.MaxRequestBytes != 0)
+	add(&both, "--max-txn-ops", cfg.MaxTxnOps, cfg.MaxTxnOps != 0)
+	// Some tests set the server's own variable instead, which is 10 min in each program.
+	interval := cmp.Or(cfg.WatchProgressNotifyInterval, v3rpc.GetProgressReportInterval())
+	add(&both, "--watch-progress-notify-interval", interval, interval < 10*time.Minute)
+	add(&etcd, "--grpc-keepalive-min-time", cfg.GRPCKeepAliveMinTime, cfg.GRPCKeepAliveMinTime != 0)
+	add(&etcd, "--quota-backend-bytes", cfg.QuotaBackendBytes, true)
+	add(&etcd, "--snapshot-count", cfg.SnapshotCount, cfg.SnapshotCount != 0)
+	return both, etcd
 }
 
 // Cluster is some members, each with a client.
 type Cluster struct {
 	Members []*Member
 
+	cfg *ClusterConfig
 	set *processes.Set
-}
-
-// Member is a member that holds data.
-type Member struct {
-	Name   string
-	Client *clientv3.Client
-
-	process *processes.Process
+	end sync.Once
 }
 
 // NewCluster starts a cluster and waits until all its members are in.
@@ -53,18 +72,19 @@ func NewCluster(t testutil.TB, cfg *ClusterConfig) *Cluster {
 	if cfg.ClientTLS != nil || cfg.PeerTLS != nil {
 		t.Skip("the adapter has no TLS")
 	}
-	set, err := processes.New(cfg.Size, "", "--quota-backend-bytes", fmt.Sprint(cfg.QuotaBackendBytes))
+	both, etcd := cfg.flags()
+	set, err := processes.New(cfg.Size, "", both, etcd)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Cluster{set: set}
+	c := &Cluster{cfg: cfg, set: set}
 	t.Cleanup(func() { c.Terminate(t) })
 	if err := set.Start(); err != nil {
 		t.Fatalf("%v\n%s", err, set.Logs())
 	}
 	for _, p := range set.Members {
-		m := &Member{Name: p.Name, process: p}
-		if m.Client, err = newClient(clientv3.Config{Endpoints: []string{p.Address}}); err != nil {
+		m, err := newMember(p, cfg)
+		if err != nil {
 			t.Fatal(err)
 		}
 		c.Members = append(c.Members, m)
@@ -77,11 +97,7 @@ func (c *Cluster) WaitLeader(t testing.TB) int {
 	leader := -1
 	err := processes.Poll("there is a leader", func(ctx context.Context) bool {
 		for i, m := range c.Members {
-			if !m.process.Runs() {
-				continue
-			}
-			status, err := m.Client.Status(ctx, m.process.Address)
-			if err == nil && status.Leader == status.Header.MemberId {
+			if m.leads(ctx) {
 				leader = i
 				return true
 			}
@@ -97,77 +113,29 @@ func (c *Cluster) WaitLeader(t testing.TB) int {
 // Endpoints are those of all members that the test asked for.
 func (c *Cluster) Endpoints() (endpoints []string) {
 	for _, m := range c.Members {
-		endpoints = append(endpoints, m.process.Address)
+		endpoints = append(endpoints, m.GRPCURL)
 	}
 	return endpoints
 }
 
-// ClusterClient returns a client of all members.
-func (c *Cluster) ClusterClient(t testing.TB, opts ...framecfg.ClientOption) (*clientv3.Client, error) {
-	cfg := clientv3.Config{Endpoints: c.Endpoints()}
-	for _, opt := range opts {
-		opt(&cfg)
-	}
-	client, err := newClient(cfg)
-	if err == nil {
-		t.Cleanup(func() { client.Close() })
-	}
-	return client, err
-}
+// Client returns the client of a member.
+func (c *Cluster) Client(i int) *clientv3.Client { return c.Members[i].Client }
 
-func newClient(cfg clientv3.Config) (*clientv3.Client, error) {
-	cfg.DialTimeout, cfg.Logger = 5*time.Second, zap.NewNop()
-	return clientv3.New(cfg)
-}
+// RandClient returns the client of any member.
+func (c *Cluster) RandClient() *clientv3.Client { return c.Client(rand.Intn(len(c.Members))) }
 
-// WithAuth makes a client log in.
-func WithAuth(name, password string) framecfg.ClientOption {
-	return func(cfg any) { cfg.(*clientv3.Config).Username, cfg.(*clientv3.Config).Password = name, password }
-}
-
-// WithAuthToken gives a client a token.
-func WithAuthToken(token string) framecfg.ClientOption {
-	return func(cfg any) { cfg.(*clientv3.Config).Token = token }
-}
-
-// WithEndpoints gives a client other endpoints.
-func WithEndpoints(endpoints []string) framecfg.ClientOption {
-	return func(cfg any) { cfg.(*clientv3.Config).Endpoints = endpoints }
-}
+// TakeClient leaves it to the test to close the client of a member.
+func (c *Cluster) TakeClient(i int) { c.Members[i].Client = nil }
 
 // Terminate ends all processes and removes their data. It may be called again.
 func (c *Cluster) Terminate(t testutil.TB) {
-	for _, m := range c.Members {
-		if m.Client != nil {
-			m.Client.Close()
-			m.Client = nil
+	c.end.Do(func() {
+		for _, m := range c.Members {
+			m.close()
 		}
-	}
-	if logs := c.set.Logs(); t.Failed() && logs != "" {
-		t.Logf("%s", logs)
-	}
-	c.set.Remove()
-}
-
-// Stop ends the member's process, its data stay.
-func (m *Member) Stop(testutil.TB) { m.process.Stop() }
-
-// Restart starts it again and waits until it answers.
-func (m *Member) Restart(testutil.TB) error {
-	if err := m.process.Start(); err != nil {
-		return err
-	}
-	return processes.Poll(m.Name+" answers", func(ctx context.Context) bool {
-		_, err := m.Client.Get(ctx, "x", clientv3.WithSerializable())
-		return err == nil
+		if logs := c.set.Logs(); t != nil && t.Failed() && logs != "" {
+			t.Logf("%s", logs)
+		}
+		c.set.Remove()
 	})
 }
-
-// GRPCPortNumber is the port for clients.
-func (m *Member) GRPCPortNumber() string {
-	_, port, _ := net.SplitHostPort(m.process.Address)
-	return port
-}
-
-// RecordedRequests are none: nothing looks into another process.
-func (m *Member) RecordedRequests() []grpctesting.RequestInfo { return nil }

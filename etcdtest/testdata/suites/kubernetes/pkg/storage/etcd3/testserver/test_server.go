@@ -35,6 +35,9 @@ func NewTestConfig(t testing.TB) *embed.Config {
 // RunEtcd starts one and returns a client of it. Both end with the test.
 func RunEtcd(t testing.TB, cfg *embed.Config) *kubernetes.Client {
 	t.Helper()
+	if cfg != nil && !cfg.ClientTLSInfo.Empty() {
+		t.Skip("the adapter has no TLS")
+	}
 	if cfg == nil {
 		cfg = NewTestConfig(t)
 	}
@@ -42,7 +45,7 @@ func RunEtcd(t testing.TB, cfg *embed.Config) *kubernetes.Client {
 	if interval := cfg.WatchProgressNotifyInterval; interval != 0 {
 		flags = append(flags, "--watch-progress-notify-interval", interval.String())
 	}
-	set, err := processes.New(1, cfg.ListenClientUrls[0].Host, flags...)
+	set, err := processes.New(1, cfg.ListenClientUrls[0].Host, flags, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +59,7 @@ func RunEtcd(t testing.TB, cfg *embed.Config) *kubernetes.Client {
 		t.Fatalf("%v\n%s", err, set.Logs())
 	}
 	client, err := kubernetes.New(clientv3.Config{
-		Endpoints: []string{set.Members[0].Address}, DialTimeout: 10 * time.Second, Logger: zap.NewNop(),
+		Endpoints: []string{"http://" + set.Members[0].Address}, DialTimeout: 10 * time.Second, Logger: zap.NewNop(),
 	})
 	if err != nil {
 		t.Fatal(err)
