@@ -122,7 +122,7 @@ func (s *API) Run(ctx context.Context, n *node.Node, lis net.Listener, more func
 // awaitRest is the time between two looks at a zone.
 const awaitRest = 20 * time.Millisecond
 
-// AwaitZone returns once a zone of the node has a leader and its state machine has all that etcd's API needs: until then
+// AwaitZone returns once a zone of the node has a leader and its state machine all that etcd's API needs: until then
 // transactions, watches and leases are refused with Unavailable. That takes a moment in a new zone, and while nodes are
 // updated it lasts until all of them are. It returns the last reason if ctx ends first.
 func (s *API) AwaitZone(ctx context.Context, n *node.Node, id nexusraft.ZoneID) error {

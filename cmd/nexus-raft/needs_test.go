@@ -279,13 +279,15 @@ func (m *secureMember) nodeCertificate(ctx context.Context, request []byte, id n
 	return renewal.Certificate, err
 }
 
-// atOnce is a message that is answered at once: without a lease that there is not, or a name that is too long, some
-// methods wait. All others get an empty one.
+// atOnce is a message that is answered at once: without a lease that there is not, a name that is too long, or
+// something to ask, some methods wait. All others get an empty one.
 func atOnce(method string) *emptypb.Empty {
 	m := &emptypb.Empty{}
 	switch method {
 	case "/v3lockpb.Lock/Lock", "/v3electionpb.Election/Campaign":
 		m.ProtoReflect().SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, 2, protowire.VarintType), 1))
+	case "/etcdserverpb.Watch/Watch": // of its progress
+		m.ProtoReflect().SetUnknown(protowire.AppendBytes(protowire.AppendTag(nil, 3, protowire.BytesType), nil))
 	case "/v3electionpb.Election/Observe":
 		name := protowire.AppendTag(nil, 1, protowire.BytesType)
 		m.ProtoReflect().SetUnknown(protowire.AppendBytes(name, make([]byte, 8<<10)))

@@ -143,7 +143,8 @@ func TestTxnOnATerminal(t *testing.T) {
 	wantSaid := `compares:
 line 1 is left out: after "mod(": expected a key in double quotes: there is "k) = 1"
 success requests (get, put, del):
-line 4 is left out: put: one argument: expected put KEY VALUE [--prev-kv], or put KEY --ignore-value
+line 4 is left out: put: one argument: expected put KEY VALUE [--prev-kv] [--lease=ID] ` +
+		`[--ignore-lease], or put KEY --ignore-value
 failure requests (get, put, del):
 `
 	if diff := cmp.Diff(wantSaid, said.String()); diff != "" {

@@ -71,7 +71,7 @@ old	x
 		{args: "txn", in: "\n\n" + strings.Repeat("get k\n", 129), fails: "nexus-raft: txn: client: ADDRESS: kv: too many " +
 			"operations in txn request; split it: a node takes 128 compares, and as many requests in a block, by default\n"},
 		{args: "txn", in: "\nput --ignore-value none\n\n", fails: "nexus-raft: txn: client: ADDRESS: kv: key not found; " +
-			"put --ignore-value wants one that is there\n"},
+			"put --ignore-value and --ignore-lease want one that is there\n"},
 		{args: "txn", in: "\nget a\nget a --rev 9\n\n", fails: "nexus-raft: txn: line 3: revision 9 is not there yet: the " +
 			"newest is 6, the oldest that can be read 1\n"},
 		{args: "compact 4", out: "the oldest revision that can be read is 4\n"},

@@ -7,7 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/client/pkg/v3/testutil"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb"
@@ -21,12 +21,12 @@ const ThroughProxy = false
 
 // GRPCAPI is the API without the Go client around it.
 type GRPCAPI struct {
-	Cluster     pb.ClusterClient
-	KV          pb.KVClient
-	Lease       pb.LeaseClient
-	Watch       pb.WatchClient
-	Maintenance pb.MaintenanceClient
-	Auth        pb.AuthClient
+	Cluster     etcdserverpb.ClusterClient
+	KV          etcdserverpb.KVClient
+	Lease       etcdserverpb.LeaseClient
+	Watch       etcdserverpb.WatchClient
+	Maintenance etcdserverpb.MaintenanceClient
+	Auth        etcdserverpb.AuthClient
 	Lock        v3lockpb.LockClient
 	Election    v3electionpb.ElectionClient
 }
@@ -35,8 +35,9 @@ type GRPCAPI struct {
 func ToGRPC(c *clientv3.Client) GRPCAPI {
 	conn := c.ActiveConnection()
 	return GRPCAPI{
-		Cluster: pb.NewClusterClient(conn), KV: pb.NewKVClient(conn), Lease: pb.NewLeaseClient(conn),
-		Watch: pb.NewWatchClient(conn), Maintenance: pb.NewMaintenanceClient(conn), Auth: pb.NewAuthClient(conn),
+		Cluster: etcdserverpb.NewClusterClient(conn), KV: etcdserverpb.NewKVClient(conn),
+		Lease: etcdserverpb.NewLeaseClient(conn), Watch: etcdserverpb.NewWatchClient(conn),
+		Maintenance: etcdserverpb.NewMaintenanceClient(conn), Auth: etcdserverpb.NewAuthClient(conn),
 		Lock: v3lockpb.NewLockClient(conn), Election: v3electionpb.NewElectionClient(conn),
 	}
 }
