@@ -80,6 +80,31 @@ func TestWatchLargeRevision(t *testing.T) {
 	}
 }
 
+// A watch for which one revision has more than may be sent is cancelled, and says why; the others go on.
+func TestWatchTooLargeRevision(t *testing.T) {
+	z := newZone()
+	z.putAll(t, 40, strings.Repeat("v", 30<<10))
+	w := watching(t, z)
+	w.create(all())
+	previous := all()
+	previous.PrevKv = true
+	w.create(previous)
+	w.synced()
+	z.putAll(t, 40, strings.Repeat("w", 30<<10))
+	z.put(t, "x", "1")
+	answers, _ := w.synced()
+	var got []string
+	for _, resp := range answers {
+		got = append(got, fmt.Sprint(resp.WatchId, " ", len(resp.Events), " ", resp.Canceled))
+		if resp.Canceled && !strings.Contains(resp.CancelReason, "watch from 4 on") {
+			t.Error(resp.CancelReason)
+		}
+	}
+	if want := "[0 40 false 1 0 true 0 1 false]"; fmt.Sprint(got) != want {
+		t.Errorf("answers: %v, want %s", got, want)
+	}
+}
+
 // BenchmarkWatch is an event that one of a thousand watches of a stream gets, and of which it is told.
 func BenchmarkWatch(b *testing.B) {
 	z := newZone()
