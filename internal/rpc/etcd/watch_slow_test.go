@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -9,6 +10,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/feed"
 )
 
 // A client that does not read holds up nobody, and gets everything once it reads, in order.
@@ -120,6 +122,32 @@ func BenchmarkWatch(b *testing.B) {
 		z.put(b, fmt.Sprintf("k%03d/x", i%1000), "v")
 		if resp := w.recv(); len(resp.Events) != 1 || resp.Events[0].Type != mvccpb.PUT {
 			b.Fatal(resp)
+		}
+	}
+}
+
+// Cancelled watches, whose bytes do not count any more, take no more memory than those that are left.
+func TestCancelledWatchesAreLetGo(t *testing.T) {
+	g := watchGroup{watches: make(map[*watch]struct{})}
+	var all []*watch
+	for i := range 300 {
+		w := &watch{counted: int64(1 + i*7%100), want: feed.Want{Key: fmt.Append(nil, i)}}
+		all = append(all, w)
+		g.add(w)
+	}
+	for i, w := range all {
+		w.gone = true
+		g.remove(w)
+		var dead, live int64
+		for _, w := range append(slices.Clone(g.index.sorted), g.index.rest...) {
+			if w.gone {
+				dead += w.counted
+			} else {
+				live += w.counted
+			}
+		}
+		if dead > live || live != g.index.live || dead != g.index.dead {
+			t.Fatalf("after %d: %d bytes of cancelled watches, %d of others; %+v", i+1, dead, live, g.index)
 		}
 	}
 }
