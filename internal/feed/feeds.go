@@ -65,6 +65,10 @@ const (
 
 // Feeds are the changes of all key spaces of a node. Its methods may be called from many goroutines.
 type Feeds struct {
+	// MaxRevisionBytes is up to how much one revision may have for a follower: kv.MaxRangeBytes, unless it is set
+	// before anything is followed.
+	MaxRevisionBytes int
+
 	zones  func(nexusraft.ZoneID) (Zone, error)
 	behind chan struct{} // holds one for each follower who reads from a state
 
@@ -78,6 +82,8 @@ type Feeds struct {
 // New returns the feeds of a node, whose zones it is given: an error says why a zone can't be followed.
 func New(zones func(nexusraft.ZoneID) (Zone, error)) *Feeds {
 	return &Feeds{
+		MaxRevisionBytes: kv.MaxRangeBytes,
+
 		zones: zones, behind: make(chan struct{}, readersBehind), rings: make(map[nexusraft.ZoneID]*ring),
 	}
 }
@@ -89,7 +95,8 @@ func New(zones func(nexusraft.ZoneID) (Zone, error)) *Feeds {
 // Where ctx is that of a client's call, its right is looked at before anything is returned, and a revision with more
 // than that counts for the call's answer (budget.Reserve). Errors: kv.CompactedError, which is kv.ErrCompacted, if
 // after+1 is below the compaction revision, unless the changes are still in memory; kv.ErrNoHistory;
-// nexusraft.ErrDenied; those of the zone if it ends or is not here; a budget.Exceeded; the context's.
+// nexusraft.ErrDenied; those of the zone if it ends or is not here; a budget.Exceeded; a kv.LargeRevisionError if one
+// revision has over 1 GiB for the follower; the context's.
 func (f *Feeds) Next(ctx context.Context, zone nexusraft.ZoneID, after int64, w Want) (Batch, error) {
 	d, err := f.Open(zone)
 	if err != nil {
@@ -185,10 +192,14 @@ func (d *Feed) Take(ctx context.Context, after int64, w Want) (b Batch, more <-c
 }
 
 // TakeRevision returns the changes of one revision that are wanted. If they take more than a batch may, ctx's answer
-// counts for it: twice what they take, as they are and encoded.
+// counts for it: twice what they take, as they are and encoded. Over 1 GiB they are a kv.LargeRevisionError: the
+// follower can only go on without them.
 func (d *Feed) TakeRevision(ctx context.Context, rev int64, w Want) (Batch, error) {
 	b, err := d.fromState(ctx, rev-1, w, batchBytes)
 	if large, ok := errors.AsType[*kv.LargeRevisionError](err); ok && large.Revision == rev {
+		if large.Bytes > d.feeds.MaxRevisionBytes {
+			return Batch{}, large
+		}
 		if err := budget.Reserve(ctx, 2*int64(large.Bytes)); err != nil {
 			return Batch{}, err
 		}

@@ -365,6 +365,11 @@ func TestLargeRevision(t *testing.T) {
 	if err != nil || len(b.Events) != 12 || b.Through != 2 {
 		t.Fatal(len(b.Events), b.Through, err)
 	}
+	f.MaxRevisionBytes = 1 << 20
+	_, err = f.Next(t.Context(), 1, 1, everything)
+	if large, ok := errors.AsType[*kv.LargeRevisionError](err); !ok || large.Revision != 2 || large.Bytes < 1200<<10 {
+		t.Fatal("a revision of more than a follower may have:", err)
+	}
 	if b, err = f.Next(t.Context(), 1, 2, everything); err != nil || text(b.Events) != "a@3" {
 		t.Fatal(text(b.Events), err)
 	}

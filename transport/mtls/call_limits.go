@@ -31,7 +31,8 @@ type call struct {
 	cancel context.CancelCauseFunc
 
 	mu      sync.Mutex  // guards what follows
-	waiting *time.Timer // ends the call if its request does not arrive; nil while none is read
+	reading bool        // a request is being read
+	waiting *time.Timer // ends the call if its request does not arrive; nil: it has all the time
 	ended   bool
 }
 
@@ -79,7 +80,7 @@ func (l *Limits) tap(ctx context.Context, info *tap.Info) (context.Context, erro
 	}
 	l.begin(k)
 	ctx, k.cancel = context.WithCancelCause(context.WithValue(ctx, callKey{}, k))
-	k.await()
+	k.await(true)
 	context.AfterFunc(ctx, k.end)
 	return ctx, nil
 }
@@ -241,15 +242,19 @@ func (k *call) leaveConnection() {
 	}
 }
 
-// await begins to wait for a request, which must arrive in time.
-func (k *call) await() {
+// await begins to wait for a request, which must arrive in time if it is timed.
+func (k *call) await(timed bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.waiting != nil || k.ended {
+	if k.reading || k.ended {
 		return
 	}
-	k.c.reads(k)
-	k.waiting = time.AfterFunc(requestTimeout(k.anonymous || k.refused != nil), func() {
+	k.reading = true
+	k.c.reads(k, !timed)
+	if !timed {
+		return
+	}
+	k.waiting = time.AfterFunc(k.c.limits.requestTimeout(k.anonymous || k.refused != nil), func() {
 		k.c.limits.counters.Refused(budget.SlowRequests)
 		k.cancel(errSlowRequest)
 	})
@@ -260,11 +265,14 @@ func (k *call) await() {
 func (k *call) whole(size int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.waiting == nil {
+	if !k.reading {
 		return
 	}
-	k.waiting.Stop()
-	k.waiting = nil
+	k.reading = false
+	if k.waiting != nil {
+		k.waiting.Stop()
+		k.waiting = nil
+	}
 	k.c.hasRead(k, int64(size))
 }
 
@@ -294,7 +302,9 @@ func (l *Limits) stream(
 	}
 	messages := l.counted(stream, k)
 	defer messages.end()
-	return handle(srv, eachInTime{messages, k})
+	// Whoever has something to hear on a stream may be silent for days: a watch, or a lease's keepalives.
+	hears := info.IsClientStream && info.IsServerStream && !k.anonymous
+	return handle(srv, &eachInTime{ServerStream: messages, k: k, hears: hears})
 }
 
 // firstInTime is a stream whose first request must arrive in time.
@@ -311,16 +321,20 @@ func (s firstInTime) RecvMsg(m any) error {
 	return err
 }
 
-// eachInTime is a stream each of whose requests must arrive in time once the handler waits for it.
+// eachInTime is a stream each of whose requests must arrive in time once the handler waits for it. Where the
+// caller hears something, too, that goes for the first one only: of later ones the bytes count.
 type eachInTime struct {
 	grpc.ServerStream
 
-	k *call
+	k     *call
+	hears bool
+	begun bool // the first request has arrived
 }
 
 // RecvMsg implements grpc.ServerStream.
-func (s eachInTime) RecvMsg(m any) error {
-	s.k.await()
+func (s *eachInTime) RecvMsg(m any) error {
+	s.k.await(!s.hears || !s.begun)
+	s.begun = true
 	err := s.ServerStream.RecvMsg(m)
 	s.k.whole(sizeOf(m))
 	return err

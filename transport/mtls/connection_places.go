@@ -45,9 +45,11 @@ type connection struct {
 	watches  int       // of these, anonymous callers' Health.Watch
 	doubtful int       // of these, anonymous callers' and refused ones
 
-	bytesMu sync.Mutex // guards what follows
-	reading map[*call]struct{}
-	bytes   int64 // of requests that are being read, taken from requests
+	bytesMu sync.Mutex     // guards what follows
+	reading map[*call]bool // true: it has all the time
+	bytes   int64          // of requests that are being read, taken from requests
+	patient int            // of reading, those that have all the time
+	leaked  time.Time      // while there are any: since when leak has given nothing back
 
 	answersMu sync.Mutex                  // guards answers
 	answers   map[*budget.Answer]struct{} // on their way out; nil once the connection has ended
@@ -58,7 +60,7 @@ func newConnection(l *Limits, raw net.Conn) *connection {
 	return &connection{
 		limits: l, raw: raw, address: address, key: address, idle: time.Now(), gone: make(chan struct{}),
 		slow:    rate.NewLimiter(budget.AnonymousBytesPerSecond, budget.AnonymousBurstBytes),
-		reading: make(map[*call]struct{}), answers: make(map[*budget.Answer]struct{}),
+		reading: make(map[*call]bool), answers: make(map[*budget.Answer]struct{}),
 	}
 }
 

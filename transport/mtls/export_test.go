@@ -34,3 +34,6 @@ func (l *Limits) AnswersLeft() (n int) {
 
 // OverBudget is what a caller is told whose answer has no place.
 func OverBudget(err error) error { return overBudget(err) }
+
+// SetRequestTime gives the requests of known callers so long to arrive.
+func (l *Limits) SetRequestTime(d time.Duration) { l.requestTime = d }

@@ -129,11 +129,15 @@ func (c *connection) pace(n int) bool {
 	}
 }
 
-// reads notes that a call's request is being read.
-func (c *connection) reads(k *call) {
+// reads notes that a call's request is being read, perhaps one that has all the time.
+func (c *connection) reads(k *call, patient bool) {
 	c.bytesMu.Lock()
 	defer c.bytesMu.Unlock()
-	c.reading[k] = struct{}{}
+	if c.reading[k] = patient; patient {
+		if c.patient++; c.patient == 1 {
+			c.leaked = time.Now()
+		}
+	}
 	c.unread.Store(int64(len(c.reading)))
 }
 
@@ -146,12 +150,35 @@ const overheadBytes = 256
 func (c *connection) hasRead(k *call, size int64) {
 	c.bytesMu.Lock()
 	defer c.bytesMu.Unlock()
+	c.leak(time.Now())
+	if c.reading[k] {
+		c.patient--
+	}
 	delete(c.reading, k)
 	c.unread.Store(int64(len(c.reading)))
 	n := min(size+overheadBytes, c.bytes)
 	if len(c.reading) == 0 {
 		n = c.bytes
 	}
+	c.bytes -= n
+	c.requests().Leave(c.key, n)
+}
+
+// leakTime is in which time the share of one caller is given back while requests are read that have all the time.
+const leakTime = 10 * time.Minute
+
+// leak gives back some bytes on a connection where requests are read that have all the time: there is always one,
+// and each byte of HTTP/2 counts, such as those that say that a watch's answers have arrived. A caller that sends
+// parts of requests no faster than that, 218 KiB a second, is bounded by its calls alone. bytesMu is held.
+func (c *connection) leak(now time.Time) {
+	if c.patient == 0 {
+		return
+	}
+	n := min(int64(now.Sub(c.leaked).Seconds()*budget.RequestBytesOfCaller/leakTime.Seconds()), c.bytes)
+	if n == 0 && c.bytes > 0 {
+		return // not a byte yet
+	}
+	c.leaked = now
 	c.bytes -= n
 	c.requests().Leave(c.key, n)
 }
@@ -167,6 +194,7 @@ func (c *connection) received(n int64) {
 	if len(c.reading) == 0 || c.trusted() {
 		return
 	}
+	c.leak(time.Now())
 	if c.requests().Enter(c.key, n) {
 		c.bytes += n
 		return

@@ -37,6 +37,8 @@ type Limits struct {
 	sendTime time.Duration // for an answer to leave, and besides
 	sendRate int64         // bytes a second
 
+	requestTime time.Duration // for a known caller's request to arrive
+
 	mu   sync.Mutex // guards open, and much of each connection
 	open map[*connection]struct{}
 
@@ -99,9 +101,10 @@ func NewLimits(o LimitOptions) *Limits {
 		joins:   budget.NewLimit(budget.AnonymousCallsOfAddress, budget.AnonymousCalls),
 		answers: budget.NewAnswerBytes(o.AnswerBytes, o.Counters), effects: budget.NewEffectBytes(o.Counters),
 		sendTime: budget.AnswerSendTime, sendRate: budget.AnswerBytesPerSecond,
-		open:   make(map[*connection]struct{}),
-		sweeps: rate.NewLimiter(1, 1),
-		turns:  make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
+		requestTime: budget.RequestTimeout,
+		open:        make(map[*connection]struct{}),
+		sweeps:      rate.NewLimiter(1, 1),
+		turns:       make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
 	}
 }
 
@@ -222,9 +225,9 @@ var (
 )
 
 // requestTimeout is how long a request may take to arrive.
-func requestTimeout(anonymous bool) time.Duration {
+func (l *Limits) requestTimeout(anonymous bool) time.Duration {
 	if anonymous {
 		return budget.AnonymousRequestTimeout
 	}
-	return budget.RequestTimeout
+	return l.requestTime
 }

@@ -130,7 +130,7 @@ func TestWhoseUnfinishedRequestsCount(t *testing.T) {
 		if _, err := limits.settled(here, c, tc.info); err != nil {
 			t.Fatal(err)
 		}
-		c.reads(&call{c: c})
+		c.reads(&call{c: c}, false)
 		c.received(sent)
 		if got := limits.clients.requests.Now() + limits.nodes.requests.Now(); got != tc.want {
 			t.Errorf("%s: %d bytes are counted, want %d", tc.name, got, tc.want)
@@ -154,9 +154,39 @@ func TestUnfinishedRequestsOfClientsTakeNoRoomOfNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	var why error
-	c.reads(&call{c: c, cancel: func(err error) { why = err }})
+	c.reads(&call{c: c, cancel: func(err error) { why = err }}, false)
 	if c.received(64 << 10); why != nil {
 		t.Errorf("a node's request has ended: %v", why)
+	}
+}
+
+// Where requests are read that have all the time, what counts is given back little by little, and with the last one
+// at once.
+func TestBytesOfListenersLeak(t *testing.T) {
+	limits := NewLimits(LimitOptions{})
+	here, there := net.Pipe()
+	defer there.Close()
+	c := limits.accept(here)
+	if _, err := limits.settled(here, c, authInfo{caller: Caller{Client: "ann"}}); err != nil {
+		t.Fatal(err)
+	}
+	watch, put := &call{c: c}, &call{c: c}
+	c.reads(watch, true)
+	c.received(64 << 20)
+	c.reads(put, false)
+	c.hasRead(put, 0)
+	if now := limits.clients.requests.Now(); now < 63<<20 {
+		t.Errorf("%d bytes count, want all of them", now)
+	}
+	c.bytesMu.Lock()
+	c.leak(c.leaked.Add(leakTime / 4))
+	c.bytesMu.Unlock()
+	if now := limits.clients.requests.Now(); now > 32<<20 || now < 31<<20 {
+		t.Errorf("%d bytes count after a while, want about half", now)
+	}
+	c.hasRead(watch, 0)
+	if now := limits.clients.requests.Now(); now != 0 || c.patient != 0 {
+		t.Errorf("%d bytes count, though nothing is read", now)
 	}
 }
 

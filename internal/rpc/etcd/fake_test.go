@@ -233,15 +233,17 @@ func serveMore(t *testing.T, zones Zones, node Node, more func(*KV, *grpc.Server
 	return serveAll(t, zones, node, Config{}, more)
 }
 
-// feedsOf are those of fake zones.
+// feedsOf are those of fake zones, in which one revision may have 2 MiB for a watch.
 func feedsOf(zones Zones) *feed.Feeds {
-	return feed.New(func(id nexusraft.ZoneID) (feed.Zone, error) {
+	f := feed.New(func(id nexusraft.ZoneID) (feed.Zone, error) {
 		z, err := zones.Zone(id)
 		if err != nil {
 			return nil, err
 		}
 		return z.(feed.Zone), nil
 	})
+	f.MaxRevisionBytes = 2 << 20
+	return f
 }
 
 func serveConfig(t testing.TB, zones Zones, node Node, c Config) *grpc.ClientConn {

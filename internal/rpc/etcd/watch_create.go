@@ -11,12 +11,14 @@ import (
 
 	"github.com/nexi-lab/nexus-raft/internal/budget"
 	"github.com/nexi-lab/nexus-raft/internal/feed"
+	"github.com/nexi-lab/nexus-raft/kv"
 )
 
 // Why a watch is refused; the texts are etcd's where it has them.
 var (
 	errWatchID    = errors.New("mvcc: duplicate watch ID provided on the WatchStream")
 	errWatchEmpty = errors.New("mvcc: watcher range is empty")
+	errWatchKey   = fmt.Errorf("nexusraft: a watch's key and range end are no longer than keys: %d bytes", kv.MaxKeyBytes)
 	errWatches    = fmt.Errorf("nexusraft: the watches of a caller have %d MiB at most, and those of a node %d MiB; have "+
 		"fewer of them", budget.WatchBytesOfPrincipal>>20, budget.WatchBytes>>20)
 )
@@ -55,6 +57,8 @@ func (s *watchStream) newWatch(req *etcdserverpb.WatchCreateRequest, newest int6
 	}
 	counted := int64(budget.WatchOverhead + len(key) + len(end))
 	switch {
+	case max(len(key), len(end)) > kv.MaxKeyBytes+1: // a bound right after a key has a byte more
+		return nil, errWatchKey
 	case req.GetStartRevision() < 0:
 		return nil, rpctypes.ErrCompacted
 	case len(end) > 0 && !bytes.Equal(end, []byte{0}) && bytes.Compare(key, end) >= 0:

@@ -43,25 +43,30 @@ type watchIndex struct {
 	sorted []*watch
 	last   [][]byte // of the watches below and at each place of sorted, the highest last; nil: there is none
 	rest   []*watch
-	gone   int // cancelled ones in sorted and rest
+	gone   int   // cancelled ones in sorted and rest
+	dead   int64 // bytes of those, which do not count any more: never more than live
+	live   int64 // bytes of the others
 }
 
 // add adds a watch.
 func (x *watchIndex) add(w *watch) {
+	x.live += w.counted
 	if x.rest = append(x.rest, w); len(x.rest) > max(unsorted, len(x.sorted)/16) {
 		x.sort()
 	}
 }
 
 // cancelled notes that one of its watches was.
-func (x *watchIndex) cancelled() {
-	if x.gone++; x.gone > max(unsorted, len(x.sorted)/2) {
+func (x *watchIndex) cancelled(w *watch) {
+	x.gone, x.dead, x.live = x.gone+1, x.dead+w.counted, x.live-w.counted
+	if x.gone > max(unsorted, len(x.sorted)/2) || x.dead > x.live {
 		x.sort()
 	}
 }
 
 func (x *watchIndex) sort() {
 	x.sorted, x.rest, x.gone = append(x.sorted, x.rest...), nil, 0
+	x.dead = 0
 	x.sorted = slices.DeleteFunc(x.sorted, func(w *watch) bool { return w.gone })
 	slices.SortFunc(x.sorted, func(a, b *watch) int { return bytes.Compare(a.want.Key, b.want.Key) })
 	x.last = make([][]byte, len(x.sorted))

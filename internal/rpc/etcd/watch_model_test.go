@@ -271,7 +271,7 @@ func TestWatchIndex(t *testing.T) {
 			x.add(w)
 			if plain = append(plain, w); rapid.IntRange(0, 2).Draw(rt, "cancelled") == 0 {
 				plain[len(plain)/2].gone = true
-				x.cancelled()
+				x.cancelled(w)
 			}
 		}
 		for key := range 52 {

@@ -5,7 +5,9 @@ import (
 	"fmt"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 	"github.com/nexi-lab/nexus-raft/internal/budget"
@@ -66,8 +68,11 @@ func (s *Watches) Watch(
 	return x.run(s.requests(ctx, stream))
 }
 
+// maxWatchRequest is how large a request may be: while it waits it counts for nobody.
+const maxWatchRequest = 16 << 10
+
 // requests starts the goroutine that receives a stream's requests: one is in its hands at most. After the last one,
-// because the client sends no more, nothing comes; an error comes once.
+// because the client sends no more, nothing comes; an error comes once. One of over 16 KiB is an error.
 func (s *Watches) requests(
 	ctx context.Context, stream grpc.BidiStreamingServer[etcdserverpb.WatchRequest, etcdserverpb.WatchResponse],
 ) <-chan received {
@@ -75,6 +80,9 @@ func (s *Watches) requests(
 	go func() {
 		for {
 			req, err := stream.Recv()
+			if err == nil && proto.Size(req) > maxWatchRequest {
+				req, err = nil, rpctypes.ErrGRPCRequestTooLarge
+			}
 			select {
 			case requests <- received{req, err}:
 			case <-ctx.Done():

@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -9,6 +10,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/feed"
 )
 
 // A client that does not read holds up nobody, and gets everything once it reads, in order.
@@ -80,6 +82,31 @@ func TestWatchLargeRevision(t *testing.T) {
 	}
 }
 
+// A watch for which one revision has more than may be sent is cancelled, and says why; the others go on.
+func TestWatchTooLargeRevision(t *testing.T) {
+	z := newZone()
+	z.putAll(t, 40, strings.Repeat("v", 30<<10))
+	w := watching(t, z)
+	w.create(all())
+	previous := all()
+	previous.PrevKv = true
+	w.create(previous)
+	w.synced()
+	z.putAll(t, 40, strings.Repeat("w", 30<<10))
+	z.put(t, "x", "1")
+	answers, _ := w.synced()
+	var got []string
+	for _, resp := range answers {
+		got = append(got, fmt.Sprint(resp.WatchId, " ", len(resp.Events), " ", resp.Canceled))
+		if resp.Canceled && !strings.Contains(resp.CancelReason, "watch from 4 on") {
+			t.Error(resp.CancelReason)
+		}
+	}
+	if want := "[0 40 false 1 0 true 0 1 false]"; fmt.Sprint(got) != want {
+		t.Errorf("answers: %v, want %s", got, want)
+	}
+}
+
 // BenchmarkWatch is an event that one of a thousand watches of a stream gets, and of which it is told.
 func BenchmarkWatch(b *testing.B) {
 	z := newZone()
@@ -95,6 +122,32 @@ func BenchmarkWatch(b *testing.B) {
 		z.put(b, fmt.Sprintf("k%03d/x", i%1000), "v")
 		if resp := w.recv(); len(resp.Events) != 1 || resp.Events[0].Type != mvccpb.PUT {
 			b.Fatal(resp)
+		}
+	}
+}
+
+// Cancelled watches, whose bytes do not count any more, take no more memory than those that are left.
+func TestCancelledWatchesAreLetGo(t *testing.T) {
+	g := watchGroup{watches: make(map[*watch]struct{})}
+	var all []*watch
+	for i := range 300 {
+		w := &watch{counted: int64(1 + i*7%100), want: feed.Want{Key: fmt.Append(nil, i)}}
+		all = append(all, w)
+		g.add(w)
+	}
+	for i, w := range all {
+		w.gone = true
+		g.remove(w)
+		var dead, live int64
+		for _, w := range append(slices.Clone(g.index.sorted), g.index.rest...) {
+			if w.gone {
+				dead += w.counted
+			} else {
+				live += w.counted
+			}
+		}
+		if dead > live || live != g.index.live || dead != g.index.dead {
+			t.Fatalf("after %d: %d bytes of cancelled watches, %d of others; %+v", i+1, dead, live, g.index)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package etcd
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -171,13 +172,22 @@ func (s *watchStream) stepOver(g *watchGroup, rev int64) error {
 	return err
 }
 
-// deliverRevision sends what a revision has for a watch, which then has had it.
+// deliverRevision sends what a revision has for a watch, which then has had it. Where that is more than any answer
+// may have the watch is cancelled.
 func (s *watchStream) deliverRevision(w *watch, rev int64) error {
 	if w.from > rev {
 		return nil
 	}
 	b, err := s.feed.TakeRevision(s.ctx, rev, w.want)
 	for ; err != nil; b, err = s.feed.TakeRevision(s.ctx, rev, w.want) {
+		if large, ok := errors.AsType[*kv.LargeRevisionError](err); ok {
+			s.forget(w)
+			return s.send(&etcdserverpb.WatchResponse{
+				WatchId: w.id, Canceled: true,
+				CancelReason: fmt.Sprintf("nexusraft: revision %d has %d bytes for the watch: it can't be sent, watch from %d on",
+					rev, large.Bytes, rev+1),
+			}, s.now.position)
+		}
 		if _, full := errors.AsType[*budget.Exceeded](err); !full {
 			return err
 		}

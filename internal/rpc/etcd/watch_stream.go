@@ -176,7 +176,7 @@ func (g *watchGroup) remove(w *watch) {
 		return
 	}
 	delete(g.watches, w)
-	g.index.cancelled()
+	g.index.cancelled(w)
 	if w.want.PrevKV {
 		g.prevKV--
 	}

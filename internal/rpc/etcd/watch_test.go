@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/budget"
 	"github.com/nexi-lab/nexus-raft/kv"
 )
 
@@ -581,20 +582,43 @@ func TestWatchDenied(t *testing.T) {
 func TestWatchesAreBounded(t *testing.T) {
 	z := newZone()
 	w := watching(t, z)
-	huge := bytes.Repeat([]byte{'k'}, 1<<20)
-	for range 31 {
-		if resp := w.create(&etcdserverpb.WatchCreateRequest{Key: huge}); resp.Canceled {
+	long := &etcdserverpb.WatchCreateRequest{
+		Key: bytes.Repeat([]byte{'k'}, kv.MaxKeyBytes), RangeEnd: bytes.Repeat([]byte{'l'}, kv.MaxKeyBytes),
+	}
+	for range budget.WatchBytesOfPrincipal / (budget.WatchOverhead + 2*kv.MaxKeyBytes) {
+		if resp := w.create(long); resp.Canceled {
 			t.Fatal(resp)
 		}
 	}
-	resp := w.create(&etcdserverpb.WatchCreateRequest{Key: huge})
+	resp := w.create(long)
 	if !resp.Canceled || resp.WatchId != -1 || !strings.Contains(resp.CancelReason, "32 MiB") {
 		t.Fatal(resp)
 	}
 	w.cancel(0)
 	w.recv()
-	if resp := w.create(&etcdserverpb.WatchCreateRequest{Key: huge}); resp.Canceled {
+	if resp := w.create(long); resp.Canceled {
 		t.Error(resp)
+	}
+}
+
+// A watch of what no key can be is refused, and a stream with a request larger than any watch needs ends: what waits
+// counts nowhere.
+func TestWatchRequestsAreBounded(t *testing.T) {
+	w := watching(t, newZone())
+	long := bytes.Repeat([]byte{'k'}, kv.MaxKeyBytes+2)
+	for _, req := range []*etcdserverpb.WatchCreateRequest{{Key: long}, {Key: []byte("k"), RangeEnd: long}} {
+		if resp := w.create(req); !resp.Canceled || resp.WatchId != -1 || !strings.Contains(resp.CancelReason, "4096 bytes") {
+			t.Error(resp)
+		}
+	}
+	key := bytes.Repeat([]byte{'k'}, kv.MaxKeyBytes) // what follows it is as good
+	if resp := w.create(&etcdserverpb.WatchCreateRequest{Key: key, RangeEnd: append(key, 0)}); resp.Canceled {
+		t.Error(resp)
+	}
+	w.ask(&etcdserverpb.WatchCreateRequest{Key: make([]byte, 16<<10)})
+	_, err := w.stream.Recv()
+	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "request is too large") {
+		t.Error(err)
 	}
 }
 
