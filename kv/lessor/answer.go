@@ -39,9 +39,6 @@ func (l *Lessor) answer(
 	}
 	ttls := make(map[int64]int64, len(ids))
 	if err := l.renewAll(ctx, x, ids, arrived, ttls); err != nil {
-		if isOver(err) {
-			l.lost(x)
-		}
 		return nil, err
 	}
 	all := make([]int64, len(ids))
@@ -61,7 +58,7 @@ func (l *Lessor) renewAll(
 		if err != nil {
 			return err
 		}
-		found, err := readLeases(ctx, x.zone, ids)
+		found, err := l.readLed(ctx, x, ids)
 		if err != nil {
 			return err
 		}
@@ -153,11 +150,8 @@ func (l *Lessor) extend(
 
 // leftOf returns what leases are granted for, and what is left of that, one after the other.
 func (l *Lessor) leftOf(ctx context.Context, x *led, ids []int64) ([]int64, error) {
-	found, err := readLeases(ctx, x.zone, ids)
+	found, err := l.readLed(ctx, x, ids)
 	if err != nil {
-		if isOver(err) {
-			l.lost(x)
-		}
 		return nil, err
 	}
 	l.mu.Lock()

@@ -457,6 +457,23 @@ func TestUncertainRevoke(t *testing.T) {
 	})
 }
 
+// A transfer of the leadership that fails, while which proposals are refused, costs no lease, and none its end.
+func TestFailedTransfer(t *testing.T) {
+	play(t, func(t *testing.T, c *cluster) {
+		c.grant(1, 5)
+		c.grant(2, 8)
+		time.Sleep(5 * time.Second)
+		c.transfer(true)
+		time.Sleep(2 * time.Second)
+		c.transfer(false)
+		if got := c.renew(c.nodes[1], 2); got != 8 {
+			t.Fatalf("got a TTL of %d, want 8", got)
+		}
+		c.endsIn(1, 0, time.Second)
+		c.endsIn(2, 7*time.Second, 8*time.Second+late)
+	})
+}
+
 // The lessor ends with those who wait.
 func TestEnd(t *testing.T) {
 	play(t, func(t *testing.T, c *cluster) {
