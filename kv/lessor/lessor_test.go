@@ -164,6 +164,55 @@ func TestGrantedAnew(t *testing.T) {
 	})
 }
 
+// One of a shorter TTL does not last as long as the one before.
+func TestGrantedAnewForLess(t *testing.T) {
+	play(t, func(t *testing.T, c *cluster) {
+		c.grant(1, 3600)
+		time.Sleep(time.Second)
+		if _, err := c.nodes[0].lessor.Revoke(t.Context(), 1, 1); err != nil {
+			t.Fatal(err)
+		}
+		c.grant(1, 5)
+		if got, err := c.nodes[1].lessor.TimeToLive(t.Context(), 1, 1); err != nil || got != (Left{5, 4}) {
+			t.Errorf("got %+v, %v, want 4 of 5", got, err)
+		}
+		time.Sleep(time.Second)
+		if got, err := c.nodes[1].lessor.TimeToLive(t.Context(), 1, 1); err != nil || got.Seconds > 3 {
+			t.Errorf("after 1 s: got %+v, %v, want 3 of 5 at most", got, err)
+		}
+		c.endsIn(1, 3*time.Second, 4*time.Second+late)
+	})
+}
+
+// A renewal that arrived before the lease was granted, or granted anew, counts from when that is known.
+func TestRenewalOlderThanTheGrant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New(Options{})
+		l.clock.most, l.clock.step = time.Hour, time.Hour
+		x := &led{leases: newDeadlines()}
+		x.leases.add(kv.Lease{ID: 1, TTL: 3600, Generation: 1}, time.Hour, 0)
+		x.leases.add(kv.Lease{ID: 2, TTL: 10, Generation: 2}, 10*time.Second, 0)
+		x.leases.add(kv.Lease{ID: 3, TTL: 10, Generation: 3}, 10*time.Second, 0)
+		time.Sleep(4 * time.Second)
+		found := map[int64]kv.Lease{
+			1: {ID: 1, TTL: 5, Generation: 4},
+			2: {ID: 2, TTL: 10, Generation: 5},
+			3: {ID: 3, TTL: 10, Generation: 3},
+			4: {ID: 4, TTL: 10, Generation: 6},
+		}
+		ids, arrived := []int64{1, 2, 3, 4}, time.Second
+		if again, _, err := l.extend(x, ids, found, renewal{arrived: arrived}, make(map[int64]int64)); err != nil ||
+			len(again) > 0 {
+			t.Fatalf("got %v, %v", again, err)
+		}
+		for i, want := range []time.Duration{9, 14, 11, 14} {
+			if got := x.leases.byID[ids[i]].deadline; got != want*time.Second {
+				t.Errorf("lease %d: ends at %v, want %d s", ids[i], got, want)
+			}
+		}
+	})
+}
+
 // One that is granted anew while the expiry of the one before is under way is not revoked by that.
 func TestGrantedAnewDuringAnExpiry(t *testing.T) {
 	play(t, func(t *testing.T, c *cluster) {
