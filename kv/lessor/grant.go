@@ -80,8 +80,11 @@ func (l *Lessor) Revoke(
 		if err != nil {
 			return nil, err
 		}
-		resp, err = kv.DecodeRevokeResult(result.Data)
-		if !errors.Is(err, kv.ErrLeaseRevoking) {
+		next, err := kv.DecodeRevokeResult(result.Data)
+		if resp != nil && errors.Is(err, kv.ErrLeaseNotFound) { // the leader's lessor was faster
+			return resp, nil
+		}
+		if resp = next; !errors.Is(err, kv.ErrLeaseRevoking) {
 			return resp, err
 		}
 	}

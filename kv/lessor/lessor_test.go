@@ -1,6 +1,7 @@
 package lessor
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -521,6 +522,31 @@ func TestFailedTransfer(t *testing.T) {
 		c.endsIn(1, 0, time.Second)
 		c.endsIn(2, 7*time.Second, 8*time.Second+late)
 	})
+}
+
+// scripted is a host that answers proposals with these results.
+type scripted struct {
+	host
+	results [][]byte
+}
+
+func (h *scripted) ProposeAt(context.Context, nexusraft.ZoneID, []byte) (nexusraft.Result, error) {
+	data := h.results[0]
+	h.results = h.results[1:]
+	return nexusraft.Result{Data: data}, nil
+}
+
+// A lease with very many keys that the leader's lessor has removed in the end is revoked.
+func TestRevokeThatAnotherEnds(t *testing.T) {
+	const keysLeft, notFound = 17, 6
+	l := New(Options{})
+	l.host = &scripted{results: [][]byte{{keysLeft}, {notFound}, {notFound}}}
+	if resp, err := l.Revoke(t.Context(), 1, 1); err != nil || resp == nil {
+		t.Errorf("got %v, %v", resp, err)
+	}
+	if _, err := l.Revoke(t.Context(), 1, 1); !errors.Is(err, kv.ErrLeaseNotFound) {
+		t.Errorf("again: got %v", err)
+	}
 }
 
 // The lessor ends with those who wait.
