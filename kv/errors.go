@@ -32,6 +32,9 @@ var (
 	// ErrLeaseTTLTooLarge: a grant for more than MaxLeaseTTL seconds.
 	ErrLeaseTTLTooLarge = errors.New("kv: too large lease TTL")
 
+	// ErrTooManyLeases: a grant in a zone that has MaxLeases.
+	ErrTooManyLeases = fmt.Errorf("kv: the zone has %d leases, as many as it may have", MaxLeases)
+
 	// ErrLeaseRenewed: the lease has another generation than the one of the revoke.
 	ErrLeaseRenewed = errors.New("kv: the lease was renewed since")
 

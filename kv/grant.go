@@ -28,8 +28,8 @@ func decodeGrant(b []byte) (g grantRequest, ok bool) {
 }
 
 // DecodeGrantResult is DecodePutResult for a command that EncodeGrant made: the lease's ID and TTL, and a header with
-// the newest revision, which a grant does not change. The refusals are ErrLeaseExists, ErrLeaseTTLTooLarge, and
-// ErrNoLeases.
+// the newest revision, which a grant does not change. The refusals are ErrLeaseExists, ErrLeaseTTLTooLarge,
+// ErrTooManyLeases, and ErrNoLeases.
 func DecodeGrantResult(b []byte) (*etcdserverpb.LeaseGrantResponse, error) {
 	resp := new(etcdserverpb.LeaseGrantResponse)
 	if err := decodeResult(b, resp); err != nil {
@@ -55,6 +55,12 @@ func (w *writer) grant(req grantRequest) (*etcdserverpb.LeaseGrantResponse, erro
 		return nil, err
 	case ok:
 		return nil, ErrLeaseExists
+	}
+	switch counts, err := LeaseStanding(w.tx); {
+	case err != nil:
+		return nil, err
+	case counts.Count >= maxLeases:
+		return nil, ErrTooManyLeases
 	}
 	l, err := w.addLease(Lease{ID: req.id, TTL: req.ttl}, nil)
 	if err != nil {

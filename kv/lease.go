@@ -13,6 +13,11 @@ const VersionLeases = 2
 // MaxLeaseTTL is up to how many seconds a lease may be granted for, as in etcd. Changing it changes history.
 const MaxLeaseTTL = 9_000_000_000
 
+// MaxLeases is how many leases a zone may have. Changing it changes history.
+const MaxLeases = 1_000_000
+
+var maxLeases int64 = MaxLeases // tests have a lower one
+
 // Lease is what a zone keeps of a lease. There is no clock in it: the leader counts the time, and grants, checkpoints
 // and revokes are what it commits of that.
 type Lease struct {

@@ -380,6 +380,31 @@ func TestLeaseRequestsThatAreWrong(t *testing.T) {
 	}
 }
 
+// A zone has so many leases and no more; what ends makes room.
+func TestTooManyLeases(t *testing.T) {
+	was := maxLeases
+	maxLeases = 3
+	t.Cleanup(func() { maxLeases = was })
+	tx := newTx()
+	for id := range int64(3) {
+		mustGrant(t, tx, id+1, 5)
+	}
+	before := dump(tx)
+	if _, err := grant(t, tx, 4, 5); !errors.Is(err, ErrTooManyLeases) {
+		t.Errorf("got %v", err)
+	}
+	if got := dump(tx); got != before {
+		t.Errorf("a refused grant has written\n%s", got)
+	}
+	if _, err := grant(t, tx, 3, 5); !errors.Is(err, ErrLeaseExists) {
+		t.Errorf("one that is there: got %v", err)
+	}
+	if _, err := revoke(t, tx, 2, 0); err != nil {
+		t.Fatal(err)
+	}
+	mustGrant(t, tx, 4, 5)
+}
+
 // The bytes of the rows and of the commands are a format: a change of them must change this test.
 func TestLeaseFormat(t *testing.T) {
 	revokesFew(t, 1)

@@ -40,6 +40,7 @@ var refusals = []refusal{
 	{14, ErrLeaseExists},
 	{15, ErrLeaseRenewed},
 	{16, ErrLeaseTTLTooLarge},
+	{18, ErrTooManyLeases},
 }
 
 // encodeResult returns the result of a command, of its response or refusal. Any other error, of the

@@ -39,9 +39,6 @@ func (l *Lessor) answer(
 	}
 	ttls := make(map[int64]int64, len(ids))
 	if err := l.renewAll(ctx, x, ids, arrived, ttls); err != nil {
-		if isOver(err) {
-			l.lost(x)
-		}
 		return nil, err
 	}
 	all := make([]int64, len(ids))
@@ -61,7 +58,7 @@ func (l *Lessor) renewAll(
 		if err != nil {
 			return err
 		}
-		found, err := readLeases(ctx, x.zone, ids)
+		found, err := l.readLed(ctx, x, ids)
 		if err != nil {
 			return err
 		}
@@ -139,12 +136,8 @@ func (l *Lessor) extend(
 		case state.Remaining > 0:
 			again = append(again, id)
 			noted = append(noted, kv.Remaining{ID: id, Generation: state.Generation})
-		case known == nil:
-			x.leases.add(state, after(r.arrived, state.TTL), now)
-			ttls[id] = state.TTL
 		default:
-			known.generation, known.ttl = state.Generation, state.TTL
-			x.leases.set(known, max(known.deadline, after(r.arrived, state.TTL)), now)
+			x.leases.renew(state, r.arrived, now)
 			ttls[id] = state.TTL
 		}
 	}
@@ -153,11 +146,8 @@ func (l *Lessor) extend(
 
 // leftOf returns what leases are granted for, and what is left of that, one after the other.
 func (l *Lessor) leftOf(ctx context.Context, x *led, ids []int64) ([]int64, error) {
-	found, err := readLeases(ctx, x.zone, ids)
+	found, err := l.readLed(ctx, x, ids)
 	if err != nil {
-		if isOver(err) {
-			l.lost(x)
-		}
 		return nil, err
 	}
 	l.mu.Lock()
@@ -167,7 +157,7 @@ func (l *Lessor) leftOf(ctx context.Context, x *led, ids []int64) ([]int64, erro
 	for _, id := range ids {
 		state, ok := found[id]
 		seconds := left(state)
-		if known := x.leases.byID[id]; known != nil {
+		if known := x.leases.byID[id]; known != nil && known.generation >= state.Generation {
 			// Rounded down, and less than what was granted from the first moment on, which the clock may not show yet.
 			seconds = int64(max(0, known.deadline-now-1) / time.Second)
 		}

@@ -88,14 +88,32 @@ func (d *deadlines) hear(l kv.Lease, now time.Duration) {
 	case l.Generation <= x.generation:
 		return
 	}
+	other := l.TTL != x.ttl
 	x.generation, x.ttl = l.Generation, l.TTL
 	switch {
 	case l.Revoking:
 		d.set(x, now, now)
+	case other: // granted anew, and of the one before nothing counts
+		x.anew = x.place < 0
+		d.set(x, after(now, left(l)), now)
 	case l.Remaining == 0: // granted anew, or renewed after a checkpoint
 		x.anew = x.place < 0
 		d.set(x, max(x.deadline, after(now, l.TTL)), now)
 	default: // a checkpoint, which this lessor has made from the deadline that it has
+	}
+}
+
+// renew gives a lease of the state all of its time from when it was asked for; one that is not known as it is, from now
+// on: it may have been granted since.
+func (d *deadlines) renew(l kv.Lease, asked, now time.Duration) {
+	x := d.byID[l.ID]
+	switch {
+	case x == nil:
+		d.add(l, after(now, l.TTL), now)
+	case x.generation < l.Generation:
+		d.hear(l, now)
+	default:
+		d.set(x, max(x.deadline, after(asked, l.TTL)), now)
 	}
 }
 

@@ -49,7 +49,7 @@ func (l *Lessor) expire(ctx context.Context) {
 
 // revokeAll revokes leases of a zone that have run out.
 func (l *Lessor) revokeAll(ctx context.Context, x *led, doomed []*lease) {
-	found, err := readLeases(ctx, x.zone, idsOf(doomed))
+	found, err := l.readLed(ctx, x, idsOf(doomed))
 	if err == nil {
 		l.revokeFound(ctx, x, doomed, found)
 	}
@@ -58,9 +58,7 @@ func (l *Lessor) revokeAll(ctx context.Context, x *led, doomed []*lease) {
 	l.jobs--
 	x.expires = false
 	switch {
-	case err == nil:
-	case isOver(err):
-		l.forget(x)
+	case err == nil || x.over:
 	default:
 		x.pauses = l.clock.now() + expiryPause
 		for _, d := range doomed {
@@ -95,6 +93,26 @@ func readLeases(ctx context.Context, z zone, ids []int64) (found map[int64]kv.Le
 		return nil
 	})
 	return found, err
+}
+
+// readLed is readLeases of a zone that this node leads, which it forgets if it leads it in the term no more.
+func (l *Lessor) readLed(ctx context.Context, x *led, ids []int64) (map[int64]kv.Lease, error) {
+	found, err := readLeases(ctx, x.zone, ids)
+	if err != nil && isOver(err) {
+		l.lost(x)
+	}
+	return found, err
+}
+
+// isLost reports whether this node leads a zone in its term no more, after a proposal came to nothing with err: a
+// leader refuses proposals while it hands its leadership over, and if that fails, leads on in the term.
+func (l *Lessor) isLost(ctx context.Context, x *led, err error) bool {
+	if isOver(err) {
+		_, _ = l.readLed(ctx, x, nil)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return x.over
 }
 
 // revokeFound revokes leases as they were found in the state, several at a time.
@@ -156,8 +174,7 @@ func (l *Lessor) revoke(ctx context.Context, x *led, lease kv.Lease) ending {
 		case errors.Is(err, kv.ErrLeaseRevoking):
 			uncertain, pause = true, leastRetry // it has ended, and goes on to be removed
 			continue
-		case isOver(err):
-			l.lost(x)
+		case l.isLost(ctx, x, err):
 			return unknown
 		case !uncertain && isNotAppended(err):
 			return notRevoked
@@ -185,8 +202,9 @@ func proposeRevoke(ctx context.Context, z zone, command []byte) error {
 // isNotAppended reports whether a command was certainly not appended.
 func isNotAppended(err error) bool {
 	return !errors.Is(err, nexusraft.ErrUncertain) &&
-		(errors.Is(err, nexusraft.ErrOverloaded) || errors.Is(err, nexusraft.ErrDiskFull) ||
-			errors.Is(err, nexusraft.ErrTooLarge) || errors.Is(err, nexusraft.ErrNoQuorum) || errors.Is(err, kv.ErrNoLeases))
+		(errors.Is(err, nexusraft.ErrNotLeader) || errors.Is(err, nexusraft.ErrOverloaded) ||
+			errors.Is(err, nexusraft.ErrDiskFull) || errors.Is(err, nexusraft.ErrTooLarge) ||
+			errors.Is(err, nexusraft.ErrNoQuorum) || errors.Is(err, kv.ErrNoLeases))
 }
 
 // settle ends the expiry of a lease; mu is held.

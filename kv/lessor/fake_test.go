@@ -29,6 +29,7 @@ type cluster struct {
 	leader *fakeNode // nil: none
 	term   nexusraft.Term
 	takes  func() time.Duration          // each message, and each commit
+	refuse bool                          // proposals, within the term, as during a transfer
 	lose   func(command []byte) error    // an error of a command that is applied all the same; nil: none
 	hear   func(id int64, gone bool)     // a lease was granted, or is gone
 	told   []string                      // commands that were applied
@@ -147,11 +148,18 @@ func (n *fakeNode) tell() {
 	}
 }
 
+// transfer has the leader refuse proposals, as during a transfer, or take them again.
+func (c *cluster) transfer(under bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refuse = under
+}
+
 // lead makes a node the leader, or with nil none.
 func (c *cluster) lead(n *fakeNode) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.leader = n
+	c.leader, c.refuse = n, false
 	if n != nil {
 		c.term++
 		n.tell()
@@ -323,8 +331,8 @@ func (z fakeZone) Propose(ctx context.Context, command []byte) (nexusraft.Result
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := z.leads(); err != nil {
-		return nexusraft.Result{}, err
+	if err := z.leads(); err != nil || c.refuse {
+		return nexusraft.Result{}, errors.Join(err, &nexusraft.NotLeaderError{Zone: 1})
 	}
 	c.told = append(c.told, fmt.Sprintf("%d at %v", command[0], time.Since(c.began).Round(time.Second)))
 	return c.apply(command)

@@ -49,7 +49,7 @@ func randomID() int64 {
 
 // Grant grants a lease, and returns its ID and TTL in seconds: those that were asked for, or with an ID of 0 a random
 // one, and no TTL below MinTTL. It does not wait for a leader. Errors are those of node.Zone.ProposeOnce, and
-// kv.ErrLeaseExists, kv.ErrLeaseTTLTooLarge and kv.ErrNoLeases.
+// kv.ErrLeaseExists, kv.ErrLeaseTTLTooLarge, kv.ErrTooManyLeases and kv.ErrNoLeases.
 func (l *Lessor) Grant(
 	ctx context.Context, zone nexusraft.ZoneID, id, ttl int64,
 ) (*etcdserverpb.LeaseGrantResponse, error) {
@@ -80,8 +80,11 @@ func (l *Lessor) Revoke(
 		if err != nil {
 			return nil, err
 		}
-		resp, err = kv.DecodeRevokeResult(result.Data)
-		if !errors.Is(err, kv.ErrLeaseRevoking) {
+		next, err := kv.DecodeRevokeResult(result.Data)
+		if resp != nil && errors.Is(err, kv.ErrLeaseNotFound) { // the leader's lessor was faster
+			return resp, nil
+		}
+		if resp = next; !errors.Is(err, kv.ErrLeaseRevoking) {
 			return resp, err
 		}
 	}

@@ -185,7 +185,11 @@ func (l *Lessor) any() bool {
 func (l *Lessor) look(ctx context.Context, z zone) {
 	l.mu.Lock()
 	x := l.zones[z.ID()]
+	delete(l.again, z.ID())
 	l.mu.Unlock()
+	if x != nil && x.zone.Term() > z.Term() {
+		return // of before
+	}
 	var err error
 	if x == nil || x.zone.Term() != z.Term() {
 		err = l.lead(ctx, z)

@@ -1,6 +1,7 @@
 package lessor
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -161,6 +162,55 @@ func TestGrantedAnew(t *testing.T) {
 		}
 		c.grant(1, 10)
 		c.endsIn(1, 10*time.Second, 10*time.Second+late)
+	})
+}
+
+// One of a shorter TTL does not last as long as the one before.
+func TestGrantedAnewForLess(t *testing.T) {
+	play(t, func(t *testing.T, c *cluster) {
+		c.grant(1, 3600)
+		time.Sleep(time.Second)
+		if _, err := c.nodes[0].lessor.Revoke(t.Context(), 1, 1); err != nil {
+			t.Fatal(err)
+		}
+		c.grant(1, 5)
+		if got, err := c.nodes[1].lessor.TimeToLive(t.Context(), 1, 1); err != nil || got != (Left{5, 4}) {
+			t.Errorf("got %+v, %v, want 4 of 5", got, err)
+		}
+		time.Sleep(time.Second)
+		if got, err := c.nodes[1].lessor.TimeToLive(t.Context(), 1, 1); err != nil || got.Seconds > 3 {
+			t.Errorf("after 1 s: got %+v, %v, want 3 of 5 at most", got, err)
+		}
+		c.endsIn(1, 3*time.Second, 4*time.Second+late)
+	})
+}
+
+// A renewal that arrived before the lease was granted, or granted anew, counts from when that is known.
+func TestRenewalOlderThanTheGrant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New(Options{})
+		l.clock.most, l.clock.step = time.Hour, time.Hour
+		x := &led{leases: newDeadlines()}
+		x.leases.add(kv.Lease{ID: 1, TTL: 3600, Generation: 1}, time.Hour, 0)
+		x.leases.add(kv.Lease{ID: 2, TTL: 10, Generation: 2}, 10*time.Second, 0)
+		x.leases.add(kv.Lease{ID: 3, TTL: 10, Generation: 3}, 10*time.Second, 0)
+		time.Sleep(4 * time.Second)
+		found := map[int64]kv.Lease{
+			1: {ID: 1, TTL: 5, Generation: 4},
+			2: {ID: 2, TTL: 10, Generation: 5},
+			3: {ID: 3, TTL: 10, Generation: 3},
+			4: {ID: 4, TTL: 10, Generation: 6},
+		}
+		ids, arrived := []int64{1, 2, 3, 4}, time.Second
+		if again, _, err := l.extend(x, ids, found, renewal{arrived: arrived}, make(map[int64]int64)); err != nil ||
+			len(again) > 0 {
+			t.Fatalf("got %v, %v", again, err)
+		}
+		for i, want := range []time.Duration{9, 14, 11, 14} {
+			if got := x.leases.byID[ids[i]].deadline; got != want*time.Second {
+				t.Errorf("lease %d: ends at %v, want %d s", ids[i], got, want)
+			}
+		}
 	})
 }
 
@@ -455,6 +505,48 @@ func TestUncertainRevoke(t *testing.T) {
 			t.Errorf("%d leases are left", n)
 		}
 	})
+}
+
+// A transfer of the leadership that fails, while which proposals are refused, costs no lease, and none its end.
+func TestFailedTransfer(t *testing.T) {
+	play(t, func(t *testing.T, c *cluster) {
+		c.grant(1, 5)
+		c.grant(2, 8)
+		time.Sleep(5 * time.Second)
+		c.transfer(true)
+		time.Sleep(2 * time.Second)
+		c.transfer(false)
+		if got := c.renew(c.nodes[1], 2); got != 8 {
+			t.Fatalf("got a TTL of %d, want 8", got)
+		}
+		c.endsIn(1, 0, time.Second)
+		c.endsIn(2, 7*time.Second, 8*time.Second+late)
+	})
+}
+
+// scripted is a host that answers proposals with these results.
+type scripted struct {
+	host
+	results [][]byte
+}
+
+func (h *scripted) ProposeAt(context.Context, nexusraft.ZoneID, []byte) (nexusraft.Result, error) {
+	data := h.results[0]
+	h.results = h.results[1:]
+	return nexusraft.Result{Data: data}, nil
+}
+
+// A lease with very many keys that the leader's lessor has removed in the end is revoked.
+func TestRevokeThatAnotherEnds(t *testing.T) {
+	const keysLeft, notFound = 17, 6
+	l := New(Options{})
+	l.host = &scripted{results: [][]byte{{keysLeft}, {notFound}, {notFound}}}
+	if resp, err := l.Revoke(t.Context(), 1, 1); err != nil || resp == nil {
+		t.Errorf("got %v, %v", resp, err)
+	}
+	if _, err := l.Revoke(t.Context(), 1, 1); !errors.Is(err, kv.ErrLeaseNotFound) {
+		t.Errorf("again: got %v", err)
+	}
 }
 
 // The lessor ends with those who wait.

@@ -73,9 +73,8 @@ func (l *Lessor) checkpoint(ctx context.Context, x *led, some []kv.Remaining) er
 		case err == nil:
 			l.heard(x, changed)
 			return nil
-		case isOver(err):
-			l.lost(x)
-			return err
+		case l.isLost(ctx, x, err):
+			return errNotLed(x.zone.ID())
 		case !uncertain && isNotAppended(err):
 			return err
 		}

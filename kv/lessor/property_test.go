@@ -130,12 +130,16 @@ func trouble(c *cluster, ends time.Time, r *rand.Rand) {
 	for time.Now().Before(ends) {
 		n := c.nodes[r.IntN(len(c.nodes))]
 		time.Sleep(time.Duration(r.IntN(8000)) * time.Millisecond)
-		switch r.IntN(4) {
+		switch r.IntN(5) {
 		case 0:
 			c.lead(nil)
 		case 1:
 			n.stall(true)
 			time.Sleep(time.Duration(r.IntN(5000)) * time.Millisecond)
+		case 2:
+			c.transfer(true)
+			time.Sleep(time.Duration(r.IntN(2000)) * time.Millisecond)
+			c.transfer(false)
 		}
 		n.stall(false)
 		if r.IntN(3) > 0 || c.leads() == nil {

@@ -23,9 +23,11 @@ func decodeQuestion(b []byte) (what byte, ids []int64, err error) {
 	if len(b) == 0 || b[0] != askRenew && b[0] != askLeft {
 		return 0, nil, fmt.Errorf("%w: a question about leases that this release does not know", nexusraft.ErrRefused)
 	}
-	if ids, err = readNumbers(b[1:]); err != nil || len(ids) > maxAsked {
-		return 0, nil, fmt.Errorf("%w: a question about %d leases, limit %d: %w", nexusraft.ErrRefused, len(ids),
-			maxAsked, err)
+	if ids, err = readNumbers(b[1:]); err != nil {
+		return 0, nil, fmt.Errorf("%w: a question about leases: %w", nexusraft.ErrRefused, err)
+	}
+	if len(ids) > maxAsked {
+		return 0, nil, fmt.Errorf("%w: a question about %d leases, limit %d", nexusraft.ErrRefused, len(ids), maxAsked)
 	}
 	return b[0], ids, nil
 }

@@ -35,9 +35,10 @@ var ownErrors = []struct {
 	{kv.ErrLeaseNotFound, rpctypes.ErrGRPCLeaseNotFound},       // NotFound
 	{kv.ErrLeaseExists, rpctypes.ErrGRPCLeaseExist},            // FailedPrecondition
 	{kv.ErrLeaseTTLTooLarge, rpctypes.ErrGRPCLeaseTTLTooLarge}, // OutOfRange
-	{kv.ErrInvalidSort, rpctypes.ErrGRPCInvalidSortOption},     // InvalidArgument
-	{kv.ErrCompacted, rpctypes.ErrGRPCCompacted},               // OutOfRange
-	{kv.ErrFutureRevision, rpctypes.ErrGRPCFutureRev},          // OutOfRange
+	{kv.ErrTooManyLeases, status.Error(codes.ResourceExhausted, kv.ErrTooManyLeases.Error())},
+	{kv.ErrInvalidSort, rpctypes.ErrGRPCInvalidSortOption}, // InvalidArgument
+	{kv.ErrCompacted, rpctypes.ErrGRPCCompacted},           // OutOfRange
+	{kv.ErrFutureRevision, rpctypes.ErrGRPCFutureRev},      // OutOfRange
 	{kv.ErrTxnTooWide, status.Error(codes.InvalidArgument, kv.ErrTxnTooWide.Error())},
 	{kv.ErrTooManyOps, rpctypes.ErrGRPCTooManyOps},                // InvalidArgument
 	{kv.ErrDuplicateKey, rpctypes.ErrGRPCDuplicateKey},            // InvalidArgument

@@ -82,6 +82,10 @@ var expected = []expectation{
 		pb.ErrorKind_ERROR_KIND_APPLICATION,
 	},
 	{kv.ErrLeaseTTLTooLarge, codes.OutOfRange, "etcdserver: too large lease TTL", pb.ErrorKind_ERROR_KIND_APPLICATION},
+	{
+		kv.ErrTooManyLeases, codes.ResourceExhausted, "kv: the zone has 1000000 leases, as many as it may have",
+		pb.ErrorKind_ERROR_KIND_APPLICATION,
+	},
 	{kv.ErrInvalidSort, codes.InvalidArgument, "etcdserver: invalid sort option", pb.ErrorKind_ERROR_KIND_APPLICATION},
 	{
 		kv.ErrCompacted, codes.OutOfRange, "etcdserver: mvcc: required revision has been compacted",

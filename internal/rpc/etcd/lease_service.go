@@ -80,15 +80,18 @@ func (s *Leases) LeaseRevoke(
 ) (resp *etcdserverpb.LeaseRevokeResponse, err error) {
 	ctx, cancel := rpc.Bounded(ctx)
 	defer cancel()
-	held, done, err := reservation{effects: budget.DeleteRangeBytes}.take(ctx)
+	ctx, done, err := s.reservationOfRevoke(ctx, req.ID).take(ctx)
 	if err != nil {
 		return nil, toStatus(err)
 	}
 	defer done()
-	ctx = held
 	for more := true; more; {
+		before := resp
 		resp, err = write(ctx, s.kv, kv.EncodeRevoke(req.ID, 0), func(b []byte) (*etcdserverpb.LeaseRevokeResponse, error) {
 			r, err := kv.DecodeRevokeResult(b)
+			if before != nil && errors.Is(err, kv.ErrLeaseNotFound) { // the lessor of the zone's leader was faster
+				r, err = before, nil
+			}
 			if more = errors.Is(err, kv.ErrLeaseRevoking); more {
 				err = nil
 			}
@@ -100,6 +103,40 @@ func (s *Leases) LeaseRevoke(
 		ctx = withoutRequest(ctx)
 	}
 	return resp, nil
+}
+
+// reservationOfRevoke is that of a range, unless the lease has one key at most as far as this replica knows.
+func (s *Leases) reservationOfRevoke(ctx context.Context, id int64) (r reservation) {
+	keys := 2
+	if z, err := s.kv.zone(ctx); err == nil {
+		err = z.ReadLocal(ctx, func(r nexusraft.Reader) (err error) {
+			keys, err = fewKeys(r, id)
+			return err
+		})
+		if err != nil {
+			keys = 2 // for all that is known
+		}
+	}
+	if keys > 1 {
+		r.effects = budget.DeleteRangeBytes
+	}
+	return r
+}
+
+var errEnough = errors.New("enough")
+
+// fewKeys returns how many keys a lease has, or 2 for more.
+func fewKeys(r nexusraft.Reader, id int64) (keys int, err error) {
+	err = kv.LeaseKeys(r, id, func([]byte) error {
+		if keys++; keys > 1 {
+			return errEnough
+		}
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	return keys, err
 }
 
 // withoutRequest returns a context for a further command of a call: the number of a session names the first one.

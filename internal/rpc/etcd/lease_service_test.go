@@ -15,9 +15,11 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/budget"
 	"github.com/nexi-lab/nexus-raft/kv"
 	"github.com/nexi-lab/nexus-raft/kv/lessor"
 )
@@ -266,5 +268,59 @@ func TestLeasesWithoutALessor(t *testing.T) {
 	}
 	if _, err := client.LeaseLeases(t.Context(), &etcdserverpb.LeaseLeasesRequest{}); err != nil {
 		t.Error(fmt.Errorf("list: %w", err))
+	}
+}
+
+// scripted answers proposals with these results.
+type scripted struct {
+	*fakeZone
+	results [][]byte
+}
+
+func (z *scripted) ProposeOnce(context.Context, nexusraft.RequestID, []byte) (nexusraft.Result, error) {
+	data := z.results[0]
+	z.results = z.results[1:]
+	return nexusraft.Result{Data: data, Index: applied}, nil
+}
+
+// A lease with very many keys that somebody else has removed in the end is revoked.
+func TestRevokeThatAnotherEnds(t *testing.T) {
+	more, err := proto.Marshal(&etcdserverpb.LeaseRevokeResponse{Header: header(4)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const keysLeft, notFound = 17, 6
+	z := &scripted{newZone(), [][]byte{append([]byte{keysLeft}, more...), {notFound}, {notFound}}}
+	l := etcdserverpb.NewLeaseClient(serveMore(t, fakeZones{nexusraft.RootZone: z}, fakeNode{},
+		func(keys *KV, s *grpc.Server) { NewLeases(keys, nil).Register(s) }))
+	resp, err := l.LeaseRevoke(t.Context(), &etcdserverpb.LeaseRevokeRequest{ID: 7})
+	if err != nil || resp.Header.Revision != 4 {
+		t.Errorf("got %v, %v", resp, err)
+	}
+	if _, err := l.LeaseRevoke(t.Context(), &etcdserverpb.LeaseRevokeRequest{ID: 7}); status.Code(err) != codes.NotFound {
+		t.Errorf("again: got %v", err)
+	}
+}
+
+// A revoke holds room for the deletes of many keys if there may be that many.
+func TestRevokeHoldsItsEffects(t *testing.T) {
+	l := newLeases(t)
+	zones := fakeZones{nexusraft.RootZone: l.lessor.zone}
+	s := NewLeases(NewKV(zones, func() Identity { return Identity{} }, Config{}), nil)
+	if _, err := l.LeaseGrant(t.Context(), &etcdserverpb.LeaseGrantRequest{ID: 7, TTL: 60}); err != nil {
+		t.Fatal(err)
+	}
+	for keys, want := range []int64{0, 0, budget.DeleteRangeBytes, budget.DeleteRangeBytes} {
+		if got := s.reservationOfRevoke(t.Context(), 7); got != (reservation{effects: want}) {
+			t.Errorf("%d keys: got %+v, want %d B of effects", keys, got, want)
+		}
+		put := &etcdserverpb.PutRequest{Key: fmt.Append(nil, keys), Lease: 7}
+		if _, err := l.keys.Put(t.Context(), put); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.lessor.zone.fail(nexusraft.ErrOverloaded)
+	if got := s.reservationOfRevoke(t.Context(), 7); got.effects != budget.DeleteRangeBytes {
+		t.Errorf("not known: got %+v", got)
 	}
 }
