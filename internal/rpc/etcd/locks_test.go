@@ -228,6 +228,55 @@ func TestLocksWithOneLease(t *testing.T) {
 	})
 }
 
+// A call with the lease of one that holds the lock, or a call that shares its key and can't see any more that it
+// does, has the lock too, or fails: it never takes the lock from the holder.
+func TestLockIsNotHeldTwiceWithOneLease(t *testing.T) {
+	onLocks(t, func(t *testing.T, l *locks) { // the holder's reads and the second call's fail
+		l.grant(1, 2)
+		l.holds(l.lock(0, "a", 1), true)
+		third := l.lock(0, "a", 2)
+		l.zone.failReads(nexusraft.ErrNotLeader)
+		l.holds(l.lock(1, "a", 1), true)
+		l.zone.failReads(nil)
+		time.Sleep(time.Minute)
+		l.holds(third, false)
+		if got := l.get("a/"); len(got) != 2 {
+			t.Errorf("left: %q", got)
+		}
+	})
+	onLocks(t, func(t *testing.T, l *locks) { // an etcd client holds it, who does not write the key again
+		l.grant(1, 2, 3)
+		l.at[1] = newConcurrency(l.keys, deaf{})
+		first := l.lock(0, "a", 1)
+		l.propose(kv.EncodePut(&etcdserverpb.PutRequest{Key: []byte("a/2"), Lease: 2}))
+		shares := l.lock(1, "a", 2)
+		third := l.lock(0, "a", 3)
+		l.unlock(first)
+		shares.cancel()
+		if !shares.ended() || shares.err == nil {
+			t.Error("a call that was cancelled has not failed")
+		}
+		l.holds(third, false)
+		if got := l.get("a/"); len(got) != 2 {
+			t.Errorf("left: %q", got)
+		}
+	})
+	onLocks(t, func(t *testing.T, l *locks) { // nobody holds it: the last one to give up leaves nothing
+		l.grant(1, 2)
+		first := l.lock(0, "a", 1)
+		old, again := l.lock(0, "a", 2), l.lock(1, "a", 2)
+		old.cancel()
+		again.cancel()
+		if !old.ended() || !again.ended() {
+			t.Error("a call that was cancelled goes on")
+		}
+		if got := l.get("a/"); len(got) != 1 {
+			t.Errorf("left: %q", got)
+		}
+		l.unlock(first)
+	})
+}
+
 // deaf is a feed that is far behind.
 type deaf struct{}
 

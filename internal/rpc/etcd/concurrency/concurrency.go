@@ -162,6 +162,15 @@ func createdAt(key []byte, rev int64) *etcdserverpb.Compare {
 	}
 }
 
+// noneBefore compares the revisions at which the keys of a name were created: none was before rev.
+func noneBefore(name []byte, rev int64) *etcdserverpb.Compare {
+	start, end := under(name)
+	return &etcdserverpb.Compare{
+		Key: start, RangeEnd: end, Target: etcdserverpb.Compare_CREATE, Result: etcdserverpb.Compare_GREATER,
+		TargetUnion: &etcdserverpb.Compare_CreateRevision{CreateRevision: rev - 1},
+	}
+}
+
 // writtenAt compares the revision at which a key was last written.
 func writtenAt(key []byte, rev int64) *etcdserverpb.Compare {
 	return &etcdserverpb.Compare{
