@@ -383,6 +383,52 @@ func TestLockWhileTheLeaderChanges(t *testing.T) {
 	})
 }
 
+// Once it is unknown whether a key was written, no later attempt's error says that it was not.
+func TestLockWhoseKeyMayBeThere(t *testing.T) {
+	for name, later := range map[string]error{
+		"no leader": nexusraft.ErrNotLeader, "overloaded": nexusraft.ErrOverloaded, "closed": nexusraft.ErrClosed,
+	} {
+		onLocks(t, func(t *testing.T, l *locks) { // for good
+			l.grant(1)
+			l.zone.fail(nexusraft.ErrUncertain)
+			first := l.lock(0, "a", 1)
+			l.zone.fail(later)
+			time.Sleep(11 * time.Second)
+			if !first.ended() || status.Code(first.err) != codes.Unknown {
+				t.Errorf("%s: got %v, want Unknown", name, first.err)
+			}
+		})
+		if later == nexusraft.ErrClosed {
+			continue
+		}
+		onLocks(t, func(t *testing.T, l *locks) { // for a while
+			l.grant(1)
+			l.zone.fail(nexusraft.ErrUncertain)
+			first := l.lock(0, "a", 1)
+			l.zone.fail(later)
+			time.Sleep(time.Second)
+			l.zone.fail(nil)
+			time.Sleep(time.Second)
+			l.holds(first, true)
+		})
+	}
+}
+
+// A node that is closed is not asked again: nothing that waits delays its stop.
+func TestLockWhileTheNodeStops(t *testing.T) {
+	onLocks(t, func(t *testing.T, l *locks) {
+		l.grant(1, 2)
+		l.holds(l.lock(0, "a", 1), true)
+		second := l.lock(0, "a", 2)
+		l.zone.fail(nexusraft.ErrClosed)
+		second.cancel()
+		if !second.ended() {
+			t.Error("a call that was cancelled goes on at a node that is closed")
+		}
+		time.Sleep(11 * time.Second)
+	})
+}
+
 // A caller's session is its own: what Lock does inside is no part of it.
 func TestLockInASession(t *testing.T) {
 	onLocks(t, func(t *testing.T, l *locks) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -100,10 +101,17 @@ func (p *place) put(ctx context.Context, value []byte) (resp *etcdserverpb.TxnRe
 		Success: write,
 		Failure: append(slices.Clone(write), opRange(first)),
 	}
-	err = repeat(ctx, []codes.Code{codes.Unknown}, func() (err error) {
+	var unknown error // of an earlier attempt: the key may be there, and a later one's error does not say so
+	err = repeat(ctx, func(c codes.Code) bool { return c == codes.Unknown || unknown != nil && passes(c) }, func() error {
 		resp, err = p.s.o.Keys.Txn(ctx, req)
+		if status.Code(err) == codes.Unknown {
+			unknown = err
+		}
 		return err
 	})
+	if err != nil && unknown != nil && status.Code(err) != codes.NotFound { // without its lease the key has gone
+		err = unknown
+	}
 	return resp, err
 }
 
@@ -196,8 +204,7 @@ func (p *place) touch(ctx context.Context) error {
 func (p *place) leave(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stepTime)
 	defer cancel()
-	passing := []codes.Code{codes.Unknown, codes.Unavailable, codes.ResourceExhausted}
-	_ = repeat(ctx, passing, func() (err error) {
+	_ = repeat(ctx, passes, func() (err error) {
 		switch {
 		case p.made:
 			_, err = p.s.o.Leases.LeaseRevoke(ctx, &etcdserverpb.LeaseRevokeRequest{ID: p.lease})
@@ -224,11 +231,17 @@ func (p *place) deletion() *etcdserverpb.TxnRequest {
 	}
 }
 
-// repeat calls f, which may run twice, until it returns another error than some, or ctx ends.
-func repeat(ctx context.Context, some []codes.Code, f func() error) error {
+// passes reports whether a command that failed so may not fail a little later.
+func passes(c codes.Code) bool {
+	return c == codes.Unknown || c == codes.Unavailable || c == codes.ResourceExhausted
+}
+
+// repeat calls f, which may run twice, until it returns an error that is not to be tried again, or none, or ctx ends,
+// or the node is closed.
+func repeat(ctx context.Context, again func(codes.Code) bool, f func() error) error {
 	for {
 		err := f()
-		if !slices.Contains(some, status.Code(err)) {
+		if !again(status.Code(err)) || rpctypes.ErrorDesc(err) == rpctypes.ErrorDesc(rpctypes.ErrGRPCStopped) {
 			return err
 		}
 		select {
