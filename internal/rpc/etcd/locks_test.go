@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/budget"
 	"github.com/nexi-lab/nexus-raft/internal/feed"
 	"github.com/nexi-lab/nexus-raft/internal/rpc/etcd/concurrency"
 	"github.com/nexi-lab/nexus-raft/internal/rpc/etcd/concurrency/v3electionpb"
@@ -522,6 +523,7 @@ func TestLockWhileChangesEnd(t *testing.T) {
 		want codes.Code
 	}{
 		"compacted": {kv.ErrCompacted, codes.OK}, "closed": {nexusraft.ErrClosed, codes.Unavailable},
+		"over budget": {&budget.Exceeded{}, codes.ResourceExhausted},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			l := newLocks(t)
