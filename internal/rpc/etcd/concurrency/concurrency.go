@@ -131,11 +131,11 @@ func (s *Concurrency) checkName(name []byte) error {
 	return nil
 }
 
-// oldest asks for the oldest key of a name.
+// oldest asks for the oldest key of a name, without its value.
 func oldest(name []byte) *etcdserverpb.RangeRequest {
 	start, end := under(name)
 	return &etcdserverpb.RangeRequest{
-		Key: start, RangeEnd: end, Limit: 1,
+		Key: start, RangeEnd: end, Limit: 1, KeysOnly: true,
 		SortTarget: etcdserverpb.RangeRequest_CREATE, SortOrder: etcdserverpb.RangeRequest_ASCEND,
 	}
 }

@@ -90,8 +90,6 @@ func (p *place) join(ctx context.Context, value []byte) error {
 
 // put writes the key, reads its revisions, and, if the key was there before, the oldest one of the name.
 func (p *place) put(ctx context.Context, value []byte) (resp *etcdserverpb.TxnResponse, err error) {
-	first := oldest(p.name)
-	first.KeysOnly = true
 	write := []*etcdserverpb.RequestOp{
 		opPut(&etcdserverpb.PutRequest{Key: p.key, Value: value, Lease: p.lease}),
 		opRange(&etcdserverpb.RangeRequest{Key: p.key, KeysOnly: true}),
@@ -99,7 +97,7 @@ func (p *place) put(ctx context.Context, value []byte) (resp *etcdserverpb.TxnRe
 	req := &etcdserverpb.TxnRequest{
 		Compare: []*etcdserverpb.Compare{createdAt(p.key, 0)},
 		Success: write,
-		Failure: append(slices.Clone(write), opRange(first)),
+		Failure: append(slices.Clone(write), opRange(oldest(p.name))),
 	}
 	var unknown error // of an earlier attempt: the key may be there, and a later one's error does not say so
 	err = repeat(ctx, func(c codes.Code) bool { return c == codes.Unknown || unknown != nil && passes(c) }, func() error {
