@@ -50,29 +50,32 @@ type GrantedLease struct {
 // It is sent again while its outcome is unknown, and makes one lease. With ErrUncertain there may be one, until its
 // time is over.
 func (c *Client) GrantLease(ctx context.Context, ttl time.Duration) (GrantedLease, error) {
-	lease, err := c.grant(ctx, ttl)
+	lease, _, err := c.grant(ctx, ttl)
 	if err != nil {
 		return GrantedLease{}, fmt.Errorf("grant a lease: %w", err)
 	}
 	return lease, nil
 }
 
-func (c *Client) grant(ctx context.Context, ttl time.Duration) (GrantedLease, error) {
+// grant makes a lease, which has its whole time from sent on. One that an earlier attempt has made is renewed: its time
+// runs since nobody knows when.
+func (c *Client) grant(ctx context.Context, ttl time.Duration) (lease GrantedLease, sent time.Time, err error) {
 	if ttl <= 0 {
-		return GrantedLease{}, fmt.Errorf("client: a time to live of %v is not above 0", ttl)
+		return GrantedLease{}, sent, fmt.Errorf("client: a time to live of %v is not above 0", ttl)
 	}
-	lease := GrantedLease{ID: LeaseID(rand.Int64N(1<<63-1) + 1)} // by which a second attempt finds what the first has made
+	lease.ID = LeaseID(rand.Int64N(1<<63-1) + 1) // by which a second attempt finds what the first has made
 	req := &etcdserverpb.LeaseGrantRequest{ID: int64(lease.ID), TTL: int64((ttl + time.Second - 1) / time.Second)}
-	err := c.try(ctx, writesOnce, func(ctx context.Context, conn *grpc.ClientConn) error {
+	err = c.try(ctx, writesOnce, func(ctx context.Context, conn *grpc.ClientConn) error {
+		sent = time.Now()
 		resp, err := etcdserverpb.NewLeaseClient(conn).LeaseGrant(ctx, req)
 		lease.TTL = seconds(resp.GetTTL())
 		return err
 	})
 	if errors.Is(err, errLeaseExists) && errors.Is(err, nexusraft.ErrUncertain) { // by an earlier attempt
-		return c.lease(ctx, lease.ID)
+		lease.TTL, sent, err = c.renew(ctx, lease.ID, c.opts.AttemptTimeout)
 	}
 	lease.Remaining = lease.TTL
-	return lease, err
+	return lease, sent, err
 }
 
 // RevokeLease ends a lease, and deletes the keys that hang on it. The errors are ErrLeaseNotFound, and those of

@@ -34,8 +34,7 @@ type KeptLease struct {
 // KeepLease makes a lease as GrantLease does, and keeps it alive until it is lost or Stop or Close is called. ctx is
 // for the grant alone.
 func (c *Client) KeepLease(ctx context.Context, ttl time.Duration) (*KeptLease, error) {
-	sent := time.Now()
-	lease, err := c.grant(ctx, ttl)
+	lease, sent, err := c.grant(ctx, ttl)
 	if err != nil {
 		return nil, fmt.Errorf("keep a lease: %w", err)
 	}

@@ -126,6 +126,29 @@ func TestLostAnswersOfLeases(t *testing.T) {
 	}
 }
 
+// A lease that took long to be granted has its whole time all the same: it counts from the attempt that made it, or
+// from a renewal if that is not known.
+func TestGrantedLeaseCountsFromItsAttempt(t *testing.T) {
+	var last time.Time // when the last call arrived that was failed
+	failing := func(call string) error {
+		if call == "grant" && last.IsZero() {
+			last = time.Now()
+			return cut()
+		}
+		return nil
+	}
+	for name, setup := range map[string]func(*zoneNode){
+		"not made": func(n *zoneNode) { n.before = failing }, "made": func(n *zoneNode) { n.after = failing },
+	} {
+		last = time.Time{}
+		c := connect(t, Options{Endpoints: []string{newFakeZone().serves(t, setup).address}})
+		l, sent, err := c.grant(within(t), time.Minute)
+		if err != nil || l.TTL != time.Minute || l.Remaining != time.Minute || last.IsZero() || !sent.After(last) {
+			t.Errorf("%s: got %+v, %v, sent %v after the attempt that failed", name, l, err, sent.Sub(last))
+		}
+	}
+}
+
 // heldLease is a lease of nine seconds whose renewals a test answers.
 func heldLease(renew func(context.Context) (time.Time, error)) *KeptLease {
 	l := &KeptLease{client: &Client{}, lease: GrantedLease{ID: 1, TTL: 9 * time.Second}, renew: renew}

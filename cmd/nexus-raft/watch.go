@@ -26,7 +26,8 @@ func (*watchCommand) Help() string {
 tabs, each as a quoted string if not all of it can be printed or if it begins with a quotation mark. With
 --prev a last column has the value that was there before, if any. When a node fails, the command goes on
 through another one, without a gap. SIGINT ends it; it then says on standard error from which revision to
-go on. --timeout is for the first answer.
+go on: with --count that may be the last one printed, if it has more changes. --timeout is for the first
+answer.
 
 With --rev it begins with the past. Old revisions are kept for a while only (nexus-raft serve
 --auto-compaction-retention): if the wanted ones are compacted, the command fails and says which is the
@@ -97,17 +98,26 @@ func (c *watchCommand) follow(
 			}
 			return next, err
 		}
-		for _, change := range batch.Changes {
+		for i, change := range batch.Changes {
 			if err := c.print(out, change); err != nil {
 				return next, err
 			}
 			if left--; left == 0 {
-				return change.Pair.ModRevision + 1, nil
+				return afterChange(batch, i), nil
 			}
 		}
 		next = batch.Through + 1
 	}
 	return next, nil
+}
+
+// afterChange returns the revision from which to go on after the change of a batch with an index. It is that change's
+// own if others of the same revision follow: rather is one printed twice than another never.
+func afterChange(batch client.KeyChanges, i int) nexusraft.Revision {
+	if i+1 < len(batch.Changes) {
+		return batch.Changes[i+1].Pair.ModRevision
+	}
+	return batch.Through + 1
 }
 
 // changeOut is a change as JSON.

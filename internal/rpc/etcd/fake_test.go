@@ -78,6 +78,7 @@ type fakeZone struct {
 	state        state
 	seen         func(nexusraft.Reader) nexusraft.Reader // what reads are given, if it is set
 	err          error
+	readErr      error // what a linearizable read comes to, if it is set
 	beforeReadAt func()
 	result       int    // bytes of the last one
 	version      uint32 // of the state machine
@@ -132,12 +133,22 @@ func (z *fakeZone) fail(err error) {
 	z.err = err
 }
 
+// failReads sets what every linearizable read comes to.
+func (z *fakeZone) failReads(err error) {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	z.readErr = err
+}
+
 func (z *fakeZone) Read(ctx context.Context, fn func(nexusraft.Reader) error) error {
 	z.mu.Lock()
 	defer z.mu.Unlock()
 	z.reads++
 	if err := z.note(ctx); err != nil {
 		return err
+	}
+	if z.readErr != nil {
+		return z.readErr
 	}
 	return fn(z.reader())
 }

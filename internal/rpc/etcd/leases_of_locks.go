@@ -7,6 +7,7 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/rpc"
 	"github.com/nexi-lab/nexus-raft/internal/rpc/etcd/concurrency"
 	"github.com/nexi-lab/nexus-raft/kv"
 )
@@ -14,7 +15,8 @@ import (
 // newConcurrency returns Lock and Election over the keys of a node.
 func newConcurrency(keys *KV, changes concurrency.ChangeReader) *concurrency.Concurrency {
 	return concurrency.New(concurrency.Options{
-		Keys: keys, Leases: leasesOfLocks{keys}, Changes: changes, Status: toStatus,
+		Keys: keys, Leases: leasesOfLocks{keys}, Changes: changes,
+		Status: func(err error) error { return toStatus(rpc.OverBudget(err)) },
 		Header: func(id nexusraft.ZoneID, revision int64) *etcdserverpb.ResponseHeader {
 			h := keys.bareHeader()
 			h.Revision = revision

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
+	"github.com/nexi-lab/nexus-raft/internal/budget"
 	"github.com/nexi-lab/nexus-raft/internal/feed"
 	"github.com/nexi-lab/nexus-raft/internal/rpc/etcd/concurrency"
 	"github.com/nexi-lab/nexus-raft/internal/rpc/etcd/concurrency/v3electionpb"
@@ -228,6 +229,55 @@ func TestLocksWithOneLease(t *testing.T) {
 	})
 }
 
+// A call with the lease of one that holds the lock, or a call that shares its key and can't see any more that it
+// does, has the lock too, or fails: it never takes the lock from the holder.
+func TestLockIsNotHeldTwiceWithOneLease(t *testing.T) {
+	onLocks(t, func(t *testing.T, l *locks) { // the holder's reads and the second call's fail
+		l.grant(1, 2)
+		l.holds(l.lock(0, "a", 1), true)
+		third := l.lock(0, "a", 2)
+		l.zone.failReads(nexusraft.ErrNotLeader)
+		l.holds(l.lock(1, "a", 1), true)
+		l.zone.failReads(nil)
+		time.Sleep(time.Minute)
+		l.holds(third, false)
+		if got := l.get("a/"); len(got) != 2 {
+			t.Errorf("left: %q", got)
+		}
+	})
+	onLocks(t, func(t *testing.T, l *locks) { // an etcd client holds it, who does not write the key again
+		l.grant(1, 2, 3)
+		l.at[1] = newConcurrency(l.keys, deaf{})
+		first := l.lock(0, "a", 1)
+		l.propose(kv.EncodePut(&etcdserverpb.PutRequest{Key: []byte("a/2"), Lease: 2}))
+		shares := l.lock(1, "a", 2)
+		third := l.lock(0, "a", 3)
+		l.unlock(first)
+		shares.cancel()
+		if !shares.ended() || shares.err == nil {
+			t.Error("a call that was cancelled has not failed")
+		}
+		l.holds(third, false)
+		if got := l.get("a/"); len(got) != 2 {
+			t.Errorf("left: %q", got)
+		}
+	})
+	onLocks(t, func(t *testing.T, l *locks) { // nobody holds it: the last one to give up leaves nothing
+		l.grant(1, 2)
+		first := l.lock(0, "a", 1)
+		old, again := l.lock(0, "a", 2), l.lock(1, "a", 2)
+		old.cancel()
+		again.cancel()
+		if !old.ended() || !again.ended() {
+			t.Error("a call that was cancelled goes on")
+		}
+		if got := l.get("a/"); len(got) != 1 {
+			t.Errorf("left: %q", got)
+		}
+		l.unlock(first)
+	})
+}
+
 // deaf is a feed that is far behind.
 type deaf struct{}
 
@@ -334,6 +384,52 @@ func TestLockWhileTheLeaderChanges(t *testing.T) {
 	})
 }
 
+// Once it is unknown whether a key was written, no later attempt's error says that it was not.
+func TestLockWhoseKeyMayBeThere(t *testing.T) {
+	for name, later := range map[string]error{
+		"no leader": nexusraft.ErrNotLeader, "overloaded": nexusraft.ErrOverloaded, "closed": nexusraft.ErrClosed,
+	} {
+		onLocks(t, func(t *testing.T, l *locks) { // for good
+			l.grant(1)
+			l.zone.fail(nexusraft.ErrUncertain)
+			first := l.lock(0, "a", 1)
+			l.zone.fail(later)
+			time.Sleep(11 * time.Second)
+			if !first.ended() || status.Code(first.err) != codes.Unknown {
+				t.Errorf("%s: got %v, want Unknown", name, first.err)
+			}
+		})
+		if later == nexusraft.ErrClosed {
+			continue
+		}
+		onLocks(t, func(t *testing.T, l *locks) { // for a while
+			l.grant(1)
+			l.zone.fail(nexusraft.ErrUncertain)
+			first := l.lock(0, "a", 1)
+			l.zone.fail(later)
+			time.Sleep(time.Second)
+			l.zone.fail(nil)
+			time.Sleep(time.Second)
+			l.holds(first, true)
+		})
+	}
+}
+
+// A node that is closed is not asked again: nothing that waits delays its stop.
+func TestLockWhileTheNodeStops(t *testing.T) {
+	onLocks(t, func(t *testing.T, l *locks) {
+		l.grant(1, 2)
+		l.holds(l.lock(0, "a", 1), true)
+		second := l.lock(0, "a", 2)
+		l.zone.fail(nexusraft.ErrClosed)
+		second.cancel()
+		if !second.ended() {
+			t.Error("a call that was cancelled goes on at a node that is closed")
+		}
+		time.Sleep(11 * time.Second)
+	})
+}
+
 // A caller's session is its own: what Lock does inside is no part of it.
 func TestLockInASession(t *testing.T) {
 	onLocks(t, func(t *testing.T, l *locks) {
@@ -427,6 +523,7 @@ func TestLockWhileChangesEnd(t *testing.T) {
 		want codes.Code
 	}{
 		"compacted": {kv.ErrCompacted, codes.OK}, "closed": {nexusraft.ErrClosed, codes.Unavailable},
+		"over budget": {&budget.Exceeded{}, codes.ResourceExhausted},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			l := newLocks(t)

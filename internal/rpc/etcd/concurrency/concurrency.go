@@ -131,11 +131,11 @@ func (s *Concurrency) checkName(name []byte) error {
 	return nil
 }
 
-// oldest asks for the oldest key of a name.
+// oldest asks for the oldest key of a name, without its value.
 func oldest(name []byte) *etcdserverpb.RangeRequest {
 	start, end := under(name)
 	return &etcdserverpb.RangeRequest{
-		Key: start, RangeEnd: end, Limit: 1,
+		Key: start, RangeEnd: end, Limit: 1, KeysOnly: true,
 		SortTarget: etcdserverpb.RangeRequest_CREATE, SortOrder: etcdserverpb.RangeRequest_ASCEND,
 	}
 }
@@ -159,6 +159,15 @@ func createdAt(key []byte, rev int64) *etcdserverpb.Compare {
 	return &etcdserverpb.Compare{
 		Key: key, Target: etcdserverpb.Compare_CREATE, Result: etcdserverpb.Compare_EQUAL,
 		TargetUnion: &etcdserverpb.Compare_CreateRevision{CreateRevision: rev},
+	}
+}
+
+// noneBefore compares the revisions at which the keys of a name were created: none was before rev.
+func noneBefore(name []byte, rev int64) *etcdserverpb.Compare {
+	start, end := under(name)
+	return &etcdserverpb.Compare{
+		Key: start, RangeEnd: end, Target: etcdserverpb.Compare_CREATE, Result: etcdserverpb.Compare_GREATER,
+		TargetUnion: &etcdserverpb.Compare_CreateRevision{CreateRevision: rev - 1},
 	}
 }
 

@@ -93,7 +93,7 @@ func (s *Concurrency) Leader(
 	if err != nil {
 		return nil, err
 	}
-	resp, err := s.o.Keys.Range(ctx, oldest(req.GetName()))
+	resp, err := s.leader(ctx, req.GetName())
 	switch {
 	case err != nil:
 		return nil, err
@@ -101,6 +101,23 @@ func (s *Concurrency) Leader(
 		return nil, errNoLeader
 	}
 	return &v3electionpb.LeaderResponse{Header: resp.Header, Kv: resp.Kvs[0]}, nil
+}
+
+// leader reads the oldest key of a name, if there is one. First without a value, since a range by age reads those of
+// all candidates; while the key that was found is there it stays the oldest.
+func (s *Concurrency) leader(ctx context.Context, name []byte) (*etcdserverpb.RangeResponse, error) {
+	first := oldest(name)
+	for {
+		found, err := s.o.Keys.Range(ctx, first)
+		if err != nil || len(found.Kvs) == 0 {
+			return found, err
+		}
+		key, created := found.Kvs[0].Key, found.Kvs[0].CreateRevision
+		resp, err := s.o.Keys.Range(ctx, &etcdserverpb.RangeRequest{Key: key})
+		if err != nil || len(resp.Kvs) > 0 && resp.Kvs[0].CreateRevision == created {
+			return resp, err
+		}
+	}
 }
 
 // Observe implements v3electionpb.ElectionServer. Each value of a leader is sent, unless it was compacted before it
@@ -140,7 +157,7 @@ type observer struct {
 
 // reign sends the values of one leader until that leads no more, or waits for one, and returns nil then.
 func (o *observer) reign() error {
-	resp, err := o.s.o.Keys.Range(o.ctx, oldest(o.name))
+	resp, err := o.s.leader(o.ctx, o.name)
 	if err != nil {
 		return err
 	}

@@ -9,8 +9,9 @@ import (
 )
 
 // Lock implements v3lockpb.LockServer. It waits as long as its context. If it fails the caller has no key, unless
-// that could not be deleted; then it goes with its lease. The name of another lock may begin with this one and a
-// slash: then this one waits for the other's keys, too, as in etcd.
+// that could not be deleted, or the code is Unknown; then it goes with its lease. A call with the lease of one that has
+// the lock has it at once; of those that wait with one lease, the newest ends the others' wait if it gives up. The name
+// of another lock may begin with this one and a slash: then this one waits for the other's keys, too, as in etcd.
 func (s *Concurrency) Lock(ctx context.Context, req *v3lockpb.LockRequest) (*v3lockpb.LockResponse, error) {
 	ctx, zone, err := s.inside(ctx)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -23,7 +24,8 @@ const (
 
 // place is a caller's in the queue for a name: a key under the name, with the caller's lease. Callers with the same
 // lease share the key. Each of them writes it as it comes, and who gives up deletes it only if nobody has written it
-// since: the next call of one client, at another member perhaps, keeps its place.
+// since: the next call of one client, at another member perhaps, keeps its place. Who finds the key there, and first,
+// has what it wants: an earlier call may have returned with it, and it is not deleted.
 type place struct {
 	s     *Concurrency
 	zone  nexusraft.ZoneID
@@ -32,7 +34,8 @@ type place struct {
 	lease int64
 	made  bool // the lease, for this call
 
-	created, written int64                        // revisions of the key, as of our last write
+	created, written int64                        // revisions of the key, as of our last write; 0: not known
+	joined           bool                         // the key was there before our last write
 	header           *etcdserverpb.ResponseHeader // of a state in which the place was the first
 }
 
@@ -47,7 +50,7 @@ func (s *Concurrency) acquire(
 	defer leave()
 	p := &place{s: s, zone: zone, name: name, lease: lease}
 	err = p.join(ctx, value)
-	if err == nil {
+	if err == nil && p.header == nil {
 		err = p.await(ctx)
 	}
 	if err != nil {
@@ -73,20 +76,41 @@ func (p *place) join(ctx context.Context, value []byte) error {
 	}
 	p.key, _ = under(p.name)
 	p.key = strconv.AppendInt(p.key, p.lease, 16)
-	var resp *etcdserverpb.TxnResponse
-	err := repeat(ctx, []codes.Code{codes.Unknown}, func() (err error) {
-		resp, err = p.s.o.Keys.Txn(ctx, &etcdserverpb.TxnRequest{Success: []*etcdserverpb.RequestOp{
-			opPut(&etcdserverpb.PutRequest{Key: p.key, Value: value, Lease: p.lease}),
-			opRange(&etcdserverpb.RangeRequest{Key: p.key, KeysOnly: true}),
-		}})
-		return err
-	})
+	resp, err := p.put(ctx, value)
 	if err != nil {
 		return err
 	}
-	kvs := resp.GetResponses()[1].GetResponseRange().GetKvs()
-	p.created, p.written = kvs[0].CreateRevision, kvs[0].ModRevision
+	own := resp.GetResponses()[1].GetResponseRange().GetKvs()[0]
+	p.created, p.written, p.joined = own.CreateRevision, own.ModRevision, !resp.GetSucceeded()
+	if p.joined && resp.GetResponses()[2].GetResponseRange().GetKvs()[0].CreateRevision == p.created {
+		p.header = resp.GetHeader()
+	}
 	return nil
+}
+
+// put writes the key, reads its revisions, and, if the key was there before, the oldest one of the name.
+func (p *place) put(ctx context.Context, value []byte) (resp *etcdserverpb.TxnResponse, err error) {
+	write := []*etcdserverpb.RequestOp{
+		opPut(&etcdserverpb.PutRequest{Key: p.key, Value: value, Lease: p.lease}),
+		opRange(&etcdserverpb.RangeRequest{Key: p.key, KeysOnly: true}),
+	}
+	req := &etcdserverpb.TxnRequest{
+		Compare: []*etcdserverpb.Compare{createdAt(p.key, 0)},
+		Success: write,
+		Failure: append(slices.Clone(write), opRange(oldest(p.name))),
+	}
+	var unknown error // of an earlier attempt: the key may be there, and a later one's error does not say so
+	err = repeat(ctx, func(c codes.Code) bool { return c == codes.Unknown || unknown != nil && passes(c) }, func() error {
+		resp, err = p.s.o.Keys.Txn(ctx, req)
+		if status.Code(err) == codes.Unknown {
+			unknown = err
+		}
+		return err
+	})
+	if err != nil && unknown != nil && status.Code(err) != codes.NotFound { // without its lease the key has gone
+		err = unknown
+	}
+	return resp, err
 }
 
 // ahead is what one state says of a place.
@@ -174,30 +198,48 @@ func (p *place) touch(ctx context.Context) error {
 }
 
 // leave gives the place up, also for a caller that has gone, and while a leader is missing. What still fails ends with
-// the lease.
+// the lease, as does a key of which nobody knows whether it was written.
 func (p *place) leave(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stepTime)
 	defer cancel()
-	passing := []codes.Code{codes.Unknown, codes.Unavailable, codes.ResourceExhausted}
-	_ = repeat(ctx, passing, func() (err error) {
+	_ = repeat(ctx, passes, func() (err error) {
 		switch {
 		case p.made:
 			_, err = p.s.o.Leases.LeaseRevoke(ctx, &etcdserverpb.LeaseRevokeRequest{ID: p.lease})
 		case p.written != 0:
-			_, err = p.s.o.Keys.Txn(ctx, &etcdserverpb.TxnRequest{
-				Compare: []*etcdserverpb.Compare{writtenAt(p.key, p.written)},
-				Success: []*etcdserverpb.RequestOp{opDelete(p.key)},
-			})
+			_, err = p.s.o.Keys.Txn(ctx, p.deletion())
 		}
 		return err
 	})
 }
 
-// repeat calls f, which may run twice, until it returns another error than some, or ctx ends.
-func repeat(ctx context.Context, some []codes.Code, f func() error) error {
+// deletion deletes the key unless somebody else has written it since. One that was there before our call is an
+// earlier call's, too, which may hold the lock by now: it is deleted only while another one is before it.
+func (p *place) deletion() *etcdserverpb.TxnRequest {
+	unwritten := &etcdserverpb.TxnRequest{
+		Compare: []*etcdserverpb.Compare{writtenAt(p.key, p.written)},
+		Success: []*etcdserverpb.RequestOp{opDelete(p.key)},
+	}
+	if !p.joined {
+		return unwritten
+	}
+	return &etcdserverpb.TxnRequest{
+		Compare: []*etcdserverpb.Compare{noneBefore(p.name, p.created)},
+		Failure: []*etcdserverpb.RequestOp{{Request: &etcdserverpb.RequestOp_RequestTxn{RequestTxn: unwritten}}},
+	}
+}
+
+// passes reports whether a command that failed so may not fail a little later.
+func passes(c codes.Code) bool {
+	return c == codes.Unknown || c == codes.Unavailable || c == codes.ResourceExhausted
+}
+
+// repeat calls f, which may run twice, until it returns an error that is not to be tried again, or none, or ctx ends,
+// or the node is closed.
+func repeat(ctx context.Context, again func(codes.Code) bool, f func() error) error {
 	for {
 		err := f()
-		if !slices.Contains(some, status.Code(err)) {
+		if !again(status.Code(err)) || rpctypes.ErrorDesc(err) == rpctypes.ErrorDesc(rpctypes.ErrGRPCStopped) {
 			return err
 		}
 		select {
