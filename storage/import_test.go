@@ -10,6 +10,7 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -464,7 +465,7 @@ func (c *crashes) MaybeError(op errorfs.Op) error {
 func (c *crashes) all() []*MemFS {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.taken
+	return slices.Clone(c.taken) // a write of the background may still be taken
 }
 
 // afterCrash reports whether the imported trees are on a disk, and imports nothing.
