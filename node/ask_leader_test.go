@@ -117,7 +117,8 @@ func TestStrangerAsksLeader(t *testing.T) {
 		self := transport.Identity{
 			Cluster: leader.node.Cluster(), Node: id, Incarnation: 1 << 20, Boot: 1, Address: "127.0.0.1:1",
 		}
-		p := transport.NewPeers(func() transport.Identity { return self }, transport.PeersOptions{VoteTimeout: 2 * time.Second})
+		options := transport.PeersOptions{VoteTimeout: 2 * time.Second}
+		p := transport.NewPeers(func() transport.Identity { return self }, options)
 		t.Cleanup(p.Close)
 		p.SetAddress(leader.node.ID(), leader.config.Advertise)
 		got, err := p.AskLeader(t.Context(), leader.node.ID(), transport.Question{Zone: nexusraft.RootZone})
