@@ -2,7 +2,9 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	nexusraft "github.com/nexi-lab/nexus-raft"
 )
@@ -74,6 +76,30 @@ func (n *Node) LedZones(ctx context.Context, since uint64) (zones []LedZone, nex
 			return nil, since, n.errEnded()
 		case <-ctx.Done():
 			return nil, since, fmt.Errorf("wait for zones that this node leads: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// FollowLedZones calls fn with the zones of LedZones, again and again, until ctx or the node ends; between two looks
+// are at least rest. It begins once the node is ready. While the node can't say which zones it leads, fn gets none.
+func (n *Node) FollowLedZones(ctx context.Context, rest time.Duration, fn func([]LedZone)) {
+	if n.AwaitReady(ctx) != nil {
+		return
+	}
+	var since uint64
+	for {
+		led, next, err := n.LedZones(ctx, since)
+		if ctx.Err() != nil || errors.Is(err, nexusraft.ErrClosed) {
+			return
+		}
+		if err == nil { // otherwise the node is overloaded: it is asked again
+			since = next
+		}
+		fn(led)
+		select {
+		case <-time.After(rest):
+		case <-ctx.Done():
+			return
 		}
 	}
 }

@@ -3,7 +3,6 @@ package compactor
 import (
 	"cmp"
 	"context"
-	"errors"
 	"log/slog"
 	"time"
 
@@ -58,18 +57,7 @@ func Run(ctx context.Context, n *node.Node, o Options) {
 
 // watch tells of the zones that have changed, until ctx or the node ends.
 func watch(ctx context.Context, n *node.Node, changed chan<- []zone) {
-	if n.AwaitReady(ctx) != nil {
-		return
-	}
-	var since uint64
-	for {
-		led, next, err := n.LedZones(ctx, since)
-		if ctx.Err() != nil || errors.Is(err, nexusraft.ErrClosed) {
-			return
-		}
-		if err == nil { // otherwise the node is overloaded: it is asked again
-			since = next
-		}
+	n.FollowLedZones(ctx, lookRest, func(led []node.LedZone) {
 		var zones []zone
 		for _, z := range led {
 			if _, ok := z.Zone.Machine().(kv.StateMachine); ok {
@@ -79,14 +67,8 @@ func watch(ctx context.Context, n *node.Node, changed chan<- []zone) {
 		select {
 		case changed <- zones:
 		case <-ctx.Done():
-			return
 		}
-		select {
-		case <-time.After(lookRest):
-		case <-ctx.Done():
-			return
-		}
-	}
+	})
 }
 
 // ledZone is a node's.
